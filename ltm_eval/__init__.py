@@ -1,0 +1,25 @@
+"""Evaluation of Latent Thought Models (arXiv:2502.01567).
+
+`load`, `fit` and `evaluate` are the public functions; they import torch when first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltm_eval.checkpoint import load
+    from ltm_eval.posterior import fit
+    from ltm_eval.run import evaluate
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "evaluate", "fit", "load"]
+
+_HOMES = {"load": "checkpoint", "fit": "posterior", "evaluate": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ltm_eval' has no attribute {name!r}")
+    return getattr(import_module(f"ltm_eval.{_HOMES[name]}"), name)

@@ -1,0 +1,117 @@
+"""What can go wrong, and the one line a user sees.
+
+    LtmEvalError                 1   our own bug, when nothing below fits
+    |- UsageError                2   arguments, options, settings
+    |- InputError                3   something that was read is not usable
+    |  |- CheckpointError            checkpoint files
+    |  |- TokenizerError             tokenizer files
+    |  |- DataError                  data sets
+    |  `- ResultsError               result files
+    |- MachineError              4   disk, permission, network, device, missing package
+    |- IncompleteError           5   ended early; the same command resumes
+    `- RefusedError              6   would mix results of different settings
+
+The number is the exit code of the command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LINE_LIMIT = 300
+
+
+class LtmEvalError(Exception):
+    """Base class: every error a caller of this package can expect."""
+
+    exit_code = 1
+
+
+class UsageError(LtmEvalError):
+    """An argument, option or setting is wrong."""
+
+    exit_code = 2
+
+
+class InputError(LtmEvalError):
+    """Something that was read cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(InputError):
+    """A checkpoint file or folder cannot be used."""
+
+
+class TokenizerError(InputError):
+    """A tokenizer file cannot be used."""
+
+
+class DataError(InputError):
+    """A data set cannot be used."""
+
+
+class ResultsError(InputError):
+    """A result file cannot be used."""
+
+
+class MachineError(LtmEvalError):
+    """Disk, permission, network, device or a missing package."""
+
+    exit_code = 4
+
+
+class IncompleteError(LtmEvalError):
+    """The run ended before everything was done; the same command resumes it."""
+
+    exit_code = 5
+
+
+class RefusedError(LtmEvalError):
+    """Going on would mix results of different settings."""
+
+    exit_code = 6
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with control and bidirectional characters escaped and access tokens masked."""
+    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "hf_***", text)
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def error_line(error: BaseException) -> str:
+    """The single line, at most 300 characters, that stands for `error` on stderr."""
+    code = error.exit_code if isinstance(error, LtmEvalError) else 1
+    line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
+    return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ` Did you mean 't_fast'?`, or an empty string."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def hosted_by_lm_eval() -> bool:
+    """True when lm-eval's own command is the running program, so that no code of ours stands above."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    package = spec.name.partition(".")[0] if spec is not None else ""
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return package == "lm_eval" or program in {"lm_eval", "lm-eval"}
+
+
+def leave(error: LtmEvalError) -> NoReturn:
+    """End a program that is not ours with our line and exit code; elsewhere raise `error` as it is."""
+    if not hosted_by_lm_eval():
+        raise error
+    print(error_line(error), file=sys.stderr)
+    raise SystemExit(error.exit_code)

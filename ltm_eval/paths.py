@@ -1,0 +1,33 @@
+"""Where the package's own files lie, in a checkout and in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def _beside(name: str) -> Path:
+    """The folder `name`: packed inside the package in a wheel, beside it in a checkout."""
+    packed = PACKAGE / name
+    return packed if packed.is_dir() else PACKAGE.parent / name
+
+
+def tasks_dir() -> Path:
+    """lm-eval task definitions (YAML)."""
+    return _beside("tasks")
+
+
+def reports_dir() -> Path:
+    """Jinja templates, style sheet, script and published reference rows."""
+    return _beside("reports")
+
+
+def assets_dir() -> Path:
+    """Bundled checkpoints (`ltm-demo`) and sample data (`sample/`)."""
+    return PACKAGE / "assets"
+
+
+def sample_data_dir() -> Path:
+    """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
+    return assets_dir() / "sample"
