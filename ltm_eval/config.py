@@ -1,0 +1,288 @@
+"""Every option of the program, each default stated here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ltm_eval.errors import CheckpointError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Condition = Literal["prompt", "demos", "demos+prompt", "prior"]
+Preset = Literal["released", "published", "bound"]
+CONDITIONS: tuple[str, ...] = get_args(Condition)
+DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
+
+MAX_SHOTS = 32
+MAX_FAST_STEPS = 100_000
+DEMO_MODEL = "demo"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a decoder, under the names of the released `model_args`."""
+
+    dim: int
+    """Width D; latents share it."""
+    n_layers: int
+    """Decoder layers L."""
+    n_heads: int
+    """Query heads."""
+    vocab_size: int
+    """Rows of the embedding, V."""
+    max_seq_len: int
+    """Longest sequence T the position table covers."""
+    window_size: int
+    """Self-attention of position i sees i - window_size + 1 ... i."""
+    max_z_len: int
+    """Latent vectors in all, N_z = L * N."""
+    n_kv_heads: int
+    """Key and value heads; fewer than n_heads is grouped-query attention."""
+    multiple_of: int
+    """The hidden size of SwiGLU is 8/3 * D rounded up to this."""
+    hidden_dim: int | None = None
+    """Hidden size of SwiGLU where it does not follow `multiple_of`."""
+    norm_eps: float = 1e-5
+    """RMSNorm's epsilon."""
+    use_z_pos_emb: bool = True
+    """Whether cross-attention keys are rotated by the latents' positions."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len", "window_size", "max_z_len", "multiple_of"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(f"model config: {name} must be a whole number of at least 1, got {value!r}")
+        if self.max_z_len % self.n_layers:
+            raise CheckpointError(
+                f"model config: max_z_len {self.max_z_len} latents cannot be shared out over {self.n_layers} layers; "
+                "it counts the latents of all layers and must be a multiple of n_layers"
+            )
+        if self.dim % self.n_heads or self.head_dim % 2:
+            raise CheckpointError(f"model config: dim {self.dim} does not divide into {self.n_heads} heads of even size")
+        if self.n_heads % self.n_kv_heads:
+            raise CheckpointError(f"model config: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.use_z_pos_emb and self.max_z_len > self.max_seq_len:
+            raise CheckpointError(
+                f"model config: max_z_len {self.max_z_len} exceeds max_seq_len {self.max_seq_len}, so latents have no positions"
+            )
+
+    @property
+    def n_latents(self) -> int:
+        """Latent vectors per layer, N."""
+        return self.max_z_len // self.n_layers
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden size of SwiGLU."""
+        if self.hidden_dim is not None:
+            return self.hidden_dim
+        raw = int(2 * (4 * self.dim) / 3)
+        return self.multiple_of * ((raw + self.multiple_of - 1) // self.multiple_of)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(L, N, D)."""
+        return self.n_layers, self.n_latents, self.dim
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, where: str) -> ModelConfig:
+        """Build from a `config.json` or released `model_args`; what training alone used is ignored.
+
+        Raises:
+            CheckpointError: a size that shapes cannot tell is absent, or a value is out of range.
+        """
+        known = {f.name for f in fields(cls)}
+        given = {key: value for key, value in values.items() if key in known}
+        if given.get("n_kv_heads") is None and "n_heads" in given:
+            given["n_kv_heads"] = given["n_heads"]
+        optional = {"hidden_dim", "norm_eps", "use_z_pos_emb"}
+        missing = sorted(known - optional - set(given))
+        if missing:
+            raise CheckpointError(f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed, add them")
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The fast loop: how q(z|x) = N(mu, exp(log_var)) is fitted to a text."""
+
+    preset: str
+    """Name of the preset these values came from."""
+    t_fast: int
+    """Fast steps; 0 leaves the prior."""
+    lr: float
+    """Learning rate of the first step."""
+    lr_final: float
+    """Learning rate that the cosine approaches after t_fast steps; equal to `lr` it is constant."""
+    log_var_start: float
+    """Mean of log_var at the start."""
+    log_var_spread: float
+    """Standard deviation of log_var at the start, over dimensions."""
+    mu_spread: float
+    """Standard deviation of mu at the start, over dimensions; its mean is 0."""
+    noise: Literal["fixed", "fresh"]
+    """`fixed`: one draw serves all steps (released); `fresh`: every step draws anew."""
+    draws: int = 1
+    """Noise draws averaged in every step."""
+    beta1: float = 0.9
+    """AdamW's first constant."""
+    beta2: float = 0.999
+    """AdamW's second constant."""
+    adam_eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay, on mu and log_var."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.t_fast, bool) or not isinstance(self.t_fast, int) or not 0 <= self.t_fast <= MAX_FAST_STEPS:
+            raise UsageError(f"t_fast must be a whole number from 0 (no fit, prior latents) to {MAX_FAST_STEPS}, got {self.t_fast!r}")
+        for name in ("lr", "lr_final"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise UsageError(f"{name} must be a positive finite number, got {value!r}")
+        if self.draws < 1:
+            raise UsageError(f"draws must be at least 1, got {self.draws!r}")
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the objective at the fit's own noise estimates a bound; see DESIGN's audit."""
+        return self.noise == "fresh"
+
+
+PRESETS: Mapping[str, FitConfig] = MappingProxyType(
+    {
+        # github mingluzhao/Latent-Thought-LM @498e39e, optimizer.py: one noise tensor, cosine from lr to lr/10 inside the loop.
+        "released": FitConfig(
+            "released", t_fast=16, lr=0.34, lr_final=0.034, log_var_start=-5.0, log_var_spread=0.1, mu_spread=0.0, noise="fixed"
+        ),
+        # The published 16-step figures fit a constant rate.
+        "published": FitConfig(
+            "published", t_fast=16, lr=0.34, lr_final=0.34, log_var_start=-5.0, log_var_spread=0.1, mu_spread=0.0, noise="fixed"
+        ),
+        "bound": FitConfig(
+            "bound", t_fast=64, lr=0.1, lr_final=0.01, log_var_start=-1.0, log_var_spread=0.0, mu_spread=0.0, noise="fresh"
+        ),
+    }
+)
+
+
+def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
+    """The preset's options with `changes`; a change to `lr` alone keeps the preset's ratio of final to first rate.
+
+    Raises:
+        UsageError: the preset or an option is not known, or a value is out of range.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.{nearest(preset, PRESETS)}")
+    base = PRESETS[preset]
+    known = {f.name for f in fields(FitConfig)}
+    for name in changes:
+        if name not in known:
+            raise UsageError(f"unknown fit option {name!r}.{nearest(name, known)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "lr" in given and "lr_final" not in given:
+        given["lr_final"] = given["lr"] * base.lr_final / base.lr
+    return replace(base, **given)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a continuation is decoded."""
+
+    max_new_tokens: int = 256
+    """Most tokens generated."""
+    until: tuple[str, ...] = ()
+    """Stop strings; the answer ends before the first one."""
+    do_sample: bool = False
+    """Sample tokens and z; otherwise take the likeliest token under z = mu."""
+    temperature: float = 1.0
+    """Divides the logits when sampling."""
+    top_p: float = 1.0
+    """Nucleus: the smallest set of tokens with at least this mass."""
+    top_k: int = 0
+    """Only the k likeliest tokens; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 0:
+            raise UsageError(f"max_gen_toks must be at least 0, got {self.max_new_tokens}")
+        if any(stop == "" for stop in self.until):
+            raise UsageError("a stop string in `until` is empty; remove it")
+        if self.do_sample and not 0 < self.temperature < float("inf"):
+            raise UsageError(f"temperature must be positive when sampling, got {self.temperature}; for greedy decoding set do_sample=False")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise UsageError(f"top_k must be at least 0, got {self.top_k}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One `run`: a model, baselines, tasks, and where results go."""
+
+    model: str | None = None
+    """Checkpoint folder, released `ckpt_*.pt`, hub id or `demo`; None is the bundled demo model."""
+    tasks: tuple[str, ...] = ("gsm8k",)
+    """Task names; the prefix `ltm_` may be left out."""
+    num_fewshot: int | None = None
+    """Demonstrations per prompt; None takes the task's own number."""
+    baselines: tuple[str, ...] = ()
+    """Causal language models (folder or hub id) evaluated by lm-eval's `hf` model on the same documents."""
+    data: str = "auto"
+    """`auto`, `sample`, `hub` or a folder."""
+    limit: int | None = None
+    """Only the first documents of each task."""
+    output_path: str = "results"
+    """Folder for results."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Documents in a batch."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+    dtype: str = "auto"
+    """Of matrix products: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on GPU)."""
+    condition: str = "prompt"
+    """What z is fitted on and what the decoder reads; DESIGN section 5."""
+    preset: str = "bound"
+    """Fit preset."""
+    t_fast: int | None = None
+    """Fast steps; None takes the preset's."""
+    seed: int = 1234
+    """Of latent noise, token draws and demonstrations."""
+    tokenizer: str | None = None
+    """`gpt2` or a file of mergeable ranks; None takes the checkpoint's."""
+    revision: str | None = None
+    """Commit of a hub checkpoint."""
+    gen_kwargs: str | None = None
+    """Generation options that replace the task's, as lm-eval spells them."""
+    report: bool = True
+    """Whether the HTML page is written at the end."""
+    quiet: bool = False
+    """No progress."""
+    command: tuple[str, ...] = field(default=())
+    """The command line, for the report."""
+
+    def __post_init__(self) -> None:
+        check_choice("condition", self.condition, CONDITIONS)
+        check_choice("dtype", self.dtype, DTYPES)
+        if not self.tasks:
+            raise UsageError("no task named; give --task, for example --task gsm8k")
+        if self.num_fewshot is not None and not 0 <= self.num_fewshot <= MAX_SHOTS:
+            raise UsageError(f"shots must be a whole number from 0 to {MAX_SHOTS}, got {self.num_fewshot}")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit must be at least 1 document, got {self.limit}; leave it out for all documents")
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
+        fit_config(self.preset, t_fast=self.t_fast)
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(value, allowed)}")

@@ -1,0 +1,363 @@
+"""The fast loop: fitting q(z|x) = N(mu, exp(log_var)) to a text by gradient steps on the ELBO.
+
+Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures: gradients of z
+only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a generator, a sum or a padded
+length, so what is fitted to a document does not depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltm_eval.config import FitConfig, fit_config
+from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
+from ltm_eval.errors import UsageError
+from ltm_eval.model import Hidden, LatentThoughtModel
+
+Noise = Callable[[int], Tensor]
+"""Step to standard normal noise (draws, B, L, N, D)."""
+
+_TOKENS_PER_PASS = 4096
+
+
+@dataclass(frozen=True)
+class Window:
+    """Input tokens and the targets scored after them; `IGNORED` targets are read but not scored."""
+
+    tokens: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.targets) or not self.tokens:
+            raise UsageError(f"a window needs as many targets as tokens and at least one, got {len(self.tokens)} and {len(self.targets)}")
+
+
+@dataclass(frozen=True)
+class Document:
+    """Windows that share one z: the objective is sum over windows of -log p(window|z), plus one KL."""
+
+    windows: tuple[Window, ...]
+
+    @property
+    def key(self) -> bytes:
+        """sha256 over tokens and targets; names the document wherever it stands."""
+        content = hashlib.sha256()
+        for window in self.windows:
+            content.update(np.asarray([window.tokens, window.targets], dtype="<i8").tobytes() + b"|")
+        return content.digest()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The objective over the fast loop, at the noise of each step."""
+
+    nll_nats: Tensor
+    """(t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step."""
+    kl_nats: Tensor
+    """(t_fast + 1, B)."""
+
+    @property
+    def objective_nats(self) -> Tensor:
+        """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound where the noise is fixed."""
+        return self.nll_nats + self.kl_nats
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Fitted posteriors of B documents."""
+
+    mu: Tensor
+    """(B, L, N, D), fp32."""
+    log_var: Tensor
+    """(B, L, N, D), fp32."""
+    trace: Trace
+    """How the fit went."""
+
+    def at(self, noise: Tensor) -> Tensor:
+        """z = mu + noise * sigma, (B, L, N, D)."""
+        return self.mu + noise * (0.5 * self.log_var).exp()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the fast loop begins: both (B, L, N, D)."""
+
+    mu: Tensor
+    log_var: Tensor
+
+
+def fit(
+    model: LatentThoughtModel,
+    tokens: Tensor,
+    targets: Tensor,
+    *,
+    preset: str = "bound",
+    t_fast: int | None = None,
+    seed: int = 1234,
+) -> Posterior:
+    """Fit one posterior per row.
+
+    Args:
+        model: weights stay as they are.
+        tokens: (B, T), long; rows may be padded at their end where `targets` is -1.
+        targets: (B, T), long; -1 where a position is not scored.
+        preset: `released`, `published` or `bound`.
+        t_fast: fast steps; None takes the preset's, 0 returns the prior.
+        seed: of the noise, together with each row's own content.
+
+    Returns:
+        Posterior of B documents, in the order of the rows.
+
+    Raises:
+        UsageError: an option is out of range, or a row has no scored position.
+    """
+    documents = [Document((_trimmed(row, wanted),)) for row, wanted in zip(tokens.tolist(), targets.tolist(), strict=True)]
+    return fit_documents(model, documents, fit_config(preset, t_fast=t_fast), seed=seed)
+
+
+def _trimmed(tokens: list[int], targets: list[int]) -> Window:
+    """A row without its padding."""
+    scored = [i for i, target in enumerate(targets) if target != IGNORED]
+    if not scored:
+        raise UsageError("fit: a row has no scored position (all targets are -1); leave it out")
+    return Window(tuple(tokens[: scored[-1] + 1]), tuple(targets[: scored[-1] + 1]))
+
+
+def fit_documents(
+    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, starts: Sequence[Start] | None = None
+) -> Posterior:
+    """Fit every document; those of equal shape run together on a GPU, each alone on a CPU.
+
+    On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's bits are its own.
+
+    Args:
+        documents: each becomes one row of the result, in this order.
+        starts: a warm start per document instead of the preset's.
+
+    Returns:
+        Posterior of len(documents) rows.
+    """
+    parts: list[Posterior | None] = [None] * len(documents)
+    for members in _groups(documents, alone=model.device.type == "cpu"):
+        chosen = [documents[i] for i in members]
+        start = _start(model, chosen, config, seed) if starts is None else _stacked([starts[i] for i in members])
+        fitted = fast_loop(Batch.of(model, chosen), start, document_noise(model, chosen, config, seed), config)
+        for row, i in enumerate(members):
+            parts[i] = _row(fitted, row)
+    return _joined([part for part in parts if part is not None])
+
+
+def _groups(documents: Sequence[Document], *, alone: bool) -> list[list[int]]:
+    """Indices of documents that are computed together."""
+    if alone:
+        return [[i] for i in range(len(documents))]
+    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, document in enumerate(documents):
+        shapes[len(document.windows), _padded_length(document)].append(i)
+    return list(shapes.values())
+
+
+def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
+    """AdamW on mu and log_var, `config.t_fast` steps, then one evaluation.
+
+    The gradient is that of the sum over documents, so each document moves as if it were alone.
+
+    Args:
+        batch: the documents.
+        start: (B, L, N, D) each; taken as it is, also when t_fast is 0.
+        noise: called with the step 0 ... t_fast.
+    """
+    mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
+    nll, kl = [], []
+    if config.t_fast:
+        mu.requires_grad_()
+        log_var.requires_grad_()
+        optimiser = torch.optim.AdamW(
+            [mu, log_var],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+        )
+        for step in range(config.t_fast):
+            optimiser.param_groups[0]["lr"] = learning_rate(config, step)
+            terms = batch.descend(mu, log_var, noise(step))
+            nll.append(terms[0])
+            kl.append(terms[1])
+            optimiser.step()
+    with torch.no_grad():
+        mu, log_var = mu.detach(), log_var.detach()
+        nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
+        kl.append(kl_nats(mu, log_var))
+    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl)))
+
+
+def learning_rate(config: FitConfig, step: int) -> float:
+    """Cosine from `lr` towards `lr_final` over t_fast steps."""
+    return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Padded windows that run in one pass."""
+
+    prelude: Hidden
+    targets: Tensor
+    """(R, T)."""
+    owner: Tensor
+    """(R,): which document of the batch each row belongs to."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents of one padded length, ready for many evaluations under changing z."""
+
+    model: LatentThoughtModel
+    passes: tuple[Rows, ...]
+    """Rows, split so that a pass stays small; the split depends on one document's shape only."""
+    size: int
+    """Documents B."""
+
+    @classmethod
+    def of(cls, model: LatentThoughtModel, documents: Sequence[Document]) -> Batch:
+        """Pad and place the documents' windows; they must share the number of windows and the padded length."""
+        longest = max(len(window.tokens) for document in documents for window in document.windows)
+        limit = model.config.max_seq_len
+        if longest > limit:
+            raise UsageError(f"a window of {longest} tokens exceeds the model's context of {limit}; cut the text into windows first")
+        length = min(limit, _padded_length(documents[0]))
+        n_windows = len(documents[0].windows)
+        per_pass = max(1, _TOKENS_PER_PASS // length)
+        with torch.no_grad():
+            passes = [
+                _rows(model, documents, slice(first, first + per_pass), length) for first in range(0, n_windows, per_pass)
+            ]
+        return cls(model, tuple(passes), len(documents))
+
+    def descend(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each, detached."""
+        mu.grad = log_var.grad = None
+        divergence = kl_nats(mu, log_var)
+        divergence.sum().backward()
+        total = torch.zeros_like(divergence)
+        for draw in noise:
+            for rows in self.passes:
+                nll = self._nll(rows, mu + draw * (0.5 * log_var).exp()) / len(noise)
+                nll.sum().backward()
+                total += nll.detach()
+        return total, divergence.detach()
+
+    def expected_nll_nats(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
+        """Mean over draws of -log p(x | mu + draw * sigma): (B,), no gradient."""
+        with torch.no_grad():
+            draws = [self.nll_nats(mu + draw * (0.5 * log_var).exp()) for draw in noise]
+        return torch.stack(draws).mean(0)
+
+    def nll_nats(self, z: Tensor | None) -> Tensor:
+        """-log p(x|z) per document: (B, L, N, D) to (B,); None skips cross-attention."""
+        total = torch.zeros(self.size, device=self.model.device)
+        for rows in self.passes:
+            total = total + self._nll(rows, z)
+        return total
+
+    def _nll(self, rows: Rows, z: Tensor | None) -> Tensor:
+        hidden = self.model.hidden(rows.prelude, None if z is None else z[rows.owner])
+        per_row = projected_nll_nats(hidden.states, self.model.output_weight, rows.targets)
+        return torch.zeros(self.size, device=per_row.device).index_add(0, rows.owner, per_row)
+
+
+def _rows(model: LatentThoughtModel, documents: Sequence[Document], part: slice, length: int) -> Rows:
+    """Rows of the windows `part` of every document, padded to `length`."""
+    windows = [(owner, window) for owner, document in enumerate(documents) for window in document.windows[part]]
+    tokens = torch.zeros(len(windows), length, dtype=torch.long)
+    targets = torch.full((len(windows), length), IGNORED, dtype=torch.long)
+    for row, (_, window) in enumerate(windows):
+        tokens[row, : len(window.tokens)] = torch.tensor(window.tokens)
+        targets[row, : len(window.targets)] = torch.tensor(window.targets)
+    owner = torch.tensor([owner for owner, _ in windows])
+    device = model.device
+    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device))
+
+
+def padded_length(tokens: int) -> int:
+    """Length a window of so many tokens is padded to: 16, 32, then multiples of 64."""
+    for small in (16, 32):
+        if tokens <= small:
+            return small
+    return -(-tokens // 64) * 64
+
+
+def _padded_length(document: Document) -> int:
+    return padded_length(max(len(window.tokens) for window in document.windows))
+
+
+# Noise --------------------------------------------------------------------------------------------------------------------
+
+
+def generator(seed: int, role: str, key: bytes, repeat: int = 0) -> np.random.Generator:
+    """A counter-based stream of its own for a document, a role and a repeat.
+
+    Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox, because
+    torch's CPU generator keeps 32 bits of a seed.
+    """
+    digest = hashlib.sha256(f"{seed}|{role}|{repeat}|".encode() + key).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def standard_normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor:
+    """Next standard normal numbers of a stream, fp32."""
+    return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def document_noise(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Noise:
+    """Noise of the fit: each document's stream in turn; more steps never change earlier ones."""
+    streams = [generator(seed, "fit", document.key) for document in documents]
+    shape = (config.draws, *model.config.latent_shape)
+
+    def draw() -> Tensor:
+        return torch.stack([standard_normal(stream, shape) for stream in streams], dim=1).to(model.device)
+
+    if config.noise == "fresh":
+        return lambda step: draw()
+    fixed = draw()
+    return lambda step: fixed
+
+
+def _start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:
+    """The preset's start; with t_fast 0, the prior."""
+    shape = (len(documents), *model.config.latent_shape)
+    if config.t_fast == 0:
+        return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))
+    streams = [generator(seed, "start", document.key) for document in documents]
+    spread_log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    spread_mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    log_var = config.log_var_start + config.log_var_spread * spread_log_var
+    return Start((config.mu_spread * spread_mu).to(model.device), log_var.to(model.device))
+
+
+# Rows of a posterior ------------------------------------------------------------------------------------------------------
+
+
+def _row(posterior: Posterior, i: int) -> Posterior:
+    part = slice(i, i + 1)
+    trace = Trace(posterior.trace.nll_nats[:, part], posterior.trace.kl_nats[:, part])
+    return Posterior(posterior.mu[part], posterior.log_var[part], trace)
+
+
+def _joined(parts: Sequence[Posterior]) -> Posterior:
+    trace = Trace(
+        torch.cat([part.trace.nll_nats for part in parts], dim=1), torch.cat([part.trace.kl_nats for part in parts], dim=1)
+    )
+    return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), trace)
+
+
+def _stacked(starts: Sequence[Start]) -> Start:
+    return Start(torch.cat([start.mu for start in starts]), torch.cat([start.log_var for start in starts]))

@@ -1,0 +1,172 @@
+"""Byte-pair encoding through tiktoken: GPT-2's, or a file of mergeable ranks that lies in the checkpoint folder.
+
+The released vocabulary has 50,258 rows, GPT-2's 50,257 and one more; id 50,257 is never encoded and decodes to nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from ltm_eval.errors import MachineError, TokenizerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tiktoken import Encoding
+
+RANKS_FILE = "tokenizer.tiktoken"
+END_OF_TEXT = "<|endoftext|>"
+GPT2_VOCAB = 50_257
+RELEASED_VOCAB = 50_258
+NETWORK_SECONDS = 30.0
+_LONGEST_PIECE = 100_000
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back. Special tokens inside text are encoded as plain text."""
+
+    encoding: Encoding
+    """tiktoken's encoding."""
+    name: str
+    """`gpt2`, or the name of the ranks file."""
+
+    @property
+    def n_vocab(self) -> int:
+        """Ids run from 0 to n_vocab - 1."""
+        return self.encoding.n_vocab
+
+    @property
+    def eot_id(self) -> int:
+        """Id of the end-of-text token, which also stands in front of a text."""
+        return self.encoding.eot_token
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; lone surrogates are replaced, long texts are cut at line ends so that time stays linear."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if len(text) <= _LONGEST_PIECE:
+            return self.encoding.encode_ordinary(text)
+        return [i for piece in _pieces(text) for i in self.encoding.encode_ordinary(piece)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; incomplete UTF-8 becomes U+FFFD, ids without text and end-of-text become nothing."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """UTF-8 bytes of `ids`, possibly incomplete at the end."""
+        return self.encoding.decode_bytes([i for i in ids if i < self.n_vocab and i != self.eot_id])
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the mergeable ranks and the splitting pattern."""
+        content = hashlib.sha256(self.encoding._pat_str.encode())
+        for token, rank in sorted(self.encoding._mergeable_ranks.items(), key=lambda pair: pair[1]):
+            content.update(b"%d:%d:" % (rank, len(token)) + token)
+        return content.hexdigest()
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut after line ends into pieces below the limit; a line longer than that is cut where it must be."""
+    pieces, current = [], ""
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), _LONGEST_PIECE):
+            part = line[start : start + _LONGEST_PIECE]
+            if len(current) + len(part) > _LONGEST_PIECE:
+                pieces.append(current)
+                current = ""
+            current += part
+    return [*pieces, current]
+
+
+def load_gpt2() -> Tokenizer:
+    """GPT-2's encoding from tiktoken's cache, else from the network within 30 seconds.
+
+    Raises:
+        MachineError: neither had it.
+    """
+    import tiktoken
+
+    found: list[Encoding] = []
+    causes: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(tiktoken.get_encoding("gpt2"))
+        except Exception as error:  # whatever tiktoken's download raises is the cause named below
+            causes.append(error)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(NETWORK_SECONDS)
+    if found:
+        return Tokenizer(found[0], "gpt2")
+    cause = type(causes[0]).__name__ if causes else f"no answer in {NETWORK_SECONDS:.0f} s"
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
+    raise MachineError(
+        f"GPT-2's vocabulary is not in tiktoken's cache (TIKTOKEN_CACHE_DIR: {folder}) and could not be downloaded ({cause}). "
+        "Set TIKTOKEN_CACHE_DIR to a folder filled on a machine with network, or pass tokenizer=FILE with mergeable ranks"
+    )
+
+
+def load_ranks(path: Path) -> Tokenizer:
+    """A file of mergeable ranks: one token a line, base64, a space, its rank.
+
+    Raises:
+        TokenizerError: the file is absent, empty, malformed, or its ranks are not 0 ... n-1.
+    """
+    import tiktoken
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    ranks = _read_ranks(path)
+    encoding = tiktoken.Encoding(
+        name=path.stem, pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
+    )
+    return Tokenizer(encoding, path.name)
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """Parse and check a ranks file."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({error.strerror}); expected a file of mergeable ranks") from error
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise TokenizerError(f"tokenizer {path}:{number}: expected a base64 token, a space and its rank") from error
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise TokenizerError(f"tokenizer {path}: ranks must be 0 to n-1, each once, and tokens distinct; found {len(ranks)} tokens")
+    absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if absent:
+        raise TokenizerError(f"tokenizer {path}: {len(absent)} of the 256 single bytes have no rank; is it a complete tiktoken file?")
+    return ranks
+
+
+def load_tokenizer(spec: str) -> Tokenizer:
+    """`gpt2`, a ranks file, or a folder that holds `tokenizer.tiktoken`."""
+    if spec == "gpt2":
+        return load_gpt2()
+    path = Path(spec)
+    return load_ranks(path / RANKS_FILE if path.is_dir() else path)
+
+
+def check_fits(tokenizer: Tokenizer, rows: int) -> None:
+    """Raise TokenizerError unless every id has an embedding row and at most one row has no id."""
+    if tokenizer.n_vocab > rows:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name} has ids up to {tokenizer.n_vocab - 1}, the checkpoint's embedding only {rows} rows; "
+            "pass the tokenizer the model was trained with"
+        )
