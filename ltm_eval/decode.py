@@ -1,0 +1,221 @@
+"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are made once.
+
+Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number of lanes is
+fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows: so a prompt's tokens
+do not depend on what else is decoded. Against the released `generate` (github mingluzhao/Latent-Thought-LM @498e39e, no cache) the
+tokens are the same up to the context limit; where the released code slides the context on, this one stops.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltm_eval.config import GenerationConfig
+from ltm_eval.errors import UsageError
+from ltm_eval.model import LatentThoughtModel
+from ltm_eval.posterior import padded_length
+
+CPU_LANES = 16
+"""Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood beside it."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One continuation to generate."""
+
+    tokens: tuple[int, ...]
+    """What the decoder reads, at least one token."""
+    z: Tensor
+    """(L, N, D)."""
+    stream: np.random.Generator | None = None
+    """Uniform draws for sampling; its own for every prompt and repeat."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was generated."""
+
+    index: int
+    """Which prompt it continues."""
+    tokens: tuple[int, ...]
+    """Without the end-of-text token; a stop string's tokens are still there."""
+    stop_reason: str
+    """`stop_string`, `end_of_text` or `length`."""
+
+
+@dataclass
+class _Lane:
+    """Bookkeeping of one running prompt."""
+
+    index: int
+    limit: int
+    stream: np.random.Generator | None
+    tokens: list[int] = field(default_factory=list)
+    text: bytearray = field(default_factory=bytearray)
+
+
+def generate(
+    model: LatentThoughtModel,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig,
+    *,
+    eot_id: int | None = None,
+    to_bytes: Callable[[Sequence[int]], bytes] | None = None,
+    batch_size: int = CPU_LANES,
+) -> Iterator[Continuation]:
+    """Continue every prompt; continuations come as they finish.
+
+    Args:
+        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing.
+        config: sampling and stopping.
+        eot_id: token that ends a continuation.
+        to_bytes: ids to text, needed where `config.until` is not empty.
+        batch_size: prompts decoded side by side at most.
+
+    Raises:
+        UsageError: a prompt is empty or too long, or stop strings are given without `to_bytes`.
+    """
+    if config.until and to_bytes is None:
+        raise UsageError("stop strings need a tokenizer")
+    stepper = _Stepper(model, batch_size)
+    stops = tuple(stop.encode() for stop in config.until)
+    waiting = deque(enumerate(prompts))
+    lanes: list[_Lane | None] = [None] * stepper.lanes
+    while waiting or any(lanes):
+        for slot in range(min(batch_size, stepper.lanes)):
+            while lanes[slot] is None and waiting:
+                index, prompt = waiting.popleft()
+                lane = _Lane(index, min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens)), prompt.stream)
+                stepper.place(slot, prompt)
+                lanes[slot] = lane
+                if lane.limit < 1:
+                    lanes[slot] = None
+                    yield Continuation(index, (), "length")
+        active = [(slot, lane) for slot, lane in enumerate(lanes) if lane is not None]
+        if not active:
+            continue
+        chosen = _choose(stepper.logits, lanes, config)
+        for slot, lane in active:
+            reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes)
+            if reason:
+                lanes[slot] = None
+                yield Continuation(lane.index, tuple(lane.tokens), reason)
+        if any(lanes):
+            stepper.step(chosen)
+
+
+def _advance(
+    lane: _Lane, token: int, eot_id: int | None, stops: tuple[bytes, ...], to_bytes: Callable[[Sequence[int]], bytes] | None
+) -> str:
+    """Take one token into a lane; the reason it stops, or an empty string."""
+    if token == eot_id:
+        return "end_of_text"
+    lane.tokens.append(token)
+    if to_bytes is not None and stops:
+        piece = to_bytes([token])
+        lane.text += piece
+        tail = bytes(lane.text[-(len(piece) + max(map(len, stops))) :])
+        if any(stop in tail for stop in stops):
+            return "stop_string"
+    return "length" if len(lane.tokens) >= lane.limit else ""
+
+
+def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
+    """Next token of every lane: (lanes, V) logits to ids; idle lanes get whatever."""
+    if not config.do_sample:
+        return [int(i) for i in logits.argmax(-1).tolist()]
+    uniform = torch.tensor([0.0 if lane is None or lane.stream is None else lane.stream.random() for lane in lanes], dtype=torch.float64)
+    return [int(i) for i in sample_token(logits, uniform.to(logits.device), config).tolist()]
+
+
+def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
+    """Invert the cumulative distribution of the kept tokens at `uniform`.
+
+    Args:
+        logits: (B, V).
+        uniform: (B,), float64 in [0, 1).
+        config: temperature, then top_k, then top_p, as nucleus sampling is defined (arXiv:1904.09751).
+
+    Returns:
+        (B,) ids.
+    """
+    scaled, order = (logits.double() / config.temperature).sort(dim=-1, descending=True, stable=True)
+    probability = scaled.softmax(-1)
+    if config.top_k:
+        probability[:, config.top_k :] = 0
+    before = probability.cumsum(-1) - probability
+    probability = probability.masked_fill(before >= config.top_p * probability.sum(-1, keepdim=True), 0)
+    cumulative = probability.cumsum(-1)
+    place = torch.searchsorted(cumulative, (uniform * cumulative[:, -1]).unsqueeze(1), right=True)
+    kept = (probability > 0).sum(-1, keepdim=True)
+    return order.gather(1, place.clamp(max=kept - 1)).squeeze(1)
+
+
+class _Stepper:
+    """The model, one token at a time, for a fixed number of lanes."""
+
+    def __init__(self, model: LatentThoughtModel, batch_size: int) -> None:
+        config = model.config
+        self.model = model
+        self.lanes = CPU_LANES if model.device.type == "cpu" else max(1, batch_size)
+        self.window = min(config.window_size, config.max_seq_len)
+        dtype = model.blocks[0].attention.wk.weight.dtype
+        shape = (config.n_layers, self.lanes, config.n_kv_heads)
+        self.keys = torch.zeros(*shape, self.window, config.head_dim, dtype=dtype, device=model.device)
+        self.values = torch.zeros_like(self.keys)
+        self.z_keys = torch.zeros(*shape, config.n_latents, config.head_dim, dtype=dtype, device=model.device)
+        self.z_values = torch.zeros_like(self.z_keys)
+        self.position = torch.zeros(self.lanes, dtype=torch.long, device=model.device)
+        self.logits = torch.zeros(self.lanes, config.vocab_size, device=model.device)
+        self.lane = torch.arange(self.lanes, device=model.device)
+
+    @torch.no_grad()
+    def place(self, slot: int, prompt: Prompt) -> None:
+        """Read a prompt into a lane: fill its ring, its latents and the logits of its first new token."""
+        n, limit = len(prompt.tokens), self.model.config.max_seq_len
+        if not 1 <= n <= limit:
+            raise UsageError(f"a prompt must have 1 to {limit} tokens, got {n}")
+        tokens = torch.zeros(1, min(limit, padded_length(n)), dtype=torch.long, device=self.model.device)
+        tokens[0, :n] = torch.tensor(prompt.tokens)
+        z = prompt.z.unsqueeze(0).to(self.model.device)
+        hidden = self.model.hidden(self.model.prelude(tokens), z)
+        held = torch.arange(max(0, n - self.window), n, device=self.model.device)
+        for layer, (k, v) in enumerate(zip(hidden.keys, hidden.values, strict=True)):
+            self.keys[layer, slot, :, held % self.window] = k[0, :, held]
+            self.values[layer, slot, :, held % self.window] = v[0, :, held]
+        for layer, (k, v) in enumerate(self.model.latent_keys_values(z)):
+            self.z_keys[layer, slot], self.z_values[layer, slot] = k[0], v[0]
+        self.position[slot] = n
+        self.logits[slot] = self.model.logits(hidden.states[:, n - 1].expand(self.lanes, -1))[0]
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[int]) -> None:
+        """Read one token in every lane; `logits` then predict the next."""
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
+        self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes run on harmlessly
+        table = self.model.rope[:, self.position].unsqueeze(2).unsqueeze(2)  # (2, lanes, 1, 1, head_dim / 2)
+        slot = self.position % self.window
+        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[:, None, None]  # (lanes, 1, 1, W)
+        x = self.model.tok_embeddings(ids).unsqueeze(1)
+        for layer, block in enumerate(self.model.blocks):
+            attention, normed = block.attention, block.attention_norm(x)
+            k, v = attention.keys_values(normed, table)
+            self.keys[layer, self.lane, :, slot] = k[:, :, 0]
+            self.values[layer, self.lane, :, slot] = v[:, :, 0]
+            out = F.scaled_dot_product_attention(
+                attention.queries(normed, table),
+                attention.expand(self.keys[layer]),
+                attention.expand(self.values[layer]),
+                attn_mask=seen,
+            )
+            x = x + attention.merge(out)
+            x = block.transform(block.read_latents(x, table, (self.z_keys[layer], self.z_values[layer])))
+        self.logits = self.model.logits(self.model.norm(x)[:, 0])
+        self.position += 1
