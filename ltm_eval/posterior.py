@@ -85,6 +85,26 @@ class Posterior:
         """z = mu + noise * sigma, (B, L, N, D)."""
         return self.mu + noise * (0.5 * self.log_var).exp()
 
+    def row(self, i: int) -> Posterior:
+        """The posterior of document i alone."""
+        part = slice(i, i + 1)
+        trace = Trace(self.trace.nll_nats[:, part], self.trace.kl_nats[:, part])
+        return Posterior(self.mu[part], self.log_var[part], trace)
+
+    @staticmethod
+    def joined(parts: Sequence[Posterior]) -> Posterior:
+        """Posteriors of the same number of steps as one."""
+        nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
+        kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
+        return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), Trace(nll, kl))
+
+    @staticmethod
+    def prior(model: LatentThoughtModel) -> Posterior:
+        """N(0, I) as a posterior of one document, with an empty trace."""
+        zeros = torch.zeros(1, *model.config.latent_shape, device=model.device)
+        nothing = torch.zeros(0, 1, device=model.device)
+        return Posterior(zeros, zeros.clone(), Trace(nothing, nothing))
+
 
 @dataclass(frozen=True)
 class Start:
@@ -151,8 +171,8 @@ def fit_documents(
         start = _start(model, chosen, config, seed) if starts is None else _stacked([starts[i] for i in members])
         fitted = fast_loop(Batch.of(model, chosen), start, document_noise(model, chosen, config, seed), config)
         for row, i in enumerate(members):
-            parts[i] = _row(fitted, row)
-    return _joined([part for part in parts if part is not None])
+            parts[i] = fitted.row(row)
+    return Posterior.joined([part for part in parts if part is not None])
 
 
 def _groups(documents: Sequence[Document], *, alone: bool) -> list[list[int]]:
@@ -341,22 +361,6 @@ def _start(model: LatentThoughtModel, documents: Sequence[Document], config: Fit
     spread_mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
     log_var = config.log_var_start + config.log_var_spread * spread_log_var
     return Start((config.mu_spread * spread_mu).to(model.device), log_var.to(model.device))
-
-
-# Rows of a posterior ------------------------------------------------------------------------------------------------------
-
-
-def _row(posterior: Posterior, i: int) -> Posterior:
-    part = slice(i, i + 1)
-    trace = Trace(posterior.trace.nll_nats[:, part], posterior.trace.kl_nats[:, part])
-    return Posterior(posterior.mu[part], posterior.log_var[part], trace)
-
-
-def _joined(parts: Sequence[Posterior]) -> Posterior:
-    trace = Trace(
-        torch.cat([part.trace.nll_nats for part in parts], dim=1), torch.cat([part.trace.kl_nats for part in parts], dim=1)
-    )
-    return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), trace)
 
 
 def _stacked(starts: Sequence[Start]) -> Start:

@@ -1,0 +1,577 @@
+"""The adapter through which lm-eval drives a Latent Thought Model.
+
+Written against lm-eval 0.4.13's abstract class. Requests are shared out inside these methods, never by lm-eval (its own splitting
+changes few-shot prompts with the number of ranks), so `rank` is always 0 of 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, hash_string, make_disjoint_window, simple_parse_args_string
+from torch import Tensor
+
+import ltm_eval
+from ltm_eval.bounds import fresh_draws
+from ltm_eval.checkpoint import load_with_tokenizer
+from ltm_eval.config import CONDITIONS, DTYPES, FitConfig, GenerationConfig, check_choice, fit_config
+from ltm_eval.context import Context, plan
+from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
+from ltm_eval.elbo import IGNORED, kl_per_layer_nats
+from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, nearest
+from ltm_eval.model import LatentThoughtModel
+from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
+from ltm_eval.results import LatentRecord
+from ltm_eval.tokenizer import Tokenizer, load_tokenizer
+
+log = logging.getLogger(__name__)
+
+SCORE_DRAWS = 8
+"""Draws z ~ q averaged when a continuation is scored."""
+AT_PRIOR_NATS = 0.01
+"""A latent dimension with less KL than this counts as back at the prior."""
+MAX_BATCH = 64
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One distinct context with its posterior, ready to condition answers."""
+
+    posterior: Posterior
+    """Of one row, on the CPU or the model's device."""
+    key: bytes
+    """Names the fitted text."""
+    fit_seconds: float
+    """Share of the batch's fitting time."""
+
+    def z(self, noise: Tensor | None) -> Tensor:
+        """mu, or mu + noise * sigma: (L, N, D)."""
+        return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
+
+
+class Progress:
+    """Where a method reports what it has finished; lm-eval's users see a tqdm bar."""
+
+    def __init__(self, total: int, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=label)
+
+    def advance(self, documents: int, tokens: int) -> None:
+        """So many more documents and tokens are done."""
+        self._bar.update(documents)
+
+    def close(self) -> None:
+        """No more will come."""
+        self._bar.close()
+
+
+class LTM(TemplateLM):
+    """`--model ltm`: fits z per context, then scores or generates."""
+
+    def __init__(
+        self,
+        pretrained: Any = "demo",
+        *,
+        t_fast: Any = None,
+        preset: str = "bound",
+        condition: str = "prompt",
+        lr: Any = None,
+        dtype: str = "auto",
+        seed: Any = 1234,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        batch_size: Any = "auto",
+        max_batch_size: Any = None,
+        device: str | None = None,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; a loaded model is welcome with `tokenizer` given.
+            t_fast: fast steps; None takes the preset's.
+            preset: `released`, `published` or `bound`.
+            condition: `prompt`, `demos`, `demos+prompt` or `prior`.
+            lr: learning rate of the fast loop; None takes the preset's.
+            dtype: of matrix products: `float32`, `bfloat16` or `auto`.
+            seed: of latent noise and token draws.
+            tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
+            revision: commit of a hub id.
+            batch_size: documents in a batch, or `auto`.
+            max_batch_size: upper end for `auto`.
+            device: as torch names it; None or `auto` picks the best there is.
+
+        Raises:
+            LtmEvalError: an argument or the checkpoint cannot be used.
+        """
+        super().__init__()
+        check_choice("condition", condition, CONDITIONS)
+        check_choice("dtype", dtype, DTYPES)
+        self.condition, self.seed = condition, _whole("seed", seed, 1234)
+        self.fit_config = fit_config(preset, t_fast=None if t_fast is None else _whole("t_fast", t_fast, 0), lr=_number("lr", lr))
+        self._device = resolve_device(device)
+        self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
+        self.dtype = _resolve_dtype(dtype, self._device)
+        self.model.set_matmul_dtype(self.dtype)
+        self._batch_size = _batch_size(batch_size)
+        self._max_batch_size = _whole("max_batch_size", max_batch_size, MAX_BATCH)
+        self.batch_sizes: dict[str, int] = {}
+        self.records: list[LatentRecord] = []
+        self.progress: Callable[[int, str], Progress] = Progress
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
+        """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
+        try:
+            return cls(**_host_arguments(cls, arg_dict, additional_config or {}))
+        except LtmEvalError as error:
+            leave(error)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LTM:
+        """As lm-eval's Python interface calls it."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    # What lm-eval asks of a model ---------------------------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        """End-of-text, which also stands in front of a text."""
+        return self.encoding.eot_id
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the context."""
+        return self.model.config.max_seq_len
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the tokenizer in lm-eval's request cache."""
+        return f"{self.encoding.name}-{self.encoding.digest[:12]}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text, no special tokens."""
+        return self.encoding.encode(string)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A base model has none."""
+        leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """A base model has none."""
+        if chat_template:
+            leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
+        return None
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm-eval's response cache does not know which model answered, so it is refused."""
+        if getattr(cache_hook, "dbdict", None) is not None:
+            leave(UsageError("--use_cache is refused: lm-eval's cache is not keyed by the model and would return another's answers; leave it out"))
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the results file says of the model and the fit."""
+        info = self.model.info
+        config = self.model.config
+        return {
+            "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "model_dtype": str(self.dtype),
+            "model_sha": info.weights_sha256 if info else "",
+            "model_revision": (info.revision if info else None) or "",
+            "checkpoint": asdict(info) if info else {},
+            "sizes": asdict(config),
+            "fit": asdict(self.fit_config),
+            "condition": self.condition,
+            "latent_seed": self.seed,
+            "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
+            "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
+        }
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """One continuation per request; a request that occurs K times gets K draws of z and tokens."""
+        jobs = [self._generation_job(i, request) for i, request in enumerate(_numbered(requests))]
+        answers = [""] * len(jobs)
+        bar = self.progress(len(jobs), "generating")
+        for batch in self._batches(jobs):
+            fitted = self._fit_contexts([job.context for job in batch])
+            for job, continuation, seconds in self._decode(batch, fitted):
+                answers[job.index] = self._answer(job, continuation)
+                self.records.append(self._record(job, fitted[_key(job.context)], continuation, seconds))
+                bar.advance(1, len(continuation.tokens))
+        bar.close()
+        return answers
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
+
+        The second value says whether greedy decoding under z = mu gives the continuation.
+        """
+        jobs = [self._scoring_job(i, request) for i, request in enumerate(_numbered(requests))]
+        answers = [(0.0, True)] * len(jobs)
+        bar = self.progress(len(jobs), "scoring")
+        for batch in self._batches(jobs):
+            fitted = self._fit_contexts([job.context for job in batch])
+            for job in batch:
+                own = fitted[_key(job.context)]
+                answers[job.index] = self._score(job, own)
+                self.records.append(self._record(job, own, None, 0.0))
+                bar.advance(1, len(job.continuation))
+        bar.close()
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Minus the bound, in nats, summed over windows as lm-eval cuts them, one z per window, fresh noise."""
+        answers = []
+        bar = self.progress(len(requests), "bounding")
+        for request in requests:
+            windows = self._rolling_windows(request.args[0])
+            total = 0.0
+            for part in (windows[i : i + self.batch_size] for i in range(0, len(windows), self.batch_size)):
+                posterior = fit_documents(self.model, part, self.fit_config, seed=self.seed)
+                total += float(fresh_draws(self.model, part, posterior, seed=self.seed).bound_nats.double().sum())
+            answers.append(-total)
+            bar.advance(1, sum(len(window.windows[0].tokens) for window in windows))
+        bar.close()
+        return answers
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
+
+    # Planning -----------------------------------------------------------------------------------------------------------
+
+    def _generation_job(self, index: int, numbered: tuple[Instance, int]) -> GenerationJob:
+        request, repeat = numbered
+        text, raw = request.args
+        config = generation_config(raw)
+        if repeat and not config.do_sample:
+            raise UsageError("several repeats of a greedy request would all be the same; set do_sample=True, or ask for one")
+        reserved = min(config.max_new_tokens, self.max_length // 2)
+        context = plan(text, self.condition, self.encoding, budget=self.max_length - reserved, window=self.max_length)
+        return GenerationJob(index, request, repeat, context, config)
+
+    def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
+        request, repeat = numbered
+        text, continuation = request.args
+        wanted = self._encode_pair(text, continuation)[1] if text else self.tok_encode(continuation)
+        if len(wanted) > self.max_length:
+            raise DataError(
+                f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens exceeds the context of {self.max_length}; "
+                "score it as rolling log-likelihood"
+            )
+        context = plan(text, self.condition, self.encoding, budget=self.max_length + 1 - len(wanted), window=self.max_length)
+        return ScoringJob(index, request, repeat, context, tuple(wanted))
+
+    def _rolling_windows(self, text: str) -> list[Document]:
+        windows = get_rolling_token_windows(self.tok_encode(text), self.eot_token_id, self.max_length, 1)
+        documents = []
+        for context, wanted in map(make_disjoint_window, windows):
+            tokens = (list(context) + list(wanted))[:-1]
+            documents.append(Document((Window(tuple(tokens), (IGNORED,) * (len(tokens) - len(wanted)) + tuple(wanted)),)))
+        return documents
+
+    @property
+    def batch_size(self) -> int:
+        """Documents in a batch; `auto` is settled on first use."""
+        if self._batch_size is None:
+            self._batch_size = self._measured_batch_size()
+            self.batch_sizes["auto"] = self._batch_size
+        return self._batch_size
+
+    def _measured_batch_size(self) -> int:
+        """The most documents of full length whose fit step runs without exhausting memory, halving from the maximum."""
+        if self.model.device.type == "cpu":
+            return CPU_LANES
+        size = self._max_batch_size
+        probe = replace(self.fit_config, t_fast=1)
+        tokens = (self.eot_token_id,) * self.max_length
+        while size > 1:
+            try:
+                fit_documents(self.model, [Document((Window(tokens, tokens),))] * size, probe, seed=0)
+                return size
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                size //= 2
+        return 1
+
+    def _batches(self, jobs: Sequence[Any]) -> Iterator[list[Any]]:
+        """Jobs of the same context and options together, longest context first, at most `batch_size` at a time."""
+        ordered = sorted(jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, _key(job.context), job.index))
+        groups: dict[Any, list[Any]] = defaultdict(list)
+        for job in ordered:
+            groups[getattr(job, "config", None)].append(job)
+        for group in groups.values():
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+    # Fitting, decoding, scoring -------------------------------------------------------------------------------------------
+
+    def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
+        """One posterior per distinct context; those of the batch before are kept, since a context's jobs may straddle two batches."""
+        distinct = {_key(context): context for context in contexts}
+        kept = {key: fitted for key, fitted in getattr(self, "_last", {}).items() if key in distinct}
+        missing = {key: context for key, context in distinct.items() if key not in kept}
+        begun = time.monotonic()
+        fits = [context.document for context in missing.values() if context.document is not None]
+        posterior = self._fit_halving(fits) if fits else None
+        seconds = (time.monotonic() - begun) / max(1, len(missing))
+        row = 0
+        for key, context in missing.items():
+            if context.document is None or posterior is None:
+                kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
+                continue
+            kept[key] = Fitted(posterior.row(row), key, seconds)
+            row += 1
+        self._last = kept
+        return kept
+
+    def _fit_halving(self, documents: Sequence[Document]) -> Posterior:
+        """Fit; where memory runs out, in two halves, which changes no document's result."""
+        try:
+            return fit_documents(self.model, documents, self.fit_config, seed=self.seed)
+        except torch.OutOfMemoryError as error:
+            if len(documents) == 1:
+                raise MachineError("not enough memory to fit one document; use a smaller model, shorter context or another device") from error
+            torch.cuda.empty_cache()
+            middle = len(documents) // 2
+            return Posterior.joined([self._fit_halving(documents[:middle]), self._fit_halving(documents[middle:])])
+
+    def _decode(self, jobs: Sequence[GenerationJob], fitted: dict[bytes, Fitted]) -> Iterator[tuple[GenerationJob, Continuation, float]]:
+        """Continuations of a batch with each one's share of the decoding time."""
+        prompts = [self._prompt(job, fitted[_key(job.context)]) for job in jobs]
+        begun = time.monotonic()
+        done = list(
+            generate(
+                self.model,
+                prompts,
+                jobs[0].config,
+                eot_id=self.eot_token_id,
+                to_bytes=self.encoding.decode_bytes,
+                batch_size=len(prompts),
+            )
+        )
+        seconds = (time.monotonic() - begun) / len(jobs)
+        for continuation in done:
+            yield jobs[continuation.index], continuation, seconds
+
+    def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
+        """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
+        if not job.config.do_sample:
+            return Prompt(job.context.read, fitted.z(None))
+        content = fitted.key + repr(job.context.read).encode()
+        noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
+        return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
+
+    def _answer(self, job: GenerationJob, continuation: Continuation) -> str:
+        """Text of a continuation, cut before the first stop string."""
+        text = self.encoding.decode(continuation.tokens)
+        return str(postprocess_generated_text(text, list(job.config.until), None))
+
+    def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
+        """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
+        if not job.continuation:
+            return 0.0, True
+        tokens = torch.tensor([*job.context.read, *job.continuation[:-1]], device=self.model.device)
+        wanted = torch.tensor(job.continuation, device=self.model.device)
+        length = min(self.max_length, padded_length(len(tokens)))
+        padded = torch.zeros(1, length, dtype=torch.long, device=self.model.device)
+        padded[0, : len(tokens)] = tokens
+        with torch.no_grad():
+            prelude = self.model.prelude(padded)
+
+            def log_probs(z: Tensor) -> Tensor:
+                states = self.model.hidden(prelude, z.unsqueeze(0)).states[0, len(tokens) - len(wanted) : len(tokens)]
+                rows = torch.zeros(padded_length(len(wanted)), states.shape[1], device=states.device)
+                rows[: len(wanted)] = states
+                return self.model.logits(rows)[: len(wanted)].log_softmax(-1)
+
+            greedy = bool((log_probs(fitted.z(None)).argmax(-1) == wanted).all())
+            stream = generator(self.seed, "score", fitted.key)
+            shape = (1, *self.model.config.latent_shape)
+            draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
+            totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
+        return float(totals.logsumexp(0) - torch.tensor(float(SCORE_DRAWS)).log()), greedy
+
+    def _record(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float) -> LatentRecord:
+        """The sidecar line of one request."""
+        context, posterior = job.context, fitted.posterior
+        on_text = context.document is not None
+        per_dimension = -0.5 * (1 + posterior.log_var - posterior.mu.square() - posterior.log_var.exp())
+        return LatentRecord(
+            task=str(job.request.task_name),
+            doc_id=int(job.request.doc_id or 0),
+            idx=job.request.idx,
+            repeat=job.repeat,
+            prompt_hash=hash_string(job.request.args[0]),
+            condition=self.condition,
+            preset=self.fit_config.preset,
+            t_fast=self.fit_config.t_fast if on_text else 0,
+            demonstrations=context.demonstrations,
+            demonstrations_read=context.demonstrations_read,
+            demonstrations_fitted=context.demonstrations_fitted if on_text else 0,
+            prompt_tokens=context.prompt_tokens,
+            read_tokens=len(context.read),
+            fitted_tokens=context.fitted_tokens,
+            fitted_windows=len(context.document.windows) if context.document else 0,
+            truncated=context.truncated,
+            nll_nats=float(posterior.trace.nll_nats[-1, 0]) if on_text else None,
+            kl_nats=float(posterior.trace.kl_nats[-1, 0]) if on_text else None,
+            objective_nats=tuple(posterior.trace.objective_nats[:, 0].tolist()) if on_text else (),
+            kl_per_layer_nats=tuple(kl_per_layer_nats(posterior.mu, posterior.log_var)[0].tolist()),
+            mean_log_var_per_layer=tuple(posterior.log_var[0].flatten(1).mean(1).tolist()),
+            share_at_prior=float((per_dimension < AT_PRIOR_NATS).float().mean()),
+            new_tokens=len(continuation.tokens) if continuation else 0,
+            stop_reason=continuation.stop_reason if continuation else "",
+            fit_seconds=fitted.fit_seconds,
+            decode_seconds=seconds,
+        )
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """One continuation to generate."""
+
+    index: int
+    request: Instance
+    repeat: int
+    context: Context
+    config: GenerationConfig
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """One continuation to score."""
+
+    index: int
+    request: Instance
+    repeat: int
+    context: Context
+    continuation: tuple[int, ...]
+
+
+def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
+    """Each request with how often the same one came before: its repeat."""
+    seen: dict[int, int] = defaultdict(int)
+    for request in requests:
+        yield request, seen[id(request)]
+        seen[id(request)] += 1
+
+
+def _key(context: Context) -> bytes:
+    """Names what z is fitted on."""
+    return context.document.key if context.document else b"prior"
+
+
+def generation_config(raw: dict[str, Any]) -> GenerationConfig:
+    """lm-eval's generation options as ours.
+
+    Raises:
+        UsageError: an option is not known or out of range.
+    """
+    options = normalize_gen_kwargs(raw, DEFAULT_NEW_TOKENS)
+    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(f"generation option {unknown[0]!r} is not known to a Latent Thought Model.{nearest(unknown[0], known)}")
+    return GenerationConfig(
+        max_new_tokens=int(options["max_gen_toks"]),
+        until=tuple(options.get("until") or ()),
+        do_sample=bool(options.get("do_sample", False)),
+        temperature=float(options.get("temperature") or 1.0),
+        top_p=float(options.get("top_p", 1.0)),
+        top_k=int(options.get("top_k") or 0),
+    )
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """A torch device that exists.
+
+    Raises:
+        MachineError: it does not; the message lists those found.
+    """
+    found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (["mps"] if torch.backends.mps.is_available() else [])
+    if name in (None, "", "auto"):
+        return torch.device(found[1] if len(found) > 1 else "cpu")
+    try:
+        device = torch.device(str(name))
+    except RuntimeError as error:
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
+    wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    if wanted not in found:
+        raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
+    return device
+
+
+def _resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _model_and_tokenizer(
+    pretrained: Any, tokenizer: str | None, revision: str | None, device: torch.device
+) -> tuple[LatentThoughtModel, Tokenizer]:
+    """A checkpoint, or a model that is loaded already."""
+    if isinstance(pretrained, LatentThoughtModel):
+        if tokenizer is None and not (pretrained.info and Path(pretrained.info.source).exists()):
+            raise UsageError("a loaded model needs tokenizer=gpt2 or tokenizer=FILE of mergeable ranks")
+        return pretrained.to(device), load_tokenizer(tokenizer or pretrained.info.source)
+    if not isinstance(pretrained, str):
+        raise UsageError(f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number")
+    if revision is not None and not isinstance(revision, str):
+        raise UsageError(f"revision must be text, got {revision!r}; quote it: revision='{revision}'")
+    model, encoding = load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))
+    return model, encoding
+
+
+def _host_arguments(cls: type[LTM], given: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+    """lm-eval's arguments under our names: unknown ones refused, its default device and `none` understood."""
+    known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"model argument {name!r} is not known; known are {', '.join(known)}.{nearest(name, known)}")
+    merged = {name: value for name, value in {**host, **given}.items() if not (value is None or value == "none")}
+    if merged.get("device") == "cuda:0" and "device" not in given and not torch.cuda.is_available():
+        merged["device"] = "auto"  # lm-eval's default on every machine
+    return merged
+
+
+def _whole(name: str, value: Any, default: int) -> int:
+    """A whole number, also where the command line made 16.0 or '16' of it."""
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be a whole number, got {value!r}") from error
+    if isinstance(value, bool) or number != number or number != int(number) if abs(number) != float("inf") else True:
+        raise UsageError(f"{name} must be a whole number, got {value!r}")
+    return int(number)
+
+
+def _number(name: str, value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be a number, got {value!r}") from error
+
+
+def _batch_size(value: Any) -> int | None:
+    """None stands for auto, to be measured."""
+    if value is None or str(value).partition(":")[0] == "auto":
+        return None
+    number = _whole("batch_size", value, 1)
+    if number < 1:
+        raise UsageError(f"batch_size must be `auto` or at least 1, got {number}")
+    return number
