@@ -6,8 +6,8 @@ Layout, as lm-eval 0.4.13 writes it (`lm_eval/loggers/evaluation_tracker.py`), p
     DIR/<model>/samples_<task>_<date>.jsonl   one line per document and filter
     DIR/<model>/latents_<task>_<date>.jsonl   one line per request and repeat (`LatentRecord`)
 
-Results of any model are read, ours and others'. What is written is strict JSON: a value JSON cannot hold is replaced, and
-the key `replaced` of the same object says where (JSON Pointer, RFC 6901) and what stood there.
+Results of any model are read, ours and others'. What is written is strict JSON: a value JSON cannot hold is replaced,
+and the key `replaced` of the same object says where (JSON Pointer, RFC 6901) and what stood there.
 """
 
 from __future__ import annotations
@@ -289,8 +289,8 @@ class Sample:
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
     """The runs in `paths`, each a results file or a folder that is searched with all below it.
 
-    A folder that holds several results of one model and the same tasks yields the newest, unless `newest_only` is false;
-    a file named outright is always taken.
+    A folder that holds several results of one model and the same tasks yields the newest, unless `newest_only` is
+    false; a file named outright is always taken.
 
     Raises:
         ResultsError: a path does not exist, holds no results, or a file is malformed.
@@ -584,7 +584,16 @@ def write_json_atomic(path: str | Path, obj: Any) -> None:
     Raises:
         MachineError: the file cannot be written.
     """
-    _write_atomic(Path(path), [_strict(obj, indent=2) + "\n"])
+    write_text_atomic(path, _strict(obj, indent=2) + "\n")
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8: complete or not at all.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    _write_atomic(Path(path), [text])
 
 
 def write_jsonl_atomic(path: str | Path, rows: Iterable[Any]) -> None:
@@ -633,7 +642,8 @@ def _strict(obj: Any, *, indent: int | None) -> str:
 def _plain(obj: Any, *, at: str, replaced: dict[str, str]) -> Any:
     """`obj` in JSON's own types.
 
-    Non-finite numbers become null, lone surrogates U+FFFD, both noted in `replaced`; what JSON does not know becomes text.
+    Non-finite numbers become null, lone surrogates U+FFFD, both noted in `replaced`; what JSON does not know
+    becomes text.
     """
     if hasattr(obj, "to_json"):
         obj = obj.to_json()

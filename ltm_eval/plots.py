@@ -1,0 +1,212 @@
+"""Figures as SVG text for inline use in a page (matplotlib, drawn without its global figure state).
+
+matplotlib writes colours into `style` attributes, which a strict content security policy blocks, and knows one theme.
+So every figure is drawn with stand-in colours that are exchanged for the page's CSS variables, and styles become
+presentation attributes. Text stays text (svg.fonttype none) and takes the page's font. Same input, same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = 6
+"""Colours a page must define: --series-1 … --series-6, beside --ink, --muted, --rule and --paper."""
+# Stand-ins occur in no colour map and are exchanged after drawing.
+_STAND_INS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--rule)",
+    "#040404": "var(--paper)",
+    **{f"#05050{index}": f"var(--series-{index})" for index in range(1, SERIES + 1)},
+}
+_INK, _MUTED, _RULE, _PAPER = list(_STAND_INS)[:4]
+_ATTRIBUTES = re.compile(r"fill(-opacity)?|stroke(-[a-z]+)?|opacity|font-size|text-anchor|clip-path")
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_LABEL_LIMIT = 36
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar with its interval."""
+
+    group: str
+    """What is compared within: the filter."""
+    label: str
+    """What the bar stands for: the model."""
+    value: float
+    """Height, 0 to 1."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Median and 10-90 % band over fast steps."""
+
+    label: str
+    """What the curve stands for: the model."""
+    median: tuple[float, ...]
+    """Median per step."""
+    low: tuple[float, ...]
+    """10 % quantile per step."""
+    high: tuple[float, ...]
+    """90 % quantile per step."""
+
+
+def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
+    """Horizontal bars in percent, grouped, one colour per label; SVG text.
+
+    Args:
+        bars: in drawing order; a label keeps its colour over all groups.
+        name: prefix of every id in the figure, so that several fit in one page.
+    """
+    labels = list(dict.fromkeys(bar.label for bar in bars))
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+
+    def draw(axes: Axes) -> None:
+        positions, y = [], 0.0
+        for group in groups:
+            axes.text(0.0, y, _short(group), va="center", color=_INK, fontsize=9)
+            for bar in (bar for bar in bars if bar.group == group):
+                y += 1.0
+                positions.append((y, bar))
+            y += 1.4
+        for position, bar in positions:
+            low, high = max(bar.value - bar.low, 0.0), max(bar.high - bar.value, 0.0)
+            axes.barh(position, 100 * bar.value, height=0.72, color=_series(labels.index(bar.label)))
+            error = [[100 * low], [100 * high]]
+            axes.errorbar(
+                100 * bar.value, position, xerr=error, fmt="none", color=_INK, ecolor=_INK, elinewidth=1, capsize=2.5
+            )
+        axes.set_yticks([position for position, _ in positions], [_short(bar.label) for _, bar in positions])
+        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.set_xlim(0, min(100.0, max(5.0, *(105 * bar.high for bar in bars))))
+        axes.set_ylim(y - 0.6, -0.7)
+        axes.set_xlabel("percent correct, 95 % interval")
+        axes.grid(axis="x", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+
+    return _svg(draw, size=(6.4, 0.75 + 0.27 * (len(bars) + 1.4 * len(groups))), name=name)
+
+
+def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
+    """Objective over fast steps relative to the first step, in nats per request: median and 10-90 % band; SVG text."""
+
+    def draw(axes: Axes) -> None:
+        for index, curve in enumerate(curves):
+            steps = range(len(curve.median))
+            axes.fill_between(steps, curve.low, curve.high, color=_series(index), alpha=0.18, linewidth=0)
+            axes.plot(steps, curve.median, color=_series(index), linewidth=1.8, label=_short(curve.label))
+        axes.axhline(0.0, color=_RULE, linewidth=0.8)
+        axes.set_xlabel("fast step")
+        axes.set_ylabel("change of the objective, nats")
+        axes.grid(color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
+
+    return _svg(draw, size=(6.4, 2.8), name=name)
+
+
+def _series(index: int) -> str:
+    return f"#05050{index % SERIES + 1}"
+
+
+def _short(text: str) -> str:
+    """`text` cut to a label; what XML 1.0 cannot hold is shown as a replacement character."""
+    text = re.sub("[^\t\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return text if len(text) <= _LABEL_LIMIT else text[: _LABEL_LIMIT - 1] + "…"
+
+
+def _svg(draw: Any, *, size: tuple[float, float], name: str) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        # The page's font draws the text; whether matplotlib's own font holds every glyph is of no account.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure: Figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
+        buffer = StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _for_page(buffer.getvalue(), name=name)
+
+
+def _for_page(svg: str, *, name: str) -> str:
+    """matplotlib's SVG without prolog, metadata, style sheet, style attributes and fixed colours."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _local(child.tag) in {"metadata", "style"}:
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        attributes = {_local(key): value for key, value in element.attrib.items()}
+        attributes.update(_presentation(attributes.pop("style", "")))
+        element.attrib.clear()
+        element.attrib.update({key: _adapted(key, value, name=name) for key, value in attributes.items()})
+    root.attrib.pop("version", None)
+    # What the removed style sheet said, and the size as a ratio: the page decides the width.
+    root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
+    # The table beside a figure holds the same numbers for readers of speech.
+    root.attrib.update({"aria-hidden": "true", "focusable": "false"})
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _presentation(style: str) -> dict[str, str]:
+    """A style attribute as presentation attributes; font families are left to the page."""
+    found = {}
+    for declaration in style.split(";"):
+        key, _, value = (part.strip() for part in declaration.partition(":"))
+        if key == "font":
+            size = re.search(r"([\d.]+)px", value)
+            key, value = "font-size", size.group(1) if size else ""
+        if _ATTRIBUTES.fullmatch(key) and value:
+            found[key] = value.removesuffix("px")
+    return found
+
+
+def _adapted(key: str, value: str, *, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    if key == "clip-path":
+        return value.replace("url(#", f"url(#{name}-")
+    return _STAND_INS.get(value.lower(), value) if key in {"fill", "stroke"} else value
