@@ -1,0 +1,454 @@
+"""The command: `python -m ltm_eval run --task gsm8k --shots 8` and its companions.
+
+`main(args)` is what the console script calls and what tests call; it returns the exit code and never raises. Options
+are spelt as lm-eval spells them, hyphens for underscores are accepted, and environment variables can give those of
+`run`. Torch and lm-eval are imported by the commands that need them, so that `--help`, `ls` and `report` start at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltm_eval import __version__, paths
+from ltm_eval.config import DEMO_MODEL, PRESETS, RunConfig
+from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
+from ltm_eval.options import (
+    Baselines,
+    BatchSize,
+    Condition,
+    Data,
+    Device,
+    Dtype,
+    FastSteps,
+    GenKwargs,
+    Limit,
+    LogSamples,
+    Model,
+    OutputPath,
+    Preset,
+    Quiet,
+    Revision,
+    Seed,
+    Shots,
+    Tasks,
+    Tokenizer,
+    WriteReport,
+    checked_device,
+    filled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PROGRAM = "ltm-eval"
+INTERRUPTED = 130
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["--help", "-h"],
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+    },
+)
+
+
+def _examples(*lines: str) -> str:
+    """An epilogue; typer keeps line ends only between paragraphs."""
+    return "\n\n".join(("[bold]Examples[/bold]", *(line.replace("[", r"\[") for line in lines)))
+
+
+ENVIRONMENT = """[bold]Environment[/bold]
+
+LTM_EVAL_<OPTION>: any option of 'run', for example LTM_EVAL_BATCH_SIZE=8; the command line wins
+
+LTM_EVAL_DATA_DIR: folder of data sets   LTM_EVAL_DEBUG=1: traceback with every error
+
+HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_COLOR: as usual
+
+[bold]Exit codes[/bold]
+
+0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, repeat to resume   6 refused   130 interrupted"""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=ENVIRONMENT)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Evaluate Latent Thought Models (arXiv:2502.01567): tasks of lm-eval, bounds that hold, one HTML report.
+
+    Start with [bold]ltm-eval run --task gsm8k --shots 8[/bold], which needs neither model nor data.
+    """
+
+
+@app.command(
+    epilog=_examples(
+        "ltm-eval run --task gsm8k --shots 8",
+        "ltm-eval run --model ckpt_60000.pt --task gsm8k --shots 8 --baseline gpt2-large --data DIR -o results/",
+        "ltm-eval run --model ltm-large/ --task gsm8k --condition demos --t_fast 16 --limit 100 --device cuda",
+    )
+)
+def run(  # noqa: PLR0913 - the signature is the declaration of the options
+    *,
+    model: Model = RunConfig.model,
+    tasks: Tasks = list(RunConfig.tasks),  # noqa: B006 - typer copies it
+    num_fewshot: Shots = RunConfig.num_fewshot,
+    baseline: Baselines = list(RunConfig.baselines),  # noqa: B006
+    data: Data = RunConfig.data,
+    limit: Limit = RunConfig.limit,
+    gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
+    tokenizer: Tokenizer = RunConfig.tokenizer,
+    revision: Revision = RunConfig.revision,
+    condition: Condition = RunConfig.condition,
+    preset: Preset = RunConfig.preset,
+    t_fast: FastSteps = RunConfig.t_fast,
+    seed: Seed = RunConfig.seed,
+    device: Device = RunConfig.device,
+    dtype: Dtype = RunConfig.dtype,
+    batch_size: BatchSize = str(RunConfig.batch_size),
+    output_path: OutputPath = RunConfig.output_path,
+    report: WriteReport = RunConfig.report,
+    log_samples: LogSamples = True,
+    quiet: Quiet = RunConfig.quiet,
+) -> int:
+    """Evaluate a checkpoint, and baselines on the same documents; write results and a report.
+
+    Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl beside them.
+    """
+    config = RunConfig(
+        model=filled("model", model),
+        tasks=tuple(name.strip() for part in tasks for name in part.split(",") if name.strip()),
+        num_fewshot=num_fewshot,
+        baselines=tuple(baseline),
+        data=filled("data", data) or RunConfig.data,
+        limit=limit,
+        output_path=filled("output_path", output_path) or RunConfig.output_path,
+        batch_size="auto" if batch_size == "auto" else int(batch_size),
+        device=checked_device(device),
+        dtype=dtype,
+        condition=condition,
+        preset=preset,
+        t_fast=t_fast,
+        seed=seed,
+        tokenizer=filled("tokenizer", tokenizer),
+        revision=filled("revision", revision),
+        gen_kwargs=gen_kwargs,
+        report=report,
+        quiet=quiet,
+        command=(PROGRAM, *_STATE.argv),
+    )
+    from ltm_eval import run as runner
+
+    outcome = runner.run(config)
+    for path in outcome.results:
+        print(runner.results_table(path))
+    for path in outcome.results:
+        print(f"results: {path}")
+    if outcome.report is not None:
+        print(f"report: {outcome.report}")
+    return 0
+
+
+@app.command(
+    epilog=_examples("ltm-eval report results/", "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html")
+)
+def report(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Results files or folders of lm-eval, ours or any model's."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
+        ),
+    ] = None,
+) -> int:
+    """Render one self-contained HTML page from results on disk; nothing is evaluated."""
+    from ltm_eval import report as page
+    from ltm_eval.results import find_runs
+
+    found = sources or [RunConfig.output_path]
+    target = Path(filled("output", output) or Path(found[0]) / "report.html")
+    if output is None and not Path(found[0]).is_dir():
+        target = Path(found[0]).with_name("report.html")
+    if target.is_dir():
+        target = target / "report.html"
+    page.write(page.render(page.build(find_runs(found))), target)
+    print(f"report: {target.resolve()}")
+    return 0
+
+
+@app.command(epilog=_examples("ltm-eval convert ckpt_60000.pt ltm-large/ --tokenizer gpt2"))
+def convert(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Released ckpt_*.pt, a folder or a hub id.")],
+    target: Annotated[str, typer.Argument(metavar="DIR", help="New folder, or new file that ends in .pt.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="gpt2|FILE", help="tiktoken encoding, or a file of mergeable ranks."),
+    ] = None,
+) -> int:
+    """Write a checkpoint as a folder of config.json, model.safetensors and tokenizer; no code of it is run."""
+    from ltm_eval.checkpoint import convert as convert_checkpoint
+
+    convert_checkpoint(Path(checkpoint), Path(target), tokenizer=filled("tokenizer", tokenizer))
+    print(f"checkpoint: {Path(target).resolve()}")
+    return 0
+
+
+@app.command(epilog=_examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
+def ls(
+    path: Annotated[bool, typer.Option("--path", help="Print the folder of task definitions, nothing else.")] = False,
+) -> int:
+    """List tasks, conditions, fit presets and bundled models."""
+    if path:
+        print(paths.tasks_dir())
+        return 0
+    _print_section("Tasks (--task, 'ltm_' may be left out)", _task_rows())
+    _print_section("Conditions (--condition)", CONDITION_TEXTS.items())
+    _print_section("Fit presets (--preset)", ((name, _preset_text(name)) for name in PRESETS))
+    _print_section("Bundled models (--model)", _model_rows())
+    return 0
+
+
+@app.command(
+    "lm-eval",
+    epilog=_examples("ltm-eval lm-eval --model ltm --model_args pretrained=demo --tasks ltm_gsm8k --num_fewshot 8"),
+    context_settings={
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+        "ignore_unknown_options": True,
+        "token_normalize_func": None,
+    },
+)
+def lm_eval(context: typer.Context) -> int:
+    """Run lm-eval's own command with the model 'ltm' and our tasks known to it; all arguments are lm-eval's."""
+    from ltm_eval.plug import plug_in
+
+    plug_in()
+    from lm_eval.__main__ import cli_evaluate
+
+    # lm-eval reads sys.argv; its first word is also how `errors.leave` knows whose command is running.
+    sys.argv = ["lm-eval", *context.args]
+    cli_evaluate()
+    return 0
+
+
+@app.command(epilog=_examples("ltm-eval doctor"))
+def doctor() -> int:
+    """Look at this machine: versions, devices, the plug into lm-eval, data and tokenizer files. Changes nothing."""
+    from ltm_eval.doctor import findings
+
+    for name, finding in findings():
+        print(f"{name:<10} {printable(finding)}")
+    return 0
+
+
+# What `ls` knows ------------------------------------------------------------------------------------------------------
+
+CONDITION_TEXTS = {
+    "prompt": "z is fitted on the prompt as far as it fits; the decoder reads the same (default, the paper's Eq. 7)",
+    "demos": "one z is fitted on all demonstrations, in windows; the decoder reads the question only",
+    "demos+prompt": "z on all demonstrations and the question; the decoder reads what fits of both",
+    "prior": "z is drawn from N(0, I), nothing is fitted; the decoder reads the prompt as far as it fits",
+}
+
+
+def _print_section(title: str, rows: Any) -> None:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    print(title)
+    for name, text in rows:
+        print(f"  {name:<{width}}  {printable(text)}".rstrip())
+    print()
+
+
+def _task_rows() -> Iterator[tuple[str, str]]:
+    """Name and kind of every task and group in our YAML files."""
+    for file in sorted(paths.tasks_dir().rglob("*.yaml")):
+        content = _read_task(file)
+        name = content.get("task") or content.get("group")
+        if isinstance(name, str):
+            shots = content.get("num_fewshot")
+            detail = f", {shots} shots unless told" if shots is not None else ""
+            yield name, f"{content.get('output_type', 'group')}{detail}"
+
+
+def _read_task(file: Path) -> dict[str, Any]:
+    """The YAML as lm-eval reads it, `include` resolved, `!function` left as text; nothing is imported."""
+    import yaml
+
+    class Reader(yaml.SafeLoader):
+        """Knows lm-eval's tag."""
+
+    Reader.add_multi_constructor("!", lambda loader, suffix, node: f"{suffix} {node.value}")
+    try:
+        content = Reader(file.read_text("utf-8")).get_single_data()
+    except (OSError, yaml.YAMLError) as error:
+        raise LtmEvalError(f"{file}: our own task definition cannot be read ({type(error).__name__})") from error
+    content = content if isinstance(content, dict) else {}
+    base = content.pop("include", None)
+    return {**_read_task(file.parent / base), **content} if isinstance(base, str) else content
+
+
+def _preset_text(name: str) -> str:
+    fit = PRESETS[name]
+    rate = f"rate {fit.lr:g}" if fit.lr == fit.lr_final else f"rate {fit.lr:g} to {fit.lr_final:g}"
+    verdict = "a bound" if fit.is_bound else "not a bound, for comparison with published figures"
+    return f"{fit.t_fast} steps, {rate}, log_var from {fit.log_var_start:g}, {fit.noise} noise: {verdict}"
+
+
+def _model_rows() -> Iterator[tuple[str, str]]:
+    for folder in sorted(paths.assets_dir().glob("*/config.json")):
+        name = folder.parent.name.removeprefix("ltm-")
+        yield name, f"{folder.parent}{' (taken without --model)' if name == DEMO_MODEL else ''}"
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+class _State:
+    """What error reports and the results file say about the call; set once by `main`."""
+
+    argv: tuple[str, ...] = ()
+
+
+_STATE = _State()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command `args` (None: of this process) and return its exit code."""
+    _STATE.argv = tuple(sys.argv[1:] if args is None else args)
+    try:
+        code = _invoke(list(_STATE.argv) or ["--help"])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+            return 1
+        return leaving.code or 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence; nothing is hidden, see `_explained`
+        explained = _explained(error)
+        if os.environ.get("LTM_EVAL_DEBUG") == "1":
+            traceback.print_exception(error)
+        print(error_line(explained), file=sys.stderr)
+        return explained.exit_code
+
+
+def _invoke(argv: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context(PROGRAM, argv) as context:
+            code = command.invoke(context)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _explained(error: Exception) -> LtmEvalError:
+    """`error` as the one whose line and exit code the user gets; an unexpected one leaves a crash file."""
+    if isinstance(error, LtmEvalError):
+        return error
+    if isinstance(error, _parser_errors()):
+        return UsageError(_usage_text(error))
+    if isinstance(error, OSError) and (isinstance(error, PermissionError) or error.errno in FULL_DISK):
+        return MachineError(
+            f"{error.filename or 'a file'}: {error.strerror}; nothing more could be written or read there"
+        )
+    if isinstance(error, MemoryError):
+        return MachineError("out of memory; try a smaller --batch_size")
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ltm_eval"):
+        return MachineError(
+            f"the package {error.name!r} is missing; install ltm-eval again, with the extra that brings it"
+        )
+    return LtmEvalError(
+        f"this is a bug of ltm_eval, please report it with {_crash_file(error)}: {type(error).__name__}: {error}"
+    )
+
+
+def _parser_errors() -> type[Exception]:
+    """Usage errors of the parser below typer: click's in older releases, typer's own in newer ones."""
+    base: type[Exception] = typer.BadParameter.__bases__[0]
+    return base
+
+
+def _usage_text(error: Exception) -> str:
+    """What the parser complains about, with the nearest name that it knows."""
+    text: str = getattr(error, "message", None) or str(error)
+    if hasattr(error, "format_message") and not hasattr(error, "option_name"):
+        text = error.format_message()
+    context: Any = getattr(error, "ctx", None)
+    hint = ""
+    if context is not None:
+        named = getattr(error, "option_name", None)
+        unknown = re.search(r"No such command '([^']*)'", text)
+        if named:
+            known = [name for option in context.command.params for name in option.opts]
+            hint = nearest(named, [*known, *context.help_option_names])
+        elif unknown:
+            text = unknown.group()
+            hint = nearest(unknown.group(1), getattr(context.command, "commands", {}))
+        hint += f" See '{context.command_path} --help'."
+    return f"{text.strip().rstrip('.')}.{hint}"
+
+
+def _crash_file(error: Exception) -> str:
+    """Write the traceback, access tokens masked, where results go or else here; return where."""
+    lines = [
+        f"{PROGRAM} {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        " ".join((PROGRAM, *_STATE.argv)),
+        *"".join(traceback.format_exception(error)).splitlines(),
+    ]
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    name = f"crash-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    for folder in (_output_folder(), Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(text, "utf-8")
+        except OSError:
+            continue
+        return str(folder / name)
+    return "the traceback of LTM_EVAL_DEBUG=1"
+
+
+def _output_folder() -> Path:
+    """The folder of results, as far as a call that failed tells it."""
+    given = os.environ.get("LTM_EVAL_OUTPUT_PATH", RunConfig.output_path)
+    for word, following in zip(_STATE.argv, [*_STATE.argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") in ("__output_path", "_o"):
+            given = value if equals else following
+    return Path(given)

@@ -1,0 +1,223 @@
+"""Options of the command, each with its help, range and environment variable; defaults stand in `config`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltm_eval.config import CONDITIONS, DTYPES, MAX_FAST_STEPS, MAX_SHOTS, PRESETS, RunConfig
+from ltm_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_SEED = 2**32 - 1
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"
+
+
+def _option(*names: str, panel: str, text: str, **more: Any) -> Any:
+    """An option that the environment can also give: `--num_fewshot` reads LTM_EVAL_NUM_FEWSHOT."""
+    longs = [name.split("/")[0] for name in names if name.startswith("--")]
+    variables = ["LTM_EVAL_" + name.removeprefix("--").upper() for name in longs]
+    return typer.Option(*names, envvar=variables, help=text, rich_help_panel=panel, show_envvar=False, **more)
+
+
+def _whole(name: str, low: int, high: int | None = None, *, word: str | None = None) -> Callable[[Any], int | str]:
+    """A parser of whole numbers from `low` to `high`, or `word`; anything else raises UsageError naming the range."""
+    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+    if word is not None:
+        allowed = f"{word!r} or {allowed}"
+
+    def parse(value: Any) -> int | str:
+        text = str(value)
+        if text == word:
+            return text
+        number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        if number is None or number < low or (high is not None and number > high):
+            raise UsageError(f"{name} must be {allowed}, got {text!r}")
+        return number
+
+    return parse
+
+
+Model = Annotated[
+    str | None,
+    _option(
+        "--model",
+        "-M",
+        panel=WHAT,
+        metavar="PATH|ID",
+        text="A folder, a released ckpt_*.pt, a hub id or 'demo'. Without it: the bundled demo and sample data.",
+        show_default="bundled demo model",
+    ),
+]
+Tasks = Annotated[
+    list[str],
+    _option(
+        "--tasks",
+        "--task",
+        "-t",
+        panel=WHAT,
+        metavar="NAME,...",
+        text="Tasks, comma-separated; see 'ltm-eval ls'. The prefix ltm_ may be left out.",
+        show_default=",".join(RunConfig.tasks),
+    ),
+]
+Shots = Annotated[
+    int | None,
+    _option(
+        "--num_fewshot",
+        "--shots",
+        "-f",
+        panel=WHAT,
+        metavar=f"0..{MAX_SHOTS}",
+        parser=_whole("shots", 0, MAX_SHOTS),
+        text="Demonstrations per prompt.",
+        show_default="the task's own",
+    ),
+]
+Baselines = Annotated[
+    list[str],
+    _option(
+        "--baseline",
+        panel=WHAT,
+        metavar="PATH|ID",
+        text="Causal language model to set beside it, for example gpt2-large; repeatable.",
+    ),
+]
+Data = Annotated[
+    str,
+    _option(
+        "--data",
+        panel=WHAT,
+        metavar="auto|sample|hub|DIR",
+        text="Where documents come from: a folder with one subfolder per set (gsm8k/test.jsonl), the hub, or the bundled "
+        "sample. 'auto': LTM_EVAL_DATA_DIR, then the hub; the sample where --model is not given.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    _option(
+        "--limit",
+        "-L",
+        panel=WHAT,
+        metavar="N",
+        parser=_whole("limit", 1),
+        text="Only the first N documents of each task.",
+        show_default="all",
+    ),
+]
+GenKwargs = Annotated[
+    str | None,
+    _option(
+        "--gen_kwargs",
+        panel=WHAT,
+        metavar="K=V,...",
+        text="Decoding options in place of the task's, for example do_sample=true,temperature=0.8.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    _option(
+        "--tokenizer",
+        panel=WHAT,
+        metavar="gpt2|FILE",
+        text="tiktoken encoding, or a file of mergeable ranks.",
+        show_default="the checkpoint's",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    _option("--revision", panel=WHAT, metavar="COMMIT", text="Commit, tag or branch of a hub checkpoint."),
+]
+Condition = Annotated[
+    str,
+    _option(
+        "--condition",
+        panel=LATENTS,
+        metavar="|".join(CONDITIONS),
+        text="What z is fitted on and what the decoder reads; described by 'ltm-eval ls'.",
+    ),
+]
+Preset = Annotated[
+    str,
+    _option(
+        "--preset",
+        panel=LATENTS,
+        metavar="|".join(PRESETS),
+        text="How z is fitted. Only 'bound' gives figures that may be called bounds.",
+    ),
+]
+FastSteps = Annotated[
+    int | None,
+    _option(
+        "--t_fast",
+        panel=LATENTS,
+        metavar="N",
+        parser=_whole("t_fast", 0, MAX_FAST_STEPS),
+        text="Fast steps per text; 0 takes z from the prior.",
+        show_default="the preset's",
+    ),
+]
+Seed = Annotated[
+    int,
+    _option(
+        "--seed",
+        panel=LATENTS,
+        metavar="N",
+        parser=_whole("seed", 0, MAX_SEED),
+        text="Of latent noise, sampled tokens and the choice of demonstrations.",
+    ),
+]
+Device = Annotated[
+    str, _option("--device", panel=MACHINE, metavar="auto|cpu|cuda[:N]|mps", text="Where the model runs.")
+]
+Dtype = Annotated[
+    str,
+    _option(
+        "--dtype",
+        panel=MACHINE,
+        metavar="|".join(DTYPES),
+        text="Of matrix products. 'auto': float32 on CPU, bfloat16 on GPU.",
+    ),
+]
+BatchSize = Annotated[
+    str,
+    _option(
+        "--batch_size",
+        "-b",
+        panel=MACHINE,
+        metavar="N|auto",
+        parser=_whole("batch_size", 1, word="auto"),
+        text="Documents at a time; no result depends on it.",
+    ),
+]
+OutputPath = Annotated[
+    str,
+    _option("--output_path", "-o", panel=OUTPUT, metavar="DIR", text="Folder for results, samples and the report."),
+]
+WriteReport = Annotated[bool, _option("--report/--no_report", panel=OUTPUT, text="Write the HTML report at the end.")]
+LogSamples = Annotated[
+    bool,
+    _option(
+        "--log_samples", "-s", panel=OUTPUT, text="Accepted for lm-eval's sake: samples are always kept.", hidden=True
+    ),
+]
+Quiet = Annotated[bool, _option("--quiet", "-q", panel=OUTPUT, text="No progress.")]
+
+
+def filled(name: str, value: str | None) -> str | None:
+    """`value`, unless it is empty, which is a forgotten variable rather than a wish."""
+    if value is not None and not value.strip():
+        raise UsageError(f"{name} is empty; give a value or leave the option out")
+    return value
+
+
+def checked_device(device: str) -> str:
+    if not DEVICES.fullmatch(device):
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {device!r}")
+    return device
