@@ -32,6 +32,7 @@ from ltm_eval.elbo import IGNORED, kl_per_layer_nats
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, nearest
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
+from ltm_eval.progress import Progress, tqdm_bar
 from ltm_eval.results import LatentRecord
 from ltm_eval.tokenizer import Tokenizer, load_tokenizer
 
@@ -59,23 +60,6 @@ class Fitted:
     def z(self, noise: Tensor | None) -> Tensor:
         """mu, or mu + noise * sigma: (L, N, D)."""
         return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
-
-
-class Progress:
-    """Where a method reports what it has finished; lm-eval's users see a tqdm bar."""
-
-    def __init__(self, total: int, label: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=label)
-
-    def advance(self, documents: int, tokens: int) -> None:
-        """So many more documents and tokens are done."""
-        self._bar.update(documents)
-
-    def close(self) -> None:
-        """No more will come."""
-        self._bar.close()
 
 
 class LTM(TemplateLM):
@@ -129,7 +113,7 @@ class LTM(TemplateLM):
         self._max_batch_size = _whole("max_batch_size", max_batch_size, MAX_BATCH)
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
-        self.progress: Callable[[int, str], Progress] = Progress
+        self.progress: Callable[[int, str], Progress] = tqdm_bar
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:

@@ -1,0 +1,105 @@
+"""One progress bar on a terminal, plain lines elsewhere: documents, tokens per second, time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINE_SECONDS = 10.0
+
+
+class Progress(Protocol):
+    """Where a long method reports what it has finished."""
+
+    def advance(self, documents: int, tokens: int) -> None:
+        """So many more documents and tokens are done."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+def silent(total: int, label: str) -> Progress:
+    """Reports nothing."""
+    return _Silent()
+
+
+def tqdm_bar(total: int, label: str) -> Progress:
+    """What users of lm-eval's command are used to."""
+    return _Tqdm(total, label)
+
+
+def for_terminal() -> Callable[[int, str], Progress]:
+    """A rich bar where stderr is a terminal, else a plain line every few seconds."""
+    return _Bar if sys.stderr.isatty() else _Lines
+
+
+class _Silent:
+    def advance(self, documents: int, tokens: int) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class _Tqdm:
+    def __init__(self, total: int, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar: Any = tqdm(total=total, desc=label)
+
+    def advance(self, documents: int, tokens: int) -> None:
+        self._bar.update(documents)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Bar:
+    def __init__(self, total: int, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+        self._bar = RichProgress(*columns, console=Console(stderr=True))
+        self._task = self._bar.add_task(label, total=total, speed="")
+        self._begun, self._tokens = time.monotonic(), 0
+        self._bar.start()
+
+    def advance(self, documents: int, tokens: int) -> None:
+        self._tokens += tokens
+        speed = self._tokens / max(1e-9, time.monotonic() - self._begun)
+        self._bar.update(self._task, advance=documents, speed=f"{speed:,.0f} tokens/s")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Lines:
+    def __init__(self, total: int, label: str) -> None:
+        self._total, self._label = total, label
+        self._begun = self._said = time.monotonic()
+        self._documents = self._tokens = 0
+
+    def advance(self, documents: int, tokens: int) -> None:
+        self._documents += documents
+        self._tokens += tokens
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS or self._documents == self._total:
+            self._said = now
+            self._say(now - self._begun)
+
+    def _say(self, spent: float) -> None:
+        left = spent / max(1, self._documents) * (self._total - self._documents)
+        print(
+            f"{self._label}: {self._documents}/{self._total} documents, {self._tokens / max(1e-9, spent):,.0f} tokens/s, {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,479 @@
+"""The main job: a checkpoint and its baselines answer tasks through lm-eval, and a page shows the results.
+
+Everything that can be wrong is looked at before any model time is spent. Results have lm-eval 0.4.13's layout; they are written
+by this module, not by lm-eval's tracker, because that one turns a failed save into a log line and exit code 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ltm_eval
+from ltm_eval import paths, progress
+from ltm_eval.config import DEMO_MODEL, RunConfig
+from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
+from ltm_eval.results import write_json_atomic, write_jsonl_atomic
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    from ltm_eval.model import LatentThoughtModel
+
+FEWSHOT_SEED_OFFSET = 0
+NEEDED_BYTES = 50 * 2**20
+PREFIX = "ltm_"
+NOT_GSM8K = "demo model, sample data: not GSM8K"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run left its results."""
+
+    results: tuple[Path, ...]
+    """One `results_*.json` per model."""
+    report: Path | None
+    """The HTML page."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be evaluated."""
+
+    name: str
+    """As in the results file and its folder."""
+    kind: str
+    """`ltm` or `hf`."""
+    arguments: dict[str, Any]
+    """What lm-eval would take as model_args."""
+
+
+def run(config: RunConfig) -> Outcome:
+    """Evaluate the model and its baselines, write results and the page.
+
+    Raises:
+        LtmEvalError: something cannot be used; nothing that was finished is lost.
+    """
+    config, notes = settle(config)
+    output = check_output(Path(config.output_path))
+    _quiet_hosts()
+    manager = task_manager(config)
+    names = known_tasks(config.tasks, manager)
+    tasks = load_tasks(manager, names, config)
+    subjects = [_ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
+    written = []
+    for subject in subjects:
+        lm = _construct(subject, config)
+        for line in notes:
+            print(f"ltm-eval: {line}", file=sys.stderr)
+        written.append(_evaluate_subject(subject, lm, tasks, config, output, notes))
+        del lm
+    page = _write_page(written, output) if config.report else None
+    return Outcome(tuple(written), page)
+
+
+def evaluate(
+    model: LatentThoughtModel | str,
+    *,
+    tasks: list[str],
+    shots: int | None = None,
+    tokenizer: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Evaluate a model from Python; nothing is written.
+
+    Args:
+        model: what `ltm_eval.load` returns (also in the middle of training), or a checkpoint's path.
+        tasks: task names; the prefix `ltm_` may be left out.
+        shots: demonstrations per prompt; None takes each task's own number.
+        tokenizer: `gpt2` or a file of mergeable ranks; needed for a live model that came from no checkpoint.
+        options: further fields of `RunConfig`, for example `limit=20, condition="demos", t_fast=16`.
+
+    Returns:
+        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`.
+    """
+    from ltm_eval.lm import LTM
+
+    name = model if isinstance(model, str) else getattr(model.info, "source", "live")
+    config, _ = settle(RunConfig(model=name, tasks=tuple(tasks), num_fewshot=shots, tokenizer=tokenizer, **options))
+    manager = task_manager(config)
+    loaded = load_tasks(manager, known_tasks(config.tasks, manager), config)
+    lm = LTM(model if not isinstance(model, str) else config.model, **_ltm_arguments(config))
+    lm.progress = progress.silent
+    return _merged([_evaluate_task(lm, task, config) for task in loaded])
+
+
+# Before any model time ----------------------------------------------------------------------------------------------------
+
+
+def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """Fill in what was left open, and the sentences that every output must carry."""
+    demo = config.model in (None, DEMO_MODEL)
+    data = "sample" if config.model is None and config.data == "auto" else config.data
+    notes = []
+    if demo and data == "sample":
+        notes.append(NOT_GSM8K)
+    elif demo:
+        notes.append("demo model: made to try the program, its scores mean nothing")
+    elif data == "sample":
+        notes.append("sample data: problems written for this project, not the published set")
+    if config.limit is not None:
+        notes.append(f"only the first {config.limit} documents of each task (limit)")
+    return replace(config, model=config.model or DEMO_MODEL, data=data), notes
+
+
+def check_output(folder: Path) -> Path:
+    """Make the folder and try to write there.
+
+    Raises:
+        UsageError: the path is taken by something else.
+        MachineError: it cannot be written, or the disk is nearly full.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output_path {folder}: exists and is not a folder; name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise MachineError(f"output_path {folder}: cannot be written ({error.strerror}); choose another with --output_path") from error
+    if free < NEEDED_BYTES:
+        raise MachineError(f"output_path {folder}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; free some space")
+    return folder.resolve()
+
+
+def task_manager(config: RunConfig) -> TaskManager:
+    """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata={"data": config.data})  # type: ignore[dict-item]
+
+
+def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
+    """Task names with our prefix, each once.
+
+    Raises:
+        UsageError: a name is not known.
+    """
+    names = []
+    for task in tasks:
+        name = next((known for known in (PREFIX + task, task) if known in manager.all_tasks), None)
+        if name is None:
+            shown = [known.removeprefix(PREFIX) for known in manager.all_tasks]
+            raise UsageError(
+                f"task {task!r} is not known; known are {', '.join(shown)}.{nearest(task, shown)} "
+                "For lm-eval's own tasks: python -m ltm_eval lm-eval --model ltm --tasks …"
+            )
+        if name not in names:
+            names.append(name)
+    return names
+
+
+def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> list[Any]:
+    """Tasks with data, shots, seeds and generation options settled; shots are checked against the data."""
+    from lm_eval.utils import simple_parse_args_string
+
+    loaded = list(manager.load(names)["tasks"].values())
+    for task in loaded:
+        if config.num_fewshot is not None:
+            task.set_config(key="num_fewshot", value=config.num_fewshot)
+        task.set_fewshot_seed(seed=config.seed)
+        if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+            task.set_config(key="generation_kwargs", value=simple_parse_args_string(config.gen_kwargs), update=True)
+        _check_shots(task)
+    return loaded
+
+
+def _check_shots(task: Any) -> None:
+    """Refuse more demonstrations than there are examples to draw from."""
+    shots = task.config.num_fewshot or 0
+    pool = len(list(task.fewshot_docs() or [])) if shots else 0
+    if shots > pool:
+        raise UsageError(f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask for fewer")
+
+
+# Models -------------------------------------------------------------------------------------------------------------------
+
+
+def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
+    return {
+        "t_fast": config.t_fast,
+        "preset": config.preset,
+        "condition": config.condition,
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "tokenizer": config.tokenizer,
+        "revision": config.revision,
+        "batch_size": config.batch_size,
+        "device": config.device,
+    }
+
+
+def _ltm_subject(config: RunConfig) -> Subject:
+    given = {name: value for name, value in _ltm_arguments(config).items() if value is not None}
+    return Subject(str(config.model), "ltm", {"pretrained": str(config.model), **given})
+
+
+def _baseline_subject(spec: str) -> Subject:
+    """A causal language model for lm-eval's `hf`: a folder, a hub id, or a .gguf file."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is None or find_spec("accelerate") is None:
+        raise MachineError("a baseline needs extra packages: pip install 'ltm-eval[hf]'")
+    path = Path(spec)
+    if path.is_file() and path.suffix == ".gguf":
+        return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UsageError(f"baseline {spec}: expected a transformers folder with config.json, weights and tokenizer; found none")
+    if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
+        raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
+    return Subject(spec, "hf", {"pretrained": spec})
+
+
+def _construct(subject: Subject, config: RunConfig) -> LM:
+    """Load a model.
+
+    Raises:
+        LtmEvalError: it cannot be loaded.
+    """
+    if subject.kind == "ltm":
+        from ltm_eval.lm import LTM
+
+        lm = LTM(**subject.arguments)
+        lm.progress = progress.silent if config.quiet else progress.for_terminal()
+        return lm
+    from lm_eval.api.registry import get_model
+
+    from ltm_eval.lm import resolve_device
+
+    device = str(resolve_device(config.device))
+    host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    try:
+        return get_model("hf").create_from_arg_obj(subject.arguments, host)
+    except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
+        cause = str(error).strip().splitlines()
+        raise DataError(f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: {cause[0] if cause else ''})") from error
+
+
+# Evaluating ---------------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_subject(subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, output: Path, notes: list[str]) -> Path:
+    """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished."""
+    date_id = datetime.now().isoformat().replace(":", "-")
+    folder = output / folder_name(subject.name)
+    path = folder / f"results_{date_id}.json"
+    begun = time.perf_counter()
+    parts = []
+    for task in tasks:
+        part = _evaluate_task(lm, task, config)
+        samples = part.pop("samples")
+        for name, rows in samples.items():
+            write_jsonl_atomic(folder / f"samples_{name}_{date_id}.jsonl", [_sample_row(row) for row in rows])
+            part.setdefault("task_hashes", {})[name] = _task_hash(rows)
+        records = list(getattr(lm, "records", []))
+        if records:
+            write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", [record.to_json() for record in records])
+            lm.records.clear()  # type: ignore[attr-defined]
+        parts.append(part)
+        whole = _merged(parts)
+        whole |= _about(subject, lm, config, notes, seconds=time.perf_counter() - begun)
+        write_json_atomic(path, whole)
+    _verify(path, tasks)
+    return path
+
+
+def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+    """One task through lm-eval's evaluator."""
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    found = lm_evaluate(
+        lm=lm,
+        task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
+        limit=config.limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        confirm_run_unsafe_code=False,
+    )
+    if found is None:
+        raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
+    return dict(found)
+
+
+def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Results of single tasks as one: mappings are joined, the rest is taken from the last."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            whole[key] = {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+    return whole
+
+
+def _about(subject: Subject, lm: LM, config: RunConfig, notes: list[str], *, seconds: float) -> dict[str, Any]:
+    """Model, settings and provenance, under lm-eval's keys and our own."""
+    info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    return {
+        "config": {
+            "model": subject.kind,
+            "model_args": subject.arguments,
+            **info,
+            "batch_size": config.batch_size,
+            "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
+            "device": str(lm.device),
+            "use_cache": None,
+            "limit": config.limit,
+            "bootstrap_iters": 0,
+            "gen_kwargs": config.gen_kwargs,
+            "random_seed": config.seed,
+            "fewshot_seed": config.seed,
+        },
+        "date": time.time(),
+        "lm_eval_version": _version("lm-eval"),
+        "transformers_version": _version("transformers"),
+        "max_length": getattr(lm, "max_length", None),
+        "model_source": subject.kind,
+        "model_name": subject.name,
+        "model_name_sanitized": folder_name(subject.name),
+        "total_evaluation_time_seconds": str(seconds),
+        "ltm_eval": {
+            "warnings": [*notes, *_warnings(subject, lm)],
+            "demo_model": subject.name == DEMO_MODEL,
+            "sample_data": config.data == "sample",
+            "limit": config.limit,
+            "data": {"choice": config.data},
+            "command": " ".join(config.command),
+            "settings": asdict(config),
+            "provenance": provenance(),
+        },
+    }
+
+
+def _warnings(subject: Subject, lm: LM) -> list[str]:
+    """What a reader of the numbers must know."""
+    dtype = str(getattr(lm, "dtype", ""))
+    return [f"matrix products in {dtype.removeprefix('torch.')}"] if subject.kind == "ltm" and "bfloat16" in dtype else []
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine, and the commit this program ran from."""
+    packages = ("torch", "lm-eval", "transformers", "datasets", "tiktoken", "numpy")
+    return {
+        "ltm_eval": ltm_eval.__version__,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether the tree was changed, where the program runs from a checkout."""
+    root = paths.PACKAGE.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# Writing ------------------------------------------------------------------------------------------------------------------
+
+
+def folder_name(model: str) -> str:
+    """lm-eval's folder name of a model, kept below the output folder and at most 100 bytes."""
+    from lm_eval.utils import sanitize_model_name
+
+    name = "".join(c if c.isprintable() else "_" for c in sanitize_model_name(model)).strip(".")
+    return (name or "model").encode()[-100:].decode("utf-8", "ignore")
+
+
+def _sample_row(sample: dict[str, Any]) -> dict[str, Any]:
+    """A logged sample in the form of lm-eval's samples file."""
+    from lm_eval.utils import sanitize_list
+
+    arguments = {f"gen_args_{i}": {f"arg_{j}": value for j, value in enumerate(args)} for i, args in enumerate(sample["arguments"])}
+    return {
+        **sample,
+        "arguments": arguments,
+        "resps": sanitize_list(sample["resps"]),
+        "filtered_resps": sanitize_list(sample["filtered_resps"]),
+        "target": str(sample["target"]),
+    }
+
+
+def _task_hash(rows: list[dict[str, Any]]) -> str:
+    """Equal where two runs saw the same documents, prompts and targets."""
+    from lm_eval.utils import hash_string
+
+    return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
+
+
+def _verify(path: Path, tasks: list[Any]) -> None:
+    """Read the results back; a run is done only when they are there."""
+    from ltm_eval.results import find_runs, read_samples
+
+    found = find_runs([path])[0]
+    for task in tasks:
+        if not read_samples(found, task.task_name):
+            raise IncompleteError(f"{path}: no samples of task {task.task_name} were saved; run the same command again")
+
+
+def _write_page(results: list[Path], output: Path) -> Path:
+    """Render the report of these results."""
+    from ltm_eval import report
+    from ltm_eval.results import find_runs
+
+    page = output / "report.html"
+    report.write(report.render(report.build(find_runs(results))), page)
+    return page
+
+
+def _quiet_hosts() -> None:
+    """Keep other libraries' bars and warnings from burying ours; LTM_EVAL_DEBUG=1 shows them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("LTM_EVAL_DEBUG"):
+        return
+    for name in ("lm_eval", "transformers", "datasets", "accelerate", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def results_table(path: Path) -> str:
+    """lm-eval's header line and table of one results file."""
+    import json
+
+    from lm_eval.utils import make_table
+
+    content = json.loads(path.read_text("utf-8"))
+    config = content["config"]
+    head = f"{config['model']} ({config['model_args']}), gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
+    return f"{head}\n{make_table(content)}"
+
+
+__all__ = ["LtmEvalError", "Outcome", "evaluate", "run"]

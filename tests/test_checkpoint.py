@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ltm_eval
+import pytest
+import torch
+from ltm_eval import checkpoint
+from ltm_eval.checkpoint import canonical_name, convert, load, read, weights_sha256
+from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
+
+from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
+
+CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
+
+
+def saved(path: Path, *, model: dict[str, Any] | None = None, **model_args: Any) -> Path:
+    """A released file with changes."""
+    content = {**CONTENT, "model": CONTENT["model"] if model is None else model, "model_args": {**CONTENT["model_args"], **model_args}}
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_converting_back_and_forth_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    model, _, expected = released(name)
+    convert(DATA / name / "ckpt_1000.pt", tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    tokens, z = torch.from_numpy(expected["X"]), latent(model, expected["z"])
+    for path in (tmp_path / "ours", tmp_path / "back.pt"):
+        again = load(path)
+        assert torch.equal(again(tokens, z), model(tokens, z))
+        assert again.info.weights_sha256 == model.info.weights_sha256
+        assert again.info.step == 1000
+
+
+@pytest.mark.parametrize("wrap", ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_every_naming_form_loads(wrap: str, fused: bool, inside: bool, tmp_path: Path) -> None:
+    names = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"} if fused else {}
+
+    def form(name: str) -> str:
+        parts = [names.get(part, part) for part in name.split(".")]
+        if inside and len(parts) > 3 and "attention" in parts[2]:
+            parts.insert(3, "_orig_mod")
+        return wrap.format(".".join(parts))
+
+    path = saved(tmp_path / "c.pt", model={form(name): value for name, value in CONTENT["model"].items()})
+    assert load(path).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+
+
+def test_names_are_reduced_to_one_spelling() -> None:
+    assert canonical_name("module.layers.0.attention._orig_mod.wq.weight") == "layers.0.attention.wq.weight"
+    assert canonical_name("layers.3.feed_forward.gate_proj.weight") == "layers.3.feed_forward.w1.weight"
+
+
+def test_an_untied_or_absent_output_is_understood(tmp_path: Path) -> None:
+    model = dict(CONTENT["model"])
+    output = model.pop("output.weight")
+    assert load(saved(tmp_path / "a.pt", model=model)).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+    del model["tok_embeddings.weight"]
+    load(saved(tmp_path / "b.pt", model={**model, "output.weight": output}))
+    with pytest.raises(CheckpointError, match="differs from tok_embeddings"):
+        load(saved(tmp_path / "c.pt", model={**CONTENT["model"], "output.weight": output + 1}))
+
+
+def test_all_disagreements_stand_in_one_error(tmp_path: Path) -> None:
+    model = dict(CONTENT["model"])
+    del model["layers.0.attention.wq.weight"]
+    model["layers.0.extra.weight"] = torch.zeros(2)
+    model["norm.weight"] = torch.zeros(3)
+    model["layers.1.ffn_norm.weight"] = torch.full((64,), float("nan"))
+    with pytest.raises(CheckpointError) as caught:
+        load(saved(tmp_path / "c.pt", model=model))
+    for words in ("4 tensor(s)", "missing layers.0.attention.wq", "extra layers.0.extra", "norm.weight has shape (3,), needs (64,)", "64 NaN"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_layers": 4, "max_z_len": 8}, "missing layers.2"),
+        ({"n_layers": 1}, "extra layers.1"),
+        ({"vocab_size": 301}, r"needs \(301, 64\)"),
+        ({"n_kv_heads": 4}, "wk.weight has shape"),
+        ({"max_z_len": 7}, "7 latents"),
+        ({"dim": 10**6}, "does not belong"),
+        ({"vocab_size": 10**9}, "does not belong"),
+        ({"n_heads": None}, "n_heads"),
+    ],
+)
+def test_a_config_that_does_not_belong_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        load(saved(tmp_path / "c.pt", **change))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_of_other_kinds_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = {**CONTENT["model"], "norm.weight": torch.ones(64).to(dtype)}
+    with pytest.raises(CheckpointError, match="norm.weight has dtype"):
+        load(saved(tmp_path / "c.pt", model=model))
+
+
+def test_half_precision_weights_load_as_fp32(tmp_path: Path) -> None:
+    model = load(saved(tmp_path / "c.pt", model={name: value.half() for name, value in CONTENT["model"].items()}))
+    assert all(parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in model.parameters())
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_nothing_in_a_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**CONTENT, "best_val_loss": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(CheckpointError) as caught:
+            load(name)
+        assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def impostors(folder: Path) -> dict[str, str]:
+    """Files that are no checkpoints, and words their error must hold."""
+    whole = (DATA / "released_b" / "ckpt_1000.pt").read_bytes()
+    (folder / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "garbage.pt").write_bytes(bytes(range(256)) * 40)
+    torch.save([1, 2], folder / "list.pt")
+    torch.save({"weights": {}}, folder / "keys.pt")
+    with zipfile.ZipFile(folder / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 2**26)
+    return {
+        "lfs.pt": "git-lfs",
+        "page.pt": "HTML page",
+        "empty.pt": "empty",
+        "cut.pt": "not a file that torch.save wrote",
+        "garbage.pt": "not a file that torch.save wrote",
+        "list.pt": "holds a list",
+        "keys.pt": "'model' and 'model_args'",
+        "bomb.pt": "would inflate",
+        "absent.pt": "no such file",
+    }
+
+
+def test_impostors_are_recognised(tmp_path: Path) -> None:
+    for name, words in impostors(tmp_path).items():
+        with pytest.raises(CheckpointError, match=words):
+            load(tmp_path / name)
+
+
+def test_damaged_folders_are_explained(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "tiny")
+    damages = {
+        "no weights": lambda: (folder / "model.safetensors").unlink(),
+        "expected config.json": lambda: (folder / "config.json").unlink(),
+        "not valid JSON": lambda: (folder / "config.json").write_text("{"),
+        "occurs twice": lambda: (folder / "config.json").write_text('{"model": {}, "model": {}}'),
+        "not a complete safetensors": lambda: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0"),
+        "differs from": lambda: flip(folder / "model.safetensors"),
+        "update ltm-eval": lambda: edit(folder / "config.json", format="ltm_eval/9"),
+    }
+    for words, damage in damages.items():
+        shutil.rmtree(folder)
+        tiny_folder(folder)
+        damage()
+        with pytest.raises(CheckpointError, match="found" if words == "no weights" else words):
+            load(folder)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_folder_of_released_files_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copy(DATA / "released_b" / "ckpt_1000.pt", tmp_path)
+    with pytest.raises(CheckpointError, match="convert"):
+        load(tmp_path)
+
+
+def test_conversion_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").touch()
+    with pytest.raises(RefusedError, match="exists already"):
+        convert(DATA / "released_b" / "ckpt_1000.pt", tmp_path / "target")
+    (tmp_path / "file").touch()
+    with pytest.raises(LtmEvalError):
+        convert(DATA / "released_b" / "ckpt_1000.pt", tmp_path / "file" / "below")
+
+
+def test_the_tokenizer_travels_and_must_fit(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "tiny")
+    model, tokenizer = checkpoint.load_with_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode("Ölü ☃")) == "Ölü ☃"
+    with pytest.raises(CheckpointError, match="which tokenizer"):
+        checkpoint.load_with_tokenizer(DATA / "released_b" / "ckpt_1000.pt")
+    small = dict(CONTENT["model"])
+    for name in ("tok_embeddings.weight", "output.weight"):
+        small[name] = small[name][:200].clone()
+    with pytest.raises(TokenizerError, match="only 200 rows"):
+        checkpoint.load_with_tokenizer(saved(tmp_path / "small.pt", model=small, vocab_size=200), tokenizer=str(folder))
+
+
+def test_hub_ids_offline_fail_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MachineError, match="pass the folder"):
+        load("nobody/nothing-here")
+
+
+def test_hub_ids_load_from_a_pinned_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    folder = tiny_folder(tmp_path / "0123abc")
+    asked: dict[str, Any] = {}
+
+    def snapshot(repo: str, **options: Any) -> str:
+        asked.update(options, repo=repo)
+        return str(folder)
+
+    class Api:
+        def model_info(self, repo: str, *, revision: str | None, timeout: float) -> Any:
+            return type("Info", (), {"sha": "0123abc"})
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    info = load("owner/name", revision="main").info
+    assert asked["revision"] == info.revision == "0123abc"
+
+
+def test_digest_sees_names_shapes_and_values() -> None:
+    a = {"x": torch.tensor([1.0, 2.0])}
+    variants = [a, {"y": a["x"]}, {"x": a["x"].view(1, 2)}, {"x": a["x"] + 1}, {"x": a["x"].double()}]
+    assert len({weights_sha256(v) for v in variants}) == len(variants)
+
+
+def test_public_names() -> None:
+    assert ltm_eval.load is load
+    assert read(DATA / "released_a" / "ckpt_1000.pt").config.n_latents == 2

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from ltm_eval.config import ModelConfig
+from ltm_eval.errors import CheckpointError
+from ltm_eval.model import LatentThoughtModel, rotate, rope_table, windowed_attention
+from torch.nn import functional as F
+
+from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_logits_equal_the_released_ones(name: str) -> None:
+    model, _, expected = released(name)
+    logits = model(torch.from_numpy(expected["X"]), latent(model, expected["z"]))
+    assert relative_error(logits, torch.from_numpy(expected["logits"])) < 1e-5
+
+
+@pytest.mark.parametrize(("layers", "latents", "millions"), [(3, 24, 38.37), (6, 24, 51.01), (12, 96, 76.28)])
+def test_published_sizes(layers: int, latents: int, millions: float) -> None:
+    """Parameter counts of LTM-S, M and L (arXiv:2502.01567, derived from its FLOP figures)."""
+    config = ModelConfig(
+        dim=512, n_layers=layers, n_heads=8, n_kv_heads=8, vocab_size=50258, multiple_of=32, max_seq_len=1024, window_size=256, max_z_len=latents
+    )
+    with torch.device("meta"):
+        model = LatentThoughtModel(config)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("length", [1, 5, 7, 8, 20, 21, 64])
+@pytest.mark.parametrize("window", [1, 3, 7, 30])
+def test_windowed_attention_equals_the_dense_mask(length: int, window: int) -> None:
+    q, k, v = torch.randn(3, 2, 3, length, 4, generator=torch.Generator().manual_seed(length))
+    gap = torch.arange(length).view(-1, 1) - torch.arange(length).view(1, -1)
+    dense = F.scaled_dot_product_attention(q, k, v, attn_mask=(gap >= 0) & (gap < window))
+    torch.testing.assert_close(windowed_attention(q, k, v, window), dense)
+
+
+def test_zero_latents_equal_none() -> None:
+    model, tokens = tiny_model(), torch.arange(40).view(2, 20)
+    torch.testing.assert_close(model(tokens, torch.zeros(2, *TINY.latent_shape)), model(tokens), rtol=0, atol=0)
+
+
+def test_latents_change_the_logits() -> None:
+    model, tokens = tiny_model(), torch.arange(40).view(2, 20)
+    z = torch.randn(2, *TINY.latent_shape, generator=torch.Generator().manual_seed(1))
+    assert relative_error(model(tokens, z), model(tokens)) > 0.01
+
+
+def test_later_tokens_do_not_change_earlier_logits() -> None:
+    model = tiny_model()
+    tokens = torch.randint(0, 257, (1, 60), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(model(tokens)[:, :31], model(tokens[:, :31]), rtol=1e-5, atol=1e-5)
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
+    table = rope_table(8, 32)
+    q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(3))
+    at = [(rotate(q, table[:, i]) * rotate(k, table[:, i - 4])).sum() for i in (4, 11, 31)]
+    torch.testing.assert_close(at[0], at[1])
+    torch.testing.assert_close(at[0], at[2])
+    torch.testing.assert_close(rotate(q, table[:, 9]).norm(), q.norm())
+
+
+def test_latents_without_positions() -> None:
+    model = tiny_model(replace(TINY, use_z_pos_emb=False))
+    z = torch.randn(1, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
+    tokens = torch.arange(12).view(1, 12)
+    torch.testing.assert_close(model(tokens, z), model(tokens, z.flip(2)))
+
+
+def test_bfloat16_matrix_products_stay_close_and_report_fp32() -> None:
+    tokens = torch.randint(0, 257, (1, 50), generator=torch.Generator().manual_seed(5))
+    z = torch.randn(1, *TINY.latent_shape, generator=torch.Generator().manual_seed(6))
+    exact = tiny_model(scale=4.0)(tokens, z)
+    rounded = tiny_model(scale=4.0).set_matmul_dtype(torch.bfloat16)(tokens, z)
+    assert rounded.dtype == torch.float32
+    assert relative_error(rounded, exact) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_z_len": 5}, "5 latents"),
+        ({"n_heads": 3}, "3 heads"),
+        ({"n_kv_heads": 3}, "n_kv_heads 3"),
+        ({"dim": 0}, "dim must be"),
+        ({"window_size": "8"}, "window_size"),
+        ({"max_z_len": 400}, "max_seq_len 192"),
+    ],
+)
+def test_impossible_sizes_are_named(change: dict[str, object], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        replace(TINY, **change)  # type: ignore[arg-type]
+
+
+def test_sizes_are_never_guessed() -> None:
+    with pytest.raises(CheckpointError, match="lacks n_heads, window_size"):
+        ModelConfig.from_mapping(
+            {"dim": 8, "n_layers": 2, "n_kv_heads": 2, "vocab_size": 9, "max_seq_len": 8, "max_z_len": 2, "multiple_of": 8}, where="x"
+        )

@@ -1,0 +1,65 @@
+"""Fakes that serve nearly every test: a two-layer LTM of width 8 over bytes, saved and loaded as any checkpoint."""
+
+from __future__ import annotations
+
+import base64
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
+from ltm_eval.config import ModelConfig
+from ltm_eval.model import LatentThoughtModel
+
+DATA = Path(__file__).parent / "data"
+RELEASED = ("released_a", "released_b")
+TINY = ModelConfig(
+    dim=8, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=257, multiple_of=8, max_seq_len=192, window_size=24, max_z_len=4
+)
+
+
+def tiny_model(config: ModelConfig = TINY, *, seed: int = 0, scale: float = 12.0) -> LatentThoughtModel:
+    """Random weights, scaled up so that outputs depend visibly on tokens and z."""
+    model = LatentThoughtModel(config)
+    model.init_weights(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return model
+
+
+def byte_ranks(path: Path) -> Path:
+    """A ranks file in which every byte is a token."""
+    path.write_bytes(b"".join(base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256)))
+    return path
+
+
+def tiny_folder(folder: Path, model: LatentThoughtModel | None = None) -> Path:
+    """A checkpoint folder of `tiny_model` with the byte tokenizer."""
+    model = model or tiny_model()
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    ranks = byte_ranks(folder.with_suffix(".ranks"))
+    save(Checkpoint(CheckpointInfo("tiny", "live", 7, weights_sha256(weights)), model.config, weights, str(ranks)), folder)
+    return folder
+
+
+@cache
+def released(name: str) -> tuple[LatentThoughtModel, dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    """A released fixture: model, meta.json and the numbers the released code gave."""
+    expected = np.load(DATA / name / "expected.npz")
+    return load(DATA / name / "ckpt_1000.pt"), json.loads((DATA / name / "meta.json").read_text()), {key: expected[key] for key in expected}
+
+
+def latent(model: LatentThoughtModel, array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """(B, N_z, D) as released to (B, L, N, D)."""
+    return torch.from_numpy(array).view(array.shape[0], *model.config.latent_shape)
+
+
+def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """|found - truth| / |truth|, norms in float64."""
+    found, truth = found.double(), truth.double()
+    return float((found - truth).norm() / truth.norm())
