@@ -117,6 +117,7 @@ def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
 
 def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
     """Objective over fast steps relative to the first step, in nats per request: median and 10-90 % band; SVG text."""
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
         for index, curve in enumerate(curves):
@@ -125,6 +126,7 @@ def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
             axes.plot(steps, curve.median, color=_series(index), linewidth=1.8, label=_short(curve.label))
         axes.axhline(0.0, color=_RULE, linewidth=0.8)
         axes.set_xlabel("fast step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("change of the objective, nats")
         axes.grid(color=_RULE, linewidth=0.6)
         axes.set_axisbelow(True)

@@ -600,9 +600,7 @@ def _run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     if demo and sample:
         banners.append(Banner("alarm", f"Demo model, sample data: not {what}. Bundled model: {', '.join(demo)}."))
     elif demo:
-        banners.append(
-            Banner("alarm", f"Demo model: {', '.join(demo)} is bundled to try the program, not to be compared.")
-        )
+        banners.append(Banner("alarm", f"Demo model: {', '.join(demo)} is bundled to try the program with."))
     elif sample:
         banners.append(Banner("alarm", f"Sample data: not {what}. The bundled problems are few and made up."))
     if 0 < len(sample) < len(named):
@@ -611,34 +609,63 @@ def _run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
 
 
 def _task_banners(name: str, entries: Sequence[_Entry], section: TaskSection) -> list[Banner]:
-    banners = []
+    return [
+        *_limit_banners(name, entries),
+        *_prompt_banners(name, section),
+        *_setting_banners(name, entries),
+        *_sample_banners(name, entries),
+    ]
+
+
+def _limit_banners(name: str, entries: Sequence[_Entry]) -> list[Banner]:
+    """Runs that scored a part of the data, those of the same part in one banner."""
+    parts: dict[tuple[float | None, int | None, int | None], list[str]] = {}
     for entry in entries:
         result, limit = entry.run.tasks[name], entry.run.extra.limit
-        part = (
-            result.n_original is not None and result.n_effective is not None and result.n_effective < result.n_original
+        scored, whole = result.n_effective, result.n_original
+        if limit is not None or (scored is not None and whole is not None and scored < whole):
+            parts.setdefault((limit, scored, whole), []).append(entry.label)
+    banners = []
+    for (limit, scored, whole), labels in parts.items():
+        why = "Part of the data only" if limit is None else f"Limit {limit:g} used"
+        count = f"{scored:,} of {whole:,}" if scored is not None and whole is not None else "some"
+        banners.append(Banner("alarm", f"{why}: {count} documents of {name} were scored ({', '.join(labels)})."))
+    return banners
+
+
+def _prompt_banners(name: str, section: TaskSection) -> list[Banner]:
+    return [
+        Banner(
+            "alarm",
+            f"Mismatched prompts: {row.label} saw other prompts than the first model in "
+            f"{row.difference.other_prompts:,} of {row.difference.n:,} documents of {name}. "
+            "Differences mix model and prompt.",
         )
-        if limit is not None or part:
-            why = f"Limit {limit:g} used" if limit is not None else "Part of the data only"
-            count = f"{result.n_effective:,} of {result.n_original:,}" if part else "a limited number of"
-            banners.append(Banner("alarm", f"{why}: {entry.label} was scored on {count} documents of {name}."))
-        if result.samples_path is None:
-            text = f"{entry.label} logged no samples for {name}, so nothing is paired; run lm-eval with --log_samples."
-            banners.append(Banner("note", text))
-    rows = [row for table in section.tables for row in table.rows]
-    for row in rows:
-        if row.difference is not None and row.difference.other_prompts:
-            text = f"Mismatched prompts: {_caveat(row.difference)[len('Not like for like: ') :]}"
-            banners.append(Banner("alarm", f"{text[:-1]} ({row.label}, {name}). Differences mix model and prompt."))
+        for table in section.tables
+        for row in table.rows
+        if row.difference is not None and row.difference.other_prompts
+    ]
+
+
+def _setting_banners(name: str, entries: Sequence[_Entry]) -> list[Banner]:
+    results = [entry.run.tasks[name] for entry in entries]
+    banners = []
     for what, seen in (
-        ("numbers of demonstrations", {entry.run.tasks[name].n_shot for entry in entries}),
-        ("task versions", {entry.run.tasks[name].version for entry in entries}),
+        ("numbers of demonstrations", {str(result.n_shot) for result in results}),
+        ("task versions", {result.version or "none" for result in results}),
     ):
         if len(seen) > 1:
-            listed = ", ".join(sorted(str(value) for value in seen))
-            banners.append(
-                Banner("alarm", f"Different {what} for {name}: {listed}. Rows are not comparable as they stand.")
-            )
+            text = f"Different {what} for {name}: {', '.join(sorted(seen))}. The rows are not comparable as they stand."
+            banners.append(Banner("alarm", text))
     return banners
+
+
+def _sample_banners(name: str, entries: Sequence[_Entry]) -> list[Banner]:
+    without = [entry.label for entry in entries if entry.run.tasks[name].samples_path is None]
+    if not without:
+        return []
+    text = f"No samples of {name} were logged for {', '.join(without)}, so they are not paired"
+    return [Banner("note", f"{text}; run lm-eval with --log_samples.")]
 
 
 def _card(label: str, run: Run) -> ModelCard:
@@ -871,6 +898,11 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def short(value: float) -> str:
+    """A figure to two decimals, for lists of many."""
+    return f"{value:,.2f}".replace("-", "−")
+
+
 def percent(value: float) -> str:
     """A share in percent, without the sign."""
     return f"{100 * value:.1f}"
@@ -939,6 +971,7 @@ def _environment() -> Environment:
     environment.filters.update(
         percent=percent,
         number=number,
+        short=short,
         signed=signed,
         p_words=p_words,
         duration=duration,

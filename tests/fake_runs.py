@@ -107,7 +107,9 @@ def write_run(
     rows = [_row(index, name, right=right(index), shots=shots, word=word) for name in FILTERS for index in range(n)]
     write_jsonl_atomic(target / f"samples_{TASK}_{DATE}.jsonl", rows)
     if latents:
-        records = [replace(LATENT, doc_id=index, prompt_hash=digest(prompt_of(index, shots=shots))) for index in range(n)]
+        records = [
+            replace(LATENT, doc_id=index, prompt_hash=digest(prompt_of(index, shots=shots))) for index in range(n)
+        ]
         write_jsonl_atomic(target / f"latents_{TASK}_{DATE}.jsonl", records)
     return path
 
