@@ -58,6 +58,13 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
+PASS_THROUGH = {
+    "allow_extra_args": True,
+    "allow_interspersed_args": False,
+    "help_option_names": [],
+    "ignore_unknown_options": True,
+}
+
 app = typer.Typer(
     name=PROGRAM,
     add_completion=False,
@@ -84,7 +91,7 @@ HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_
 
 [bold]Exit codes[/bold]
 
-0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, repeat to resume   6 refused   130 interrupted"""
+0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, resumes   6 refused   130 interrupted"""
 
 
 def _print_version(wanted: bool) -> None:
@@ -238,13 +245,7 @@ def ls(
 @app.command(
     "lm-eval",
     epilog=_examples("ltm-eval lm-eval --model ltm --model_args pretrained=demo --tasks ltm_gsm8k --num_fewshot 8"),
-    context_settings={
-        "allow_extra_args": True,
-        "allow_interspersed_args": False,
-        "help_option_names": [],
-        "ignore_unknown_options": True,
-        "token_normalize_func": None,
-    },
+    context_settings=PASS_THROUGH,
 )
 def lm_eval(context: typer.Context) -> int:
     """Run lm-eval's own command with the model 'ltm' and our tasks known to it; all arguments are lm-eval's."""
@@ -255,8 +256,16 @@ def lm_eval(context: typer.Context) -> int:
 
     # lm-eval reads sys.argv; its first word is also how `errors.leave` knows whose command is running.
     sys.argv = ["lm-eval", *context.args]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except LtmEvalError:
+        raise
+    except Exception as error:
+        raise LtmEvalError(f"lm-eval failed, see {_crash_file(error)}: {type(error).__name__}: {error}") from error
     return 0
+
+
+app.command("lm_eval", hidden=True, context_settings=PASS_THROUGH)(lm_eval)
 
 
 @app.command(epilog=_examples("ltm-eval doctor"))
@@ -357,16 +366,23 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as leaving:
-        if isinstance(leaving.code, str):
-            print(leaving.code, file=sys.stderr)
-            return 1
-        return leaving.code or 0
+        return _exit_code(leaving)
     except Exception as error:  # noqa: BLE001 - the last line of defence; nothing is hidden, see `_explained`
         explained = _explained(error)
         if os.environ.get("LTM_EVAL_DEBUG") == "1":
             traceback.print_exception(error)
         print(error_line(explained), file=sys.stderr)
         return explained.exit_code
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    """Of a command that ended the process itself: lm-eval's parser, or rich where nobody reads its help page."""
+    if isinstance(leaving.__context__, BrokenPipeError):
+        return 0
+    if isinstance(leaving.code, str):
+        print(leaving.code, file=sys.stderr)
+        return 1
+    return leaving.code or 0
 
 
 def _invoke(argv: list[str]) -> int:

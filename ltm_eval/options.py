@@ -51,7 +51,7 @@ Model = Annotated[
         "-M",
         panel=WHAT,
         metavar="PATH|ID",
-        text="A folder, a released ckpt_*.pt, a hub id or 'demo'. Without it: the bundled demo and sample data.",
+        text="A folder, released ckpt_*.pt, hub id or 'demo'. Without it: bundled demo and sample data.",
         show_default="bundled demo model",
     ),
 ]

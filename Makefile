@@ -1,0 +1,45 @@
+# Needs Python 3.10 to 3.13 and make. `make demo PYTHON=python3.12` takes another interpreter.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt
+
+.PHONY: demo test lint install dev clean
+
+# The main job on the bundled model and sample data, from an empty machine to a report.
+demo: install
+	@echo "== evaluating the bundled demo model on the bundled sample problems"
+	$(VENV)/bin/python -m ltm_eval run --task gsm8k --shots 8 --output_path demo-results
+
+test: dev
+	$(VENV)/bin/python -m pytest -q
+
+lint: dev
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy
+
+install: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+$(VENV)/.created:
+	@echo "== making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch alone first: by far the largest download, and the one that can be replaced by a build for other hardware.
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	@echo "== installing torch"
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "== installing ltm-eval"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "== installing what tests and baselines need"
+	$(PIP) -e '.[dev,hf]'
+	@touch $@
+
+clean:
+	rm -rf demo-results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
