@@ -8,6 +8,7 @@ are spelt as lm-eval spells them, hyphens for underscores are accepted, and envi
 from __future__ import annotations
 
 import errno
+import io
 import os
 import platform
 import re
@@ -353,6 +354,7 @@ _STATE = _State()
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command `args` (None: of this process) and return its exit code."""
     _STATE.argv = tuple(sys.argv[1:] if args is None else args)
+    _tolerate_narrow_terminal()
     try:
         code = _invoke(list(_STATE.argv) or ["--help"])
         if sys.stdout is not None:
@@ -373,6 +375,12 @@ def main(args: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(error_line(explained), file=sys.stderr)
         return explained.exit_code
+
+
+def _tolerate_narrow_terminal() -> None:
+    """Where stdout cannot show a character (C locale), show a question mark instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.encoding or "").lower() != "utf-8":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _exit_code(leaving: SystemExit) -> int:

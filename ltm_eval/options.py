@@ -51,7 +51,7 @@ Model = Annotated[
         "-M",
         panel=WHAT,
         metavar="PATH|ID",
-        text="A folder, released ckpt_*.pt, hub id or 'demo'. Without it: bundled demo and sample data.",
+        text="A folder, released ckpt_*.pt, hub id or 'demo'. Without it: the bundled demo and sample.",
         show_default="bundled demo model",
     ),
 ]
@@ -95,7 +95,7 @@ Data = Annotated[
         "--data",
         panel=WHAT,
         metavar="auto|sample|hub|DIR",
-        text="Where documents come from: a folder with one subfolder per set (gsm8k/test.jsonl), the hub, or the bundled "
+        text="Where documents come from: a folder with one subfolder per set (gsm8k/test.jsonl), the hub, or our "
         "sample. 'auto': LTM_EVAL_DATA_DIR, then the hub; the sample where --model is not given.",
     ),
 ]

@@ -1,0 +1,35 @@
+"""What every test gets: one thread, no network, and none of the caller's own settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch, datasets or matplotlib are imported by a test module.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for _switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ[_switch] = "1"
+# An option in the caller's environment would change what is tested; the folder of real data sets is meant for tests.
+for _name in [name for name in os.environ if name.startswith("LTM_EVAL_") and name != "LTM_EVAL_DATA_DIR"]:
+    del os.environ[_name]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real data sets; skips where LTM_EVAL_DATA_DIR names none."""
+    named = os.environ.get("LTM_EVAL_DATA_DIR")
+    if not named:
+        pytest.skip("LTM_EVAL_DATA_DIR is not set")
+    return Path(named)

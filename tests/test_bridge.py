@@ -1,0 +1,184 @@
+"""The bridge: lm-eval 0.4.13 knows `ltm` and our tasks, nothing else changes, and a start of Python costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_eval import paths, plug
+
+# `-S` leaves .pth files unread, so the bridge is imported by us alone; -B: it need not be writable.
+BARE = [sys.executable, "-S", "-B", "-c"]
+
+
+def run_python(code: str, *, cwd: Path, command: list[str] | None = None) -> str:
+    """Standard output of `code` in a fresh interpreter; fails with its stderr, and on any word there."""
+    done = subprocess.run(
+        [*(command or [sys.executable, "-c"]), code], capture_output=True, text=True, check=False, cwd=cwd
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.strip()
+
+
+def test_start_imports_nothing_that_python_has_not_loaded(root: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, ".")
+before = set(sys.modules)
+import ltm_eval_bridge
+print(*set(sys.modules) - before)
+"""
+    assert run_python(code, cwd=root, command=BARE) == "ltm_eval_bridge"
+
+
+def test_pth_is_one_line_that_survives_a_missing_module(root: Path, tmp_path: Path) -> None:
+    line = (root / "ltm_eval_bridge.pth").read_text("utf-8")
+    assert line.count("\n") == 1
+    assert line.startswith("import ")
+    assert run_python(line, cwd=tmp_path, command=[sys.executable, "-I", "-S", "-B", "-c"]) == ""
+
+
+def test_registry_has_ltm_beside_every_builtin(root: Path) -> None:
+    code = """
+import ltm_eval_bridge, sys
+import lm_eval.models as models
+from lm_eval.api.registry import get_model, model_registry
+assert 'torch' not in sys.modules and 'ltm_eval.lm' not in sys.modules
+assert set(models.MODEL_MAPPING) <= set(model_registry.keys())
+assert set(model_registry.keys()) - set(models.MODEL_MAPPING) == {'ltm'}
+print(model_registry._objs['ltm'], get_model('dummy').__name__)
+"""
+    assert run_python(code, cwd=root) == "ltm_eval.lm:LTM DummyLM"
+
+
+def test_hf_is_still_resolved(root: Path) -> None:
+    pytest.importorskip("transformers")
+    code = "import ltm_eval_bridge\nfrom lm_eval.api.registry import get_model\nprint(get_model('hf').__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert done.stdout.strip() == "HFLM", done.stderr
+
+
+def test_repetition_is_harmless(root: Path) -> None:
+    code = """
+import importlib, sys
+import ltm_eval_bridge
+import lm_eval.models
+from lm_eval.api.registry import model_registry
+count = len(model_registry)
+from ltm_eval import plug
+plug.plug_in(); plug.plug_in()
+importlib.reload(lm_eval.models)
+from lm_eval.tasks import TaskManager
+init = TaskManager.__init__
+plug.plug_in()
+print(len(model_registry) == count, TaskManager.__init__ is init)
+"""
+    assert run_python(code, cwd=root) == "True True"
+
+
+@pytest.mark.parametrize("breakage", ["absent", "broken"])
+def test_broken_package_leaves_lm_eval_alone(root: Path, tmp_path: Path, breakage: str) -> None:
+    (tmp_path / "ltm_eval_bridge.py").write_bytes((root / "ltm_eval_bridge.py").read_bytes())
+    poison = "sys.modules['ltm_eval'] = None" if breakage == "absent" else ""
+    if breakage == "broken":
+        (tmp_path / "ltm_eval").mkdir()
+        (tmp_path / "ltm_eval" / "__init__.py").write_text("1 / 0\n")
+    code = f"""
+import sys
+{poison}
+import ltm_eval_bridge
+from lm_eval.api.registry import get_model, model_registry
+import lm_eval.tasks
+print('ltm' in model_registry, get_model('dummy').__name__)
+"""
+    assert run_python(code, cwd=tmp_path) == "False DummyLM"
+
+
+def test_later_lm_eval_finds_plugins_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api import registry
+
+    assert not plug.finds_plugins(registry)  # 0.4.13
+    monkeypatch.setattr(plug, "getsource", lambda _: 'GROUPS = {"lm_eval.models": model_registry}')
+    assert plug.finds_plugins(registry)
+    empty: registry.Registry[Any] = registry.Registry("model")
+    monkeypatch.setattr(registry, "model_registry", empty)
+    plug.register_model(types.ModuleType("lm_eval.models"))
+    assert len(empty) == 0
+
+
+def test_name_that_is_taken_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api import registry
+
+    theirs: registry.Registry[Any] = registry.Registry("model")
+    theirs.register("ltm", target="elsewhere:LTM")
+    monkeypatch.setattr(registry, "model_registry", theirs)
+    plug.register_model(types.ModuleType("lm_eval.models"))
+    assert theirs._objs == {"ltm": "elsewhere:LTM"}
+
+
+class FakeManager:
+    """TaskManager's constructor as in 0.4.13, without its nine seconds."""
+
+    def __init__(
+        self,
+        verbosity: str | None = None,
+        include_path: Any = None,
+        include_defaults: bool = True,
+        metadata: Any = None,
+    ) -> None:
+        self.include_path = include_path
+        self.scanned = include_path
+
+
+@pytest.fixture
+def manager() -> Any:
+    """A module with a TaskManager that has been hooked."""
+    module = types.ModuleType("manager")
+    module.TaskManager = type("TaskManager", (FakeManager,), {"__init__": FakeManager.__init__})  # type: ignore[attr-defined]
+    plug.add_tasks(module)
+    return module
+
+
+def test_manager_scans_ours_first_and_remembers_what_was_asked(manager: Any) -> None:
+    ours = paths.tasks_dir()
+    for given, scanned in ((None, [ours]), ("a", [ours, "a"]), (["a", "b"], [ours, "a", "b"]), (("a",), [ours, "a"])):
+        made = manager.TaskManager(include_path=given)
+        assert (made.scanned, made.include_path) == (scanned, given)
+        assert manager.TaskManager(None, given).scanned == scanned
+
+
+def test_manager_is_left_alone_where_defaults_are_off_or_ours_is_named(manager: Any) -> None:
+    assert manager.TaskManager(include_path="a", include_defaults=False).scanned == "a"
+    assert manager.TaskManager(include_path=str(paths.tasks_dir())).scanned == [str(paths.tasks_dir())]
+
+
+def test_manager_of_another_signature_is_left_alone(manager: Any) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'folders'"):
+        manager.TaskManager(folders="a")
+
+    class Other:
+        def __init__(self, folders: list[str]) -> None:
+            self.folders = folders
+
+    module: Any = types.ModuleType("manager")
+    module.TaskManager = Other
+    before = Other.__init__
+    plug.add_tasks(module)
+    assert module.TaskManager.__init__ is before
+
+
+def test_real_manager_finds_our_tasks(root: Path) -> None:
+    code = """
+import ltm_eval_bridge, lm_eval.tasks.manager as manager
+from pathlib import Path
+scanned = []
+manager.TaskIndex.build = lambda self, found, **more: scanned.extend(found) or {}
+manager.TaskManager()
+print(*[Path(folder).as_posix() for folder in scanned][1:])
+"""
+    assert run_python(code, cwd=root) == paths.tasks_dir().as_posix()

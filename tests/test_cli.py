@@ -1,0 +1,368 @@
+"""The command: options, names, ranges, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ltm_eval import __version__, cli, paths
+from ltm_eval.config import PRESETS, RunConfig
+from ltm_eval.errors import RefusedError
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """What `run` was asked for, in place of running it."""
+    asked: list[RunConfig] = []
+
+    def run(config: RunConfig) -> Any:
+        asked.append(config)
+        return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"))
+
+    fake = SimpleNamespace(run=run, results_table=lambda path: f"table of {path}")
+    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
+    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+    return asked
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert len(lines[0]) <= 300
+    return lines[0]
+
+
+def test_no_options_ask_for_every_default(runs: list[RunConfig]) -> None:
+    assert cli.main(["run"]) == 0
+    assert runs == [RunConfig(command=("ltm-eval", "run"))]
+
+
+def test_every_option_arrives(runs: list[RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
+    line = (
+        "run --model m --tasks gsm8k,ptb --task wikitext --num_fewshot 8 --baseline a --baseline b --data d --limit 9 "
+        "--gen_kwargs temperature=0.5,top_p=0.9 --tokenizer gpt2 --revision abc --condition demos+prompt "
+        "--preset released --t_fast 3 --seed 7 --device cuda:1 --dtype bfloat16 --batch_size 4 --output_path o "
+        "--no_report --log_samples --quiet"
+    )
+    args = line.split()
+    assert cli.main(args) == 0
+    assert runs == [
+        RunConfig(
+            model="m",
+            tasks=("gsm8k", "ptb", "wikitext"),
+            num_fewshot=8,
+            baselines=("a", "b"),
+            data="d",
+            limit=9,
+            gen_kwargs="temperature=0.5,top_p=0.9",
+            tokenizer="gpt2",
+            revision="abc",
+            condition="demos+prompt",
+            preset="released",
+            t_fast=3,
+            seed=7,
+            device="cuda:1",
+            dtype="bfloat16",
+            batch_size=4,
+            output_path="o",
+            report=False,
+            quiet=True,
+            command=("ltm-eval", *args),
+        )
+    ]
+    assert capsys.readouterr().out.splitlines() == ["table of r.json", "results: r.json", "report: report.html"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--num_fewshot", "3"],
+        ["--num-fewshot", "3"],
+        ["--num-fewshot=3"],
+        ["--shots", "3"],
+        ["-f", "3"],
+    ],
+)
+def test_spellings_of_shots(runs: list[RunConfig], args: list[str]) -> None:
+    assert cli.main(["run", *args]) == 0
+    assert runs[0].num_fewshot == 3
+
+
+@pytest.mark.parametrize("args", [["--batch-size", "2", "--output-path", "a-b", "--t-fast", "0", "--no-report"]])
+def test_hyphens_change_names_not_values(runs: list[RunConfig], args: list[str]) -> None:
+    assert cli.main(["run", *args]) == 0
+    assert (runs[0].batch_size, runs[0].output_path, runs[0].t_fast, runs[0].report) == (2, "a-b", 0, False)
+
+
+def test_environment_gives_options_and_the_command_line_wins(
+    runs: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"TASKS": "ptb,lm1b", "SHOTS": "5", "BATCH_SIZE": "3", "REPORT": "0", "BASELINE": "a b", "T_FAST": "8"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"LTM_EVAL_{name}", value)
+    assert cli.main(["run", "--t_fast", "9"]) == 0
+    config = runs[0]
+    assert (config.tasks, config.num_fewshot, config.batch_size) == (("ptb", "lm1b"), 5, 3)
+    assert (config.report, config.baselines, config.t_fast) == (False, ("a", "b"), 9)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "--shot", "3"], ["No such option: --shot", "'--shots'"]),
+        (["run", "--hepl"], ["--hepl", "'--help'"]),
+        (["rum"], ["No such command 'rum'", "'run'"]),
+        (["run", "--shots", "33"], ["shots", "0 to 32", "'33'"]),
+        (["run", "--shots", "-1"], ["shots", "0 to 32", "'-1'"]),
+        (["run", "--shots", "eight"], ["shots", "0 to 32", "'eight'"]),
+        (["run", "--t_fast", "1e9"], ["t_fast", "0 to 100000", "'1e9'"]),
+        (["run", "--t_fast", "1000000000"], ["t_fast", "0 to 100000"]),
+        (["run", "--limit", "0"], ["limit", "at least 1", "'0'"]),
+        (["run", "--limit", "nan"], ["limit", "at least 1", "'nan'"]),
+        (["run", "--limit", "0.5"], ["limit", "at least 1", "'0.5'"]),
+        (["run", "--limit", "１２"], ["limit", "at least 1"]),
+        (["run", "--batch_size", "0"], ["batch_size", "'auto'", "at least 1", "'0'"]),
+        (["run", "--seed", "4294967296"], ["seed", "0 to 4294967295"]),
+        (["run", "--device", "gpu"], ["device", "cuda:N", "'gpu'"]),
+        (["run", "--dtype", "float16"], ["dtype", "bfloat16", "'float16'", "Did you mean"]),
+        (["run", "--condition", "promt"], ["condition", "'prompt'"]),
+        (["run", "--preset", "bond"], ["preset", "'bound'"]),
+        (["run", "--task", ","], ["no task", "--task gsm8k"]),
+        (["run", "--model", ""], ["model is empty"]),
+        (["run", "--limit"], ["--limit"]),
+        (["run", "gsm8k"], ["gsm8k"]),
+        (["convert", "only-one"], ["DIR", "ltm-eval convert --help"]),
+        (["ls", "--pth"], ["'--path'"]),
+    ],
+)
+def test_usage_errors_name_argument_value_and_remedy(
+    runs: list[RunConfig], args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(args) == 2
+    line = error_of(capsys)
+    assert line.startswith("ltm-eval: error[2]: ")
+    assert [word for word in words if word not in line] == []
+    assert runs == []
+
+
+def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `run` fail with `error`."""
+
+    def run(_: RunConfig) -> Any:
+        raise error
+
+    fake = SimpleNamespace(run=run)
+    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
+    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RefusedError("other seed"), 6, "other seed"),
+        (PermissionError(13, "Permission denied", "/x"), 4, "/x: Permission denied"),
+        (OSError(28, "No space left on device", "/x"), 4, "/x: No space left"),
+        (MemoryError(), 4, "--batch_size"),
+        (ModuleNotFoundError("No module named 'mauve'", name="mauve"), 4, "'mauve' is missing"),
+    ],
+)
+def test_errors_have_their_code(
+    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(error, monkeypatch)
+    assert cli.main(["run"]) == code
+    line = error_of(capsys)
+    assert line.startswith(f"ltm-eval: error[{code}]: ")
+    assert words in line
+
+
+def test_bug_leaves_a_crash_file_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    raising(ValueError("token hf_abcdefghijkl\n\x1b[31m"), monkeypatch)
+    assert cli.main(["run", "--output-path", "out", "--revision", "hf_abcdefghijkl"]) == 1
+    line = error_of(capsys)
+    (crash,) = (tmp_path / "out").glob("crash-*.txt")
+    assert crash.name in line
+    assert "ValueError" in line
+    text = crash.read_text("utf-8")
+    assert "Traceback" in text
+    for shown in (line, text):
+        assert "hf_***" in shown
+        assert "hf_abc" not in shown
+        assert "\x1b" not in shown
+
+
+def test_crash_file_falls_back_to_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raising(ValueError("x"), monkeypatch)
+    assert cli.main(["run", "-o", "absent"]) == 1
+    (crash,) = tmp_path.glob("crash-*.txt")
+    assert crash.name in error_of(capsys)
+
+
+def test_debug_adds_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LTM_EVAL_DEBUG", "1")
+    raising(RefusedError("other seed"), monkeypatch)
+    assert cli.main(["run"]) == 6
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1] == "ltm-eval: error[6]: other seed"
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(KeyboardInterrupt(), monkeypatch)
+    assert cli.main(["run"]) == 130
+    assert error_of(capsys) == "ltm-eval: interrupted"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ltm-eval {__version__}\n"
+
+
+def test_help_lists_every_option_with_default_and_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    for args in ([], ["--help"], ["-h"]):
+        assert cli.main(args) == 0
+        text = capsys.readouterr().out
+        for word in ("run", "report", "convert", "ls", "lm-eval", "doctor", "LTM_EVAL_DATA_DIR", "130"):
+            assert word in text
+    for command in ("run", "report", "convert", "ls", "doctor"):
+        assert cli.main([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"ltm-eval {command}" in text[text.index("Examples") :]
+    assert cli.main(["run", "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--tasks", "--shots", "--baseline", "--condition", "--t_fast", "--batch_size", "--no_report"):
+        assert option in text
+    assert f"default: {RunConfig.preset}" in text
+
+
+def test_ls_names_every_preset_and_task_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ls"]) == 0
+    text = capsys.readouterr().out
+    for name in PRESETS:
+        assert name in text
+    for name in re.findall(r"^task: (\S+)$", "".join(p.read_text() for p in paths.tasks_dir().rglob("*.yaml")), re.M):
+        assert name in text
+    assert cli.main(["ls", "--path"]) == 0
+    assert capsys.readouterr().out == f"{paths.tasks_dir()}\n"
+
+
+def test_ls_reads_functions_and_includes_without_importing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "base").write_text("output_type: generate_until\nnum_fewshot: 5\nf: !function no.such.module\n")
+    (tmp_path / "a.yaml").write_text("include: base\ntask: ltm_a\n")
+    monkeypatch.setattr(paths, "tasks_dir", lambda: tmp_path)
+    assert cli.main(["ls"]) == 0
+    assert "  ltm_a  generate_until, 5 shots unless told\n" in capsys.readouterr().out
+
+
+def test_doctor_looks_at_everything_and_never_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from ltm_eval import doctor
+
+    (tmp_path / "gsm8k").mkdir()
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setitem(doctor.LOOKS, "broken", lambda: str(1 / 0))
+    monkeypatch.setitem(doctor.LOOKS, "plug", lambda: "looked at by its own test")
+    assert cli.main(["doctor"]) == 0
+    found = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert found["broken"] == "broken: ZeroDivisionError: division by zero"
+    assert found["lm-eval"].startswith("0.")
+    assert "cpu" in found["torch"]
+    assert f"{tmp_path}: gsm8k" in found["data"]
+    assert found["tokenizer"] == f"gpt2 in {tmp_path}: absent, needs network once"
+
+
+def test_lm_eval_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval.__main__
+    from lm_eval.api.registry import model_registry
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    for command in ("lm-eval", "lm_eval"):
+        assert cli.main([command, "--model", "ltm", "--batch-size", "2", "-L", "3", "--help", "--", "a-b"]) == 0
+    assert seen == [["lm-eval", "--model", "ltm", "--batch-size", "2", "-L", "3", "--help", "--", "a-b"]] * 2
+    assert "ltm" in model_registry
+
+
+def test_exit_code_of_lm_eval_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval.__main__
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", leave)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert cli.main(["lm-eval", "ls"]) == 3
+
+
+def test_report_writes_where_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from ltm_eval import report, results
+
+    written: dict[Path, str] = {}
+    monkeypatch.setattr(results, "find_runs", lambda found: found)
+    monkeypatch.setattr(report, "build", lambda runs: runs)
+    monkeypatch.setattr(report, "render", lambda data: f"page of {data}")
+    monkeypatch.setattr(report, "write", lambda html, path: written.__setitem__(path, html))
+    folder, file = str(tmp_path), str(tmp_path / "results_a.json")
+    for args, target in (
+        ([folder], tmp_path / "report.html"),
+        ([file], tmp_path / "report.html"),
+        ([folder, "-o", folder], tmp_path / "report.html"),
+        ([folder, "--output", str(tmp_path / "x.html")], tmp_path / "x.html"),
+    ):
+        written.clear()
+        assert cli.main(["report", *args]) == 0
+        assert written == {target: f"page of {[args[0]]}"}
+        assert capsys.readouterr().out == f"report: {target.resolve()}\n"
+
+
+@pytest.mark.parametrize("args", [["ls"], ["run", "--help"]])
+def test_closed_pipe_is_quiet(root: Path, args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ltm_eval", *args], stdout=writer, stderr=subprocess.PIPE, check=False, cwd=root
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_plain_terminal_and_c_locale(root: Path) -> None:
+    environment = {**os.environ, "TERM": "dumb", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ltm_eval", "run", "--help"],
+        capture_output=True,
+        check=False,
+        cwd=root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"--shots" in done.stdout

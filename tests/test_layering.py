@@ -1,0 +1,98 @@
+"""Imports point downward only: a module may import from lower layers, never from its own or a higher one."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ltm_eval
+
+PACKAGE = Path(ltm_eval.__file__).parent
+LAYERS = (
+    ("errors",),
+    ("config", "paths", "progress", "results"),
+    ("answers", "corpora", "doctor", "elbo", "metrics", "options", "plug", "problems", "tokenizer"),
+    ("fewshot", "model"),
+    ("checkpoint", "posterior"),
+    ("bounds", "context", "decode", "distributed", "journal", "mauve"),
+    ("baselines", "lm", "plots", "probe", "train"),
+    ("report",),
+    ("run",),
+    ("sweep",),
+    ("cli",),
+    ("__main__",),
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+HEAVY = ("torch", "lm_eval", "datasets", "transformers", "pandas", "scipy")
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _runtime_nodes(node: ast.AST) -> list[ast.AST]:
+    """`node` and everything below it, bodies of `if TYPE_CHECKING` left out, their `else` kept."""
+    if isinstance(node, ast.If) and _is_type_checking(node):
+        return [below for child in node.orelse for below in _runtime_nodes(child)]
+    return [node, *(below for child in ast.iter_child_nodes(node) for below in _runtime_nodes(child))]
+
+
+def imported(source: str) -> set[str]:
+    """Modules of ltm_eval that `source` imports when run, at its top or late inside functions.
+
+    The package itself (its version, its lazy public names) is not a module of any layer.
+    """
+    found = set()
+    for node in _runtime_nodes(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ltm_eval.")}
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "ltm_eval"):
+            inside = (node.module or "").removeprefix("ltm_eval").strip(".")
+            names = [inside.split(".")[0]] if inside else [alias.name for alias in node.names]
+            found |= {name for name in names if name in MODULES}
+    return found
+
+
+def test_imported_sees_every_form() -> None:
+    source = """
+from typing import TYPE_CHECKING
+import ltm_eval, ltm_eval.errors
+from ltm_eval import __version__, paths
+from . import config
+def late():
+    if True:
+        from ltm_eval.elbo import kl_nats
+if TYPE_CHECKING:
+    from ltm_eval.cli import main
+else:
+    import ltm_eval.model
+"""
+    assert imported(source) == {"errors", "paths", "config", "elbo", "model"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    assert module in LAYER, f"{module}.py belongs to no layer; add it to LAYERS and to the README's tree"
+    used = imported((PACKAGE / f"{module}.py").read_text("utf-8"))
+    wrong = {name for name in used if LAYER.get(name, len(LAYERS)) >= LAYER[module]}
+    assert not wrong, f"{module} (layer {LAYER[module]}) imports {sorted(wrong)} from its own or a higher layer"
+
+
+def test_package_itself_imports_nothing_at_runtime() -> None:
+    assert imported((PACKAGE / "__init__.py").read_text("utf-8")) == set()
+
+
+def test_package_is_flat() -> None:
+    assert [path for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))] == []
+
+
+@pytest.mark.parametrize("module", ["cli", "config", "doctor", "fewshot", "paths", "plug", "report", "results"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    look = f"import sys, ltm_eval.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
