@@ -1,8 +1,8 @@
 """Final numbers of GSM8K answers, as lm-eval 0.4.13's `gsm8k` (version 3) extracts and compares them.
 
-Every function equals the filters and the `exact_match` metric of lm-eval on single strings (github EleutherAI/lm-evaluation-harness,
-`lm_eval/tasks/gsm8k/gsm8k.yaml`, `filters/extraction.py`, `api/metrics.py`), and takes time linear in the text: lm-eval's
-`(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ, as in lm-eval.
+Every function equals lm-eval's filters and `exact_match` metric on single strings (`lm_eval/tasks/gsm8k/gsm8k.yaml`,
+`filters/extraction.py`, `api/metrics.py` of github EleutherAI/lm-evaluation-harness) and takes time linear in the text,
+where lm-eval's `(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ.
 """
 
 from __future__ import annotations

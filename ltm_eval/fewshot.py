@@ -1,7 +1,7 @@
 """Few-shot prompts: which demonstrations a document gets, and a finished prompt taken apart again.
 
-lm-eval draws demonstrations from one generator for all documents in turn, so that a document's prompt depends on rank, order and
-limit. Here the draw is keyed by the few-shot seed and the document itself. A draw of 4 is the beginning of a draw of 8.
+lm-eval draws demonstrations from one generator for all documents in turn, so that a document's prompt depends on rank,
+order and limit. Here the draw is keyed by the few-shot seed and the document itself. A draw of 4 begins a draw of 8.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class Prompt:
 def split_prompt(context: str) -> Prompt:
     """Take a few-shot prompt apart, exactly.
 
-    A piece begins after a blank line at the prompt's lead. The lead is `Question:` or `Q:` where the last piece, else any piece,
-    begins so (a question may hold blank lines itself); otherwise it is what the last piece begins with, up to and including a colon
-    within its first 32 characters and first line. Without any lead every blank line ends a piece.
+    A piece begins after a blank line at the prompt's lead. The lead is `Question:` or `Q:` where the last piece, else
+    any piece, begins so (a question may hold blank lines itself); otherwise it is what the last piece begins with, up
+    to and including a colon within its first 32 characters and first line. Without any lead every blank line ends a
+    piece.
     """
     lead = _lead(context.split(DELIMITER))
     boundary = re.compile(f"(?<=\n\n)(?={re.escape(lead)})" if lead else "\n\n")
@@ -78,7 +79,8 @@ def draw(pool_size: int, n: int, *, seed: int | None, document: Mapping[str, Any
         )
     key = hashlib.sha256(f"{seed}\n{_canonical(document)}".encode()).digest()
     generator = Random(int.from_bytes(key, "big"))
-    moved: dict[int, int] = {}  # a shuffle that stops after n; only random() is promised to stay the same between Python versions
+    # A shuffle that stops after n. Of Python's generators only random() is promised to stay the same between versions.
+    moved: dict[int, int] = {}
     drawn = []
     for i in range(n):
         j = i + int(generator.random() * (pool_size - i))

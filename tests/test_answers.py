@@ -123,7 +123,7 @@ def test_gold_number_is_what_the_metric_compares_with(number: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["9" * 1_000_000, "#### " * 200_000, "#" * 1_000_000, "-" * 1_000_000, "1 " * 500_000, "\0" * 1_000_000, "." * 1_000_000],
+    [part * (1_000_000 // len(part)) for part in ("9", "#### ", "#", "-", "1 ", "\0", ".")],
     ids=["digits", "markers", "hashes", "minus", "numbers", "nul", "dots"],
 )
 def test_a_megabyte_takes_less_than_a_second(text: str) -> None:
