@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from ltm_eval.results import LatentRecord, Run, Sample, Score
 
@@ -419,7 +420,9 @@ def _table(name: str, entries: Sequence[_Entry], *, metric: str, filter_: str, s
         pair = (values[0], own) if lead is not None and entry is not lead else None
         prompts = _other_prompts(lead, entry, filter_=filter_) if lead is not None else frozenset()
         difference = _difference(*pair, prompts=prompts, higher_is_better=higher) if pair else None
-        rows.append(_row(entry, score, own, task=name, difference=difference))
+        row = _row(entry, score, own, task=name, difference=difference)
+        unpaired = pair is not None and difference is None and not row.note
+        rows.append(replace(row, note="no per-document figures to pair") if unpaired else row)
     return ScoreTable(
         metric=metric,
         filter=filter_,
@@ -485,7 +488,7 @@ def _row_note(score: Score | None, values: Mapping[Any, float]) -> str:
         return score.note
     if score.metric.startswith(SHARES) and values and abs(fmean(values.values()) - score.value) > 1e-6:
         return f"the samples' mean is {100 * fmean(values.values()):.2f} %: results and samples disagree"
-    return "" if values else "no per-document figures, so no paired difference"
+    return ""
 
 
 def _other_prompts(lead: _Entry, entry: _Entry, *, filter_: str) -> frozenset[tuple[str, int]]:
@@ -925,8 +928,6 @@ def duration(seconds: float) -> str:
 
 def render(data: ReportData) -> str:
     """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
-    from markupsafe import Markup
-
     from ltm_eval import plots
 
     folder = reports_dir()
@@ -934,22 +935,29 @@ def render(data: ReportData) -> str:
     figures = {}
     for index, task in enumerate(data.tasks, 1):
         if task.bars:
-            figures[f"bars-{index}"] = Markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
-        curves = [summary.curve for summary in task.latents if summary.curve is not None]
+            figures[f"bars-{index}"] = _markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
+        curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
         if curves:
-            figures[f"fit-{index}"] = Markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
+            figures[f"fit-{index}"] = _markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
     return (
         _environment()
         .get_template("report.html.jinja2")
         .render(
             data=data,
             figures=figures,
-            style=Markup(style),
-            script=Markup(script),
+            style=_markup(style),
+            script=_markup(script),
             policy=_policy(style=style, script=script),
             settings=_side_by_side(data.models),
         )
     )
+
+
+def _markup(text: str) -> Markup:
+    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704 - never called with text of a model or a results file
 
 
 def _shown(bars: Sequence[Bar]) -> list[Bar]:

@@ -442,7 +442,7 @@ def _beside(path: Path, name: str) -> Path | None:
     if "/" in name or "\\" in name or "\0" in name:
         return None
     file = path.parent / name
-    return file if file.is_file() else None
+    return file if os.path.isfile(file) else None  # Path.is_file raises for a name that is too long
 
 
 def _mapping(value: Any) -> dict[str, Any]:

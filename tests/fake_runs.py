@@ -83,7 +83,7 @@ def write_run(
     """
     target = folder / model.replace("/", "__")[:40]
     accuracy = sum(right(index) for index in range(n)) / n
-    stderr = (accuracy * (1 - accuracy) / (n - 1)) ** 0.5
+    stderr = (accuracy * (1 - accuracy) / max(n - 1, 1)) ** 0.5
     scores: dict[str, Any] = {}
     for name in FILTERS:
         scores |= {f"exact_match,{name}": accuracy, f"exact_match_stderr,{name}": stderr}

@@ -1,0 +1,84 @@
+"""Figures: no style a strict policy would block, theme colours only, text that stays text."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from ltm_eval.plots import Bar, Curve, accuracy_bars, fit_trajectory
+
+CURVE = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
+
+
+def bars(label: str = "gpt2") -> list[Bar]:
+    return [
+        Bar(group=g, label=m, value=0.25, low=0.2, high=0.3) for g in ("strict", "flexible") for m in ("ltm", label)
+    ]
+
+
+def figures(label: str = "gpt2") -> list[str]:
+    other = Curve(label=label, median=CURVE.median, low=CURVE.low, high=CURVE.high)
+    return [accuracy_bars(bars(label), name="f"), fit_trajectory([CURVE, other], name="f")]
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter("text")]
+
+
+def test_nothing_needs_more_than_the_pages_policy() -> None:
+    for svg in figures():
+        root = ElementTree.fromstring(svg)
+        assert not {"style", "metadata", "script"} & {element.tag for element in root.iter()}
+        names = {name for element in root.iter() for name in element.attrib}
+        assert "style" not in names
+        assert not any(name.startswith("on") for name in names)
+        assert not re.search(r"https?:|<\?xml|<!DOCTYPE", svg)
+
+
+def test_colours_come_from_the_page() -> None:
+    for svg in figures():
+        paints = {element.get(key) for element in ElementTree.fromstring(svg).iter() for key in ("fill", "stroke")}
+        assert paints - {None, "none"} <= {
+            *("var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"),
+            *(f"var(--series-{index})" for index in range(1, 7)),
+        }
+        assert {"var(--series-1)", "var(--series-2)"} <= paints
+
+
+def test_same_input_same_bytes() -> None:
+    assert figures() == figures()
+
+
+def test_ids_and_their_references_carry_the_figures_name() -> None:
+    root = ElementTree.fromstring(accuracy_bars(bars(), name="one"))
+    ids = {element.get("id") for element in root.iter() if element.get("id")}
+    used = {element.get("href", "#one-")[1:] for element in root.iter("use")}
+    used |= {element.attrib["clip-path"][5:-1] for element in root.iter() if "clip-path" in element.attrib}
+    assert all(name and name.startswith("one-") for name in ids)
+    assert used <= ids
+
+
+@pytest.mark.parametrize("label", ["$x_1^2$ & <b>", "漢字 العربية", "a\x00b\ud800c\x1b", "%s {0} \\frac"])
+def test_labels_are_text_whatever_they_hold(label: str) -> None:
+    shown = re.sub("[\x00\x1b\ud800]", "\ufffd", label)
+    for svg in figures(label):
+        assert shown in texts(svg)
+
+
+def test_long_labels_are_cut() -> None:
+    assert "m" * 35 + "…" in texts(accuracy_bars(bars("m" * 300), name="f"))
+
+
+def test_bars_end_where_their_values_are() -> None:
+    shown = [
+        Bar(group="g", label="a", value=0.1, low=0.1, high=0.1),
+        Bar(group="g", label="b", value=0.4, low=0.4, high=0.4),
+    ]
+    widths = {}
+    for element in ElementTree.fromstring(accuracy_bars(shown, name="f")).iter("path"):
+        if (element.get("fill") or "").startswith("var(--series"):
+            xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", element.attrib["d"])]
+            widths[element.get("fill")] = max(xs) - min(xs)
+    assert widths["var(--series-2)"] == pytest.approx(4 * widths["var(--series-1)"], rel=1e-4)
