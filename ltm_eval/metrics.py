@@ -237,7 +237,7 @@ def _mcnemar(difference: Array) -> float:
     for i in range(min(better, worse) + 1):
         tail += ways
         ways = ways * (n - i) // (i + 1)
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def _sign_flips(difference: Array, *, seed: int) -> float:

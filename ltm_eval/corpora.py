@@ -1,0 +1,434 @@
+"""Data sets: where they are looked for, strict reading, and the GSM8K loader that lm-eval calls.
+
+The choice `data` is `auto`, `sample`, `hub` or a folder. `auto` is the folder LTM_EVAL_DATA_DIR if that is set and
+holds the set, else the hub: Hugging Face's caches first, then the network, always at a pinned revision. A set `s` lies
+in a folder as `FOLDER/s/<file>` or `FOLDER/<file>`. Nothing is ever tried in place of what was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.errors import DataError, MachineError
+from ltm_eval.paths import sample_data_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DATA_DIR_VARIABLE = "LTM_EVAL_DATA_DIR"
+NETWORK_SECONDS = 30.0
+LONGEST_LINE = 64 * 2**20
+_CHUNK = 2**20
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where a set lies on the Hugging Face hub."""
+
+    repo: str
+    """Data set repository."""
+    config: str
+    """Configuration."""
+    revision: str
+    """Commit that is read, whatever the repository's newest one is."""
+    files: Mapping[str, str]
+    """Split to file name inside the repository."""
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """One data set: its files and what a row holds. A further set is a further value of this class."""
+
+    name: str
+    """Folder name below a data folder."""
+    files: Mapping[str, str]
+    """Split to file name inside that folder; the suffix chooses the reader."""
+    columns: tuple[str, ...]
+    """Columns of text that every row must hold; others are left aside."""
+    hub: HubSource | None = None
+    """None where the hub has no copy."""
+
+
+GSM8K = SetSpec(
+    name="gsm8k",
+    files={"train": "train.jsonl", "test": "test.jsonl"},
+    columns=("question", "answer"),
+    hub=HubSource(
+        repo="openai/gsm8k",
+        config="main",
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins, too
+        files={"train": "main/train-00000-of-00001.parquet", "test": "main/test-00000-of-00001.parquet"},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data set as read."""
+
+    name: str
+    """The set."""
+    source: str
+    """The folder, or `hub:<repository>@<revision>`."""
+    splits: Mapping[str, tuple[Row, ...]]
+    """Rows of each split, in file order."""
+    sha256: Mapping[str, str]
+    """Split to the digest of its file."""
+    rows: Mapping[str, int]
+    """Split to its number of rows."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of a set in one place."""
+
+    source: str
+    files: Mapping[str, Path]
+
+
+def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset` with the columns `question` and `answer`.
+
+    Args:
+        data: `auto`, `sample`, `hub` or a folder. lm-eval passes `--metadata` and all model arguments; the others are
+            ignored.
+        data_dir: the same under another name.
+
+    Raises:
+        DataError: see `load_set`; or both names are given and differ.
+    """
+    if data is not None and data_dir is not None and str(data) != str(data_dir):
+        raise DataError(f"data is {str(data)!r} and data_dir is {str(data_dir)!r}; give one of them")
+    return as_datasets(load_set(GSM8K, data=data if data is not None else data_dir))
+
+
+def as_datasets(corpus: Corpus) -> dict[str, Dataset]:
+    """The splits as lm-eval wants them."""
+    from datasets import Dataset
+
+    return {split: Dataset.from_list([dict(row) for row in rows]) for split, rows in corpus.splits.items()}
+
+
+def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
+    """Find a data set and read all of it.
+
+    Args:
+        spec: the set.
+        data: `auto` (also None), `sample`, `hub` or a folder; `./sample` is a folder.
+
+    Raises:
+        DataError: the set is nowhere, or a file is not as it must be; the message names places or file and line.
+        MachineError: a file is there and cannot be read.
+    """
+    try:
+        found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
+        splits = {split: _read(path, spec.columns) for split, path in found.files.items()}
+        digests = {split: _sha256(path) for split, path in found.files.items()}
+    except OSError as error:
+        raise MachineError(
+            f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"
+        ) from error
+    rows = {split: len(found_rows) for split, found_rows in splits.items()}
+    return Corpus(name=spec.name, source=found.source, splits=splits, sha256=digests, rows=rows)
+
+
+# Where a set lies ---------------------------------------------------------------------------------------------------
+
+
+def _find(spec: SetSpec, data: str) -> _Found:
+    """The files of a set by the order above."""
+    if data == "sample":
+        return _in_folder(spec, sample_data_dir(), named="--data sample")
+    if data == "hub":
+        return _on_hub(spec, looked=[])
+    if data != "auto":
+        return _in_folder(spec, Path(data).expanduser(), named="--data")
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    if not folder:
+        return _on_hub(spec, looked=[f"{DATA_DIR_VARIABLE} (not set)"])
+    path = Path(folder).expanduser()
+    if not path.is_dir() or _place_holding(spec, path) is not None:
+        return _in_folder(spec, path, named=DATA_DIR_VARIABLE)
+    return _on_hub(spec, looked=[f"{DATA_DIR_VARIABLE}={folder}"])
+
+
+def _places(spec: SetSpec, folder: Path) -> tuple[Path, Path]:
+    return folder / spec.name, folder
+
+
+def _place_holding(spec: SetSpec, folder: Path) -> Path | None:
+    """The place below `folder` that holds at least one file of the set."""
+    for place in _places(spec, folder):
+        if any((place / name).exists() for name in spec.files.values()):
+            return place
+    return None
+
+
+def _in_folder(spec: SetSpec, folder: Path, *, named: str) -> _Found:
+    """The files of a set in a folder that the user named."""
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{named}: {folder} {state}; expected a folder with {_wanted(spec, spec.name + '/')}")
+    place = _place_holding(spec, folder)
+    if place is None:
+        looked = " and ".join(str(place / name) for place in _places(spec, folder) for name in spec.files.values())
+        raise DataError(f"{named}: no data of {spec.name}; looked for {looked}. Put {_wanted(spec, '')} there")
+    for name in spec.files.values():
+        if not (place / name).is_file():
+            raise DataError(f"{named}: {place} lacks {name}; the set {spec.name} needs {_wanted(spec, '')}")
+    return _Found(str(place), {split: place / name for split, name in spec.files.items()})
+
+
+def _wanted(spec: SetSpec, prefix: str) -> str:
+    return " and ".join(prefix + name for name in spec.files.values())
+
+
+def _on_hub(spec: SetSpec, *, looked: list[str]) -> _Found:
+    """The pinned files from Hugging Face's caches, else from the network."""
+    if spec.hub is None:
+        looked.append("the hub (has no copy)")
+        raise _nowhere(spec, looked)
+    files = _prepared(spec, spec.hub, looked) or _downloaded(spec.hub, looked)
+    if not files:
+        raise _nowhere(spec, looked)
+    return _Found(f"hub:{spec.hub.repo}@{spec.hub.revision}", files)
+
+
+def _prepared(spec: SetSpec, hub: HubSource, looked: list[str]) -> dict[str, Path]:
+    """This very revision as the `datasets` library keeps it once it has loaded it; nothing where it has not."""
+    from datasets import config
+
+    cache = Path(config.HF_DATASETS_CACHE)
+    folder = cache / hub.repo.replace("/", "___") / hub.config / "0.0.0" / hub.revision
+    files = {split: folder / f"{hub.repo.rpartition('/')[2]}-{split}.arrow" for split in spec.files}
+    if all(path.is_file() for path in files.values()):
+        return files
+    looked.append(str(cache))
+    return {}
+
+
+def _downloaded(hub: HubSource, looked: list[str]) -> dict[str, Path]:
+    """The files of the hub's own cache or the network; nothing, and the reason in `looked`, where neither has them."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cached = {
+        split: try_to_load_from_cache(hub.repo, name, repo_type="dataset", revision=hub.revision)
+        for split, name in hub.files.items()
+    }
+    if all(isinstance(path, str) for path in cached.values()):
+        return {split: Path(str(path)) for split, path in cached.items()}
+    looked.append(str(constants.HF_HUB_CACHE))
+    offline = [name for name in _OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
+    if offline:
+        looked.append(f"the hub (not asked, {offline[0]} is set)")
+        return {}
+    reason = _unreachable(hub)
+    if reason:
+        looked.append(f"{constants.ENDPOINT}/datasets/{hub.repo} ({reason})")
+        return {}
+    return _fetched(hub, looked)
+
+
+def _unreachable(hub: HubSource) -> str:
+    """Why the hub does not answer in time, or nothing."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    causes: list[str] = [f"no answer in {NETWORK_SECONDS:.0f} s"]
+
+    def work() -> None:
+        try:
+            for name in hub.files.values():
+                url = hf_hub_url(hub.repo, name, repo_type="dataset", revision=hub.revision)
+                get_hf_file_metadata(url, timeout=10)
+            causes.clear()
+        except Exception as error:  # noqa: BLE001  whatever the client raises is the reason that the user reads
+            causes[0] = type(error).__name__
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(NETWORK_SECONDS)
+    return causes[0] if causes else ""
+
+
+def _fetched(hub: HubSource, looked: list[str]) -> dict[str, Path]:
+    """Download the files of a hub that has just answered."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return {
+            split: Path(hf_hub_download(hub.repo, name, repo_type="dataset", revision=hub.revision))
+            for split, name in hub.files.items()
+        }
+    except Exception as error:  # noqa: BLE001  as above: the client's errors have no common class
+        looked.append(f"the hub ({type(error).__name__} while downloading)")
+        return {}
+
+
+def _nowhere(spec: SetSpec, looked: Iterable[str]) -> DataError:
+    return DataError(
+        f"no data of {spec.name} in {', '.join(looked)}; put {_wanted(spec, spec.name + '/')} into a folder named by "
+        f"--data or {DATA_DIR_VARIABLE}, or use --data sample"
+    )
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> tuple[Row, ...]:
+    """All rows of a file, read by its suffix.
+
+    Raises:
+        DataError: the file holds no row, or a row is not as it must be.
+    """
+    rows = tuple(READERS[path.suffix](path, columns))
+    if not rows:
+        raise DataError(f"{path}: holds no rows; expected one for each document")
+    return rows
+
+
+def read_jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Rows of a JSON Lines file, one at a time; empty lines, CRLF and a byte order mark are accepted.
+
+    Raises:
+        DataError: with file and line, for anything that is not an object with text in every column.
+    """
+    for number, line in _lines(path):
+        yield _checked(_object(line, where=f"{path}:{number}"), columns, where=f"{path}:{number}")
+
+
+def read_arrow(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Rows of a parquet file, or of an Arrow stream as the `datasets` library stores it.
+
+    Raises:
+        DataError: with file and row.
+    """
+    import pyarrow  # type: ignore[import-untyped, unused-ignore]
+    from pyarrow import ipc, parquet  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        table = parquet.read_table(path) if path.suffix == ".parquet" else ipc.open_stream(path).read_all()
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path}: is damaged ({type(error).__name__}); delete it, the next run fetches it anew"
+        ) from error
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield _checked(row, columns, where=f"{path}: row {number}")
+
+
+READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
+    ".jsonl": read_jsonl,
+    ".parquet": read_arrow,
+    ".arrow": read_arrow,
+}
+"""Suffix to reader."""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that hold something, without their end."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise DataError(f"{path}:{number}: longer than {LONGEST_LINE // 2**20} MiB; split the document")
+            text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where=f"{path}:{number}")
+            if text.strip():
+                yield number, text.rstrip("\r\n")
+
+
+def _decoded(line: bytes, *, where: str) -> str:
+    """UTF-8 text without NUL."""
+    if line[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        raise DataError(f"{where}: is UTF-16; save the file as UTF-8")
+    if b"\0" in line:
+        raise DataError(f"{where}: NUL byte at byte {line.index(0) + 1}; expected text in UTF-8")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        raise DataError(
+            f"{where}: byte {error.start + 1} (0x{byte:02x}) is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def _object(line: str, *, where: str) -> dict[str, Any]:
+    """The JSON object of a line."""
+    try:
+        value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except _RefusedError as error:
+        raise DataError(f"{where}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); is the line torn?") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{where}: JSON that cannot be held ({type(error).__name__}): too long a number or too deep"
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, got {_kind(value)}")
+    return value
+
+
+class _RefusedError(ValueError):
+    """Valid for Python's json module, but not here."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RefusedError(f"key {key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> object:
+    raise _RefusedError(f"{name} is not JSON; use null or leave the column out")
+
+
+def _checked(row: Mapping[str, Any], columns: tuple[str, ...], *, where: str) -> Row:
+    """The named columns, each with text."""
+    return {column: _text(row, column, where=where) for column in columns}
+
+
+def _text(row: Mapping[str, Any], column: str, *, where: str) -> str:
+    if column not in row:
+        present = ", ".join(map(repr, row)) or "none"
+        raise DataError(f"{where}: column {column!r} is missing; columns there: {present}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r} must be text, got {_kind(value)}")
+    if not value.strip():
+        raise DataError(f"{where}: column {column!r} is empty")
+    if "\0" in value:
+        raise DataError(f"{where}: column {column!r} holds a NUL character")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: column {column!r} holds half a surrogate pair, which is not text") from error
+    return value
+
+
+def _kind(value: object) -> str:
+    """The JSON name of a value's type."""
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

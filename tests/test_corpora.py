@@ -1,0 +1,363 @@
+"""Where data sets are found, and what a reader refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ltm_eval import corpora
+from ltm_eval.answers import INVALID, gold_number
+from ltm_eval.corpora import GSM8K, gsm8k_dataset, load_set, read_arrow, read_jsonl
+from ltm_eval.errors import DataError, MachineError
+from ltm_eval.paths import sample_data_dir
+
+PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+COLUMNS = ("question", "answer")
+ROW = {"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}
+
+
+def line(**changes: object) -> bytes:
+    return json.dumps({**ROW, **changes}).encode()
+
+
+def write_set(folder: Path, *, mark: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in (("train", 3), ("test", 2)):
+        text = b"\n".join(line(question=f"{mark}{split} {i}?") for i in range(rows))
+        (folder / f"{split}.jsonl").write_bytes(text)
+    return folder
+
+
+def read(tmp_path: Path, content: bytes) -> list[dict[str, str]]:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    return [dict(row) for row in read_jsonl(path, COLUMNS)]
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Empty caches, no network, no folder named by the environment."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "caches" / "datasets")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
+    for variable in OFFLINE:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+# Where --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_sets_and_a_folder_of_files(tmp_path: Path) -> None:
+    below, flat = write_set(tmp_path / "a" / "gsm8k"), write_set(tmp_path / "b")
+    for data, place in ((tmp_path / "a", below), (str(tmp_path / "b"), flat)):
+        corpus = load_set(GSM8K, data=data)
+        assert corpus.source == str(place)
+        assert corpus.rows == {"train": 3, "test": 2}
+        assert corpus.sha256["test"] == hashlib.sha256((place / "test.jsonl").read_bytes()).hexdigest()
+        assert corpus.splits["train"][1] == {**ROW, "question": "train 1?"}
+        assert corpus.name == "gsm8k"
+
+
+def test_auto_takes_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "env" / "gsm8k", mark="env ")
+    write_set(tmp_path / "own" / "gsm8k", mark="own ")
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "env"))
+    for data in (None, "auto", ""):
+        assert load_set(GSM8K, data=data).splits["test"][0]["question"].startswith("env ")
+    assert load_set(GSM8K, data=tmp_path / "own").splits["test"][0]["question"].startswith("own ")
+
+
+def test_sample_is_the_bundled_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(write_set(tmp_path)))
+    corpus = load_set(GSM8K, data="sample")
+    assert Path(corpus.source) == sample_data_dir() / "gsm8k"
+    assert corpus.rows["test"] >= 60
+    assert corpus.rows["train"] >= 100
+
+
+def test_a_folder_named_like_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "sample")
+    monkeypatch.chdir(tmp_path)
+    assert load_set(GSM8K, data="./sample").rows["test"] == 2
+
+
+def test_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "sets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_set(GSM8K, data="~/sets").rows["test"] == 2
+
+
+def test_a_folder_without_the_set_names_the_places(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_set(GSM8K, data=tmp_path)
+    for place in ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "train.jsonl", "test.jsonl"):
+        assert str(tmp_path / place) in str(caught.value)
+
+
+def test_missing_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        DataError, match=r"does not exist; expected a folder with gsm8k/train.jsonl and gsm8k/test.jsonl"
+    ):
+        load_set(GSM8K, data=tmp_path / "none")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is not a folder"):
+        load_set(GSM8K, data=tmp_path / "file")
+    write_set(tmp_path / "gsm8k")
+    (tmp_path / "gsm8k" / "train.jsonl").unlink()
+    with pytest.raises(DataError, match=r"gsm8k lacks train\.jsonl"):
+        load_set(GSM8K, data=tmp_path)
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"LTM_EVAL_DATA_DIR: .* does not exist"):
+        load_set(GSM8K)
+
+
+def test_nowhere_names_every_place_and_what_to_put_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError) as caught:
+        load_set(GSM8K)
+    for part in (
+        "LTM_EVAL_DATA_DIR (not set)",
+        str(tmp_path / "caches" / "datasets"),
+        str(tmp_path / "caches" / "hub"),
+        "HF_HUB_OFFLINE is set",
+        "gsm8k/train.jsonl and gsm8k/test.jsonl",
+        "--data",
+    ):
+        assert part in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=f"LTM_EVAL_DATA_DIR={tmp_path / 'empty'}"):
+        load_set(GSM8K)
+
+
+@pytest.mark.parametrize("variable", OFFLINE)
+def test_offline_means_that_nothing_is_asked(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(corpora, "_unreachable", lambda hub: pytest.fail("the network was asked"))
+    with pytest.raises(DataError, match=f"not asked, {variable} is set"):
+        load_set(GSM8K, data="hub")
+
+
+def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(corpora, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: time.sleep(2))
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=r"openai/gsm8k \(no answer in 0 s\)"):
+        load_set(GSM8K, data="hub")
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_hub_that_refuses_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("no")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(DataError, match=r"openai/gsm8k \(ConnectionRefusedError\)"):
+        load_set(GSM8K, data="hub")
+
+
+def parquet(path: Path, rows: list[dict[str, object]]) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_the_hubs_cache_is_read_at_the_pinned_revision_only(tmp_path: Path) -> None:
+    hub = GSM8K.hub
+    assert hub is not None
+    repo = tmp_path / "caches" / "hub" / "datasets--openai--gsm8k"
+    for split, name in hub.files.items():
+        parquet(repo / "snapshots" / ("0" * 40) / name, [{**ROW, "question": f"other {split}?"}])
+    with pytest.raises(DataError, match="no data of gsm8k"):
+        load_set(GSM8K)
+    for split, name in hub.files.items():
+        parquet(repo / "snapshots" / hub.revision / name, [{**ROW, "question": f"{split}?"}])
+    corpus = load_set(GSM8K)
+    assert corpus.source == f"hub:openai/gsm8k@{hub.revision}"
+    assert corpus.splits["test"] == ({**ROW, "question": "test?"},)
+
+
+def test_the_datasets_librarys_cache_is_read(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+
+    hub = GSM8K.hub
+    assert hub is not None
+    folder = tmp_path / "caches" / "datasets" / "openai___gsm8k" / "main" / "0.0.0" / hub.revision
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        writer = ArrowWriter(path=str(folder / f"gsm8k-{split}.arrow"), features=Dataset.from_list([ROW]).features)
+        writer.write({**ROW, "question": f"{split}?"})
+        writer.finalize()
+    assert load_set(GSM8K, data="hub").splits["train"] == ({**ROW, "question": "train?"},)
+
+
+def test_arrow_files_are_checked_like_any(tmp_path: Path) -> None:
+    good = parquet(tmp_path / "good.parquet", [ROW, ROW])
+    assert list(read_arrow(good, COLUMNS)) == [ROW, ROW]
+    null = parquet(tmp_path / "null.parquet", [ROW, {**ROW, "answer": None}])
+    with pytest.raises(DataError, match=r"null\.parquet: row 2: column 'answer' must be text, got null"):
+        list(read_arrow(null, COLUMNS))
+    (tmp_path / "torn.parquet").write_bytes(good.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"torn\.parquet: is damaged"):
+        list(read_arrow(tmp_path / "torn.parquet", COLUMNS))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser reads everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    (write_set(tmp_path) / "test.jsonl").chmod(0)
+    with pytest.raises(MachineError, match="cannot be read"):
+        load_set(GSM8K, data=tmp_path)
+
+
+def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    write_set(tmp_path)
+    monkeypatch.setattr(corpora, "_sha256", fail)
+    with pytest.raises(MachineError, match=r"jsonl: cannot be read \(Input/output error\)"):
+        load_set(GSM8K, data=tmp_path)
+
+
+# For lm-eval --------------------------------------------------------------------------------------------------------
+
+
+def test_gsm8k_dataset_takes_every_model_argument(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    found = gsm8k_dataset(data=str(tmp_path), pretrained="demo", version=1.0, t_fast=16)
+    assert found["test"][1] == {**ROW, "question": "test 1?"}
+    assert list(found) == ["train", "test"]
+    assert list(found["train"].features) == list(COLUMNS)
+    assert gsm8k_dataset(data_dir=tmp_path)["test"].num_rows == 2
+    assert gsm8k_dataset(data_dir=tmp_path, data=str(tmp_path))["test"].num_rows == 2
+    with pytest.raises(DataError, match="give one of them"):
+        gsm8k_dataset(data_dir=tmp_path, data="sample")
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_oddities_are_accepted(tmp_path: Path) -> None:
+    plain = read(tmp_path, line() + b"\n" + line() + b"\n")
+    assert plain == [ROW, ROW]
+    assert read(tmp_path, b"\xef\xbb\xbf" + line() + b"\r\n" + line()) == plain
+    assert read(tmp_path, line() + b"\n\n" + line() + b"\n\n") == plain
+    assert read(tmp_path, line(id=7, tags=["x"], none=None)) == [ROW]
+    separators = "A\u2028B\x85C\u202e\U0001f600 \\r end?"
+    assert read(tmp_path, line(question=separators))[0]["question"] == separators
+    raw = json.dumps({**ROW, "question": separators}, ensure_ascii=False).encode()
+    assert read(tmp_path, raw)[0]["question"] == separators
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (line() + b"\n" + line()[:30], r"rows\.jsonl:2: not JSON .*torn"),
+        (line() + b"\nhello\n", r":2: not JSON"),
+        (line() + b"\n\n[1, 2]\n", r":3: expected a JSON object, got an array"),
+        (b'"text"', r":1: expected a JSON object, got text"),
+        (b"null", r":1: expected a JSON object, got null"),
+        (b"3", r":1: expected a JSON object, got a number"),
+        (line() + line(), r":1: not JSON"),
+        (b'{"question": "a?"}', r":1: column 'answer' is missing; columns there: 'question'"),
+        (b"{}", r":1: column 'question' is missing; columns there: none"),
+        (line(answer=None), r":1: column 'answer' must be text, got null"),
+        (line(answer=5), r":1: column 'answer' must be text, got a number"),
+        (line(answer=True), r":1: column 'answer' must be text, got a boolean"),
+        (line(question=["a"]), r":1: column 'question' must be text, got an array"),
+        (line(question={}), r":1: column 'question' must be text, got an object"),
+        (line() + b"\n" + line(question=""), r":2: column 'question' is empty"),
+        (line(question=" \n"), r":1: column 'question' is empty"),
+        (line(question="a\0b"), r":1: column 'question' holds a NUL character"),
+        (line() + b"\n" + line().replace(b"What", b"Wh\0t"), r":2: NUL byte at byte 17"),
+        (line() + b"\n" + line().replace(b"What", b"Wh\xe9t"), r":2: byte 17 \(0xe9\) is not UTF-8"),
+        (line().decode().encode("utf-16"), r":1: is UTF-16; save the file as UTF-8"),
+        (line(question="\ud800?"), r":1: column 'question' holds half a surrogate pair"),
+        (b'{"question": "a?", "answer": "1", "answer": "2"}', r":1: key 'answer' stands there twice"),
+        (b'{"question": "a?", "answer": "1", "x": {"y": 1, "y": 2}}', r":1: key 'y' stands there twice"),
+        (b'{"question": "a?", "answer": "1", "x": NaN}', r":1: NaN is not JSON"),
+        (b'{"question": "a?", "answer": "1", "x": -Infinity}', r":1: -Infinity is not JSON"),
+        (b'{"question": "a?", "answer": "1", "x": ' + b"9" * 5_000 + b"}", r":1: JSON that cannot be held"),
+        (b'{"x": ' + b"[" * 200_000, r":1: JSON that cannot be held"),
+    ],
+)
+def test_what_is_refused_is_named_with_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
+    (write_set(tmp_path) / "test.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"test\.jsonl: holds no rows"):
+        load_set(GSM8K, data=tmp_path)
+
+
+def test_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "x" * 30_000_000
+    assert read(tmp_path, line(question=long))[0]["question"] == long
+    monkeypatch.setattr(corpora, "LONGEST_LINE", 2**20)
+    with pytest.raises(DataError, match=r":2: longer than 1 MiB; split the document"):
+        read(tmp_path, line() + b"\n" + line(question="x" * 2**20))
+
+
+def test_rows_are_streamed(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line() + b"\nbroken")
+    rows = read_jsonl(path, COLUMNS)
+    assert next(rows) == ROW
+    with pytest.raises(DataError, match=":2:"):
+        next(rows)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_the_reader_fail_otherwise(content: bytes) -> None:
+    for number, text in enumerate(content.split(b"\n"), start=1):
+        where = f"f:{number}"
+        try:
+            row = corpora._object(corpora._decoded(text, where=where), where=where)
+            corpora._checked(row, COLUMNS, where=where)
+        except DataError as error:
+            assert str(error).startswith(where)
+
+
+texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4), st.booleans())
+def test_any_text_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], ascii_: bool
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "rows.jsonl"
+    made = [{"question": question, "answer": answer} for question, answer in rows]
+    path.write_bytes(b"".join(json.dumps(row, ensure_ascii=ascii_).encode() + b"\n" for row in made))
+    assert list(read_jsonl(path, COLUMNS)) == made
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
+def test_the_published_set() -> None:
+    corpus = load_set(GSM8K, data=PUBLISHED)
+    assert corpus.rows == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
+    assert INVALID not in {gold_number(row["answer"]) for rows in corpus.splits.values() for row in rows}
