@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from ltm_eval.results import LatentRecord, Run, Sample, Score
+    from ltm_eval.results import LatentRecord, Run, Sample, Score, TaskResult
 
 SAMPLES_PER_TASK = 50
 RESPONSES_PER_SAMPLE = 4
@@ -45,6 +45,17 @@ LEVEL = 0.05
 SHARES = ("exact_match", "acc", "pass@", "maj@")
 DIGEST_KEYS = ("checkpoint_sha256", "checkpoint_digest", "model_sha", "model_revision")
 PARAMETER_KEYS = ("parameters", "model_num_parameters")
+SIGNATURE_KEYS = (
+    ("condition", "condition"),
+    ("preset", "fit.preset"),
+    ("t_fast", "fit.t_fast"),
+    ("tok", "tokenizer.name"),
+    ("dtype", "model_dtype"),
+    ("limit", "limit"),
+    ("seed", "random_seed"),
+    ("fewshot_seed", "fewshot_seed"),
+    ("v", "versions.ltm_eval"),
+)
 PUBLISHED_SETS = {"gsm8k": "GSM8K"}
 METRIC_NOTES = (
     ("_as_released", "released evaluator, not a bound; shown so that published figures can be compared"),
@@ -137,6 +148,8 @@ class ScoreRow:
     """Demonstrations per prompt."""
     note: str
     """Why something is missing or doubtful."""
+    signature: str
+    """The declared settings that make the figure, for comparison between laboratories."""
     difference: Difference | None
     """Subject minus this model; None for the subject and where nothing can be paired."""
 
@@ -462,8 +475,22 @@ def _row(
         n=result.n_effective if result.n_effective is not None else len(values) or None,
         n_shot=result.n_shot,
         note=_row_note(score, values),
+        signature=_signature(score, entry.run, result) if score else "",
         difference=difference,
     )
+
+
+def _signature(score: Score, run: Run, result: TaskResult) -> str:
+    """Name and value of every declared setting, as in `exact_match|task:ltm_gsm8k@1.0|shots:8|…`."""
+    settings = dict(_flat(run.config))
+    declared = [
+        ("task", f"{result.name}@{result.version}" if result.version else result.name),
+        ("filter", score.filter if score.filter != "none" else ""),
+        ("shots", "" if result.n_shot is None else str(result.n_shot)),
+        *((name, settings.get(key, "")) for name, key in SIGNATURE_KEYS),
+        ("lm_eval", run.software.get("lm_eval_version", "")),
+    ]
+    return "|".join([score.metric, *(f"{name}:{value}" for name, value in declared if value not in {"", "null"})])
 
 
 def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
@@ -685,7 +712,7 @@ def _card(label: str, run: Run) -> ModelCard:
         path=run.path.as_posix(),
         command=run.extra.command,
         warnings=run.extra.warnings,
-        settings=_flat(run.config),
+        settings=_flat({**run.config, **({"run": dict(run.extra.settings)} if run.extra.settings else {})}),
         data=_flat(run.extra.data or {}),
         provenance=_flat({**run.software, **(run.extra.provenance or {})}),
     )

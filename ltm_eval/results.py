@@ -232,6 +232,8 @@ class RunExtra:
     """Data source, row counts and digests."""
     command: str = ""
     """Command line of the run."""
+    settings: Mapping[str, Any] | None = None
+    """Every option of the run, defaults included."""
     provenance: Mapping[str, Any] | None = None
     """Commit, versions, machine."""
 
@@ -433,6 +435,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         limit=_finite(block.get("limit")) if block.get("limit") is not None else limit,
         data=_mapping(block.get("data")),
         command=str(block.get("command") or ""),
+        settings=_mapping(block.get("settings")),
         provenance=_mapping(block.get("provenance")),
     )
 

@@ -203,6 +203,16 @@ def test_documents_only_one_model_saw_are_left_out_and_counted(tmp_path: Path) -
     assert "10 documents were scored by one of the two only" in data.verdicts[0].caveat
 
 
+def test_scores_carry_a_signature_of_the_declared_settings(tmp_path: Path) -> None:
+    config = {"model": "ltm", "condition": "prompt", "fit": {"preset": "bound", "t_fast": 16}, "limit": None}
+    config |= {"tokenizer": {"name": "gpt2"}, "random_seed": 7, "versions": {"ltm_eval": "0.1.0"}}
+    write_run(tmp_path, model="ltm-x", right=right, change={"config": config})
+    assert only(data_of(tmp_path)).tables[1].rows[0].signature == (
+        "exact_match|task:ltm_gsm8k@1.0|filter:flexible-extract|shots:2|condition:prompt|preset:bound|t_fast:16|tok:gpt2"
+        "|seed:7|v:0.1.0|lm_eval:0.4.13"
+    )
+
+
 def test_a_mean_that_its_samples_do_not_have_is_pointed_out(tmp_path: Path) -> None:
     write_two(tmp_path, change={"results": {TASK: {"exact_match,strict-match": 0.9}}})
     assert baseline_row(data_of(tmp_path)).note == "the samples' mean is 25.00 %: results and samples disagree"
