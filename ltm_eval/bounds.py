@@ -31,13 +31,13 @@ class Draws:
 
     @property
     def bound_nats(self) -> Tensor:
-        """-ELBO, mean over draws: (B,)."""
-        return self.nll_nats.mean(0) + self.kl_nats
+        """-ELBO, mean over draws: (B,), float64, in which a sum of a few fp32 numbers is exact in any order."""
+        return self.nll_nats.double().mean(0) + self.kl_nats.double()
 
     @property
     def bound_stderr_nats(self) -> Tensor:
         """Monte-Carlo standard error of `bound_nats`: (B,)."""
-        return self.nll_nats.std(0) / len(self.nll_nats) ** 0.5
+        return self.nll_nats.double().std(0) / len(self.nll_nats) ** 0.5
 
 
 def fresh_draws(
@@ -58,5 +58,6 @@ def fresh_draws(
             mu, sigma = posterior.mu[i : i + 1], (0.5 * posterior.log_var[i : i + 1]).exp()
             noise = (standard_normal(stream, mu.shape).to(mu.device) for _ in range(draws))
             columns.append(torch.cat([batch.nll_nats(mu + draw * sigma) for draw in noise]))
-        divergence = kl_nats(posterior.mu, posterior.log_var)
+        # one document at a time: a sum over several rows at once may round otherwise
+        divergence = torch.cat([kl_nats(posterior.row(i).mu, posterior.row(i).log_var) for i in range(len(documents))])
     return Draws(torch.stack(columns, dim=1), divergence)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -221,11 +222,11 @@ class LTM(TemplateLM):
         bar = self.progress(len(requests), "bounding")
         for request in requests:
             windows = self._rolling_windows(request.args[0])
-            total = 0.0
+            nats: list[float] = []
             for part in (windows[i : i + self.batch_size] for i in range(0, len(windows), self.batch_size)):
                 posterior = fit_documents(self.model, part, self.fit_config, seed=self.seed)
-                total += float(fresh_draws(self.model, part, posterior, seed=self.seed).bound_nats.double().sum())
-            answers.append(-total)
+                nats += fresh_draws(self.model, part, posterior, seed=self.seed).bound_nats.tolist()
+            answers.append(-math.fsum(nats))
             bar.advance(1, sum(len(window.windows[0].tokens) for window in windows))
         bar.close()
         return answers
@@ -385,7 +386,7 @@ class LTM(TemplateLM):
             shape = (1, *self.model.config.latent_shape)
             draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
-        return float(totals.logsumexp(0) - torch.tensor(float(SCORE_DRAWS)).log()), greedy
+        return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
 
     def _record(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float) -> LatentRecord:
         """The sidecar line of one request."""

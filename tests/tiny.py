@@ -29,6 +29,7 @@ def tiny_model(config: ModelConfig = TINY, *, seed: int = 0, scale: float = 12.0
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(scale)
+        model.tok_embeddings.weight[128:256] = 0  # so that what it likes best is ASCII
     return model
 
 

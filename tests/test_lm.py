@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from ltm_eval import lm as module
+from ltm_eval.elbo import kl_nats
+from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.lm import LTM, SCORE_DRAWS, generation_config, resolve_device
+from ltm_eval.posterior import fit_documents, generator, standard_normal
+from ltm_eval.progress import silent
+
+from tests.tiny import tiny_folder
+
+CONDITIONS = ["prompt", "demos", "demos+prompt", "prior"]
+GREEDY = {"until": ["Question:"], "max_gen_toks": 24, "do_sample": False, "temperature": 0.0}
+SAMPLED = {"until": ["zq"], "max_gen_toks": 16, "do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("lm") / "tiny")
+
+
+def model(folder: Path, **options: Any) -> LTM:
+    lm = LTM(str(folder), **{"t_fast": 3, "batch_size": 4, **options})
+    lm.progress = silent
+    return lm
+
+
+def prompt(i: int) -> str:
+    source = random.Random(i)
+    shots = "".join(f"Question: {source.randrange(999)} {'x' * source.randrange(30)}\nAnswer: #### {k}\n\n" for k in range(source.randrange(5)))
+    return f"{shots}Question: {i} and {source.randrange(10**6)}?\nAnswer:"
+
+
+def instances(kind: str, arguments: list[tuple[Any, ...]], *, repeats: int = 1) -> list[Instance]:
+    return [
+        Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=("ltm_test", i, repeats))  # type: ignore[arg-type]
+        for i, a in enumerate(arguments)
+        for _ in range(1)
+    ]
+
+
+def facts(lm: LTM) -> dict[tuple[int, int], dict[str, Any]]:
+    """Records without times, by document and repeat."""
+    return {(r.doc_id, r.repeat): {**asdict(r), "fit_seconds": 0, "decode_seconds": 0} for r in lm.records}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_batch_size_and_order_change_no_bit(condition: str, options: dict[str, Any], folder: Path) -> None:
+    requests = instances("generate_until", [(prompt(i), options) for i in range(11)])
+    results = []
+    for batch_size, order in ((1, range(11)), (7, range(11)), (32, reversed(range(11)))):
+        lm, order = model(folder, condition=condition, batch_size=batch_size), list(order)
+        answers = lm.generate_until([requests[i] for i in order])
+        results.append(({i: answer for i, answer in zip(order, answers, strict=True)}, facts(lm)))
+    assert results[0] == results[1] == results[2]
+
+
+def test_scores_do_not_depend_on_batch_or_order(folder: Path) -> None:
+    requests = instances("loglikelihood", [(prompt(i % 5), f" answer {i}") for i in range(12)])
+    one = model(folder, batch_size=1).loglikelihood(requests)
+    lm = model(folder, batch_size=32)
+    assert lm.loglikelihood(requests[::-1])[::-1] == one
+
+
+def test_contexts_share_one_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[bytes] = []
+
+    def counting(model: Any, documents: Any, *rest: Any, **options: Any) -> Any:
+        fitted.extend(document.key for document in documents)
+        return fit_documents(model, documents, *rest, **options)
+
+    monkeypatch.setattr(module, "fit_documents", counting)
+    lm = model(folder, batch_size=2)
+    lm.loglikelihood(instances("loglikelihood", [(prompt(i % 3), f" {i}") for i in range(9)]))
+    assert len(fitted) == len(set(fitted)) == 3
+    fitted.clear()
+    request = instances("generate_until", [(prompt(1), SAMPLED)])
+    answers = lm.generate_until(request * 6)
+    assert len(fitted) == 1 and len(set(answers)) > 1
+
+
+def test_repeats_are_independent_and_reproducible(folder: Path) -> None:
+    request = instances("generate_until", [(prompt(1), SAMPLED)])
+    eight = model(folder).generate_until(request * 8)
+    assert model(folder).generate_until(request * 3) == eight[:3]
+    assert model(folder, seed=7).generate_until(request * 8) != eight
+    with pytest.raises(UsageError, match="greedy"):
+        model(folder).generate_until(instances("generate_until", [(prompt(1), GREEDY)]) * 2)
+
+
+def test_score_is_the_mean_over_posterior_draws_of_the_context(folder: Path) -> None:
+    lm = model(folder)
+    text, continuation = prompt(3), " 42."
+    (found, _), = lm.loglikelihood(instances("loglikelihood", [(text, continuation)]))
+    context = lm._scoring_job(0, (instances("loglikelihood", [(text, continuation)])[0], 0)).context
+    assert context.document is not None
+    posterior = fit_documents(lm.model, [context.document], lm.fit_config, seed=1234)
+    assert [t for w in context.document.windows for t in w.targets] == lm.tok_encode(text)
+    tokens = torch.tensor([[lm.eot_token_id, *lm.tok_encode(text + continuation)]])
+    n, stream, totals = len(continuation), generator(1234, "score", context.document.key), []
+    for _ in range(SCORE_DRAWS):
+        z = posterior.at(standard_normal(stream, posterior.mu.shape))
+        log_probs = lm.model(tokens[:, :-1], z).log_softmax(-1)[0, -n:]
+        totals.append(float(log_probs.gather(1, tokens[0, -n:, None]).sum()))
+    assert found == pytest.approx(float(np.logaddexp.reduce(totals) - np.log(SCORE_DRAWS)), rel=1e-4)
+
+
+def test_the_continuation_never_reaches_the_fit(folder: Path) -> None:
+    traces = []
+    for continuation in (" a", " quite another text"):
+        lm = model(folder)
+        lm.loglikelihood(instances("loglikelihood", [(prompt(3)[:60], continuation)]))
+        traces.append(lm.records[0].objective_nats)
+    assert traces[0] == traces[1]
+
+
+def test_greedy_flag_tells_what_decoding_gives(folder: Path) -> None:
+    lm = model(folder)
+    answer = lm.generate_until(instances("generate_until", [(prompt(2), {**GREEDY, "until": ["\0never"], "max_gen_toks": 5})]))[0]
+    if "\ufffd" in answer:
+        pytest.skip("the tiny model's answer is not text")
+    (_, greedy), (_, other) = lm.loglikelihood(instances("loglikelihood", [(prompt(2), answer), (prompt(2), answer[:-1] + "\x01")]))
+    assert greedy and not other
+
+
+def test_empty_texts(folder: Path) -> None:
+    lm = model(folder)
+    assert lm.loglikelihood(instances("loglikelihood", [("a context", "")])) == [(0.0, True)]
+    ((value, _),) = lm.loglikelihood(instances("loglikelihood", [("", "abc")]))
+    assert value < 0 and lm.records[-1].fitted_tokens == 0
+    assert lm.loglikelihood_rolling(instances("loglikelihood_rolling", [("",)])) == [0.0]
+    assert len(lm.generate_until(instances("generate_until", [("", GREEDY)]))) == 1
+
+
+def test_a_continuation_beyond_the_context_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match="200 tokens exceeds the context of 192"):
+        model(folder).loglikelihood(instances("loglikelihood", [("a", "b" * 200)]))
+
+
+def test_rolling_is_minus_the_bound_of_all_windows(folder: Path) -> None:
+    lm = model(folder)
+    text = "".join(random.Random(4).choices("abcdef \n", k=450))
+    (found,) = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]))
+    documents = lm._rolling_windows(text)
+    assert sum(t != -1 for d in documents for t in d.windows[0].targets) == 450 and len(documents) == 3
+    posterior = fit_documents(lm.model, documents, lm.fit_config, seed=1234)
+    total = float(kl_nats(posterior.mu, posterior.log_var).sum())
+    for i, document in enumerate(documents):
+        stream, window = generator(1234, "bound", document.key), document.windows[0]
+        nll = []
+        for _ in range(8):
+            z = posterior.row(i).at(standard_normal(stream, posterior.mu[:1].shape))
+            logits = lm.model(torch.tensor([window.tokens]), z)[0]
+            nll.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(window.targets), ignore_index=-1, reduction="sum")))
+        total += float(np.mean(nll))
+    assert -found == pytest.approx(total, rel=1e-4)
+    shuffled = model(folder, batch_size=1)
+    assert shuffled.loglikelihood_rolling(instances("loglikelihood_rolling", [("other",), (text,)]))[1] == found
+
+
+def test_answers_end_before_the_stop_string(folder: Path) -> None:
+    lm = model(folder)
+    whole = lm.generate_until(instances("generate_until", [(prompt(5), {**GREEDY, "until": ["\0never"]})]))[0]
+    stop = whole[6:8]
+    cut = lm.generate_until(instances("generate_until", [(prompt(5), {**GREEDY, "until": [stop]})]))[0]
+    assert cut == whole[: whole.index(stop)]
+    assert lm.records[-1].stop_reason == "stop_string"
+
+
+def test_records_tell_what_was_read_and_fitted(folder: Path) -> None:
+    text = "".join(f"Question: {'y' * 20} {i}\nAnswer: #### {i}\n\n" for i in range(6)) + "Question: now?\nAnswer:"
+    lm = model(folder, condition="demos+prompt")
+    lm.generate_until(instances("generate_until", [(text, GREEDY)]))
+    record = lm.records[0]
+    assert (record.demonstrations, record.demonstrations_fitted) == (6, 6) and 0 < record.demonstrations_read < 6
+    assert record.fitted_tokens == record.prompt_tokens == len(text)
+    assert record.read_tokens <= 192 - 24 and record.fitted_windows > 1 and not record.truncated
+    assert len(record.objective_nats) == 4 and record.kl_nats == pytest.approx(sum(record.kl_per_layer_nats), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"t_fsat": 3}, "'t_fast'"),
+        ({"t_fast": "abc"}, "whole number"),
+        ({"t_fast": 2.5}, "whole number"),
+        ({"t_fast": float("inf")}, "whole number"),
+        ({"t_fast": -1}, "t_fast"),
+        ({"condition": "demo"}, "'demos'"),
+        ({"dtype": "fp8"}, "dtype"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"pretrained": 7}, "quote"),
+        ({"revision": 5e3}, "quote"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        LTM.create_from_arg_obj({"pretrained": str(folder), **arguments}, {"batch_size": 1, "device": "cuda:0"})
+
+
+def test_lm_evals_own_way_of_calling(folder: Path) -> None:
+    lm = LTM.create_from_arg_obj(
+        {"pretrained": str(folder), "t_fast": 16.0, "tokenizer": "none", "lr": "0.2"}, {"batch_size": "auto:4", "max_batch_size": None, "device": "cuda:0"}
+    )
+    assert lm.fit_config.t_fast == 16 and lm.fit_config.lr == 0.2 and lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    same = LTM.create_from_arg_string(f"pretrained={folder},t_fast=16,batch_size=3", {"batch_size": 1})
+    assert same.batch_size == 3 and (same.rank, same.world_size) == (0, 1)
+    info = same.get_model_info()
+    assert info["fit"]["t_fast"] == 16 and len(info["model_sha"]) == 64 and info["checkpoint"]["step"] == 7
+
+
+def test_lm_evals_cache_and_chat_templates_are_refused(folder: Path) -> None:
+    lm = model(folder)
+    with pytest.raises(UsageError, match="not keyed by the model"):
+        lm.set_cache_hook(type("Hook", (), {"dbdict": {}})())
+    with pytest.raises(UsageError, match="chat template"):
+        lm.apply_chat_template([])
+    with pytest.raises(UsageError, match="chat template"):
+        lm.chat_template(True)
+
+
+def test_a_live_model_is_welcome(folder: Path) -> None:
+    loaded = model(folder)
+    live = LTM(loaded.model, t_fast=3, batch_size=4)
+    live.progress = silent
+    requests = instances("generate_until", [(prompt(1), GREEDY)])
+    assert live.generate_until(requests) == loaded.generate_until(requests)
+    loaded.model.info = replace(loaded.model.info, source="nowhere")
+    with pytest.raises(UsageError, match="tokenizer="):
+        LTM(loaded.model)
+
+
+def test_devices_that_are_not_here_are_named() -> None:
+    with pytest.raises(MachineError, match="found cpu"):
+        resolve_device("cuda:97")
+    with pytest.raises(UsageError, match="device must be"):
+        resolve_device("gpu?")
+
+
+def test_generation_options() -> None:
+    config = generation_config({"until": "x", "max_new_tokens": 7, "temperature": 0.5})
+    assert (config.until, config.max_new_tokens, config.do_sample, config.temperature) == (("x",), 7, True, 0.5)
+    with pytest.raises(UsageError, match="'top_p'"):
+        generation_config({"topp": 0.5})
+    with pytest.raises(UsageError, match="temperature"):
+        generation_config({"do_sample": True, "temperature": -1.0})
