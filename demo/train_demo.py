@@ -2,8 +2,10 @@
 
     python demo/train_demo.py OUTPUT_FOLDER [--minutes 20]
 
-It exists so that the whole path of the program can be tried on a bare machine; it is not a measure of what LTMs can do. Dual-rate
-learning after arXiv:2502.01567: a short fast loop with fresh noise per batch, then one AdamW step on the fresh-noise -ELBO.
+It exists so that the whole path of the program can be tried on a bare machine; it is not a measure of what LTMs can
+do. Dual-rate
+learning after arXiv:2502.01567: a short fast loop with fresh noise per batch, then one AdamW step on the fresh-noise
+-ELBO.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def problem_text(problem: object) -> str:
 
 def train_ranks(texts: list[str], path: Path) -> Tokenizer:
     """Byte-pair ranks in tiktoken's format; digits never merge, so that numbers keep their places."""
-    from tokenizers import Regex, Tokenizer as Trainable, models, pre_tokenizers, trainers
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Trainable
 
     trainable = Trainable(models.BPE())
     digits = pre_tokenizers.Split(Regex(r"\d"), "isolated")
@@ -63,7 +66,9 @@ def train_ranks(texts: list[str], path: Path) -> Tokenizer:
     symbol_bytes = byte_symbols()
     merged = [
         bytes(symbol_bytes[c] for c in left + right)
-        for left, right in (m if isinstance(m, list) else m.split(" ") for m in json.loads(trainable.to_str())["model"]["merges"])
+        for left, right in (
+            m if isinstance(m, list) else m.split(" ") for m in json.loads(trainable.to_str())["model"]["merges"]
+        )
     ]
     ordered = list(dict.fromkeys([bytes([b]) for b in range(256)] + merged))[:RANKS]
     path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ordered)))
@@ -93,7 +98,9 @@ def batches(tokenizer: Tokenizer) -> object:
                 rows = []
 
 
-def fast(model: LatentThoughtModel, tokens: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Posterior:
+def fast(
+    model: LatentThoughtModel, tokens: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+) -> Posterior:
     """The batch's posteriors after the fast loop."""
     rows = zip(tokens.tolist(), targets.tolist(), strict=True)
     documents = [Document((Window(tuple(x), tuple(y)),)) for x, y in rows]

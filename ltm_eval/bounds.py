@@ -32,12 +32,14 @@ class Draws:
     @property
     def bound_nats(self) -> Tensor:
         """-ELBO, mean over draws: (B,), float64, in which a sum of a few fp32 numbers is exact in any order."""
-        return self.nll_nats.double().mean(0) + self.kl_nats.double()
+        mean: Tensor = self.nll_nats.double().mean(0)
+        return mean + self.kl_nats.double()
 
     @property
     def bound_stderr_nats(self) -> Tensor:
         """Monte-Carlo standard error of `bound_nats`: (B,)."""
-        return self.nll_nats.double().std(0) / len(self.nll_nats) ** 0.5
+        spread: Tensor = self.nll_nats.double().std(0)
+        return spread / len(self.nll_nats) ** 0.5
 
 
 def fresh_draws(

@@ -1,8 +1,11 @@
 """Checkpoints: our folder, a released `ckpt_*.pt`, or a Hugging Face hub id.
 
-Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The released form
-(github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with `weights_only=True` and memory-mapped,
-never in another way. Parameter names are reduced to one spelling first, then all of them must be there, no other, each of its shape.
+Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
+released form
+(github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with `weights_only=True` and
+memory-mapped,
+never in another way. Parameter names are reduced to one spelling first, then all of them must be there, no other,
+each of its shape.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ class CheckpointInfo:
     step: int | None
     """Training step, where recorded."""
     weights_sha256: str
-    """Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted folder."""
+    """Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted
+    folder.
+    """
     revision: str | None = None
     """Commit of a hub checkpoint."""
     is_demo: bool = False
@@ -97,7 +102,8 @@ def load_with_tokenizer(
     spec = tokenizer or checkpoint.tokenizer_spec
     if spec is None:
         raise CheckpointError(
-            f"{source}: the checkpoint does not say which tokenizer it was trained with ({checkpoint.config.vocab_size} rows); "
+            f"{source}: the checkpoint does not say which tokenizer it was trained with "
+            f"({checkpoint.config.vocab_size} rows); "
             "pass tokenizer=gpt2 or tokenizer=FILE of mergeable ranks"
         )
     loaded = load_tokenizer(spec)
@@ -131,12 +137,13 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
         folder, commit = _fetch(str(source), revision)
         return _read_folder(folder, source=str(source), revision=commit)
     raise CheckpointError(
-        f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with {CONFIG_FILE} and "
+        f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
+        f"{CONFIG_FILE} and "
         f"{WEIGHTS_FILE}, or a released ckpt_*.pt"
     )
 
 
-# Our folder ---------------------------------------------------------------------------------------------------------------
+# Our folder ----------------------------------------------------------------------------------------------------------
 
 
 def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoint:
@@ -150,7 +157,8 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
     recorded = fields.get("weights_sha256")
     if recorded is not None and recorded != digest:
         raise CheckpointError(
-            f"{folder / WEIGHTS_FILE}: content sha256 {digest[:12]} differs from {str(recorded)[:12]} in {CONFIG_FILE}; "
+            f"{folder / WEIGHTS_FILE}: content sha256 {digest[:12]} differs from {str(recorded)[:12]} in "
+            f"{CONFIG_FILE}; "
             "the file was changed or damaged, copy it again"
         )
     ranks = folder / RANKS_FILE
@@ -164,7 +172,8 @@ def _explain_folder(folder: Path, absent: str) -> None:
     released = sorted(folder.glob("*.pt"))
     if released:
         raise CheckpointError(
-            f"checkpoint {folder}: holds no {absent} but {len(released)} .pt file(s); pass the file itself ({released[-1]}) or "
+            f"checkpoint {folder}: holds no {absent} but {len(released)} .pt file(s); pass the file itself "
+            f"({released[-1]}) or "
             f"convert it: python -m ltm_eval convert {released[-1]} NEW_FOLDER"
         )
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:_LISTED]) or "nothing"
@@ -192,7 +201,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
         raise CheckpointError(f"{path}: expected an object with the key 'model' (sizes); convert writes such a file")
     if fields.get("format", FORMAT) != FORMAT:
-        raise CheckpointError(f"{path}: format {fields['format']!r} is not known, this version reads {FORMAT}; update ltm-eval")
+        raise CheckpointError(
+            f"{path}: format {fields['format']!r} is not known, this version reads {FORMAT}; update ltm-eval"
+        )
     return fields
 
 
@@ -211,18 +222,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); copy it again"
+            f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
+            "copy it again"
         ) from error
 
 
-# Released files -----------------------------------------------------------------------------------------------------------
+# Released files ------------------------------------------------------------------------------------------------------
 
 
 def _read_released(path: Path) -> Checkpoint:
     content = _unpickle(path)
     state, sizes = content.get("model"), content.get("model_args")
     if not isinstance(state, dict) or not isinstance(sizes, dict):
-        raise CheckpointError(f"{path}: expected the keys 'model' and 'model_args' of a released checkpoint, found {sorted(map(str, content))[:8]}")
+        raise CheckpointError(
+            f"{path}: expected the keys 'model' and 'model_args' of a released checkpoint, found "
+            f"{sorted(map(str, content))[:8]}"
+        )
     config = ModelConfig.from_mapping(sizes, where=f"{path} (model_args)")
     weights = _checked(state, config, where=str(path))
     step = content.get("iter_num")
@@ -235,11 +250,14 @@ def _unpickle(path: Path) -> dict[str, Any]:
     _refuse_impostors(path)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_PT_TORCH:
         raise MachineError(
-            f"{path}: reading .pt files needs torch 2.10 or newer (CVE-2025-32434, CVE-2026-24747), this is {torch.__version__}; "
+            f"{path}: reading .pt files needs torch 2.10 or newer (CVE-2025-32434, CVE-2026-24747), this is "
+            f"{torch.__version__}; "
             "update torch, or convert the file elsewhere"
         )
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not a file that torch.save wrote ({path.stat().st_size} bytes); copy it again if it was cut off")
+        raise CheckpointError(
+            f"{path}: not a file that torch.save wrote ({path.stat().st_size} bytes); copy it again if it was cut off"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())
@@ -250,11 +268,14 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch.load answers damaged files with many exception types
         raise CheckpointError(
-            f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values ({_refused_object(error)}). "
+            f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "
+            f"({_refused_object(error)}). "
             "Re-save it with torch.save of tensors, numbers and strings only"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary with 'model' and 'model_args'")
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary with 'model' and 'model_args'"
+        )
     return content
 
 
@@ -279,7 +300,7 @@ def _refuse_impostors(path: Path) -> None:
         raise CheckpointError(f"{path}: the file is empty; copy it again")
 
 
-# Hub ----------------------------------------------------------------------------------------------------------------------
+# Hub -----------------------------------------------------------------------------------------------------------------
 
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
@@ -292,17 +313,20 @@ def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub library and its HTTP client raise many types; each means the same to a user
         raise MachineError(
-            f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched ({type(error).__name__}). "
+            f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched "
+            f"({type(error).__name__}). "
             f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name
 
 
-# Tensors ------------------------------------------------------------------------------------------------------------------
+# Tensors -------------------------------------------------------------------------------------------------------------
 
 
 def canonical_name(name: str) -> str:
-    """Our spelling of a released parameter name: compile and data-parallel wrappers dropped, fused kernels' names undone."""
+    """Our spelling of a released parameter name: compile and data-parallel wrappers dropped, fused kernels' names
+    undone.
+    """
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     while parts and parts[0] == "module":
         parts = parts[1:]
@@ -331,12 +355,20 @@ def _checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> di
         found.setdefault(EMBEDDING, tied)
     problems = [f"missing {name}" for name in wanted if name not in found]
     problems += [f"extra {name}" for name in found if name not in wanted]
-    problems += [complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))]
-    if not problems and tied is not None and not (isinstance(tied, torch.Tensor) and torch.equal(tied, found[EMBEDDING])):
+    problems += [
+        complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))
+    ]
+    if (
+        not problems
+        and tied is not None
+        and not (isinstance(tied, torch.Tensor) and torch.equal(tied, found[EMBEDDING]))
+    ):
         problems.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
     if problems:
         more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise CheckpointError(f"{where}: {len(problems)} tensor(s) do not fit the config: {'; '.join(problems[:_LISTED])}{more}")
+        raise CheckpointError(
+            f"{where}: {len(problems)} tensor(s) do not fit the config: {'; '.join(problems[:_LISTED])}{more}"
+        )
     return {name: found[name] for name in wanted}
 
 
@@ -346,7 +378,10 @@ def _refuse_huge(found: Mapping[str, Any], config: ModelConfig, where: str) -> N
     layer = 2 * config.dim * config.dim + 3 * config.dim * config.ffn_dim
     claimed = config.vocab_size * config.dim + config.n_layers * layer
     if claimed > 4 * held + 2**20 or config.max_seq_len * config.head_dim > 2**28:
-        raise CheckpointError(f"{where}: the config asks for about {claimed:,} parameters, the file holds {held:,}; the config does not belong to it")
+        raise CheckpointError(
+            f"{where}: the config asks for about {claimed:,} parameters, the file holds {held:,}; the config does "
+            "not belong to it"
+        )
 
 
 def _complaint(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
@@ -372,7 +407,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-# Writing ------------------------------------------------------------------------------------------------------------------
+# Writing -------------------------------------------------------------------------------------------------------------
 
 
 def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -> CheckpointInfo:
@@ -425,5 +460,8 @@ def _save_released(checkpoint: Checkpoint, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     state = dict(checkpoint.weights) | {TIED: checkpoint.weights[EMBEDDING]}
     part = target.with_name(target.name + ".part")
-    torch.save({"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step or 0, "config": {}}, part)
+    torch.save(
+        {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step or 0, "config": {}},
+        part,
+    )
     os.replace(part, target)

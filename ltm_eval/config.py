@@ -51,7 +51,17 @@ class ModelConfig:
     """Whether cross-attention keys are rotated by the latents' positions."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len", "window_size", "max_z_len", "multiple_of"):
+        for name in (
+            "dim",
+            "n_layers",
+            "n_heads",
+            "n_kv_heads",
+            "vocab_size",
+            "max_seq_len",
+            "window_size",
+            "max_z_len",
+            "multiple_of",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CheckpointError(f"model config: {name} must be a whole number of at least 1, got {value!r}")
@@ -61,12 +71,17 @@ class ModelConfig:
                 "it counts the latents of all layers and must be a multiple of n_layers"
             )
         if self.dim % self.n_heads or self.head_dim % 2:
-            raise CheckpointError(f"model config: dim {self.dim} does not divide into {self.n_heads} heads of even size")
+            raise CheckpointError(
+                f"model config: dim {self.dim} does not divide into {self.n_heads} heads of even size"
+            )
         if self.n_heads % self.n_kv_heads:
-            raise CheckpointError(f"model config: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+            raise CheckpointError(
+                f"model config: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
+            )
         if self.use_z_pos_emb and self.max_z_len > self.max_seq_len:
             raise CheckpointError(
-                f"model config: max_z_len {self.max_z_len} exceeds max_seq_len {self.max_seq_len}, so latents have no positions"
+                f"model config: max_z_len {self.max_z_len} exceeds max_seq_len {self.max_seq_len}, so latents have "
+                "no positions"
             )
 
     @property
@@ -106,7 +121,9 @@ class ModelConfig:
         optional = {"hidden_dim", "norm_eps", "use_z_pos_emb"}
         missing = sorted(known - optional - set(given))
         if missing:
-            raise CheckpointError(f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed, add them")
+            raise CheckpointError(
+                f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed, add them"
+            )
         return cls(**given)
 
 
@@ -143,7 +160,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.t_fast, bool) or not isinstance(self.t_fast, int) or not 0 <= self.t_fast <= MAX_FAST_STEPS:
-            raise UsageError(f"t_fast must be a whole number from 0 (no fit, prior latents) to {MAX_FAST_STEPS}, got {self.t_fast!r}")
+            raise UsageError(
+                f"t_fast must be a whole number from 0 (no fit, prior latents) to {MAX_FAST_STEPS}, got {self.t_fast!r}"
+            )
         for name in ("lr", "lr_final"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
@@ -159,16 +178,37 @@ class FitConfig:
 
 PRESETS: Mapping[str, FitConfig] = MappingProxyType(
     {
-        # github mingluzhao/Latent-Thought-LM @498e39e, optimizer.py: one noise tensor, cosine from lr to lr/10 inside the loop.
+        # github mingluzhao/Latent-Thought-LM @498e39e, optimizer.py: one noise tensor, cosine from lr to lr/10.
         "released": FitConfig(
-            "released", t_fast=16, lr=0.34, lr_final=0.034, log_var_start=-5.0, log_var_spread=0.1, mu_spread=0.0, noise="fixed"
+            "released",
+            t_fast=16,
+            lr=0.34,
+            lr_final=0.034,
+            log_var_start=-5.0,
+            log_var_spread=0.1,
+            mu_spread=0.0,
+            noise="fixed",
         ),
         # The published 16-step figures fit a constant rate.
         "published": FitConfig(
-            "published", t_fast=16, lr=0.34, lr_final=0.34, log_var_start=-5.0, log_var_spread=0.1, mu_spread=0.0, noise="fixed"
+            "published",
+            t_fast=16,
+            lr=0.34,
+            lr_final=0.34,
+            log_var_start=-5.0,
+            log_var_spread=0.1,
+            mu_spread=0.0,
+            noise="fixed",
         ),
         "bound": FitConfig(
-            "bound", t_fast=64, lr=0.1, lr_final=0.01, log_var_start=-1.0, log_var_spread=0.0, mu_spread=0.0, noise="fresh"
+            "bound",
+            t_fast=64,
+            lr=0.1,
+            lr_final=0.01,
+            log_var_start=-1.0,
+            log_var_spread=0.0,
+            mu_spread=0.0,
+            noise="fresh",
         ),
     }
 )
@@ -216,7 +256,10 @@ class GenerationConfig:
         if any(stop == "" for stop in self.until):
             raise UsageError("a stop string in `until` is empty; remove it")
         if self.do_sample and not 0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature must be positive when sampling, got {self.temperature}; for greedy decoding set do_sample=False")
+            raise UsageError(
+                f"temperature must be positive when sampling, got {self.temperature}; for greedy decoding set "
+                "do_sample=False"
+            )
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:

@@ -1,7 +1,9 @@
 """What of a few-shot prompt the decoder reads, and what z is fitted on.
 
-A prompt is demonstrations and a question. What does not fit the context is dropped by whole demonstrations from the left; only a
-question that does not fit by itself is cut, at a token. Every text starts with the end-of-text token, as documents do in training.
+A prompt is demonstrations and a question. What does not fit the context is dropped by whole demonstrations from the
+left; only a
+question that does not fit by itself is cut, at a token. Every text starts with the end-of-text token, as documents do
+in training.
 Modes: arXiv:2502.01567 Eq. 7 is `prompt`; the others are this project's.
 """
 
@@ -55,7 +57,12 @@ def plan(text: str, condition: str, tokenizer: Tokenizer, *, budget: int, window
     prompt = split_prompt(text)
     whole = prompt if condition != "demos" else Prompt((), prompt.question)
     kept, read, truncated = _fitting(whole, tokenizer, budget)
-    fitted = {"prompt": kept, "prior": 0, "demos": len(prompt.demonstrations), "demos+prompt": len(prompt.demonstrations)}[condition]
+    fitted = {
+        "prompt": kept,
+        "prior": 0,
+        "demos": len(prompt.demonstrations),
+        "demos+prompt": len(prompt.demonstrations),
+    }[condition]
     if condition == "prompt":
         document = _document([_window(read)] if len(read) > 1 else [])
     elif condition == "prior":

@@ -1,8 +1,12 @@
-"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are made once.
+"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are
+made once.
 
-Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number of lanes is
-fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows: so a prompt's tokens
-do not depend on what else is decoded. Against the released `generate` (github mingluzhao/Latent-Thought-LM @498e39e, no cache) the
+Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number
+of lanes is
+fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows: so a
+prompt's tokens
+do not depend on what else is decoded. Against the released `generate` (github mingluzhao/Latent-Thought-LM @498e39e,
+no cache) the
 tokens are the same up to the context limit; where the released code slides the context on, this one stops.
 """
 
@@ -23,7 +27,9 @@ from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import padded_length
 
 CPU_LANES = 16
-"""Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood beside it."""
+"""Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood
+beside it.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,9 @@ def generate(
         for slot in range(min(batch_size, stepper.lanes)):
             while lanes[slot] is None and waiting:
                 index, prompt = waiting.popleft()
-                lane = _Lane(index, min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens)), prompt.stream)
+                lane = _Lane(
+                    index, min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens)), prompt.stream
+                )
                 stepper.place(slot, prompt)
                 lanes[slot] = lane
                 if lane.limit < 1:
@@ -112,7 +120,11 @@ def generate(
 
 
 def _advance(
-    lane: _Lane, token: int, eot_id: int | None, stops: tuple[bytes, ...], to_bytes: Callable[[Sequence[int]], bytes] | None
+    lane: _Lane,
+    token: int,
+    eot_id: int | None,
+    stops: tuple[bytes, ...],
+    to_bytes: Callable[[Sequence[int]], bytes] | None,
 ) -> str:
     """Take one token into a lane; the reason it stops, or an empty string."""
     if token == eot_id:
@@ -131,7 +143,9 @@ def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationCon
     """Next token of every lane: (lanes, V) logits to ids; idle lanes get whatever."""
     if not config.do_sample:
         return [int(i) for i in logits.argmax(-1).tolist()]
-    uniform = torch.tensor([0.0 if lane is None or lane.stream is None else lane.stream.random() for lane in lanes], dtype=torch.float64)
+    uniform = torch.tensor(
+        [0.0 if lane is None or lane.stream is None else lane.stream.random() for lane in lanes], dtype=torch.float64
+    )
     return [int(i) for i in sample_token(logits, uniform.to(logits.device), config).tolist()]
 
 
@@ -202,7 +216,9 @@ class _Stepper:
         self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes run on harmlessly
         table = self.model.rope[:, self.position].unsqueeze(2).unsqueeze(2)  # (2, lanes, 1, 1, head_dim / 2)
         slot = self.position % self.window
-        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[:, None, None]  # (lanes, 1, 1, W)
+        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[
+            :, None, None
+        ]  # (lanes, 1, 1, W)
         x = self.model.tok_embeddings(ids).unsqueeze(1)
         for layer, block in enumerate(self.model.blocks):
             attention, normed = block.attention, block.attention_norm(x)

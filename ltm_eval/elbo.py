@@ -47,7 +47,8 @@ def token_nll_nats(logits: Tensor, targets: Tensor) -> Tensor:
 def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Output projection and cross-entropy in one, without the (T, V) logits.
 
-    Equals `token_nll_nats(hidden @ weight.T, targets).sum(1)`; differentiable in `hidden` only. Log-sum-exp and sums are fp32.
+    Equals `token_nll_nats(hidden @ weight.T, targets).sum(1)`; differentiable in `hidden` only. Log-sum-exp and sums
+    are fp32.
 
     Args:
         hidden: (B, T, D), after the final norm.
@@ -57,12 +58,14 @@ def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     Returns:
         (B,), nats.
     """
-    result: Tensor = _ProjectedNLL.apply(hidden, weight, targets)
+    result: Tensor = _ProjectedNLL.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result
 
 
 class _ProjectedNLL(torch.autograd.Function):
-    """Works through positions in chunks; the gradient of `hidden` is made in the forward pass, while the chunk's logits exist."""
+    """Works through positions in chunks; the gradient of `hidden` is made in the forward pass, while the chunk's
+    logits exist.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The adapter through which lm-eval drives a Latent Thought Model.
 
-Written against lm-eval 0.4.13's abstract class. Requests are shared out inside these methods, never by lm-eval (its own splitting
+Written against lm-eval 0.4.13's abstract class. Requests are shared out inside these methods, never by lm-eval (its
+own splitting
 changes few-shot prompts with the number of ranks), so `rank` is always 0 of 1.
 """
 
@@ -19,18 +20,27 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, hash_string, make_disjoint_window, simple_parse_args_string
 from torch import Tensor
 
 import ltm_eval
+from ltm_eval.arguments import (
+    batch_size_or_auto,
+    generation_config,
+    host_arguments,
+    number_or_none,
+    resolve_device,
+    resolve_dtype,
+    whole,
+)
 from ltm_eval.bounds import fresh_draws
 from ltm_eval.checkpoint import load_with_tokenizer
-from ltm_eval.config import CONDITIONS, DTYPES, FitConfig, GenerationConfig, check_choice, fit_config
+from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, check_choice, fit_config
 from ltm_eval.context import Context, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.elbo import IGNORED, kl_per_layer_nats
-from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, nearest
+from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
 from ltm_eval.progress import Progress, tqdm_bar
@@ -44,7 +54,6 @@ SCORE_DRAWS = 8
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""
 MAX_BATCH = 64
-DEFAULT_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Fitted:
 class LTM(TemplateLM):
     """`--model ltm`: fits z per context, then scores or generates."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the signature is what --model_args may hold
         self,
         pretrained: Any = "demo",
         *,
@@ -85,7 +94,8 @@ class LTM(TemplateLM):
         """Load a checkpoint.
 
         Args:
-            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; a loaded model is welcome with `tokenizer` given.
+            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; a loaded model is welcome with `tokenizer`
+            given.
             t_fast: fast steps; None takes the preset's.
             preset: `released`, `published` or `bound`.
             condition: `prompt`, `demos`, `demos+prompt` or `prior`.
@@ -104,14 +114,16 @@ class LTM(TemplateLM):
         super().__init__()
         check_choice("condition", condition, CONDITIONS)
         check_choice("dtype", dtype, DTYPES)
-        self.condition, self.seed = condition, _whole("seed", seed, 1234)
-        self.fit_config = fit_config(preset, t_fast=None if t_fast is None else _whole("t_fast", t_fast, 0), lr=_number("lr", lr))
+        self.condition, self.seed = condition, whole("seed", seed, 1234)
+        self.fit_config = fit_config(
+            preset, t_fast=None if t_fast is None else whole("t_fast", t_fast, 0), lr=number_or_none("lr", lr)
+        )
         self._device = resolve_device(device)
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
-        self.dtype = _resolve_dtype(dtype, self._device)
+        self.dtype = resolve_dtype(dtype, self._device)
         self.model.set_matmul_dtype(self.dtype)
-        self._batch_size = _batch_size(batch_size)
-        self._max_batch_size = _whole("max_batch_size", max_batch_size, MAX_BATCH)
+        self._batch_size = batch_size_or_auto(batch_size)
+        self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
         self.progress: Callable[[int, str], Progress] = tqdm_bar
@@ -120,7 +132,8 @@ class LTM(TemplateLM):
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
         """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
         try:
-            return cls(**_host_arguments(cls, arg_dict, additional_config or {}))
+            known = [name for name in inspect.signature(cls).parameters if name != "self"]
+            return cls(**host_arguments(known, arg_dict, additional_config or {}))
         except LtmEvalError as error:
             leave(error)
 
@@ -129,7 +142,7 @@ class LTM(TemplateLM):
         """As lm-eval's Python interface calls it."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
-    # What lm-eval asks of a model ---------------------------------------------------------------------------------------
+    # What lm-eval asks of a model ------------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
@@ -163,7 +176,12 @@ class LTM(TemplateLM):
     def set_cache_hook(self, cache_hook: Any) -> None:
         """lm-eval's response cache does not know which model answered, so it is refused."""
         if getattr(cache_hook, "dbdict", None) is not None:
-            leave(UsageError("--use_cache is refused: lm-eval's cache is not keyed by the model and would return another's answers; leave it out"))
+            leave(
+                UsageError(
+                    "--use_cache is refused: lm-eval's cache is not keyed by the model and would return another's "
+                    "answers; leave it out"
+                )
+            )
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -234,14 +252,16 @@ class LTM(TemplateLM):
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
 
-    # Planning -----------------------------------------------------------------------------------------------------------
+    # Planning --------------------------------------------------------------------------------------------------------
 
     def _generation_job(self, index: int, numbered: tuple[Instance, int]) -> GenerationJob:
         request, repeat = numbered
         text, raw = request.args
         config = generation_config(raw)
         if repeat and not config.do_sample:
-            raise UsageError("several repeats of a greedy request would all be the same; set do_sample=True, or ask for one")
+            raise UsageError(
+                "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
+            )
         reserved = min(config.max_new_tokens, self.max_length // 2)
         context = plan(text, self.condition, self.encoding, budget=self.max_length - reserved, window=self.max_length)
         return GenerationJob(index, request, repeat, context, config)
@@ -252,10 +272,13 @@ class LTM(TemplateLM):
         wanted = self._encode_pair(text, continuation)[1] if text else self.tok_encode(continuation)
         if len(wanted) > self.max_length:
             raise DataError(
-                f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens exceeds the context of {self.max_length}; "
+                f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens "
+                f"exceeds the context of {self.max_length}; "
                 "score it as rolling log-likelihood"
             )
-        context = plan(text, self.condition, self.encoding, budget=self.max_length + 1 - len(wanted), window=self.max_length)
+        context = plan(
+            text, self.condition, self.encoding, budget=self.max_length + 1 - len(wanted), window=self.max_length
+        )
         return ScoringJob(index, request, repeat, context, tuple(wanted))
 
     def _rolling_windows(self, text: str) -> list[Document]:
@@ -263,7 +286,9 @@ class LTM(TemplateLM):
         documents = []
         for context, wanted in map(make_disjoint_window, windows):
             tokens = (list(context) + list(wanted))[:-1]
-            documents.append(Document((Window(tuple(tokens), (IGNORED,) * (len(tokens) - len(wanted)) + tuple(wanted)),)))
+            documents.append(
+                Document((Window(tuple(tokens), (IGNORED,) * (len(tokens) - len(wanted)) + tuple(wanted)),))
+            )
         return documents
 
     @property
@@ -292,7 +317,9 @@ class LTM(TemplateLM):
 
     def _batches(self, jobs: Sequence[Any]) -> Iterator[list[Any]]:
         """Jobs of the same context and options together, longest context first, at most `batch_size` at a time."""
-        ordered = sorted(jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, _key(job.context), job.index))
+        ordered = sorted(
+            jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, _key(job.context), job.index)
+        )
         groups: dict[Any, list[Any]] = defaultdict(list)
         for job in ordered:
             groups[getattr(job, "config", None)].append(job)
@@ -300,10 +327,12 @@ class LTM(TemplateLM):
             for start in range(0, len(group), self.batch_size):
                 yield group[start : start + self.batch_size]
 
-    # Fitting, decoding, scoring -------------------------------------------------------------------------------------------
+    # Fitting, decoding, scoring --------------------------------------------------------------------------------------
 
     def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
-        """One posterior per distinct context; those of the batch before are kept, since a context's jobs may straddle two batches."""
+        """One posterior per distinct context; those of the batch before are kept, since a context's jobs may
+        straddle two batches.
+        """
         distinct = {_key(context): context for context in contexts}
         kept = {key: fitted for key, fitted in getattr(self, "_last", {}).items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
@@ -327,12 +356,16 @@ class LTM(TemplateLM):
             return fit_documents(self.model, documents, self.fit_config, seed=self.seed)
         except torch.OutOfMemoryError as error:
             if len(documents) == 1:
-                raise MachineError("not enough memory to fit one document; use a smaller model, shorter context or another device") from error
+                raise MachineError(
+                    "not enough memory to fit one document; use a smaller model, shorter context or another device"
+                ) from error
             torch.cuda.empty_cache()
             middle = len(documents) // 2
             return Posterior.joined([self._fit_halving(documents[:middle]), self._fit_halving(documents[middle:])])
 
-    def _decode(self, jobs: Sequence[GenerationJob], fitted: dict[bytes, Fitted]) -> Iterator[tuple[GenerationJob, Continuation, float]]:
+    def _decode(
+        self, jobs: Sequence[GenerationJob], fitted: dict[bytes, Fitted]
+    ) -> Iterator[tuple[GenerationJob, Continuation, float]]:
         """Continuations of a batch with each one's share of the decoding time."""
         prompts = [self._prompt(job, fitted[_key(job.context)]) for job in jobs]
         begun = time.monotonic()
@@ -388,7 +421,9 @@ class LTM(TemplateLM):
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
         return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
 
-    def _record(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float) -> LatentRecord:
+    def _record(
+        self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float
+    ) -> LatentRecord:
         """The sidecar line of one request."""
         context, posterior = job.context, fitted.posterior
         on_text = context.document is not None
@@ -458,52 +493,6 @@ def _key(context: Context) -> bytes:
     return context.document.key if context.document else b"prior"
 
 
-def generation_config(raw: dict[str, Any]) -> GenerationConfig:
-    """lm-eval's generation options as ours.
-
-    Raises:
-        UsageError: an option is not known or out of range.
-    """
-    options = normalize_gen_kwargs(raw, DEFAULT_NEW_TOKENS)
-    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UsageError(f"generation option {unknown[0]!r} is not known to a Latent Thought Model.{nearest(unknown[0], known)}")
-    return GenerationConfig(
-        max_new_tokens=int(options["max_gen_toks"]),
-        until=tuple(options.get("until") or ()),
-        do_sample=bool(options.get("do_sample", False)),
-        temperature=float(options.get("temperature") or 1.0),
-        top_p=float(options.get("top_p", 1.0)),
-        top_k=int(options.get("top_k") or 0),
-    )
-
-
-def resolve_device(name: str | None) -> torch.device:
-    """A torch device that exists.
-
-    Raises:
-        MachineError: it does not; the message lists those found.
-    """
-    found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())] + (["mps"] if torch.backends.mps.is_available() else [])
-    if name in (None, "", "auto"):
-        return torch.device(found[1] if len(found) > 1 else "cpu")
-    try:
-        device = torch.device(str(name))
-    except RuntimeError as error:
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
-    wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
-    if wanted not in found:
-        raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
-    return device
-
-
-def _resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
 def _model_and_tokenizer(
     pretrained: Any, tokenizer: str | None, revision: str | None, device: torch.device
 ) -> tuple[LatentThoughtModel, Tokenizer]:
@@ -513,50 +502,10 @@ def _model_and_tokenizer(
             raise UsageError("a loaded model needs tokenizer=gpt2 or tokenizer=FILE of mergeable ranks")
         return pretrained.to(device), load_tokenizer(tokenizer or pretrained.info.source)
     if not isinstance(pretrained, str):
-        raise UsageError(f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number")
+        raise UsageError(
+            f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number"
+        )
     if revision is not None and not isinstance(revision, str):
         raise UsageError(f"revision must be text, got {revision!r}; quote it: revision='{revision}'")
     model, encoding = load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))
     return model, encoding
-
-
-def _host_arguments(cls: type[LTM], given: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's arguments under our names: unknown ones refused, its default device and `none` understood."""
-    known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"model argument {name!r} is not known; known are {', '.join(known)}.{nearest(name, known)}")
-    merged = {name: value for name, value in {**host, **given}.items() if not (value is None or value == "none")}
-    if merged.get("device") == "cuda:0" and "device" not in given and not torch.cuda.is_available():
-        merged["device"] = "auto"  # lm-eval's default on every machine
-    return merged
-
-
-def _whole(name: str, value: Any, default: int) -> int:
-    """A whole number, also where the command line made 16.0 or '16' of it."""
-    if value is None:
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must be a whole number, got {value!r}") from error
-    if isinstance(value, bool) or number != number or number != int(number) if abs(number) != float("inf") else True:
-        raise UsageError(f"{name} must be a whole number, got {value!r}")
-    return int(number)
-
-
-def _number(name: str, value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must be a number, got {value!r}") from error
-
-
-def _batch_size(value: Any) -> int | None:
-    """None stands for auto, to be measured."""
-    if value is None or str(value).partition(":")[0] == "auto":
-        return None
-    number = _whole("batch_size", value, 1)
-    if number < 1:
-        raise UsageError(f"batch_size must be `auto` or at least 1, got {number}")
-    return number

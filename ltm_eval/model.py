@@ -1,7 +1,9 @@
 """The Latent Thought Model's decoder: a Transformer whose every layer cross-attends to its own latent vectors.
 
-Source: arXiv:2502.01567 section 2.1; github mingluzhao/Latent-Thought-LM @498e39e, `model.py`. Departures: z is (B, L, N, D)
-instead of (B, L*N, D); the sliding window is computed in blocks, so no (T, T) mask exists beyond two windows; the part of
+Source: arXiv:2502.01567 section 2.1; github mingluzhao/Latent-Thought-LM @498e39e, `model.py`. Departures: z is (B,
+L, N, D)
+instead of (B, L*N, D); the sliding window is computed in blocks, so no (T, T) mask exists beyond two windows; the
+part of
 layer 0 that z cannot change is a method of its own (`prelude`), because a fit needs it once.
 """
 
@@ -98,7 +100,8 @@ class Attention(nn.Module):
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention in which position i sees positions i-window+1 ... i.
 
-    Equals `scaled_dot_product_attention(q, k, v, attn_mask=mask)` with `mask[i, j] = 0 <= i - j < window`, in time O(T * window).
+    Equals `scaled_dot_product_attention(q, k, v, attn_mask=mask)` with `mask[i, j] = 0 <= i - j < window`, in time
+    O(T * window).
 
     Args:
         q, k, v: (B, H, T, head_dim).
@@ -114,7 +117,9 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     pad = blocks * window - length
     q, k, v = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, v))
     qb, kb, vb = (x.view(batch, heads, blocks, window, width).transpose(1, 2) for x in (q, k, v))  # (B, C, H, W, hd)
-    keys = torch.cat([F.pad(kb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], kb], dim=3)  # previous block and own: (B, C, H, 2W, hd)
+    keys = torch.cat(
+        [F.pad(kb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], kb], dim=3
+    )  # previous block and own: (B, C, H, 2W, hd)
     values = torch.cat([F.pad(vb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], vb], dim=3)
     mask = _block_mask(window, blocks, q.device)  # (C, 1, W, 2W)
     mask = mask.repeat(batch, 1, 1, 1)
@@ -229,7 +234,9 @@ class LatentThoughtModel(nn.Module):
         return self.tok_embeddings.weight if self._output_cast is None else self._output_cast
 
     def set_matmul_dtype(self, dtype: torch.dtype) -> LatentThoughtModel:
-        """Compute matrix products in `dtype`; norms, residual stream, softmax sums and everything reported stay fp32."""
+        """Compute matrix products in `dtype`; norms, residual stream, softmax sums and everything reported stay
+        fp32.
+        """
         for module in self.modules():
             if isinstance(module, Linear):
                 module.to(dtype)
@@ -244,7 +251,9 @@ class LatentThoughtModel(nn.Module):
                 if weight.dim() < 2:
                     weight.fill_(1.0)
                 else:
-                    weight.normal_(0.0, small if name.endswith(("w3.weight", "wo.weight")) else 0.02, generator=generator)
+                    weight.normal_(
+                        0.0, small if name.endswith(("w3.weight", "wo.weight")) else 0.02, generator=generator
+                    )
 
     def latent_keys_values(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every layer's cross-attention keys and values of z (B, L, N, D)."""

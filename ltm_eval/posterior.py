@@ -1,7 +1,9 @@
 """The fast loop: fitting q(z|x) = N(mu, exp(log_var)) to a text by gradient steps on the ELBO.
 
-Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures: gradients of z
-only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a generator, a sum or a padded
+Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures:
+gradients of z
+only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a generator, a sum or
+a padded
 length, so what is fitted to a document does not depend on its neighbours in the batch.
 """
 
@@ -37,7 +39,10 @@ class Window:
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.targets) or not self.tokens:
-            raise UsageError(f"a window needs as many targets as tokens and at least one, got {len(self.tokens)} and {len(self.targets)}")
+            raise UsageError(
+                f"a window needs as many targets as tokens and at least one, got {len(self.tokens)} and "
+                f"{len(self.targets)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,9 @@ class Posterior:
         """Posteriors of the same number of steps as one."""
         nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
         kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
-        return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), Trace(nll, kl))
+        return Posterior(
+            torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), Trace(nll, kl)
+        )
 
     @staticmethod
     def prior(model: LatentThoughtModel) -> Posterior:
@@ -139,7 +146,9 @@ def fit(
     Raises:
         UsageError: an option is out of range, or a row has no scored position.
     """
-    documents = [Document((_trimmed(row, wanted),)) for row, wanted in zip(tokens.tolist(), targets.tolist(), strict=True)]
+    documents = [
+        Document((_trimmed(row, wanted),)) for row, wanted in zip(tokens.tolist(), targets.tolist(), strict=True)
+    ]
     return fit_documents(model, documents, fit_config(preset, t_fast=t_fast), seed=seed)
 
 
@@ -152,11 +161,17 @@ def _trimmed(tokens: list[int], targets: list[int]) -> Window:
 
 
 def fit_documents(
-    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, starts: Sequence[Start] | None = None
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    config: FitConfig,
+    *,
+    seed: int,
+    starts: Sequence[Start] | None = None,
 ) -> Posterior:
     """Fit every document; those of equal shape run together on a GPU, each alone on a CPU.
 
-    On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's bits are its own.
+    On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's
+    bits are its own.
 
     Args:
         documents: each becomes one row of the result, in this order.
@@ -252,18 +267,23 @@ class Batch:
         longest = max(len(window.tokens) for document in documents for window in document.windows)
         limit = model.config.max_seq_len
         if longest > limit:
-            raise UsageError(f"a window of {longest} tokens exceeds the model's context of {limit}; cut the text into windows first")
+            raise UsageError(
+                f"a window of {longest} tokens exceeds the model's context of {limit}; cut the text into windows first"
+            )
         length = min(limit, _padded_length(documents[0]))
         n_windows = len(documents[0].windows)
         per_pass = max(1, _TOKENS_PER_PASS // length)
         with torch.no_grad():
             passes = [
-                _rows(model, documents, slice(first, first + per_pass), length) for first in range(0, n_windows, per_pass)
+                _rows(model, documents, slice(first, first + per_pass), length)
+                for first in range(0, n_windows, per_pass)
             ]
         return cls(model, tuple(passes), len(documents))
 
     def descend(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each, detached."""
+        """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each,
+        detached.
+        """
         mu.grad = log_var.grad = None
         divergence = kl_nats(mu, log_var)
         divergence.sum().backward()
@@ -319,13 +339,14 @@ def _padded_length(document: Document) -> int:
     return padded_length(max(len(window.tokens) for window in document.windows))
 
 
-# Noise --------------------------------------------------------------------------------------------------------------------
+# Noise ---------------------------------------------------------------------------------------------------------------
 
 
 def generator(seed: int, role: str, key: bytes, repeat: int = 0) -> np.random.Generator:
     """A counter-based stream of its own for a document, a role and a repeat.
 
-    Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox, because
+    Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox,
+    because
     torch's CPU generator keeps 32 bits of a seed.
     """
     digest = hashlib.sha256(f"{seed}|{role}|{repeat}|".encode() + key).digest()

@@ -64,7 +64,13 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
         self._bar = RichProgress(*columns, console=Console(stderr=True))
         self._task = self._bar.add_task(label, total=total, speed="")
         self._begun, self._tokens = time.monotonic(), 0
@@ -96,7 +102,8 @@ class _Lines:
     def _say(self, spent: float) -> None:
         left = spent / max(1, self._documents) * (self._total - self._documents)
         print(
-            f"{self._label}: {self._documents}/{self._total} documents, {self._tokens / max(1e-9, spent):,.0f} tokens/s, {left:.0f} s left",
+            f"{self._label}: {self._documents}/{self._total} documents, {self._tokens / max(1e-9, spent):,.0f} "
+            f"tokens/s, {left:.0f} s left",
             file=sys.stderr,
             flush=True,
         )

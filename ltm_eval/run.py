@@ -1,6 +1,7 @@
 """The main job: a checkpoint and its baselines answer tasks through lm-eval, and a page shows the results.
 
-Everything that can be wrong is looked at before any model time is spent. Results have lm-eval 0.4.13's layout; they are written
+Everything that can be wrong is looked at before any model time is spent. Results have lm-eval 0.4.13's layout; they
+are written
 by this module, not by lm-eval's tracker, because that one turns a failed save into a log line and exit code 0.
 """
 
@@ -113,7 +114,7 @@ def evaluate(
     return _merged([_evaluate_task(lm, task, config) for task in loaded])
 
 
-# Before any model time ----------------------------------------------------------------------------------------------------
+# Before any model time -----------------------------------------------------------------------------------------------
 
 
 def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -148,9 +149,14 @@ def check_output(folder: Path) -> Path:
         probe.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise MachineError(f"output_path {folder}: cannot be written ({error.strerror}); choose another with --output_path") from error
+        raise MachineError(
+            f"output_path {folder}: cannot be written ({error.strerror}); choose another with --output_path"
+        ) from error
     if free < NEEDED_BYTES:
-        raise MachineError(f"output_path {folder}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; free some space")
+        raise MachineError(
+            f"output_path {folder}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; "
+            "free some space"
+        )
     return folder.resolve()
 
 
@@ -158,7 +164,7 @@ def task_manager(config: RunConfig) -> TaskManager:
     """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata={"data": config.data})  # type: ignore[dict-item]
+    return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata={"data": config.data})
 
 
 def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
@@ -201,10 +207,13 @@ def _check_shots(task: Any) -> None:
     shots = task.config.num_fewshot or 0
     pool = len(list(task.fewshot_docs() or [])) if shots else 0
     if shots > pool:
-        raise UsageError(f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask for fewer")
+        raise UsageError(
+            f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask "
+            "for fewer"
+        )
 
 
-# Models -------------------------------------------------------------------------------------------------------------------
+# Models --------------------------------------------------------------------------------------------------------------
 
 
 def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
@@ -236,7 +245,9 @@ def _baseline_subject(spec: str) -> Subject:
     if path.is_file() and path.suffix == ".gguf":
         return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(f"baseline {spec}: expected a transformers folder with config.json, weights and tokenizer; found none")
+        raise UsageError(
+            f"baseline {spec}: expected a transformers folder with config.json, weights and tokenizer; found none"
+        )
     if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
         raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
     return Subject(spec, "hf", {"pretrained": spec})
@@ -256,7 +267,7 @@ def _construct(subject: Subject, config: RunConfig) -> LM:
         return lm
     from lm_eval.api.registry import get_model
 
-    from ltm_eval.lm import resolve_device
+    from ltm_eval.arguments import resolve_device
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
@@ -264,13 +275,18 @@ def _construct(subject: Subject, config: RunConfig) -> LM:
         return get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
-        raise DataError(f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: {cause[0] if cause else ''})") from error
+        raise DataError(
+            f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
+            f"{cause[0] if cause else ''})"
+        ) from error
 
 
-# Evaluating ---------------------------------------------------------------------------------------------------------------
+# Evaluating ----------------------------------------------------------------------------------------------------------
 
 
-def _evaluate_subject(subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, output: Path, notes: list[str]) -> Path:
+def _evaluate_subject(
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, output: Path, notes: list[str]
+) -> Path:
     """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished."""
     date_id = datetime.now().isoformat().replace(":", "-")
     folder = output / folder_name(subject.name)
@@ -285,8 +301,10 @@ def _evaluate_subject(subject: Subject, lm: LM, tasks: list[Any], config: RunCon
             part.setdefault("task_hashes", {})[name] = _task_hash(rows)
         records = list(getattr(lm, "records", []))
         if records:
-            write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", [record.to_json() for record in records])
-            lm.records.clear()  # type: ignore[attr-defined]
+            write_jsonl_atomic(
+                folder / f"latents_{task.task_name}_{date_id}.jsonl", [record.to_json() for record in records]
+            )
+            lm.records.clear()
         parts.append(part)
         whole = _merged(parts)
         whole |= _about(subject, lm, config, notes, seconds=time.perf_counter() - begun)
@@ -317,7 +335,9 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
-            whole[key] = {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+            whole[key] = (
+                {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+            )
     return whole
 
 
@@ -363,7 +383,9 @@ def _about(subject: Subject, lm: LM, config: RunConfig, notes: list[str], *, sec
 def _warnings(subject: Subject, lm: LM) -> list[str]:
     """What a reader of the numbers must know."""
     dtype = str(getattr(lm, "dtype", ""))
-    return [f"matrix products in {dtype.removeprefix('torch.')}"] if subject.kind == "ltm" and "bfloat16" in dtype else []
+    return (
+        [f"matrix products in {dtype.removeprefix('torch.')}"] if subject.kind == "ltm" and "bfloat16" in dtype else []
+    )
 
 
 def provenance() -> dict[str, Any]:
@@ -385,8 +407,12 @@ def _git_state() -> dict[str, Any] | None:
         return None
     try:
         git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": bool(changed)}
@@ -401,7 +427,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-# Writing ------------------------------------------------------------------------------------------------------------------
+# Writing -------------------------------------------------------------------------------------------------------------
 
 
 def folder_name(model: str) -> str:
@@ -416,7 +442,10 @@ def _sample_row(sample: dict[str, Any]) -> dict[str, Any]:
     """A logged sample in the form of lm-eval's samples file."""
     from lm_eval.utils import sanitize_list
 
-    arguments = {f"gen_args_{i}": {f"arg_{j}": value for j, value in enumerate(args)} for i, args in enumerate(sample["arguments"])}
+    arguments = {
+        f"gen_args_{i}": {f"arg_{j}": value for j, value in enumerate(args)}
+        for i, args in enumerate(sample["arguments"])
+    }
     return {
         **sample,
         "arguments": arguments,
@@ -472,7 +501,8 @@ def results_table(path: Path) -> str:
 
     content = json.loads(path.read_text("utf-8"))
     config = content["config"]
-    head = f"{config['model']} ({config['model_args']}), gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
+    told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
+    head = f"{config['model']} ({config['model_args']}), {told}"
     return f"{head}\n{make_table(content)}"
 
 

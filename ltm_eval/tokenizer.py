@@ -100,7 +100,7 @@ def load_gpt2() -> Tokenizer:
     def work() -> None:
         try:
             found.append(tiktoken.get_encoding("gpt2"))
-        except Exception as error:  # whatever tiktoken's download raises is the cause named below
+        except Exception as error:  # noqa: BLE001 - whatever tiktoken's download raises is the cause named below
             causes.append(error)
 
     worker = Thread(target=work, daemon=True)
@@ -111,8 +111,10 @@ def load_gpt2() -> Tokenizer:
     cause = type(causes[0]).__name__ if causes else f"no answer in {NETWORK_SECONDS:.0f} s"
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
     raise MachineError(
-        f"GPT-2's vocabulary is not in tiktoken's cache (TIKTOKEN_CACHE_DIR: {folder}) and could not be downloaded ({cause}). "
-        "Set TIKTOKEN_CACHE_DIR to a folder filled on a machine with network, or pass tokenizer=FILE with mergeable ranks"
+        f"GPT-2's vocabulary is not in tiktoken's cache (TIKTOKEN_CACHE_DIR: {folder}) and could not be downloaded "
+        f"({cause}). "
+        "Set TIKTOKEN_CACHE_DIR to a folder filled on a machine with network, or pass tokenizer=FILE with "
+        "mergeable ranks"
     )
 
 
@@ -137,7 +139,9 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise TokenizerError(f"tokenizer {path}: cannot be read ({error.strerror}); expected a file of mergeable ranks") from error
+        raise TokenizerError(
+            f"tokenizer {path}: cannot be read ({error.strerror}); expected a file of mergeable ranks"
+        ) from error
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -148,10 +152,14 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         except (ValueError, binascii.Error) as error:
             raise TokenizerError(f"tokenizer {path}:{number}: expected a base64 token, a space and its rank") from error
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise TokenizerError(f"tokenizer {path}: ranks must be 0 to n-1, each once, and tokens distinct; found {len(ranks)} tokens")
+        raise TokenizerError(
+            f"tokenizer {path}: ranks must be 0 to n-1, each once, and tokens distinct; found {len(ranks)} tokens"
+        )
     absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if absent:
-        raise TokenizerError(f"tokenizer {path}: {len(absent)} of the 256 single bytes have no rank; is it a complete tiktoken file?")
+        raise TokenizerError(
+            f"tokenizer {path}: {len(absent)} of the 256 single bytes have no rank; is it a complete tiktoken file?"
+        )
     return ranks
 
 
@@ -167,6 +175,7 @@ def check_fits(tokenizer: Tokenizer, rows: int) -> None:
     """Raise TokenizerError unless every id has an embedding row and at most one row has no id."""
     if tokenizer.n_vocab > rows:
         raise TokenizerError(
-            f"tokenizer {tokenizer.name} has ids up to {tokenizer.n_vocab - 1}, the checkpoint's embedding only {rows} rows; "
+            f"tokenizer {tokenizer.name} has ids up to {tokenizer.n_vocab - 1}, the checkpoint's embedding only "
+            f"{rows} rows; "
             "pass the tokenizer the model was trained with"
         )

@@ -7,13 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import ltm_eval
 import pytest
 import torch
+
+import ltm_eval
 from ltm_eval import checkpoint
 from ltm_eval.checkpoint import canonical_name, convert, load, read, weights_sha256
 from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
-
 from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
@@ -21,7 +21,11 @@ CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weigh
 
 def saved(path: Path, *, model: dict[str, Any] | None = None, **model_args: Any) -> Path:
     """A released file with changes."""
-    content = {**CONTENT, "model": CONTENT["model"] if model is None else model, "model_args": {**CONTENT["model_args"], **model_args}}
+    content = {
+        **CONTENT,
+        "model": CONTENT["model"] if model is None else model,
+        "model_args": {**CONTENT["model_args"], **model_args},
+    }
     torch.save(content, path)
     return path
 
@@ -63,7 +67,9 @@ def test_names_are_reduced_to_one_spelling() -> None:
 def test_an_untied_or_absent_output_is_understood(tmp_path: Path) -> None:
     model = dict(CONTENT["model"])
     output = model.pop("output.weight")
-    assert load(saved(tmp_path / "a.pt", model=model)).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+    assert (
+        load(saved(tmp_path / "a.pt", model=model)).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+    )
     del model["tok_embeddings.weight"]
     load(saved(tmp_path / "b.pt", model={**model, "output.weight": output}))
     with pytest.raises(CheckpointError, match="differs from tok_embeddings"):
@@ -78,7 +84,13 @@ def test_all_disagreements_stand_in_one_error(tmp_path: Path) -> None:
     model["layers.1.ffn_norm.weight"] = torch.full((64,), float("nan"))
     with pytest.raises(CheckpointError) as caught:
         load(saved(tmp_path / "c.pt", model=model))
-    for words in ("4 tensor(s)", "missing layers.0.attention.wq", "extra layers.0.extra", "norm.weight has shape (3,), needs (64,)", "64 NaN"):
+    for words in (
+        "4 tensor(s)",
+        "missing layers.0.attention.wq",
+        "extra layers.0.extra",
+        "norm.weight has shape (3,), needs (64,)",
+        "64 NaN",
+    ):
         assert words in str(caught.value)
 
 
@@ -162,8 +174,8 @@ def test_impostors_are_recognised(tmp_path: Path) -> None:
 def test_damaged_folders_are_explained(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "tiny")
     damages = {
-        "no weights": lambda: (folder / "model.safetensors").unlink(),
-        "expected config.json": lambda: (folder / "config.json").unlink(),
+        "no weights": (folder / "model.safetensors").unlink,
+        "expected config.json": (folder / "config.json").unlink,
         "not valid JSON": lambda: (folder / "config.json").write_text("{"),
         "occurs twice": lambda: (folder / "config.json").write_text('{"model": {}, "model": {}}'),
         "not a complete safetensors": lambda: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ltm_eval.context import Context, plan
 from ltm_eval.tokenizer import Tokenizer, load_ranks
-
 from tests.tiny import byte_ranks
 
 DEMONSTRATIONS = [f"Question: {'abc' * i}?\nAnswer: #### {i}\n\n" for i in range(1, 6)]

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Continuation, Prompt, generate, sample_token
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import generator
-
 from tests.tiny import RELEASED, TINY, latent, released, tiny_model
 
 GREEDY = GenerationConfig(max_new_tokens=40)
@@ -19,7 +19,11 @@ GREEDY = GenerationConfig(max_new_tokens=40)
 def prompts(lengths: Sequence[int]) -> list[Prompt]:
     source = torch.Generator().manual_seed(1)
     return [
-        Prompt(tuple(torch.randint(0, 256, (n,), generator=source).tolist()), torch.randn(TINY.latent_shape, generator=source), generator(0, "token", b"%d" % i))
+        Prompt(
+            tuple(torch.randint(0, 256, (n,), generator=source).tolist()),
+            torch.randn(TINY.latent_shape, generator=source),
+            generator(0, "token", b"%d" % i),
+        )
         for i, n in enumerate(lengths)
     ]
 
@@ -40,7 +44,10 @@ def without_cache(model: LatentThoughtModel, prompt: Prompt, new_tokens: int) ->
 def test_greedy_equals_the_released_tokens(name: str) -> None:
     model, meta, expected = released(name)
     n = meta["prompt_tokens"]
-    given = [Prompt(tuple(row[:n]), z) for row, z in zip(expected["X"].tolist(), latent(model, expected["fit_z"]), strict=True)]
+    given = [
+        Prompt(tuple(row[:n]), z)
+        for row, z in zip(expected["X"].tolist(), latent(model, expected["fit_z"]), strict=True)
+    ]
     found = ordered(generate(model, given, GenerationConfig(max_new_tokens=meta["new_tokens"])))
     assert [list(c.tokens) for c in found] == expected["greedy"][:, n:].tolist()
 
@@ -83,7 +90,12 @@ def test_end_of_text_and_stop_strings_end_a_continuation() -> None:
     spelt = "".join(text[t] for t in whole)
     stop = spelt[7:10]
     stopped = ordered(
-        generate(model, given, replace(GREEDY, until=(stop,)), to_bytes=lambda ids: "".join(text.get(i, "?") for i in ids).encode())
+        generate(
+            model,
+            given,
+            replace(GREEDY, until=(stop,)),
+            to_bytes=lambda ids: "".join(text.get(i, "?") for i in ids).encode(),
+        )
     )[0]
     assert stopped.stop_reason == "stop_string"
     assert stop in "".join(text[t] for t in stopped.tokens)
@@ -117,7 +129,10 @@ def test_prompts_that_cannot_be_read_are_named(tokens: tuple[int, ...]) -> None:
         list(generate(tiny_model(), [Prompt(tokens, torch.zeros(TINY.latent_shape))], GREEDY))
 
 
-@pytest.mark.parametrize("options", [{"top_p": 0.0}, {"top_k": -1}, {"do_sample": True, "temperature": 0.0}, {"until": ("",)}, {"max_new_tokens": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"top_p": 0.0}, {"top_k": -1}, {"do_sample": True, "temperature": 0.0}, {"until": ("",)}, {"max_new_tokens": -1}],
+)
 def test_wrong_options_are_named(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         GenerationConfig(**options)  # type: ignore[arg-type]

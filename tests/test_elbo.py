@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from ltm_eval import elbo
-from ltm_eval.elbo import IGNORED, kl_nats, kl_per_layer_nats, projected_nll_nats, token_nll_nats
 from torch.distributions import Normal, kl_divergence
 
+from ltm_eval import elbo
+from ltm_eval.elbo import IGNORED, kl_nats, kl_per_layer_nats, projected_nll_nats, token_nll_nats
 from tests.tiny import RELEASED, latent, relative_error, released
 
 
@@ -41,7 +41,13 @@ def test_fused_projection_is_no_worse_than_the_naive_one(chunk_bytes: int, monke
             nll = projected_nll_nats(hidden, weight, targets)
         else:
             logits = hidden @ weight.to(dtype).T
-            nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view(3, 29).sum(1)
+            nll = (
+                torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+                )
+                .view(3, 29)
+                .sum(1)
+            )
         (nll * torch.tensor([1.0, 0.5, 2.0], dtype=dtype)).sum().backward()
         found.append((nll.detach(), hidden.grad))
     for part in (0, 1):

@@ -15,7 +15,7 @@ PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
     ("config", "paths", "progress", "results"),
-    ("answers", "corpora", "doctor", "elbo", "metrics", "options", "plug", "problems", "tokenizer"),
+    ("answers", "arguments", "corpora", "doctor", "elbo", "metrics", "options", "plug", "problems", "tokenizer"),
     ("fewshot", "model"),
     ("checkpoint", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve"),

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+
 from ltm_eval import lm as module
+from ltm_eval.arguments import generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.lm import LTM, SCORE_DRAWS, generation_config, resolve_device
+from ltm_eval.lm import LTM, SCORE_DRAWS
 from ltm_eval.posterior import fit_documents, generator, standard_normal
 from ltm_eval.progress import silent
-
 from tests.tiny import tiny_folder
 
 CONDITIONS = ["prompt", "demos", "demos+prompt", "prior"]
@@ -36,7 +37,10 @@ def model(folder: Path, **options: Any) -> LTM:
 
 def prompt(i: int) -> str:
     source = random.Random(i)
-    shots = "".join(f"Question: {source.randrange(999)} {'x' * source.randrange(30)}\nAnswer: #### {k}\n\n" for k in range(source.randrange(5)))
+    shots = "".join(
+        f"Question: {source.randrange(999)} {'x' * source.randrange(30)}\nAnswer: #### {k}\n\n"
+        for k in range(source.randrange(5))
+    )
     return f"{shots}Question: {i} and {source.randrange(10**6)}?\nAnswer:"
 
 
@@ -59,9 +63,9 @@ def test_batch_size_and_order_change_no_bit(condition: str, options: dict[str, A
     requests = instances("generate_until", [(prompt(i), options) for i in range(11)])
     results = []
     for batch_size, order in ((1, range(11)), (7, range(11)), (32, reversed(range(11)))):
-        lm, order = model(folder, condition=condition, batch_size=batch_size), list(order)
-        answers = lm.generate_until([requests[i] for i in order])
-        results.append(({i: answer for i, answer in zip(order, answers, strict=True)}, facts(lm)))
+        lm, places = model(folder, condition=condition, batch_size=batch_size), list(order)
+        answers = lm.generate_until([requests[i] for i in places])
+        results.append((dict(zip(places, answers, strict=True)), facts(lm)))
     assert results[0] == results[1] == results[2]
 
 
@@ -101,7 +105,7 @@ def test_repeats_are_independent_and_reproducible(folder: Path) -> None:
 def test_score_is_the_mean_over_posterior_draws_of_the_context(folder: Path) -> None:
     lm = model(folder)
     text, continuation = prompt(3), " 42."
-    (found, _), = lm.loglikelihood(instances("loglikelihood", [(text, continuation)]))
+    ((found, _),) = lm.loglikelihood(instances("loglikelihood", [(text, continuation)]))
     context = lm._scoring_job(0, (instances("loglikelihood", [(text, continuation)])[0], 0)).context
     assert context.document is not None
     posterior = fit_documents(lm.model, [context.document], lm.fit_config, seed=1234)
@@ -126,10 +130,14 @@ def test_the_continuation_never_reaches_the_fit(folder: Path) -> None:
 
 def test_greedy_flag_tells_what_decoding_gives(folder: Path) -> None:
     lm = model(folder)
-    answer = lm.generate_until(instances("generate_until", [(prompt(2), {**GREEDY, "until": ["\0never"], "max_gen_toks": 5})]))[0]
+    answer = lm.generate_until(
+        instances("generate_until", [(prompt(2), {**GREEDY, "until": ["\0never"], "max_gen_toks": 5})])
+    )[0]
     if "\ufffd" in answer:
         pytest.skip("the tiny model's answer is not text")
-    (_, greedy), (_, other) = lm.loglikelihood(instances("loglikelihood", [(prompt(2), answer), (prompt(2), answer[:-1] + "\x01")]))
+    (_, greedy), (_, other) = lm.loglikelihood(
+        instances("loglikelihood", [(prompt(2), answer), (prompt(2), answer[:-1] + "\x01")])
+    )
     assert greedy and not other
 
 
@@ -161,7 +169,13 @@ def test_rolling_is_minus_the_bound_of_all_windows(folder: Path) -> None:
         for _ in range(8):
             z = posterior.row(i).at(standard_normal(stream, posterior.mu[:1].shape))
             logits = lm.model(torch.tensor([window.tokens]), z)[0]
-            nll.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(window.targets), ignore_index=-1, reduction="sum")))
+            nll.append(
+                float(
+                    torch.nn.functional.cross_entropy(
+                        logits, torch.tensor(window.targets), ignore_index=-1, reduction="sum"
+                    )
+                )
+            )
         total += float(np.mean(nll))
     assert -found == pytest.approx(total, rel=1e-4)
     shuffled = model(folder, batch_size=1)
@@ -210,9 +224,14 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str, folder
 
 def test_lm_evals_own_way_of_calling(folder: Path) -> None:
     lm = LTM.create_from_arg_obj(
-        {"pretrained": str(folder), "t_fast": 16.0, "tokenizer": "none", "lr": "0.2"}, {"batch_size": "auto:4", "max_batch_size": None, "device": "cuda:0"}
+        {"pretrained": str(folder), "t_fast": 16.0, "tokenizer": "none", "lr": "0.2"},
+        {"batch_size": "auto:4", "max_batch_size": None, "device": "cuda:0"},
     )
-    assert lm.fit_config.t_fast == 16 and lm.fit_config.lr == 0.2 and lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert (
+        lm.fit_config.t_fast == 16
+        and lm.fit_config.lr == 0.2
+        and lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    )
     same = LTM.create_from_arg_string(f"pretrained={folder},t_fast=16,batch_size=3", {"batch_size": 1})
     assert same.batch_size == 3 and (same.rank, same.world_size) == (0, 1)
     info = same.get_model_info()

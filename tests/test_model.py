@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ltm_eval.config import ModelConfig
-from ltm_eval.errors import CheckpointError
-from ltm_eval.model import LatentThoughtModel, rotate, rope_table, windowed_attention
 from torch.nn import functional as F
 
+from ltm_eval.config import ModelConfig
+from ltm_eval.errors import CheckpointError
+from ltm_eval.model import LatentThoughtModel, rope_table, rotate, windowed_attention
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 
 
@@ -23,7 +23,15 @@ def test_logits_equal_the_released_ones(name: str) -> None:
 def test_published_sizes(layers: int, latents: int, millions: float) -> None:
     """Parameter counts of LTM-S, M and L (arXiv:2502.01567, derived from its FLOP figures)."""
     config = ModelConfig(
-        dim=512, n_layers=layers, n_heads=8, n_kv_heads=8, vocab_size=50258, multiple_of=32, max_seq_len=1024, window_size=256, max_z_len=latents
+        dim=512,
+        n_layers=layers,
+        n_heads=8,
+        n_kv_heads=8,
+        vocab_size=50258,
+        multiple_of=32,
+        max_seq_len=1024,
+        window_size=256,
+        max_z_len=latents,
     )
     with torch.device("meta"):
         model = LatentThoughtModel(config)
@@ -100,5 +108,14 @@ def test_impossible_sizes_are_named(change: dict[str, object], words: str) -> No
 def test_sizes_are_never_guessed() -> None:
     with pytest.raises(CheckpointError, match="lacks n_heads, window_size"):
         ModelConfig.from_mapping(
-            {"dim": 8, "n_layers": 2, "n_kv_heads": 2, "vocab_size": 9, "max_seq_len": 8, "max_z_len": 2, "multiple_of": 8}, where="x"
+            {
+                "dim": 8,
+                "n_layers": 2,
+                "n_kv_heads": 2,
+                "vocab_size": 9,
+                "max_seq_len": 8,
+                "max_z_len": 2,
+                "multiple_of": 8,
+            },
+            where="x",
         )

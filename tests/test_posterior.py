@@ -3,14 +3,25 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import permutations
 
-import ltm_eval
 import numpy as np
 import pytest
 import torch
+
+import ltm_eval
 from ltm_eval.config import PRESETS, fit_config
 from ltm_eval.errors import UsageError
-from ltm_eval.posterior import Batch, Document, Start, Window, fast_loop, fit, fit_documents, generator, learning_rate, padded_length
-
+from ltm_eval.posterior import (
+    Batch,
+    Document,
+    Start,
+    Window,
+    fast_loop,
+    fit,
+    fit_documents,
+    generator,
+    learning_rate,
+    padded_length,
+)
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 
 
@@ -92,7 +103,13 @@ def test_gradient_equals_autograd_through_the_whole_model() -> None:
     for draw in noise:
         z = (naive_mu + draw * (0.5 * naive_log_var).exp()).expand(3, -1, -1, -1)
         logits = model(torch.tensor([w.tokens for w in d.windows]), z)
-        objective = objective + torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor([w.targets for w in d.windows]).flatten(), reduction="sum") / 2
+        objective = (
+            objective
+            + torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), torch.tensor([w.targets for w in d.windows]).flatten(), reduction="sum"
+            )
+            / 2
+        )
     objective.backward()
     assert float(total + divergence) == pytest.approx(float(objective.detach()), rel=1e-5)
     assert all(p.grad is None for p in model.parameters())
@@ -130,7 +147,12 @@ def test_seed_and_content_and_nothing_else_choose_the_noise() -> None:
     other = fit_documents(model, DOCUMENTS[:1], config, seed=2)
     assert torch.equal(first.mu, again.mu)
     assert not torch.equal(first.mu, other.mu)
-    streams = {generator(1, role, key, repeat).integers(2**62) for role in ("fit", "bound") for key in (b"a", b"b") for repeat in (0, 1)}
+    streams = {
+        generator(1, role, key, repeat).integers(2**62)
+        for role in ("fit", "bound")
+        for key in (b"a", b"b")
+        for repeat in (0, 1)
+    }
     assert len(streams) == 8
 
 

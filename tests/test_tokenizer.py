@@ -7,10 +7,10 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ltm_eval import tokenizer as module
 from ltm_eval.errors import MachineError, TokenizerError
 from ltm_eval.tokenizer import Tokenizer, load_ranks, load_tokenizer
-
 from tests.tiny import byte_ranks
 
 
@@ -84,7 +84,13 @@ def test_a_silent_network_is_over_in_time(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_digest_names_the_ranks(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    swapped = byte_ranks(tmp_path / "swapped").read_bytes().replace(b"QQ== 65", b"QQ== X").replace(b"Qg== 66", b"Qg== 65").replace(b"X", b"66", 1)
+    swapped = (
+        byte_ranks(tmp_path / "swapped")
+        .read_bytes()
+        .replace(b"QQ== 65", b"QQ== X")
+        .replace(b"Qg== 66", b"Qg== 65")
+        .replace(b"X", b"66", 1)
+    )
     (tmp_path / "swapped").write_bytes(swapped)
     assert load_ranks(tmp_path / "swapped").digest != tokenizer.digest
     assert load_ranks(byte_ranks(tmp_path / "same")).digest == tokenizer.digest

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
 from ltm_eval.config import ModelConfig
 from ltm_eval.model import LatentThoughtModel
@@ -17,7 +18,15 @@ from ltm_eval.model import LatentThoughtModel
 DATA = Path(__file__).parent / "data"
 RELEASED = ("released_a", "released_b")
 TINY = ModelConfig(
-    dim=8, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=257, multiple_of=8, max_seq_len=192, window_size=24, max_z_len=4
+    dim=8,
+    n_layers=2,
+    n_heads=2,
+    n_kv_heads=1,
+    vocab_size=257,
+    multiple_of=8,
+    max_seq_len=192,
+    window_size=24,
+    max_z_len=4,
 )
 
 
@@ -44,7 +53,10 @@ def tiny_folder(folder: Path, model: LatentThoughtModel | None = None) -> Path:
     model = model or tiny_model()
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     ranks = byte_ranks(folder.with_suffix(".ranks"))
-    save(Checkpoint(CheckpointInfo("tiny", "live", 7, weights_sha256(weights)), model.config, weights, str(ranks)), folder)
+    save(
+        Checkpoint(CheckpointInfo("tiny", "live", 7, weights_sha256(weights)), model.config, weights, str(ranks)),
+        folder,
+    )
     return folder
 
 
@@ -52,7 +64,11 @@ def tiny_folder(folder: Path, model: LatentThoughtModel | None = None) -> Path:
 def released(name: str) -> tuple[LatentThoughtModel, dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """A released fixture: model, meta.json and the numbers the released code gave."""
     expected = np.load(DATA / name / "expected.npz")
-    return load(DATA / name / "ckpt_1000.pt"), json.loads((DATA / name / "meta.json").read_text()), {key: expected[key] for key in expected}
+    return (
+        load(DATA / name / "ckpt_1000.pt"),
+        json.loads((DATA / name / "meta.json").read_text()),
+        {key: expected[key] for key in expected},
+    )
 
 
 def latent(model: LatentThoughtModel, array: np.ndarray[Any, Any]) -> torch.Tensor:

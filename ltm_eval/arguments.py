@@ -1,0 +1,124 @@
+"""What lm-eval passes to a model's constructor and to its requests, made sense of.
+
+lm-eval 0.4.13's command turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine and
+sizes as int or str.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from ltm_eval.config import GenerationConfig
+from ltm_eval.errors import MachineError, UsageError, nearest
+
+DEFAULT_NEW_TOKENS = 256
+HOST_DEFAULT_DEVICE = "cuda:0"
+
+
+def generation_config(raw: dict[str, Any]) -> GenerationConfig:
+    """lm-eval's generation options as ours.
+
+    Raises:
+        UsageError: an option is not known or out of range.
+    """
+    options = normalize_gen_kwargs(raw, DEFAULT_NEW_TOKENS)
+    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(
+            f"generation option {unknown[0]!r} is not known to a Latent Thought Model.{nearest(unknown[0], known)}"
+        )
+    return GenerationConfig(
+        max_new_tokens=int(options["max_gen_toks"]),
+        until=tuple(options.get("until") or ()),
+        do_sample=bool(options.get("do_sample", False)),
+        temperature=float(options.get("temperature") or 1.0),
+        top_p=float(options.get("top_p", 1.0)),
+        top_k=int(options.get("top_k") or 0),
+    )
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """A torch device that exists.
+
+    Raises:
+        MachineError: it does not; the message lists those found.
+    """
+    found = (
+        ["cpu"]
+        + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        + (["mps"] if torch.backends.mps.is_available() else [])
+    )
+    if name in (None, "", "auto"):
+        return torch.device(found[1] if len(found) > 1 else "cpu")
+    try:
+        device = torch.device(str(name))
+    except RuntimeError as error:
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
+    wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    if wanted not in found:
+        raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on an NVIDIA GPU, float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def host_arguments(known: list[str], given: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+    """lm-eval's arguments under our names: unknown ones refused, its default device and `none` understood.
+
+    Raises:
+        UsageError: a name in `given` is not known.
+    """
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"model argument {name!r} is not known; known are {', '.join(known)}.{nearest(name, known)}"
+            )
+    merged = {name: value for name, value in {**host, **given}.items() if value not in (None, "none")}
+    if merged.get("device") == HOST_DEFAULT_DEVICE and "device" not in given and not torch.cuda.is_available():
+        merged["device"] = "auto"
+    return merged
+
+
+def whole(name: str, value: Any, default: int) -> int:
+    """A whole number, also where the command line made 16.0 or '16' of it; None is the default.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    if value is None:
+        return default
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number != int(number):
+        raise UsageError(f"{name} must be a whole number, got {value!r}")
+    return int(number)
+
+
+def number_or_none(name: str, value: Any) -> float | None:
+    """A number, or None."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be a number, got {value!r}") from error
+
+
+def batch_size_or_auto(value: Any) -> int | None:
+    """None stands for auto, to be measured."""
+    if value is None or str(value).partition(":")[0] == "auto":
+        return None
+    number = whole("batch_size", value, 1)
+    if number < 1:
+        raise UsageError(f"batch_size must be `auto` or at least 1, got {number}")
+    return number
