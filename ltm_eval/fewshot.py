@@ -160,6 +160,14 @@ def _keyed_task() -> type[ConfigurableTask]:
             hidden = split == self.config.test_split if split is not None else samples is None
             return None if hidden else super().fewshot_docs()
 
+        def build_all_requests(self, **kwargs: Any) -> None:
+            """As lm-eval's, after a look at the number of shots: its progress bar would share the line of an error."""
+            try:
+                draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
+            except LtmEvalError as error:
+                leave(error)
+            super().build_all_requests(**kwargs)
+
         def fewshot_context(self, doc: Mapping[str, Any], num_fewshot: int, **kwargs: Any) -> Any:
             """The prompt of `doc`."""
             self.sampler.document = doc

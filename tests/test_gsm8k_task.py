@@ -329,3 +329,11 @@ def test_the_sample_data_runs() -> None:
     found, model = run(Path("sample"), limit=8)
     assert len(model.prompts) == 8
     assert found["n-samples"]["ltm_gsm8k"]["effective"] == 8
+
+
+def test_impossible_shots_are_refused_before_any_prompt_is_built(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="got 31"):
+        run(folder, num_fewshot=31)
+    assert "0/18" not in capsys.readouterr().err
