@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     from ltm_eval.model import LatentThoughtModel
 
-FEWSHOT_SEED_OFFSET = 0
+BOOTSTRAP_ITERS = 100_000
+"""lm-eval's default; 0 would leave out standard errors that need no bootstrap as well."""
 NEEDED_BYTES = 50 * 2**20
 PREFIX = "ltm_"
 NOT_GSM8K = "demo model, sample data: not GSM8K"
@@ -321,7 +323,7 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
-        bootstrap_iters=0,
+        bootstrap_iters=BOOTSTRAP_ITERS,
         log_samples=True,
         confirm_run_unsafe_code=False,
     )
@@ -354,7 +356,7 @@ def _about(subject: Subject, lm: LM, config: RunConfig, notes: list[str], *, sec
             "device": str(lm.device),
             "use_cache": None,
             "limit": config.limit,
-            "bootstrap_iters": 0,
+            "bootstrap_iters": BOOTSTRAP_ITERS,
             "gen_kwargs": config.gen_kwargs,
             "random_seed": config.seed,
             "fewshot_seed": config.seed,
@@ -489,6 +491,9 @@ def _quiet_hosts() -> None:
         return
     for name in ("lm_eval", "transformers", "datasets", "accelerate", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    import lm_eval.api.task as host
+
+    host.tqdm = partial(host.tqdm, disable=True)  # a bar for building prompts, which takes no time
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 

@@ -80,3 +80,22 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     """|found - truth| / |truth|, norms in float64."""
     found, truth = found.double(), truth.double()
     return float((found - truth).norm() / truth.norm())
+
+
+def tiny_gpt2(folder: Path) -> Path:
+    """A GPT-2 with random weights over bytes, as transformers saves it, with its tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    symbols = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    over_bytes = Tokenizer(models.BPE(vocab={**symbols, "<|endoftext|>": 256}, merges=[]))
+    over_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    over_bytes.decoder = decoders.ByteLevel()
+    ends = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+    PreTrainedTokenizerFast(tokenizer_object=over_bytes, **ends).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=257, n_positions=1024, n_embd=16, n_layer=2, n_head=2, bos_token_id=256, eos_token_id=256
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder

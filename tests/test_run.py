@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ltm_eval
+import pytest
+from ltm_eval.cli import main
+from ltm_eval.config import RunConfig
+from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError
+from ltm_eval.paths import sample_data_dir
+from ltm_eval.results import find_runs, read_latents, read_samples
+from ltm_eval.run import folder_name, run, settle
+
+from tests.tiny import tiny_folder, tiny_gpt2
+
+TASK = "ltm_gsm8k"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("run") / "tiny")
+
+
+def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
+    base = RunConfig(
+        model=str(folder),
+        data="sample",
+        num_fewshot=1,
+        limit=9,
+        t_fast=2,
+        output_path=str(output),
+        gen_kwargs="max_gen_toks=12",
+        report=False,
+        quiet=True,
+    )
+    return replace(base, **changes)
+
+
+def scores(path: Path) -> dict[str, float]:
+    """Metrics of the one task."""
+    values = json.loads(path.read_text())["results"][TASK]
+    return {key: value for key, value in values.items() if isinstance(value, float)}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Everything in the samples file."""
+    (samples,) = path.parent.glob(f"samples_{TASK}_{path.stem.removeprefix('results_')}.jsonl")
+    return [json.loads(line) for line in samples.read_text().splitlines()]
+
+
+def latents(path: Path) -> list[dict[str, Any]]:
+    """The sidecar without times."""
+    rows = [json.loads(line) for line in next(path.parent.glob(f"latents_{TASK}_*.jsonl")).read_text().splitlines()]
+    return sorted(
+        ({**row, "fit_seconds": 0, "decode_seconds": 0} for row in rows), key=lambda row: (row["doc_id"], row["repeat"])
+    )
+
+
+def test_results_are_the_same_bits_for_every_batch_size(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 7, 32):
+        (path,) = run(config(folder, tmp_path / str(size), batch_size=size)).results
+        found.append((scores(path), documents(path), latents(path)))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][1]) == 2 * 9 and len(found[0][2]) == 9
+
+
+def test_a_subset_has_the_prompts_and_answers_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    few, many = (run(config(folder, tmp_path / str(n), limit=n)).results[0] for n in (3, 8))
+    kept = [row for row in documents(many) if row["doc_id"] < 3]
+    assert kept == documents(few)
+
+
+def test_the_page_and_the_records_are_there(folder: Path, tmp_path: Path) -> None:
+    outcome = run(config(folder, tmp_path, report=True, limit=2))
+    (found,) = find_runs([tmp_path])
+    assert found.path == outcome.results[0]
+    assert len(read_samples(found, TASK)) == 4 and len(read_latents(found, TASK)) == 2
+    assert outcome.report is not None and "sample data" in outcome.report.read_text()
+    content = json.loads(outcome.results[0].read_text())
+    assert content["ltm_eval"]["sample_data"] and content["config"]["limit"] == 2
+    assert content["n-shot"][TASK] == 1 and content["n-samples"][TASK]["effective"] == 2
+
+
+def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> None:
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    outcome = run(config(folder, tmp_path / "out", baselines=(str(gpt2),), limit=4, report=True))
+    ours, theirs = (documents(path) for path in outcome.results)
+    for key in ("doc_hash", "prompt_hash", "target_hash", "filter"):
+        assert [row[key] for row in ours] == [row[key] for row in theirs]
+    assert outcome.report is not None and "gpt2" in outcome.report.read_text()
+
+
+def test_stock_lm_eval_gives_the_same(folder: Path, tmp_path: Path) -> None:
+    (ours,) = run(config(folder, tmp_path / "ours", limit=4)).results
+    command = [sys.executable, "-m", "lm_eval", "--model", "ltm", "--tasks", TASK, "--num_fewshot", "1", "--limit", "4"]
+    command += ["--model_args", f"pretrained={folder},t_fast=2", "--gen_kwargs", "max_gen_toks=12", "--log_samples"]
+    command += ["--metadata", '{"data": "sample"}', "--output_path", str(tmp_path / "stock"), "--batch_size", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    (stock,) = (tmp_path / "stock").rglob("results_*.json")
+    assert scores(stock) == {key: value for key, value in scores(ours).items() if key in scores(stock)}
+    kept = ("doc_id", "prompt_hash", "resps", "filtered_resps", "filter", "exact_match", "arguments")
+    assert [{k: row[k] for k in kept} for row in documents(stock)] == [
+        {k: row[k] for k in kept} for row in documents(ours)
+    ]
+
+
+def test_stock_lm_eval_ends_a_wrong_argument_in_one_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "lm_eval", "--model", "ltm", "--model_args", f"pretrained={folder},t_fsat=2"]
+    done = subprocess.run([*command, "--tasks", TASK], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error[2]" in done.stderr and "'t_fast'" in done.stderr
+
+
+def test_a_live_model_is_evaluated(folder: Path) -> None:
+    model = ltm_eval.load(folder)
+    found = ltm_eval.evaluate(
+        model, tasks=["gsm8k"], shots=1, data="sample", limit=3, t_fast=2, gen_kwargs="max_gen_toks=12"
+    )
+    assert set(found["results"][TASK]) >= {"exact_match,strict-match", "exact_match,flexible-extract"}
+    assert len(found["samples"][TASK]) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"tasks": ("gsm9k",)}, UsageError, "'gsm8k'"),
+        ({"num_fewshot": 32, "data": "{few}"}, UsageError, "2 training examples"),
+        ({"data": "{tmp}/absent"}, DataError, "absent"),
+        ({"data": "{tmp}"}, DataError, "test.jsonl"),
+        ({"baselines": ("{tmp}/absent/model",)}, UsageError, "no such folder"),
+        ({"baselines": ("{tmp}",)}, UsageError, "config.json"),
+        ({"output_path": "{file}"}, UsageError, "not a folder"),
+        ({"output_path": "{file}/below"}, MachineError, "cannot be written"),
+        ({"device": "cuda:55"}, MachineError, "found cpu"),
+        ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
+        ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    changes: dict[str, Any], error: type[LtmEvalError], words: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    few = tmp_path / "few" / "gsm8k"
+    few.mkdir(parents=True)
+    for name in ("train.jsonl", "test.jsonl"):
+        lines = (sample_data_dir() / "gsm8k" / name).read_text().splitlines(keepends=True)
+        (few / name).write_text("".join(lines[:2]))
+    places = {"tmp": str(tmp_path), "file": str(tmp_path / "file"), "few": str(few.parent)}
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(placed(part) for part in value)
+        return value.format(**places) if isinstance(value, str) else value
+
+    with pytest.raises(error, match=words):
+        run(config(folder, tmp_path / "out", **{key: placed(value) for key, value in changes.items()}))
+
+
+def test_the_command_prints_table_and_paths(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--model", str(folder), "--task", "gsm8k", "--shots", "1", "--data", "sample", "--limit", "2"]
+    arguments += ["--t_fast", "2", "--gen-kwargs", "max_gen_toks=8", "--output_path", str(tmp_path / "out"), "--quiet"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("|ltm_gsm8k|") for line in out)
+    assert out[-1] == f"report: {tmp_path / 'out' / 'report.html'}" and Path(out[-1][8:]).is_file()
+
+
+def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--model", str(tmp_path / "nothing.pt"), "--data", "sample", "-o", str(tmp_path / "o")]) == 3
+    err = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert err[-1].startswith("ltm-eval: error[3]:") and "nothing.pt" in err[-1]
+
+
+def test_what_was_left_open_is_settled_and_said() -> None:
+    demo, notes = settle(RunConfig())
+    assert (demo.model, demo.data) == ("demo", "sample") and notes == ["demo model, sample data: not GSM8K"]
+    real, notes = settle(RunConfig(model="x"))
+    assert (real.model, real.data, notes) == ("x", "auto", [])
+    _, notes = settle(RunConfig(model="x", data="sample", limit=3))
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/", "../../x", "a/b", "\x1b[31mred", "x" * 400])
+def test_folders_stay_below_the_output(name: str, tmp_path: Path) -> None:
+    made = folder_name(name)
+    assert (tmp_path / made).resolve().parent == tmp_path.resolve() and len(made.encode()) <= 100 and made.isprintable()
