@@ -1,23 +1,100 @@
-"""Bounds on -log p(x) of fitted documents, in nats.
+"""What a text costs under a fitted posterior: six figures per document, in nats, and which of them bound -log p(x).
 
-For any q, E_{z~q}[-log p(x|z)] + KL(q || p) >= -log p(x), if the expectation is over noise that the fit has not seen: the draws
-here come from streams of their own. Source: arXiv:2502.01567 Eq. 2 for the ELBO.
+For any q, E_{z~q}[-log p(x|z)] + KL(q || p) >= -log p(x), if the expectation is over noise that the fit has not seen:
+the draws here come from streams of their own. Sources: arXiv:2502.01567 Eq. 2 for the ELBO; arXiv:1509.00519 Eq. 8
+(IWAE) for the importance-weighted bound. `as_released` follows github
+mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`, whose own-noise figure is no bound.
+
+    bound            mean of -log p(x|z) over draws, plus KL           bound
+    nll_given_z, kl  its two parts                                     -
+    iwae_K           -log mean of p(x|z) p(z) / q(z) over K draws      bound
+    prior            -log mean of p(x|z) over draws z ~ N(0, I)        bound
+    as_released      the objective at the noise the fit was made for   no bound
+    causal           z fitted on what precedes a chunk, chunk scored   a next-token code length
+
+Models compute in fp32; sums over windows, draws, chunks and documents are float64. On a CPU draws run one at a time, so
+a document's bits do not depend on its neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ltm_eval.elbo import kl_nats
+from ltm_eval import __version__
+from ltm_eval.config import PRESETS, FitConfig, fit_config
+from ltm_eval.elbo import IGNORED, kl_nats
+from ltm_eval.errors import UsageError
+from ltm_eval.metrics import Interval, Perplexity, corpus_ppl, mean_interval
 from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import Batch, Document, Posterior, generator, standard_normal
+from ltm_eval.posterior import (
+    Batch,
+    Document,
+    Posterior,
+    Start,
+    Window,
+    fit_documents,
+    generator,
+    padded_length,
+    standard_normal,
+)
 
 DRAWS = 8
 """Fresh noise draws per document."""
+
+_TOKENS_IN_FLIGHT = 65_536
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """How the causal row is computed."""
+
+    chunk: int = 64
+    """Tokens scored between two refits of z."""
+    t_fast: int = 16
+    """Fast steps of each refit; 0 leaves the prior."""
+    draws: int = DRAWS
+    """Draws z ~ q in a chunk's mixture."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "draws"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"causal {name} must be a whole number of at least 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Which rows are computed, and with how many draws."""
+
+    draws: int = DRAWS
+    """Of `bound`; at least 2."""
+    iwae: int = 64
+    """K of `iwae_K`; 0 leaves the row out."""
+    prior: int = 64
+    """Of `prior`; 0 leaves the row out."""
+    as_released: bool = True
+    """Whether the released evaluator is run beside; costs a second fit unless the fit's noise is fixed already."""
+    causal: CausalConfig | None = None
+    """Options of the causal row; None leaves it out."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row of one document."""
+
+    nats: float
+    """Sum over the document."""
+    stderr_nats: float | None
+    """Monte-Carlo standard error; 0 where nothing is drawn, None where a single draw tells nothing."""
+    draws: int
+    """Noise draws."""
+    effective_draws: float
+    """1 / (sum of squared weight shares): near 1, a single draw carries an importance-weighted row."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +102,117 @@ class Draws:
     """-log p(x|z) of every document at fresh draws z ~ q, and what a bound is made of."""
 
     nll_nats: Tensor
-    """(S, B): -log p(x|z_s)."""
+    """(S, B), float64, on the CPU: -log p(x|z_s)."""
     kl_nats: Tensor
-    """(B,): KL(q || p)."""
+    """(B,), float64, on the CPU: KL(q || p)."""
 
     @property
     def bound_nats(self) -> Tensor:
-        """-ELBO, mean over draws: (B,), float64, in which a sum of a few fp32 numbers is exact in any order."""
-        mean: Tensor = self.nll_nats.double().mean(0)
-        return mean + self.kl_nats.double()
+        """-ELBO, mean over draws: (B,), float64."""
+        bound: Tensor = self.nll_nats.mean(0) + self.kl_nats
+        return bound
 
     @property
     def bound_stderr_nats(self) -> Tensor:
-        """Monte-Carlo standard error of `bound_nats`: (B,)."""
-        spread: Tensor = self.nll_nats.double().std(0)
-        return spread / len(self.nll_nats) ** 0.5
+        """Monte-Carlo standard error of `bound_nats`: (B,); KL is exact and adds nothing."""
+        return self.nll_nats.std(0) / math.sqrt(len(self.nll_nats))
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A text scored chunk by chunk, each under a posterior of what precedes it."""
+
+    chunk_nats: tuple[float, ...]
+    """-log of the mean over draws of p(chunk | z, preceding tokens), one joint figure per chunk."""
+    stderr_nats: float | None
+    """Monte-Carlo standard error of the sum; None for a single draw."""
+    tokens: int
+    """Tokens scored."""
+    draws: int
+    """Draws per chunk."""
+    fast_steps: int
+    """Fast steps of all refits."""
+    fitted_tokens: int
+    """Tokens those steps went through: the cost of fitting."""
+    read_tokens: int
+    """Tokens the decoder went through to score, over all draws."""
+
+    @property
+    def nats(self) -> float:
+        """Sum over chunks."""
+        return math.fsum(self.chunk_nats)
+
+
+@dataclass(frozen=True)
+class DocumentBounds:
+    """The rows of one document; None where a row was not asked for."""
+
+    bound: Estimate
+    """-ELBO at fresh draws."""
+    nll_given_z: Estimate
+    """-log p(x|z) at the same draws: a reconstruction cost, not a bound."""
+    kl: Estimate
+    """KL(q || p), exact: what z itself costs."""
+    iwae: Estimate | None = None
+    """Importance-weighted bound."""
+    prior: Estimate | None = None
+    """-log mean p(x|z) over prior draws."""
+    as_released: Estimate | None = None
+    """The released evaluator's figure. Not a bound."""
+    causal: Estimate | None = None
+    """Prequential next-token cost."""
+
+    def rows(self) -> dict[str, Estimate]:
+        """The rows that were computed, under their names in a table (`iwae_64`)."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f"iwae_{row.draws}" if name == "iwae" else name: row for name, row in found.items() if row is not None}
+
+
+# Rows of a document ---------------------------------------------------------------------------------------------------
+
+
+def score_documents(
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    config: FitConfig,
+    *,
+    options: RowOptions,
+    seed: int,
+    posterior: Posterior | None = None,
+) -> list[DocumentBounds]:
+    """Every row asked for, of every document.
+
+    Args:
+        config: of the fit.
+        seed: of the run; all noise depends on it and on a document's content.
+        posterior: of the same documents in the same order, if they are fitted already.
+    """
+    if posterior is None:
+        posterior = fit_documents(model, documents, config, seed=seed)
+    drawn = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws)
+    size = len(documents)
+    nothing: list[Estimate | None] = [None] * size
+    columns = (
+        iwae(model, documents, posterior, seed=seed, draws=options.iwae) if options.iwae else nothing,
+        prior(model, documents, seed=seed, draws=options.prior) if options.prior else nothing,
+        as_released(model, documents, config, seed=seed, posterior=posterior) if options.as_released else nothing,
+        _causal_rows(model, documents, config, options=options.causal, seed=seed) if options.causal else nothing,
+    )
+    return [
+        DocumentBounds(*_mean_rows(drawn, i), *(column[i] for column in columns))  # in the order of the fields
+        for i in range(size)
+    ]
+
+
+def _mean_rows(drawn: Draws, i: int) -> tuple[Estimate, Estimate, Estimate]:
+    """`bound`, `nll_given_z` and `kl` of document i."""
+    draws = len(drawn.nll_nats)
+    stderr = float(drawn.bound_stderr_nats[i])
+    return (
+        Estimate(float(drawn.bound_nats[i]), stderr, draws, draws),
+        Estimate(float(drawn.nll_nats.mean(0)[i]), stderr, draws, draws),
+        Estimate(float(drawn.kl_nats[i]), 0.0, 0, 0),
+    )
 
 
 def fresh_draws(
@@ -51,15 +224,455 @@ def fresh_draws(
         posterior: of the same documents in the same order.
         seed: of the run; the draws depend on it and on the document's content.
         draws: S, at least 2 for a standard error.
+
+    Raises:
+        UsageError: fewer than 2 draws.
     """
-    columns = []
+    if draws < 2:
+        raise UsageError(f"a bound needs at least 2 fresh draws for its standard error, got {draws}")
+    columns, divergence = [], []
+    for i, document in enumerate(documents):
+        own = posterior.row(i)
+        columns.append(
+            _weigh(model, document, own, noise=_noise(own, document.key, "bound", seed=seed, draws=draws)).nll
+        )
+        divergence.append(kl_nats(own.mu.cpu().double(), own.log_var.cpu().double()))
+    return Draws(torch.stack(columns, dim=1), torch.cat(divergence))
+
+
+def iwae(
+    model: LatentThoughtModel, documents: Sequence[Document], posterior: Posterior, *, seed: int, draws: int
+) -> list[Estimate]:
+    """Importance-weighted bound (arXiv:1509.00519 Eq. 8): -log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k), z_k ~ q fresh.
+
+    Its expectation falls with K towards -log p(x); K = 1 is the ELBO with a sampled KL. The first draws are the same
+    for every K.
+    """
+    found = []
+    for i, document in enumerate(documents):
+        own = posterior.row(i)
+        weighed = _weigh(model, document, own, noise=_noise(own, document.key, "iwae", seed=seed, draws=draws))
+        found.append(minus_log_mean(weighed.log_weight))
+    return found
+
+
+def prior(model: LatentThoughtModel, documents: Sequence[Document], *, seed: int, draws: int) -> list[Estimate]:
+    """-log mean of p(x|z) over z ~ N(0, I), nothing fitted; its expectation is a bound for any number of draws."""
+    unfitted, found = Posterior.prior(model), []
+    for document in documents:
+        noise = _noise(unfitted, document.key, "prior", seed=seed, draws=draws)
+        found.append(minus_log_mean(_weigh(model, document, unfitted, noise=noise).log_weight))
+    return found
+
+
+def as_released(
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    config: FitConfig,
+    *,
+    seed: int,
+    posterior: Posterior | None = None,
+) -> list[Estimate]:
+    """The released evaluator's figure: NLL + KL at the very noise that the fit was made for, one draw. Not a bound.
+
+    Where `config` has fixed noise it is read off the fit's last trace row. Where it has fresh noise there is no such
+    noise, and the documents are fitted again under the preset `released`, with the same number of steps.
+
+    Args:
+        posterior: the fit under `config`, if there is one already.
+    """
+    if config.noise == "fresh":
+        config, posterior = fit_config("released", t_fast=config.t_fast), None
+    if posterior is None:
+        posterior = fit_documents(model, documents, config, seed=seed)
+    last = posterior.trace.nll_nats[-1].cpu().double() + posterior.trace.kl_nats[-1].cpu().double()
+    return [Estimate(nats, None, 1, 1.0) for nats in last.tolist()]
+
+
+def minus_log_mean(log_weight: Tensor) -> Estimate:
+    """-log of the mean weight, with a jackknife standard error: (K,) float64 to nats.
+
+    The delta method would cap the error at 1 nat however few draws carry the mean; leaving each draw out in turn shows
+    it.
+    """
+    draws = len(log_weight)
+    total = log_weight.logsumexp(0)
+    effective = float((2 * total - (2 * log_weight).logsumexp(0)).exp())
+    return Estimate(math.log(draws) - float(total), _jackknife(log_weight), draws, effective)
+
+
+def _jackknife(log_weight: Tensor) -> float | None:
+    """Standard error of log sum exp from the K leave-one-out values."""
+    draws = len(log_weight)
+    if draws < 2:
+        return None
+    nothing = log_weight.new_full((1,), -math.inf)
+    before = torch.cat([nothing, log_weight.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_weight.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
+    left_out = torch.logaddexp(before, after)
+    return math.sqrt((draws - 1) * float((left_out - left_out.mean()).square().mean()))
+
+
+# Draws ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """One document under S draws, (S,) each, float64 on the CPU."""
+
+    nll: Tensor
+    """-log p(x|z_s)."""
+    log_ratio: Tensor
+    """log p(z_s) - log q(z_s)."""
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x|z_s) p(z_s) / q(z_s)."""
+        return self.log_ratio - self.nll
+
+
+def _noise(own: Posterior, key: bytes, role: str, *, seed: int, draws: int) -> Iterator[Tensor]:
+    """Standard normal draws (1, L, N, D), one after the other from one stream."""
+    stream = generator(seed, role, key)
+    return (standard_normal(stream, own.mu.shape) for _ in range(draws))
+
+
+def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noise: Iterator[Tensor]) -> _Weighed:
+    """Score a document under z = mu + noise * sigma for every draw."""
+    mu, sigma, log_var = own.mu.cpu(), (0.5 * own.log_var).exp().cpu(), own.log_var.cpu().double()
+    nll, ratio = [], []
+    lanes = 1 if model.device.type == "cpu" else max(1, _TOKENS_IN_FLIGHT // _tokens(document))
+    for draws in _packed(noise, lanes):
+        z = mu + draws * sigma  # (S, L, N, D)
+        nll.append(nll_of_latents(model, document, z.to(model.device)))
+        wide, drawn = z.double(), draws.double()
+        ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
+    return _Weighed(torch.cat(nll), torch.cat(ratio))
+
+
+def _packed(noise: Iterator[Tensor], lanes: int) -> Iterator[Tensor]:
+    """Up to `lanes` draws at a time: (lanes, L, N, D)."""
+    held: list[Tensor] = []
+    for draw in noise:
+        held.append(draw)
+        if len(held) == lanes:
+            yield torch.cat(held)
+            held = []
+    if held:
+        yield torch.cat(held)
+
+
+def nll_of_latents(model: LatentThoughtModel, document: Document, z: Tensor) -> Tensor:
+    """-log p(x|z_s) of one document under several latents in one pass: (S, L, N, D) to (S,), float64 on the CPU."""
     with torch.no_grad():
-        for i, document in enumerate(documents):
-            stream = generator(seed, "bound", document.key)
-            batch = Batch.of(model, [document])
-            mu, sigma = posterior.mu[i : i + 1], (0.5 * posterior.log_var[i : i + 1]).exp()
-            noise = (standard_normal(stream, mu.shape).to(mu.device) for _ in range(draws))
-            columns.append(torch.cat([batch.nll_nats(mu + draw * sigma) for draw in noise]))
-        # one document at a time: a sum over several rows at once may round otherwise
-        divergence = torch.cat([kl_nats(posterior.row(i).mu, posterior.row(i).log_var) for i in range(len(documents))])
-    return Draws(torch.stack(columns, dim=1), divergence)
+        return Batch.of(model, [document] * len(z)).nll_nats(z).cpu().double()
+
+
+def _tokens(document: Document) -> int:
+    """Tokens of a pass over the document, padded."""
+    return sum(padded_length(len(window.tokens)) for window in document.windows)
+
+
+# Causal ---------------------------------------------------------------------------------------------------------------
+
+
+def causal(
+    model: LatentThoughtModel,
+    texts: Sequence[Sequence[int]],
+    config: FitConfig,
+    *,
+    options: CausalConfig,
+    seed: int,
+) -> list[Causal]:
+    """Score texts prequentially: a figure that compares with an autoregressive model's.
+
+    The text is cut into chunks. Before each, z is refitted on the tokens that precede it (as many as the context
+    holds), starting from the posterior before; the first chunk has the prior. The chunk is then scored given z and the
+    preceding tokens, as -log (1/S) sum_s p(chunk | z_s, preceding): the draws depend on the preceding tokens only, so
+    this is a probability distribution over chunks and its sum over chunks a code length of the text.
+
+    Texts advance side by side; on a GPU their refits share a batch.
+
+    Args:
+        texts: token ids; the first of each is read and not scored.
+        config: of the refits, except for `t_fast`, which `options` holds.
+        options: chunk, steps of each refit, draws.
+
+    Raises:
+        UsageError: a chunk is longer than the model's context, or a text has nothing to score.
+    """
+    limit = model.config.max_seq_len
+    if options.chunk > limit:
+        raise UsageError(f"causal chunk of {options.chunk} tokens exceeds the model's context of {limit}; lower it")
+    short = next((i for i, text in enumerate(texts) if len(text) < 2), None)
+    if short is not None:
+        raise UsageError(
+            f"causal: text {short} has {len(texts[short])} tokens; the first is only read, so give 2 or more"
+        )
+    config = replace(config, t_fast=options.t_fast)
+    streams = [_Stream(tuple(text), Posterior.prior(model)) for text in texts]
+    for first in range(0, max(len(text) for text in texts) - 1, options.chunk):
+        active = [stream for stream in streams if len(stream.text) - 1 > first]
+        if first and config.t_fast:
+            _refit(model, active, config, first=first, seed=seed)
+        for stream in active:
+            _score_chunk(model, stream, options, first=first, seed=seed)
+    return [stream.result(options) for stream in streams]
+
+
+class _Stream:
+    """A text on its way through `causal`."""
+
+    def __init__(self, text: tuple[int, ...], posterior: Posterior) -> None:
+        self.text, self.posterior = text, posterior
+        self.scores: list[Estimate] = []
+        self.fast_steps = self.fitted_tokens = self.read_tokens = 0
+
+    def result(self, options: CausalConfig) -> Causal:
+        """What the text cost."""
+        errors = [score.stderr_nats for score in self.scores if score.stderr_nats is not None]
+        return Causal(
+            chunk_nats=tuple(score.nats for score in self.scores),
+            stderr_nats=math.sqrt(math.fsum(error * error for error in errors)) if errors else None,
+            tokens=len(self.text) - 1,
+            draws=options.draws,
+            fast_steps=self.fast_steps,
+            fitted_tokens=self.fitted_tokens,
+            read_tokens=self.read_tokens,
+        )
+
+
+def _refit(model: LatentThoughtModel, streams: Sequence[_Stream], config: FitConfig, *, first: int, seed: int) -> None:
+    """Fit each stream's z on the targets before position `first`, from where its posterior stands."""
+    start = max(0, first - model.config.max_seq_len)
+    seen = [Document((Window(s.text[start:first], s.text[start + 1 : first + 1]),)) for s in streams]
+    starts = [Start(s.posterior.mu, s.posterior.log_var) for s in streams]
+    fitted = fit_documents(model, seen, config, seed=seed, starts=starts)
+    for i, stream in enumerate(streams):
+        stream.posterior = fitted.row(i)
+        stream.fast_steps += config.t_fast
+        stream.fitted_tokens += config.t_fast * (first - start)
+
+
+def _score_chunk(model: LatentThoughtModel, stream: _Stream, options: CausalConfig, *, first: int, seed: int) -> None:
+    """Score targets `first` ... `first + chunk - 1` given z and the tokens before them."""
+    end = min(first + options.chunk, len(stream.text) - 1)
+    start = max(0, first + options.chunk - model.config.max_seq_len)  # must not depend on where the text ends
+    targets = (IGNORED,) * (first - start) + stream.text[first + 1 : end + 1]
+    past = stream.text[start : first + 1]
+    noise = _noise(stream.posterior, Document((Window(past, past),)).key, "causal", seed=seed, draws=options.draws)
+    weighed = _weigh(model, Document((Window(stream.text[start:end], targets),)), stream.posterior, noise=noise)
+    stream.scores.append(minus_log_mean(-weighed.nll))
+    stream.read_tokens += options.draws * (end - start)
+
+
+def text_of(document: Document) -> tuple[int, ...]:
+    """The text a document's windows were cut from: its first input token, then every scored target in turn.
+
+    Raises:
+        UsageError: a window's targets are not its own next tokens, so it was not cut from one text.
+    """
+    for window in document.windows:
+        if any(t not in (IGNORED, x) for t, x in zip(window.targets, window.tokens[1:], strict=False)):
+            raise UsageError("causal needs windows whose targets are their own next tokens; leave the causal row out")
+    scored = (target for window in document.windows for target in window.targets if target != IGNORED)
+    return (document.windows[0].tokens[0], *scored)
+
+
+def _causal_rows(
+    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, options: CausalConfig, seed: int
+) -> list[Estimate]:
+    found = causal(model, [text_of(document) for document in documents], config, options=options, seed=seed)
+    return [Estimate(row.nats, row.stderr_nats, row.draws, row.draws) for row in found]
+
+
+# Corpus ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Units:
+    """What one document's nats are divided by."""
+
+    tokens: int
+    """Scored tokens."""
+    words: int | None = None
+    """White-space separated words of the text it stands for; None where not counted."""
+    bytes: int | None = None
+    """UTF-8 bytes of that text; None where not counted."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a figure depends on, for its signature."""
+
+    task: str
+    """Task and version, as in `ltm_ptb@1`."""
+    config: FitConfig
+    """Of the fit."""
+    tokenizer: str
+    """Name of the tokenizer."""
+    window: int
+    """Tokens of the model's context."""
+    seed: int
+    """Of the noise."""
+    t_fast: str = ""
+    """Replaces the number of steps, as in `auto`."""
+
+    def signature(self, metric: str, *, draws: int) -> str:
+        """Everything another lab needs to get the figure again, in one line; options that differ from the preset's
+        follow it by name.
+        """
+        declared = {
+            "task": self.task,
+            "preset": self.config.preset,
+            "t_fast": self.t_fast or self.config.t_fast,
+            **_changes(self.config),
+            "draws": draws,
+            "tok": self.tokenizer,
+            "window": self.window,
+            "seed": self.seed,
+            "v": __version__,
+        }
+        return "|".join([metric, *(f"{name}:{value}" for name, value in declared.items())])
+
+
+def _changes(config: FitConfig) -> dict[str, object]:
+    """Options of a fit that are not its preset's, apart from the number of steps."""
+    base = PRESETS.get(config.preset)
+    names = [field.name for field in fields(config) if field.name not in ("preset", "t_fast")]
+    current = {name: getattr(config, name) for name in names}
+    return {f"fit_{name}": value for name, value in current.items() if base is None or value != getattr(base, name)}
+
+
+@dataclass(frozen=True)
+class CorpusRow:
+    """One row over a corpus: exp(sum of nats / sum of units), its parts of uncertainty, its signature."""
+
+    name: str
+    """Row, as in `bound` or `iwae_64`."""
+    is_bound: bool
+    """Whether it may be set with a "<=" before it."""
+    draws: int
+    """Noise draws per document (per chunk, for `causal`)."""
+    per_token: Perplexity
+    """Per scored token; its interval is over documents and contains the Monte-Carlo part."""
+    per_word: Perplexity | None
+    """Per word; None where words were not counted."""
+    per_byte: Perplexity | None
+    """Per byte; None where bytes were not counted."""
+    monte_carlo_stderr_nats: float | None
+    """Of the sum of nats, from the draws alone; None for single draws."""
+    monte_carlo_share: float | None
+    """That part of the variance over documents; None where either is unknown."""
+    block_mean_ppl: float | None
+    """`as_released` only: mean over documents of exp(nats / tokens), as the released evaluator averages."""
+    block_mean_stderr: float | None
+    """Standard error of that mean."""
+    block_mean_interval: Interval | None
+    """95 % interval of that mean, from resampled documents."""
+
+    @property
+    def nats_per_token(self) -> float:
+        """Sum of nats / sum of tokens."""
+        return self.per_token.nats / self.per_token.units
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Comparable across tokenizers; None where bytes were not counted."""
+        return None if self.per_byte is None else self.per_byte.nats / self.per_byte.units / math.log(2)
+
+    @property
+    def bits_per_byte_interval(self) -> Interval | None:
+        """95 % interval of `bits_per_byte`."""
+        if self.per_byte is None:
+            return None
+        low, high = self.per_byte.interval.low, self.per_byte.interval.high
+        return Interval(math.log2(low) if low > 0 else -math.inf, math.log2(high))
+
+    def metrics(self) -> dict[str, float | None]:
+        """Under the keys of a results file, each with its `_stderr` over documents."""
+        if self.name in _PARTS:
+            return _pair(_PARTS[self.name], self.nats_per_token, _rate_stderr(self.per_token))
+        found: dict[str, float | None] = {}
+        for unit, ppl in (("token", self.per_token), ("word", self.per_word), ("byte", self.per_byte)):
+            if ppl is not None:
+                found |= _pair(f"ppl_per_{unit}_{self.name}", ppl.ppl, ppl.stderr)
+        if self.per_byte is not None and self.bits_per_byte is not None:
+            stderr = _rate_stderr(self.per_byte)
+            found |= _pair(f"bits_per_byte_{self.name}", self.bits_per_byte, stderr and stderr / math.log(2))
+        if self.block_mean_ppl is not None:
+            found |= _pair(f"block_mean_ppl_per_token_{self.name}", self.block_mean_ppl, self.block_mean_stderr)
+        return found
+
+
+_PARTS = {"nll_given_z": "nll_per_token_given_z", "kl": "kl_per_token"}
+_BOUNDS = ("bound", "iwae", "prior")
+
+
+def _pair(name: str, value: float, stderr: float | None) -> dict[str, float | None]:
+    return {name: value, f"{name}_stderr": stderr}
+
+
+def _rate_stderr(ppl: Perplexity) -> float | None:
+    """Standard error of nats per unit, from that of its exponential."""
+    return None if ppl.stderr is None else ppl.stderr / ppl.ppl
+
+
+def corpus(documents: Sequence[DocumentBounds], units: Sequence[Units]) -> dict[str, CorpusRow]:
+    """Every row that all documents have, aggregated once, in the order of DESIGN's table.
+
+    Raises:
+        UsageError: no document, or not one `units` for each.
+    """
+    if not documents or len(documents) != len(units):
+        raise UsageError(
+            f"a corpus needs at least one document and units for each, got {len(documents)} documents and "
+            f"{len(units)} units"
+        )
+    columns = [document.rows() for document in documents]
+    shared = [name for name in columns[0] if all(name in column for column in columns)]
+    return {name: corpus_row(name, [column[name] for column in columns], units) for name in shared}
+
+
+def corpus_row(name: str, estimates: Sequence[Estimate], units: Sequence[Units]) -> CorpusRow:
+    """One row of a corpus from its documents' figures.
+
+    Raises:
+        UsageError: a figure is not finite.
+    """
+    nats = [estimate.nats for estimate in estimates]
+    per_token = corpus_ppl(nats, [own.tokens for own in units])
+    words = [own.words for own in units if own.words is not None]
+    sizes = [own.bytes for own in units if own.bytes is not None]
+    errors = [estimate.stderr_nats for estimate in estimates if estimate.stderr_nats is not None]
+    noise = math.sqrt(math.fsum(error * error for error in errors)) if len(errors) == len(nats) else None
+    spread = _rate_stderr(per_token)
+    known = noise is not None and spread is not None and spread > 0
+    means = _block_means(nats, units) if name == "as_released" else (None, None, None)
+    return CorpusRow(
+        name=name,
+        is_bound=name.partition("_")[0] in _BOUNDS,
+        draws=estimates[0].draws,
+        per_token=per_token,
+        per_word=corpus_ppl(nats, words) if len(words) == len(nats) else None,
+        per_byte=corpus_ppl(nats, sizes) if len(sizes) == len(nats) else None,
+        monte_carlo_stderr_nats=noise,
+        monte_carlo_share=(noise / per_token.units / spread) ** 2 if known and noise is not None and spread else None,
+        block_mean_ppl=means[0],
+        block_mean_stderr=means[1],
+        block_mean_interval=means[2],
+    )
+
+
+def _block_means(nats: Sequence[float], units: Sequence[Units]) -> tuple[float, float | None, Interval | None]:
+    """Mean over documents of exp(nats / tokens), its standard error and interval.
+
+    The released evaluator divides by the row's length, unscored positions included; here by scored tokens, which is
+    the same for its own full rows.
+    """
+    each = [corpus_ppl([cost], [own.tokens]).ppl for cost, own in zip(nats, units, strict=True)]
+    mean = math.fsum(each) / len(each)
+    if len(each) < 2 or math.isinf(mean):
+        return mean, None, None
+    squares = math.fsum((value - mean) ** 2 for value in each)
+    return mean, math.sqrt(squares / (len(each) - 1) / len(each)), mean_interval(each)
