@@ -1,11 +1,9 @@
 """Checkpoints: our folder, a released `ckpt_*.pt`, or a Hugging Face hub id.
 
 Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
-released form
-(github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with `weights_only=True` and
-memory-mapped,
-never in another way. Parameter names are reduced to one spelling first, then all of them must be there, no other,
-each of its shape.
+released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
+`weights_only=True` and memory-mapped, never in another way. Parameter names are reduced to one spelling first, then
+all of them must be there, no other, each of its shape.
 """
 
 from __future__ import annotations

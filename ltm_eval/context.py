@@ -1,10 +1,8 @@
 """What of a few-shot prompt the decoder reads, and what z is fitted on.
 
 A prompt is demonstrations and a question. What does not fit the context is dropped by whole demonstrations from the
-left; only a
-question that does not fit by itself is cut, at a token. Every text starts with the end-of-text token, as documents do
-in training.
-Modes: arXiv:2502.01567 Eq. 7 is `prompt`; the others are this project's.
+left; only a question that does not fit by itself is cut, at a token. Every text starts with the end-of-text token, as
+documents do in training. Modes: arXiv:2502.01567 Eq. 7 is `prompt`; the others are this project's.
 """
 
 from __future__ import annotations

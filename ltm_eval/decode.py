@@ -1,13 +1,11 @@
-"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are
-made once.
+"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are made
+once.
 
 Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number
-of lanes is
-fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows: so a
-prompt's tokens
-do not depend on what else is decoded. Against the released `generate` (github mingluzhao/Latent-Thought-LM @498e39e,
-no cache) the
-tokens are the same up to the context limit; where the released code slides the context on, this one stops.
+of lanes is fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows:
+so a prompt's tokens do not depend on what else is decoded. Against the released `generate` (github
+mingluzhao/Latent-Thought-LM @498e39e, no cache) the tokens are the same up to the context limit; where the released
+code slides the context on, this one stops.
 """
 
 from __future__ import annotations

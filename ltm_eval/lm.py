@@ -1,8 +1,7 @@
 """The adapter through which lm-eval drives a Latent Thought Model.
 
 Written against lm-eval 0.4.13's abstract class. Requests are shared out inside these methods, never by lm-eval (its
-own splitting
-changes few-shot prompts with the number of ranks), so `rank` is always 0 of 1.
+own splitting changes few-shot prompts with the number of ranks), so `rank` is always 0 of 1.
 """
 
 from __future__ import annotations

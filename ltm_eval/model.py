@@ -1,10 +1,8 @@
 """The Latent Thought Model's decoder: a Transformer whose every layer cross-attends to its own latent vectors.
 
 Source: arXiv:2502.01567 section 2.1; github mingluzhao/Latent-Thought-LM @498e39e, `model.py`. Departures: z is (B,
-L, N, D)
-instead of (B, L*N, D); the sliding window is computed in blocks, so no (T, T) mask exists beyond two windows; the
-part of
-layer 0 that z cannot change is a method of its own (`prelude`), because a fit needs it once.
+L, N, D) instead of (B, L*N, D); the sliding window is computed in blocks, so no (T, T) mask exists beyond two
+windows; the part of layer 0 that z cannot change is a method of its own (`prelude`), because a fit needs it once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The fast loop: fitting q(z|x) = N(mu, exp(log_var)) to a text by gradient steps on the ELBO.
 
 Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures:
-gradients of z
-only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a generator, a sum or
-a padded
-length, so what is fitted to a document does not depend on its neighbours in the batch.
+gradients of z only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a
+generator, a sum or a padded length, so what is fitted to a document does not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations

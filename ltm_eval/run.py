@@ -1,8 +1,8 @@
 """The main job: a checkpoint and its baselines answer tasks through lm-eval, and a page shows the results.
 
 Everything that can be wrong is looked at before any model time is spent. Results have lm-eval 0.4.13's layout; they
-are written
-by this module, not by lm-eval's tracker, because that one turns a failed save into a log line and exit code 0.
+are written by this module, not by lm-eval's tracker, because that one turns a failed save into a log line and exit
+code 0.
 """
 
 from __future__ import annotations
