@@ -20,7 +20,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
-from lm_eval.utils import get_rolling_token_windows, hash_string, make_disjoint_window, simple_parse_args_string
+from lm_eval.utils import hash_string, simple_parse_args_string
 from torch import Tensor
 
 import ltm_eval
@@ -33,17 +33,17 @@ from ltm_eval.arguments import (
     resolve_dtype,
     whole,
 )
-from ltm_eval.bounds import fresh_draws
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, check_choice, fit_config
 from ltm_eval.context import Context, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
-from ltm_eval.elbo import IGNORED, kl_per_layer_nats
+from ltm_eval.elbo import kl_per_layer_nats
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
 from ltm_eval.progress import Progress, tqdm_bar
 from ltm_eval.results import LatentRecord
+from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class LTM(TemplateLM):
         preset: str = "bound",
         condition: str = "prompt",
         lr: Any = None,
+        rows: str = ALL_ROWS,
         dtype: str = "auto",
         seed: Any = 1234,
         tokenizer: str | None = None,
@@ -99,6 +100,8 @@ class LTM(TemplateLM):
             preset: `released`, `published` or `bound`.
             condition: `prompt`, `demos`, `demos+prompt` or `prior`.
             lr: learning rate of the fast loop; None takes the preset's.
+            rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
+                joined by `+`.
             dtype: of matrix products: `float32`, `bfloat16` or `auto`.
             seed: of latent noise and token draws.
             tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
@@ -117,6 +120,7 @@ class LTM(TemplateLM):
         self.fit_config = fit_config(
             preset, t_fast=None if t_fast is None else whole("t_fast", t_fast, 0), lr=number_or_none("lr", lr)
         )
+        self.rows = row_options(rows)
         self._device = resolve_device(device)
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
         self.dtype = resolve_dtype(dtype, self._device)
@@ -195,6 +199,7 @@ class LTM(TemplateLM):
             "checkpoint": asdict(info) if info else {},
             "sizes": asdict(config),
             "fit": asdict(self.fit_config),
+            "rows": asdict(self.rows),
             "condition": self.condition,
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
@@ -234,17 +239,17 @@ class LTM(TemplateLM):
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Minus the bound, in nats, summed over windows as lm-eval cuts them, one z per window, fresh noise."""
-        answers = []
+        """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
+        texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
+        answers: list[float] = [0.0] * len(requests)
         bar = self.progress(len(requests), "bounding")
-        for request in requests:
-            windows = self._rolling_windows(request.args[0])
-            nats: list[float] = []
-            for part in (windows[i : i + self.batch_size] for i in range(0, len(windows), self.batch_size)):
-                posterior = fit_documents(self.model, part, self.fit_config, seed=self.seed)
-                nats += fresh_draws(self.model, part, posterior, seed=self.seed).bound_nats.tolist()
-            answers.append(-math.fsum(nats))
-            bar.advance(1, sum(len(window.windows[0].tokens) for window in windows))
+        for done in score_texts(
+            self.model, texts, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
+        ):
+            answers[done.index] = done.score
+            if done.posteriors:
+                self.records.append(self._rolling_record(requests[done.index], texts[done.index], done))
+            bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[done.index]))
         bar.close()
         return answers
 
@@ -279,16 +284,6 @@ class LTM(TemplateLM):
             text, self.condition, self.encoding, budget=self.max_length + 1 - len(wanted), window=self.max_length
         )
         return ScoringJob(index, request, repeat, context, tuple(wanted))
-
-    def _rolling_windows(self, text: str) -> list[Document]:
-        windows = get_rolling_token_windows(self.tok_encode(text), self.eot_token_id, self.max_length, 1)
-        documents = []
-        for context, wanted in map(make_disjoint_window, windows):
-            tokens = (list(context) + list(wanted))[:-1]
-            documents.append(
-                Document((Window(tuple(tokens), (IGNORED,) * (len(tokens) - len(wanted)) + tuple(wanted)),))
-            )
-        return documents
 
     @property
     def batch_size(self) -> int:
@@ -423,38 +418,63 @@ class LTM(TemplateLM):
     def _record(
         self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float
     ) -> LatentRecord:
-        """The sidecar line of one request."""
-        context, posterior = job.context, fitted.posterior
-        on_text = context.document is not None
-        per_dimension = -0.5 * (1 + posterior.log_var - posterior.mu.square() - posterior.log_var.exp())
+        """The sidecar line of one answered request."""
+        context = job.context
         return LatentRecord(
-            task=str(job.request.task_name),
-            doc_id=int(job.request.doc_id or 0),
-            idx=job.request.idx,
+            **_named(job.request),
+            **self._fit_facts((fitted.posterior,), on_text=context.document is not None),
             repeat=job.repeat,
-            prompt_hash=hash_string(job.request.args[0]),
-            condition=self.condition,
-            preset=self.fit_config.preset,
-            t_fast=self.fit_config.t_fast if on_text else 0,
             demonstrations=context.demonstrations,
             demonstrations_read=context.demonstrations_read,
-            demonstrations_fitted=context.demonstrations_fitted if on_text else 0,
+            demonstrations_fitted=context.demonstrations_fitted if context.document else 0,
             prompt_tokens=context.prompt_tokens,
             read_tokens=len(context.read),
             fitted_tokens=context.fitted_tokens,
             fitted_windows=len(context.document.windows) if context.document else 0,
             truncated=context.truncated,
-            nll_nats=float(posterior.trace.nll_nats[-1, 0]) if on_text else None,
-            kl_nats=float(posterior.trace.kl_nats[-1, 0]) if on_text else None,
-            objective_nats=tuple(posterior.trace.objective_nats[:, 0].tolist()) if on_text else (),
-            kl_per_layer_nats=tuple(kl_per_layer_nats(posterior.mu, posterior.log_var)[0].tolist()),
-            mean_log_var_per_layer=tuple(posterior.log_var[0].flatten(1).mean(1).tolist()),
-            share_at_prior=float((per_dimension < AT_PRIOR_NATS).float().mean()),
             new_tokens=len(continuation.tokens) if continuation else 0,
             stop_reason=continuation.stop_reason if continuation else "",
             fit_seconds=fitted.fit_seconds,
             decode_seconds=seconds,
         )
+
+    def _rolling_record(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
+        """The sidecar line of one text; figures are sums over its windows."""
+        tokens = sum(len(document.windows[0].tokens) for document in windows)
+        return LatentRecord(
+            **_named(request),
+            **self._fit_facts(done.posteriors, on_text=True),
+            repeat=0,
+            demonstrations=0,
+            demonstrations_read=0,
+            demonstrations_fitted=0,
+            prompt_tokens=tokens,
+            read_tokens=tokens,
+            fitted_tokens=tokens,
+            fitted_windows=len(windows),
+            truncated=False,
+            new_tokens=0,
+            stop_reason="",
+            fit_seconds=done.fit_seconds,
+            decode_seconds=0.0,
+        )
+
+    def _fit_facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
+        """What a fit tells of itself: sums of nats over posteriors, means of the rest."""
+        mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
+        per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
+        steps = [p.trace.objective_nats[:, 0].tolist() for p in posteriors]
+        return {
+            "condition": self.condition,
+            "preset": self.fit_config.preset,
+            "t_fast": self.fit_config.t_fast if on_text else 0,
+            "nll_nats": math.fsum(float(p.trace.nll_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "kl_nats": math.fsum(float(p.trace.kl_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "objective_nats": tuple(map(math.fsum, zip(*steps, strict=True))) if on_text else (),
+            "kl_per_layer_nats": tuple(kl_per_layer_nats(mu, log_var).sum(0).tolist()),
+            "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
+            "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
+        }
 
 
 @dataclass(frozen=True)
@@ -477,6 +497,16 @@ class ScoringJob:
     repeat: int
     context: Context
     continuation: tuple[int, ...]
+
+
+def _named(request: Instance) -> dict[str, Any]:
+    """Which request a record is of."""
+    return {
+        "task": str(request.task_name),
+        "doc_id": int(request.doc_id or 0),
+        "idx": request.idx,
+        "prompt_hash": hash_string(request.args[0]),
+    }
 
 
 def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:

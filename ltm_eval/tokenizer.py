@@ -49,8 +49,16 @@ class Tokenizer:
         """Id of the end-of-text token, which also stands in front of a text."""
         return self.encoding.eot_token
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`; lone surrogates are replaced, long texts are cut at line ends so that time stays linear."""
+    def encode(self, text: str, *, end_of_text: bool = False) -> list[int]:
+        """Ids of `text`; lone surrogates are replaced, long texts are cut at line ends so that time stays linear.
+
+        Args:
+            text: any string.
+            end_of_text: read a literal `<|endoftext|>` as that token instead of as plain text.
+        """
+        if end_of_text and END_OF_TEXT in text:
+            head, *tails = (self.encode(part) for part in text.split(END_OF_TEXT))
+            return head + [i for tail in tails for i in (self.eot_id, *tail)]
         text = text.encode("utf-8", "replace").decode("utf-8")
         if len(text) <= _LONGEST_PIECE:
             return self.encoding.encode_ordinary(text)

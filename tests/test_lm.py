@@ -15,8 +15,10 @@ from ltm_eval.arguments import generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.lm import LTM, SCORE_DRAWS
+from ltm_eval.perplexity import ROWS, RollingScore
 from ltm_eval.posterior import fit_documents, generator, standard_normal
 from ltm_eval.progress import silent
+from ltm_eval.rolling import windows_of
 from tests.tiny import tiny_folder
 
 CONDITIONS = ["prompt", "demos", "demos+prompt", "prior"]
@@ -156,10 +158,10 @@ def test_a_continuation_beyond_the_context_is_named(folder: Path) -> None:
 
 
 def test_rolling_is_minus_the_bound_of_all_windows(folder: Path) -> None:
-    lm = model(folder)
+    lm = model(folder, rows="bound")
     text = "".join(random.Random(4).choices("abcdef \n", k=450))
     (found,) = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]))
-    documents = lm._rolling_windows(text)
+    documents = windows_of(text, lm.encoding, lm.max_length)
     assert sum(t != -1 for d in documents for t in d.windows[0].targets) == 450 and len(documents) == 3
     posterior = fit_documents(lm.model, documents, lm.fit_config, seed=1234)
     total = float(kl_nats(posterior.mu, posterior.log_var).sum())
@@ -168,18 +170,35 @@ def test_rolling_is_minus_the_bound_of_all_windows(folder: Path) -> None:
         nll = []
         for _ in range(8):
             z = posterior.row(i).at(standard_normal(stream, posterior.mu[:1].shape))
-            logits = lm.model(torch.tensor([window.tokens]), z)[0]
-            nll.append(
-                float(
-                    torch.nn.functional.cross_entropy(
-                        logits, torch.tensor(window.targets), ignore_index=-1, reduction="sum"
-                    )
-                )
-            )
+            logits, targets = lm.model(torch.tensor([window.tokens]), z)[0], torch.tensor(window.targets)
+            nll.append(float(torch.nn.functional.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")))
         total += float(np.mean(nll))
     assert -found == pytest.approx(total, rel=1e-4)
-    shuffled = model(folder, batch_size=1)
-    assert shuffled.loglikelihood_rolling(instances("loglikelihood_rolling", [("other",), (text,)]))[1] == found
+    record = lm.records[0]
+    assert (record.fitted_windows, record.fitted_tokens) == (3, sum(len(d.windows[0].tokens) for d in documents))
+
+
+def test_all_rows_of_a_text_are_the_same_bits_in_any_batch_and_order(folder: Path) -> None:
+    source = random.Random(5)
+    texts = [("".join(source.choices("abcdef \n", k=k)),) for k in (20, 260, 90, 400, 1)]
+    found = []
+    for batch_size, order in ((1, [0, 1, 2, 3, 4]), (16, [3, 1, 4, 0, 2])):
+        lm = model(folder, batch_size=batch_size)
+        scored = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [texts[i] for i in order]))
+        assert all(isinstance(score, RollingScore) for score in scored)
+        found.append({i: (dict(score.rows), score.tokens) for i, score in zip(order, scored, strict=True)})
+    assert found[0] == found[1]
+    rows, tokens = found[0][1]
+    assert tokens == 260 and set(rows) == set(ROWS)
+    assert rows["bound"] == pytest.approx(rows["nll_given_z"] + rows["kl"])
+
+
+def test_a_literal_end_of_text_is_that_token(folder: Path) -> None:
+    lm = model(folder)
+    (document,) = windows_of("ab<|endoftext|>", lm.encoding, lm.max_length)
+    assert document.windows[0].targets == (97, 98, lm.eot_token_id)
+    with pytest.raises(UsageError, match="'causal'"):
+        model(folder, rows="bound+casual")
 
 
 def test_answers_end_before_the_stop_string(folder: Path) -> None:

@@ -1,0 +1,138 @@
+"""Whole texts as bounds: what an LTM answers where lm-eval asks for a rolling log-likelihood.
+
+A text is cut into windows as lm-eval 0.4.13 cuts it (each token scored once, as much context as fits); every window has
+a z of its own, fitted to the tokens scored in it, so the sum over windows bounds -log p of the text under that model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from ltm_eval.bounds import CausalConfig, DocumentBounds, RowOptions, score_documents
+from ltm_eval.config import FitConfig
+from ltm_eval.elbo import IGNORED
+from ltm_eval.errors import UsageError, nearest
+from ltm_eval.model import LatentThoughtModel
+from ltm_eval.perplexity import RollingScore
+from ltm_eval.posterior import Document, Posterior, Window, fit_documents
+from ltm_eval.tokenizer import Tokenizer
+
+OPTIONAL_ROWS = ("as_released", "iwae", "prior", "causal")
+ALL_ROWS = "all"
+DRAWS_OF_MIXTURES = 16
+"""Draws of the importance-weighted and the prior row."""
+CAUSAL = CausalConfig(chunk=64, t_fast=4, draws=8)
+
+
+def row_options(rows: str) -> RowOptions:
+    """Which rows are computed beside the bound and its parts.
+
+    Args:
+        rows: `all`, `bound`, or names joined by `+`, such as `bound+causal+prior`.
+
+    Raises:
+        UsageError: a name is not known.
+    """
+    names = set(OPTIONAL_ROWS) if rows == ALL_ROWS else set(rows.split("+")) - {"bound"}
+    for name in sorted(names - set(OPTIONAL_ROWS)):
+        known = (ALL_ROWS, "bound", *OPTIONAL_ROWS)
+        raise UsageError(f"rows must be names of {', '.join(known)} joined by +, got {name!r}.{nearest(name, known)}")
+    return RowOptions(
+        iwae=DRAWS_OF_MIXTURES if "iwae" in names else 0,
+        prior=DRAWS_OF_MIXTURES if "prior" in names else 0,
+        as_released="as_released" in names,
+        causal=CAUSAL if "causal" in names else None,
+    )
+
+
+def windows_of(text: str, tokenizer: Tokenizer, max_length: int) -> list[Document]:
+    """lm-eval's windows of a text, each a document; a literal end-of-text token in the text is read as that token."""
+    tokens = tokenizer.encode(text, end_of_text=True)
+    documents = []
+    for context, wanted in map(
+        make_disjoint_window, get_rolling_token_windows(tokens, tokenizer.eot_id, max_length, 1)
+    ):
+        read = [*context, *wanted][:-1]
+        targets = [IGNORED] * (len(read) - len(wanted)) + list(wanted)
+        documents.append(Document((Window(tuple(read), tuple(targets)),)))
+    return documents
+
+
+@dataclass
+class _Text:
+    """Windows of one text that are scored so far."""
+
+    open: int
+    scored: list[tuple[DocumentBounds, Posterior, int]] = field(default_factory=list)
+    fit_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One text, done."""
+
+    index: int
+    """Its place among the texts."""
+    score: RollingScore | float
+    """Minus the bound with its parts; 0.0 for a text without tokens."""
+    posteriors: tuple[Posterior, ...]
+    """Of its windows, in order."""
+    fit_seconds: float
+    """Its windows' share of the fitting time."""
+
+
+def score_texts(
+    model: LatentThoughtModel,
+    texts: Sequence[Sequence[Document]],
+    config: FitConfig,
+    *,
+    options: RowOptions,
+    seed: int,
+    batch_size: int,
+) -> Iterator[TextScore]:
+    """Score texts given as windows; each comes when its last window is done, longest windows first.
+
+    Args:
+        texts: of `windows_of`.
+        batch_size: windows fitted together.
+    """
+    held = [_Text(len(windows)) for windows in texts]
+    for index, windows in enumerate(texts):
+        if not windows:
+            yield TextScore(index, 0.0, (), 0.0)
+    places = [(index, place) for index, windows in enumerate(texts) for place in range(len(windows))]
+    places.sort(key=lambda at: (-len(texts[at[0]][at[1]].windows[0].tokens), at))
+    for start in range(0, len(places), batch_size):
+        part = places[start : start + batch_size]
+        documents = [texts[index][place] for index, place in part]
+        begun = time.monotonic()
+        posterior = fit_documents(model, documents, config, seed=seed)
+        seconds = (time.monotonic() - begun) / len(part)
+        found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior)
+        for row, (index, place) in enumerate(part):
+            held[index].scored.append((found[row], posterior.row(row), place))
+            held[index].fit_seconds += seconds
+            held[index].open -= 1
+            if not held[index].open:
+                yield _text_score(index, held[index], texts[index])
+                held[index].scored = []
+
+
+def _text_score(index: int, text: _Text, windows: Sequence[Document]) -> TextScore:
+    """Sums over windows; a row that a window lacks is lacking in the text."""
+    ordered = sorted(text.scored, key=lambda scored: scored[2])
+    bounds = [scored[0] for scored in ordered]
+    rows: dict[str, float] = {}
+    for name in ("bound", "nll_given_z", "kl", *OPTIONAL_ROWS):
+        parts = [getattr(bound, name) for bound in bounds]
+        if all(part is not None for part in parts):
+            rows[name] = math.fsum(part.nats for part in parts)
+    rows["bound_stderr"] = math.sqrt(math.fsum((bound.bound.stderr_nats or 0.0) ** 2 for bound in bounds))
+    tokens = sum(target != IGNORED for window in windows for target in window.windows[0].targets)
+    posteriors = tuple(scored[1] for scored in ordered)
+    return TextScore(index, RollingScore(rows, tokens=tokens), posteriors, text.fit_seconds)
