@@ -2,9 +2,7 @@
 
 Uniformly random tokens cost T ln V nats under their true distribution, and no model does better than by luck: for any
 normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure is
-lower by more than 20 nats per block therefore reports no bound. The reverse is no proof: a preset that passes has not
-been caught, and from 64 fast steps on little KL is left over that could hide a leak.
-
+lower by more XX
 Source: Markov's inequality; DESIGN section 4 for the finding about github mingluzhao/Latent-Thought-LM @498e39e.
 """
 
@@ -51,8 +49,10 @@ class AuditResult:
     """T ln V minus the reported figure, mean over blocks; positive is impossible luck for a bound."""
     stderr_nats: float | None
     """Standard error of that mean over blocks; None for a single block."""
+    caught: bool
+    """Whether the deficit exceeds 20 nats. A decoder whose latents carry little can leave a leak unnoticed."""
     is_bound: bool
-    """Whether the deficit is at most 20 nats: the preset was not caught."""
+    """Whether the preset takes its expectation over noise that the fit has not seen, and was not caught."""
     t_fast: int
     """Fast steps of the fit."""
     figure: str
@@ -106,11 +106,13 @@ def _verdict(figures: list[float], config: FitConfig, *, length: int, vocab: int
     deficits = [length * math.log(vocab) - nats for nats in figures]
     mean = math.fsum(deficits) / blocks
     spread = math.fsum((deficit - mean) ** 2 for deficit in deficits)
+    caught = not mean <= LIMIT_NATS  # nan is no bound either
     return AuditResult(
         preset=config.preset,
         deficit_nats_per_block=mean,
         stderr_nats=math.sqrt(spread / (blocks - 1) / blocks) if blocks > 1 else None,
-        is_bound=mean <= LIMIT_NATS,  # False for nan as well
+        caught=caught,
+        is_bound=config.is_bound and not caught,
         t_fast=config.t_fast,
         figure="as_released" if config.noise == "fixed" else "bound",
         blocks=blocks,

@@ -294,8 +294,8 @@ def adaptive_loop(
     fits = [_AdaptiveDocument(model, document, config, seed=seed, rule=rule) for document in documents]
     active, batch = fits, Batch.of(model, documents)
     while active:
-        mu = torch.cat([own.mu for own in active]).requires_grad_()
-        log_var = torch.cat([own.log_var for own in active]).requires_grad_()
+        mu = torch.cat([own.mu.detach() for own in active]).requires_grad_()
+        log_var = torch.cat([own.log_var.detach() for own in active]).requires_grad_()
         terms = batch.descend(mu, log_var, torch.cat([own.noise(own.steps) for own in active], dim=1))
         for i, own in enumerate(active):
             own.move(_part(mu.grad, i), _part(log_var.grad, i), terms=(terms[0][i : i + 1], terms[1][i : i + 1]))
