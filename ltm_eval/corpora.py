@@ -133,7 +133,7 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
     try:
         found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
         splits = {split: _read(path, spec.columns) for split, path in found.files.items()}
-        digests = {split: _sha256(path) for split, path in found.files.items()}
+        digests = {split: file_sha256(path) for split, path in found.files.items()}
     except OSError as error:
         raise MachineError(
             f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"
@@ -195,13 +195,23 @@ def _wanted(spec: SetSpec, prefix: str) -> str:
 
 def _on_hub(spec: SetSpec, *, looked: list[str]) -> _Found:
     """The pinned files from Hugging Face's caches, else from the network."""
-    if spec.hub is None:
-        looked.append("the hub (has no copy)")
-        raise _nowhere(spec, looked)
-    files = _prepared(spec, spec.hub, looked) or _downloaded(spec.hub, looked)
-    if not files:
+    files = hub_files(spec, looked)
+    if spec.hub is None or not files:
         raise _nowhere(spec, looked)
     return _Found(f"hub:{spec.hub.repo}@{spec.hub.revision}", files)
+
+
+def hub_files(spec: SetSpec, looked: list[str]) -> dict[str, Path]:
+    """Split to file from Hugging Face's caches, else from the network; nothing where there is none.
+
+    Args:
+        spec: the set.
+        looked: every place that was looked at is appended.
+    """
+    if spec.hub is None:
+        looked.append("the hub (has no copy)")
+        return {}
+    return _prepared(spec, spec.hub, looked) or _downloaded(spec.hub, looked)
 
 
 def _prepared(spec: SetSpec, hub: HubSource, looked: list[str]) -> dict[str, Path]:
@@ -302,8 +312,18 @@ def read_jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     Raises:
         DataError: with file and line, for anything that is not an object with text in every column.
     """
-    for number, line in _lines(path):
-        yield _checked(_object(line, where=f"{path}:{number}"), columns, where=f"{path}:{number}")
+    for where, row in json_rows(path):
+        yield _checked(row, columns, where=where)
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (`file:line`) and object of each line of a JSON Lines file.
+
+    Raises:
+        DataError: with file and line, for anything that is not an object.
+    """
+    for number, line in text_lines(path):
+        yield f"{path}:{number}", _object(line, where=f"{path}:{number}")
 
 
 def read_arrow(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -311,6 +331,16 @@ def read_arrow(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
 
     Raises:
         DataError: with file and row.
+    """
+    for where, row in arrow_rows(path):
+        yield _checked(row, columns, where=where)
+
+
+def arrow_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (`file: row number`) and content of each row.
+
+    Raises:
+        DataError: the file is damaged.
     """
     import pyarrow  # type: ignore[import-untyped, unused-ignore]
     from pyarrow import ipc, parquet  # type: ignore[import-untyped, unused-ignore]
@@ -322,7 +352,7 @@ def read_arrow(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
             f"{path}: is damaged ({type(error).__name__}); delete it, the next run fetches it anew"
         ) from error
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield _checked(row, columns, where=f"{path}: row {number}")
+        yield f"{path}: row {number}", row
 
 
 READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
@@ -333,8 +363,12 @@ READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
 """Suffix to reader."""
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that hold something, without their end."""
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that hold something, without their end; CRLF and a byte order mark are accepted.
+
+    Raises:
+        DataError: with file and line, for what is not UTF-8, holds NUL or is too long.
+    """
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -398,10 +432,15 @@ def _no_constant(name: str) -> object:
 
 def _checked(row: Mapping[str, Any], columns: tuple[str, ...], *, where: str) -> Row:
     """The named columns, each with text."""
-    return {column: _text(row, column, where=where) for column in columns}
+    return {column: text_column(row, column, where=where) for column in columns}
 
 
-def _text(row: Mapping[str, Any], column: str, *, where: str) -> str:
+def text_column(row: Mapping[str, Any], column: str, *, where: str) -> str:
+    """The text of one column, which must hold some.
+
+    Raises:
+        DataError: with its place, for anything else.
+    """
     if column not in row:
         present = ", ".join(map(repr, row)) or "none"
         raise DataError(f"{where}: column {column!r} is missing; columns there: {present}")
@@ -425,7 +464,7 @@ def _kind(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -236,7 +236,7 @@ def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(5, "Input/output error", str(path))
 
     write_set(tmp_path)
-    monkeypatch.setattr(corpora, "_sha256", fail)
+    monkeypatch.setattr(corpora, "file_sha256", fail)
     with pytest.raises(MachineError, match=r"jsonl: cannot be read \(Input/output error\)"):
         load_set(GSM8K, data=tmp_path)
 

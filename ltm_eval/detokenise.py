@@ -1,0 +1,152 @@
+"""De-tokenisers of the zero-shot perplexity sets: tokenised corpora put back into ordinary text.
+
+Each is an ordered list of rewriting rules with the effect of those that MDLM, BD3-LM and Duo evaluate with
+(arXiv:2406.07524, kuleshov-group/mdlm `dataloader.py`); the order matters, since later rules see what earlier ones
+made. One of theirs is left out: a pattern for a year after an apostrophe that only matches between slashes and then
+writes its own source into the text. AG News needs none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One substitution over the whole text."""
+
+    pattern: re.Pattern[str]
+    """What is replaced."""
+    replacement: str
+    """A template as `re.sub` takes it."""
+    times: int = 1
+    """Passes: matches that share a space need several."""
+
+    def __call__(self, text: str) -> str:
+        """The text rewritten."""
+        for _ in range(self.times):
+            text = self.pattern.sub(self.replacement, text)
+        return text
+
+
+def _literal(old: str, new: str, *, times: int = 1) -> Rule:
+    """Every occurrence of `old` becomes `new`."""
+    return Rule(re.compile(re.escape(old)), new.replace("\\", r"\\"), times)
+
+
+def _regex(pattern: str, replacement: str) -> Rule:
+    return Rule(re.compile(pattern), replacement)
+
+
+def _joined_left(marks: str) -> list[Rule]:
+    """Each mark loses the space before it and keeps the one after it."""
+    return [_literal(f" {mark} ", f"{mark} ") for mark in marks]
+
+
+def _enclosed(opening: str, closing: str, *, exactly_one_space: bool = False) -> Rule:
+    """Text between a pair of marks loses the space at either end.
+
+    Args:
+        opening: first mark.
+        closing: last mark; the text between may not hold it.
+        exactly_one_space: at both ends, and the text may not hold the opening mark either.
+    """
+    first, last = re.escape(opening), re.escape(closing)
+    inside = f" ([^{first}{last}]+) " if exactly_one_space else rf"\s*([^{last}]*?)\s*"
+    return _regex(f"{first}{inside}{last}", rf"{opening}\1{closing}")
+
+
+WIKITEXT_RULES = (
+    _literal("s '", "s'"),
+    *(_literal(f" @{mark}@ ", mark) for mark in "-,."),
+    *_joined_left(":;.!?,"),
+    *(_enclosed(first, last) for first, last in ("()", "[]", "{}", '""', "''")),
+    *(_literal(" ".join("=" * depth), "=" * depth) for depth in (4, 3, 2)),
+    _literal(" ° ", "°"),
+    _literal(" \n", "\n"),
+    _literal("\n ", "\n"),
+    _literal(" N ", " 1 "),
+    _literal(" 's", "'s"),
+)
+"""WikiText: number marks, spaces before punctuation and inside brackets and quotes, headings."""
+
+PTB_RULES = (
+    _literal(" 's", "'s"),
+    _literal("s ' ", "s' "),
+    _literal(" n't", "n't"),
+    _literal(" \n ", "\n"),
+    _literal("\\/", "/"),
+    _literal(" N ", " 1 ", times=10),
+    _literal("$ 1", "$1"),
+    _literal("# 1", "#1"),
+    _literal("<unk>", "?"),
+)
+"""Penn Treebank as Mikolov prepared it: clitics joined, `N` a 1, `<unk>` a question mark."""
+
+LM1B_RULES = (
+    _literal("http : / / ", "http://"),
+    _literal("https : / / ", "https://"),
+    _regex(r" '(\w+)", r"'\1"),
+    _regex(r" (\w+) \. ", r" \1. "),
+    _regex(r" (\w+) \.$", r" \1."),
+    _literal(" ? ", "? "),
+    _regex(r" \?$", "?"),
+    _literal(" ! ", "! "),
+    _regex(r" \!$", "!"),
+    *_joined_left(",:;"),
+    _literal(" / ", "/"),
+    *(_enclosed(first, last, exactly_one_space=True) for first, last in ('""', "''", "()", "[]")),
+    _literal("$ ", "$"),
+    _literal("£ ", "£"),
+)
+"""One billion words."""
+
+
+def _rewritten(text: str, rules: Iterable[Rule]) -> str:
+    for rule in rules:
+        text = rule(text)
+    return text
+
+
+def wikitext(text: str) -> str:
+    """A line of WikiText, with its line end."""
+    return _rewritten(text, WIKITEXT_RULES)
+
+
+def ptb(text: str) -> str:
+    """A sentence of the Penn Treebank, without the spaces around it."""
+    return _rewritten(text, PTB_RULES)
+
+
+def lm1b(text: str) -> str:
+    """A sentence of the one billion word benchmark."""
+    return _rewritten(text, LM1B_RULES)
+
+
+def lambada(text: str) -> str:
+    """A passage of LAMBADA: straight double quotes, no outer white space, a line end in front."""
+    return "\n" + text.replace("“", '"').replace("”", '"').strip()
+
+
+def scientific_papers(text: str) -> str:
+    """An article of PubMed or arXiv: WikiText's rules, then those of the one billion words."""
+    return lm1b(wikitext(text))
+
+
+def as_it_is(text: str) -> str:
+    """No change: the set is ordinary text."""
+    return text
+
+
+DETOKENISERS: Mapping[str, Callable[[str], str]] = {
+    "ptb": ptb,
+    "wikitext": wikitext,
+    "lm1b": lm1b,
+    "lambada": lambada,
+    "ag_news": as_it_is,
+    "pubmed": scientific_papers,
+    "arxiv": scientific_papers,
+}
+"""Set to de-tokeniser."""

