@@ -40,6 +40,7 @@ from ltm_eval.options import (
     Preset,
     Quiet,
     Revision,
+    Rows,
     Seed,
     Shots,
     Tasks,
@@ -134,6 +135,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     condition: Condition = RunConfig.condition,
     preset: Preset = RunConfig.preset,
     t_fast: FastSteps = RunConfig.t_fast,
+    rows: Rows = RunConfig.rows,
     seed: Seed = RunConfig.seed,
     device: Device = RunConfig.device,
     dtype: Dtype = RunConfig.dtype,
@@ -161,6 +163,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         condition=condition,
         preset=preset,
         t_fast=t_fast,
+        rows=rows,
         seed=seed,
         tokenizer=filled("tokenizer", tokenizer),
         revision=filled("revision", revision),
@@ -225,6 +228,44 @@ def convert(
 
     convert_checkpoint(Path(checkpoint), Path(target), tokenizer=filled("tokenizer", tokenizer))
     print(f"checkpoint: {Path(target).resolve()}")
+    return 0
+
+
+@app.command(
+    epilog=_examples("ltm-eval audit", "ltm-eval audit --model ckpt_60000.pt --preset released --json audit.json")
+)
+def audit(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-M", metavar="PATH|ID", help="A checkpoint.", show_default="an untrained decoder"),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="|".join((*PRESETS, "all")), help="Which fit presets are audited.")
+    ] = "all",
+    blocks: Annotated[int, typer.Option("--blocks", min=1, help="Blocks of random tokens per preset.")] = 4,
+    seed: Seed = RunConfig.seed,
+    json_path: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the results there.")] = None,
+) -> int:
+    """Fit uniformly random tokens and tell which presets report figures that no bound can reach."""
+    from ltm_eval import audit as auditing
+    from ltm_eval.checkpoint import load
+    from ltm_eval.config import fit_config
+    from ltm_eval.results import write_text_atomic
+
+    configs = [fit_config(name) for name in (PRESETS if preset == "all" else [preset])]
+    decoder = auditing.untrained_model() if model is None else load(model)
+    found = [auditing.audit(decoder, config, blocks=blocks, seed=seed) for config in configs]
+    for result in found:
+        verdict = "passes" if result.is_bound else "not a bound"
+        caught = "" if result.caught or result.is_bound else " (same noise as the fit; this decoder does not show it)"
+        side = "below" if result.deficit_nats_per_block > 0 else "above"
+        print(
+            f"{result.preset:<10} {abs(result.deficit_nats_per_block):8.1f} nats per block {side} T ln V "
+            f"({result.figure}, {result.t_fast} fast steps, T {result.length}, V {result.vocab}): {verdict}{caught}"
+        )
+    if json_path is not None:
+        write_text_atomic(Path(json_path), auditing.to_json(found))
+        print(f"audit: {Path(json_path).resolve()}")
     return 0
 
 

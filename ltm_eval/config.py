@@ -296,6 +296,8 @@ class RunConfig:
     """Fit preset."""
     t_fast: int | None = None
     """Fast steps; None takes the preset's."""
+    rows: str = "all"
+    """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
     seed: int = 1234
     """Of latent noise, token draws and demonstrations."""
     tokenizer: str | None = None

@@ -20,7 +20,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
-from lm_eval.utils import hash_string, simple_parse_args_string
+from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 import ltm_eval
@@ -37,21 +37,19 @@ from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, check_choice, fit_config
 from ltm_eval.context import Context, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
-from ltm_eval.elbo import kl_per_layer_nats
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
 from ltm_eval.progress import Progress, tqdm_bar
+from ltm_eval.records import Recorder
 from ltm_eval.results import LatentRecord
-from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
+from ltm_eval.rolling import ALL_ROWS, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 SCORE_DRAWS = 8
 """Draws z ~ q averaged when a continuation is scored."""
-AT_PRIOR_NATS = 0.01
-"""A latent dimension with less KL than this counts as back at the prior."""
 MAX_BATCH = 64
 
 
@@ -129,6 +127,7 @@ class LTM(TemplateLM):
         self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
+        self._recorder = Recorder(condition, self.fit_config)
         self.progress: Callable[[int, str], Progress] = tqdm_bar
 
     @classmethod
@@ -215,7 +214,7 @@ class LTM(TemplateLM):
             fitted = self._fit_contexts([job.context for job in batch])
             for job, continuation, seconds in self._decode(batch, fitted):
                 answers[job.index] = self._answer(job, continuation)
-                self.records.append(self._record(job, fitted[_key(job.context)], continuation, seconds))
+                self._keep(job, fitted[_key(job.context)], continuation, seconds)
                 bar.advance(1, len(continuation.tokens))
         bar.close()
         return answers
@@ -233,7 +232,7 @@ class LTM(TemplateLM):
             for job in batch:
                 own = fitted[_key(job.context)]
                 answers[job.index] = self._score(job, own)
-                self.records.append(self._record(job, own, None, 0.0))
+                self._keep(job, own, None, 0.0)
                 bar.advance(1, len(job.continuation))
         bar.close()
         return answers
@@ -248,7 +247,7 @@ class LTM(TemplateLM):
         ):
             answers[done.index] = done.score
             if done.posteriors:
-                self.records.append(self._rolling_record(requests[done.index], texts[done.index], done))
+                self.records.append(self._recorder.bounded(requests[done.index], texts[done.index], done))
             bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[done.index]))
         bar.close()
         return answers
@@ -415,66 +414,20 @@ class LTM(TemplateLM):
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
         return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
 
-    def _record(
+    def _keep(
         self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float
-    ) -> LatentRecord:
-        """The sidecar line of one answered request."""
-        context = job.context
-        return LatentRecord(
-            **_named(job.request),
-            **self._fit_facts((fitted.posterior,), on_text=context.document is not None),
-            repeat=job.repeat,
-            demonstrations=context.demonstrations,
-            demonstrations_read=context.demonstrations_read,
-            demonstrations_fitted=context.demonstrations_fitted if context.document else 0,
-            prompt_tokens=context.prompt_tokens,
-            read_tokens=len(context.read),
-            fitted_tokens=context.fitted_tokens,
-            fitted_windows=len(context.document.windows) if context.document else 0,
-            truncated=context.truncated,
-            new_tokens=len(continuation.tokens) if continuation else 0,
-            stop_reason=continuation.stop_reason if continuation else "",
-            fit_seconds=fitted.fit_seconds,
-            decode_seconds=seconds,
+    ) -> None:
+        """Keep the sidecar line of an answered request."""
+        self.records.append(
+            self._recorder.answered(
+                job.request,
+                job.context,
+                fitted.posterior,
+                repeat=job.repeat,
+                continuation=continuation,
+                seconds=(fitted.fit_seconds, seconds),
+            )
         )
-
-    def _rolling_record(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
-        """The sidecar line of one text; figures are sums over its windows."""
-        tokens = sum(len(document.windows[0].tokens) for document in windows)
-        return LatentRecord(
-            **_named(request),
-            **self._fit_facts(done.posteriors, on_text=True),
-            repeat=0,
-            demonstrations=0,
-            demonstrations_read=0,
-            demonstrations_fitted=0,
-            prompt_tokens=tokens,
-            read_tokens=tokens,
-            fitted_tokens=tokens,
-            fitted_windows=len(windows),
-            truncated=False,
-            new_tokens=0,
-            stop_reason="",
-            fit_seconds=done.fit_seconds,
-            decode_seconds=0.0,
-        )
-
-    def _fit_facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
-        """What a fit tells of itself: sums of nats over posteriors, means of the rest."""
-        mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
-        per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
-        steps = [p.trace.objective_nats[:, 0].tolist() for p in posteriors]
-        return {
-            "condition": self.condition,
-            "preset": self.fit_config.preset,
-            "t_fast": self.fit_config.t_fast if on_text else 0,
-            "nll_nats": math.fsum(float(p.trace.nll_nats[-1, 0]) for p in posteriors) if on_text else None,
-            "kl_nats": math.fsum(float(p.trace.kl_nats[-1, 0]) for p in posteriors) if on_text else None,
-            "objective_nats": tuple(map(math.fsum, zip(*steps, strict=True))) if on_text else (),
-            "kl_per_layer_nats": tuple(kl_per_layer_nats(mu, log_var).sum(0).tolist()),
-            "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
-            "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
-        }
 
 
 @dataclass(frozen=True)
@@ -497,16 +450,6 @@ class ScoringJob:
     repeat: int
     context: Context
     continuation: tuple[int, ...]
-
-
-def _named(request: Instance) -> dict[str, Any]:
-    """Which request a record is of."""
-    return {
-        "task": str(request.task_name),
-        "doc_id": int(request.doc_id or 0),
-        "idx": request.idx,
-        "prompt_hash": hash_string(request.args[0]),
-    }
 
 
 def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:

@@ -163,6 +163,15 @@ FastSteps = Annotated[
         show_default="the preset's",
     ),
 ]
+Rows = Annotated[
+    str,
+    _option(
+        "--rows",
+        panel=LATENTS,
+        metavar="all|bound|NAME+...",
+        text="Rows of a perplexity beside the bound and its parts: as_released, iwae, prior, causal, joined by +.",
+    ),
+]
 Seed = Annotated[
     int,
     _option(

@@ -223,6 +223,7 @@ def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
         "t_fast": config.t_fast,
         "preset": config.preset,
         "condition": config.condition,
+        "rows": config.rows,
         "dtype": config.dtype,
         "seed": config.seed,
         "tokenizer": config.tokenizer,

@@ -1,0 +1,112 @@
+"""The sidecar line of every request: what latent inference did, as `results.LatentRecord`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltm_eval.context import Context
+from ltm_eval.decode import Continuation
+from ltm_eval.elbo import kl_per_layer_nats
+from ltm_eval.posterior import Document, Posterior
+from ltm_eval.results import LatentRecord, digest
+from ltm_eval.rolling import TextScore
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.config import FitConfig
+
+AT_PRIOR_NATS = 0.01
+"""A latent dimension with less KL than this counts as back at the prior."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Makes records of one model's settings."""
+
+    condition: str
+    """What z is fitted on."""
+    fit: FitConfig
+    """Of the fast loop."""
+
+    def answered(
+        self,
+        request: Instance,
+        context: Context,
+        posterior: Posterior,
+        *,
+        repeat: int,
+        continuation: Continuation | None,
+        seconds: tuple[float, float],
+    ) -> LatentRecord:
+        """One generated or scored continuation; `seconds` are of fitting and decoding."""
+        return LatentRecord(
+            **_named(request),
+            **self._facts((posterior,), on_text=context.document is not None),
+            repeat=repeat,
+            demonstrations=context.demonstrations,
+            demonstrations_read=context.demonstrations_read,
+            demonstrations_fitted=context.demonstrations_fitted if context.document else 0,
+            prompt_tokens=context.prompt_tokens,
+            read_tokens=len(context.read),
+            fitted_tokens=context.fitted_tokens,
+            fitted_windows=len(context.document.windows) if context.document else 0,
+            truncated=context.truncated,
+            new_tokens=len(continuation.tokens) if continuation else 0,
+            stop_reason=continuation.stop_reason if continuation else "",
+            fit_seconds=seconds[0],
+            decode_seconds=seconds[1],
+        )
+
+    def bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
+        """One text; figures are sums over its windows."""
+        tokens = sum(len(document.windows[0].tokens) for document in windows)
+        return LatentRecord(
+            **_named(request),
+            **self._facts(done.posteriors, on_text=True),
+            repeat=0,
+            demonstrations=0,
+            demonstrations_read=0,
+            demonstrations_fitted=0,
+            prompt_tokens=tokens,
+            read_tokens=tokens,
+            fitted_tokens=tokens,
+            fitted_windows=len(windows),
+            truncated=False,
+            new_tokens=0,
+            stop_reason="",
+            fit_seconds=done.fit_seconds,
+            decode_seconds=0.0,
+        )
+
+    def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
+        """What fits tell of themselves: sums of nats over posteriors, means of the rest."""
+        mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
+        per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
+        steps = [p.trace.objective_nats[:, 0].tolist() for p in posteriors]
+        return {
+            "condition": self.condition,
+            "preset": self.fit.preset,
+            "t_fast": self.fit.t_fast if on_text else 0,
+            "nll_nats": math.fsum(float(p.trace.nll_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "kl_nats": math.fsum(float(p.trace.kl_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "objective_nats": tuple(map(math.fsum, zip(*steps, strict=True))) if on_text else (),
+            "kl_per_layer_nats": tuple(kl_per_layer_nats(mu, log_var).sum(0).tolist()),
+            "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
+            "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
+        }
+
+
+def _named(request: Instance) -> dict[str, Any]:
+    """Which request a record is of."""
+    return {
+        "task": str(request.task_name),
+        "doc_id": int(request.doc_id or 0),
+        "idx": request.idx,
+        "prompt_hash": digest(request.args[0]),
+    }
