@@ -32,6 +32,8 @@ LAYERS = (
     ("fewshot", "model", "texts"),
     ("blocks", "checkpoint", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve"),
+    ("audit", "rolling"),
+    ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("report",),
     ("run",),
