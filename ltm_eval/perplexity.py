@@ -161,8 +161,8 @@ def ppl(items: Sequence[Pair]) -> float:
 
 def ppl_stderr(items: Sequence[Pair]) -> float | str:
     """Standard error of `ppl` by the delta method."""
-    spread = rate_stderr(items)
-    return spread if isinstance(spread, str) else ppl(items) * spread
+    spread, value = rate_stderr(items), ppl(items)
+    return UNKNOWN if isinstance(spread, str) or math.isinf(value) else value * spread
 
 
 def bits(items: Sequence[Pair]) -> float:
@@ -178,7 +178,10 @@ def bits_stderr(items: Sequence[Pair]) -> float | str:
 
 def block_mean_ppl(items: Sequence[Pair]) -> float:
     """Mean over documents of exp(nats / units), as the released evaluator averages."""
-    return math.fsum(_exp(x / u) for x, u in items) / len(items)
+    try:
+        return math.fsum(_exp(x / u) for x, u in items) / len(items)
+    except OverflowError:
+        return math.inf
 
 
 def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
@@ -186,7 +189,9 @@ def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
     n, mean = len(items), block_mean_ppl(items)
     if n < 2 or not math.isfinite(mean):
         return UNKNOWN
-    return math.sqrt(math.fsum((_exp(x / u) - mean) ** 2 for x, u in items) / (n - 1) / n)
+    deviations = [_exp(x / u) - mean for x, u in items]
+    largest = max(map(abs, deviations)) or 1.0  # squares of it may exceed every float
+    return largest * math.sqrt(math.fsum((d / largest) ** 2 for d in deviations) / (n - 1) / n)
 
 
 def mc_se(items: Sequence[tuple[float, float, float]]) -> float:

@@ -182,7 +182,7 @@ def _checked_kind(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(64)
     for mark, complaint in _NOT_TEXT.items():
-        if start.lstrip().lower().startswith(mark):
+        if start.lstrip().lower().startswith(mark.lower()):
             raise DataError(f"{path}: {complaint}")
 
 

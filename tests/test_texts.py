@@ -1,0 +1,275 @@
+"""The perplexity sets' files: every original form, where it is looked for, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.texts import TEXT_SETS, documents, load_texts
+
+PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Empty caches, no network, no folder named by the environment."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "caches" / "datasets")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def parquet(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def paper(*sentences: object) -> str:
+    return json.dumps({"article_id": "x", "article_text": list(sentences), "abstract_text": ["<S> no </S>"]})
+
+
+FORMS = [
+    ("ptb", "ptb.valid.txt", " no it was n't \n the <unk> \n", ("no it was n't", "the <unk>")),
+    ("ptb", "ptb.valid.txt", "\ufeffa\r\n\r\nb\r\n", ("a", "b")),
+    ("wikitext", "wiki.valid.raw", " \n = A = \n \n text , \n", (" = A = \n", " text , \n")),
+    ("wikitext", "wiki.valid.tokens", " = A = \n <unk> \n", (" = A = \n", " <unk> \n")),
+    ("lm1b", "news.en.heldout-00000-of-00050", "One .\nTwo .\n", ("One .", "Two .")),
+    ("lm1b", "some.test.tokens", "One .\nTwo .\n", ("One .", "Two .")),
+    ("lambada", "lambada_test.jsonl", '{"text": "a b\\n\\nc"}\n{"text": "d e"}\n', ("a b\n\nc", "d e")),
+    (
+        "ag_news",
+        "test.csv",
+        '"3","Title, one","He said ""so"" \\ there."\n"1","Two","three\nlines, \nhere"\n',
+        ('Title, one He said "so" \\ there.', "Two three\nlines, \nhere"),
+    ),
+    ("ag_news", "test.csv", 'Class Index,Title,Description\n"4", "A","b"\n', ("A b",)),
+    ("pubmed", "val.txt", paper("one .", "two .") + "\n" + paper("three ."), ("one .\ntwo .", "three .")),
+    ("arxiv", "arxiv-dataset/val.txt", paper("one"), ("one",)),
+    ("arxiv", "mine.jsonl", paper("one"), ("one",)),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "content", "examples"), FORMS)
+def test_original_forms(tmp_path: Path, name: str, file: str, content: str, examples: tuple[str, ...]) -> None:
+    put(tmp_path / name, file, content)
+    texts = load_texts(name, data=tmp_path)
+    assert texts.examples == examples
+    assert (texts.files, texts.source) == ((file,), str(tmp_path / name))
+    assert texts.split == TEXT_SETS[name].split
+
+
+@pytest.mark.parametrize("name", TEXT_SETS)
+def test_parquet_copies(tmp_path: Path, name: str) -> None:
+    spec = TEXT_SETS[name]
+    rows = [{spec.column: "One ."}, {spec.column: ""}, {spec.column: "Two ."}]
+    parquet(tmp_path / name, f"{spec.split}.parquet", rows)
+    assert load_texts(name, data=tmp_path).examples == ("One .", "Two .")
+    parquet(tmp_path / name, f"{spec.split}.parquet", [{"other": "One ."}])
+    with pytest.raises(DataError, match=rf"row 1: column '{spec.column}' is missing; columns there: 'other'"):
+        load_texts(name, data=tmp_path)
+    parquet(tmp_path / name, f"{spec.split}.parquet", [{spec.column: 3}])
+    with pytest.raises(DataError, match="must be text, got a number"):
+        load_texts(name, data=tmp_path)
+
+
+def test_the_hubs_copy_is_read_at_the_pinned_revision(tmp_path: Path) -> None:
+    for name in ("wikitext", "ag_news"):
+        hub = TEXT_SETS[name].hub[TEXT_SETS[name].split]
+        folder = tmp_path / "caches" / "hub" / f"datasets--{hub.repo.replace('/', '--')}" / "snapshots" / hub.revision
+        parquet(folder, hub.files[TEXT_SETS[name].split], [{"text": f"{name}"}])
+        texts = load_texts(name)
+        assert texts.examples == (name,)
+        assert texts.source == f"hub:{hub.repo}@{hub.revision}"
+
+
+def test_the_order_of_files(tmp_path: Path) -> None:
+    for file in ("wiki.valid.tokens", "wiki.valid.raw"):
+        put(tmp_path / "wikitext", file, f" {file} \n")
+        assert load_texts("wikitext", data=tmp_path).files == (file,)
+    put(tmp_path / "flat", "wiki.valid.raw", " flat \n")
+    assert load_texts("wikitext", data=tmp_path / "flat").examples == (" flat \n",)
+    assert load_texts("wikitext", data=tmp_path, file="wiki.valid.tokens").files == ("wiki.valid.tokens",)
+
+
+def test_shards_are_read_in_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "lm1b" / "heldout-monolingual.tokenized.shuffled"
+    for shard in (1, 0, 2):
+        put(folder, f"news.en.heldout-0000{shard}-of-00050", f"shard {shard} .\n")
+    texts = load_texts("lm1b", data=tmp_path)
+    assert texts.examples == ("shard 0 .", "shard 1 .", "shard 2 .")
+    assert len(texts.files) == 3
+    put(folder, "news.en.heldout-00002-of-00050", "shard 3 .\n")
+    assert load_texts("lm1b", data=tmp_path).sha256 != texts.sha256
+
+
+def test_several_files_where_one_is_wanted(tmp_path: Path) -> None:
+    put(tmp_path / "arxiv", "a.jsonl", paper("a"))
+    put(tmp_path / "arxiv", "b.jsonl", paper("b"))
+    with pytest.raises(DataError, match=r"2 files match \*\.jsonl \(a\.jsonl, b\.jsonl\); name one by arxiv_file"):
+        load_texts("arxiv", data=tmp_path)
+    assert load_texts("arxiv", data=tmp_path, file="b.jsonl").examples == ("b",)
+    with pytest.raises(DataError, match=r"looked in .*c\.jsonl"):
+        load_texts("arxiv", data=tmp_path, file="c.jsonl")
+
+
+def test_another_sets_files_are_not_taken(tmp_path: Path) -> None:
+    put(tmp_path, "anything.jsonl", paper("a"))
+    with pytest.raises(DataError, match="no validation split of arxiv"):
+        load_texts("arxiv", data=tmp_path)
+
+
+def test_splits(tmp_path: Path) -> None:
+    put(tmp_path / "ptb", "ptb.valid.txt", "v\n")
+    put(tmp_path / "ptb", "ptb.test.txt", "t\n")
+    assert load_texts("ptb", data=tmp_path, split="test").examples == ("t",)
+    for alias in ("valid", "val", "dev", "validation", None):
+        assert load_texts("ptb", data=tmp_path, split=alias).examples == ("v",)
+    with pytest.raises(UsageError, match=r"lambada has the splits test, got 'validation'"):
+        load_texts("lambada", data=tmp_path, split="validation")
+    with pytest.raises(UsageError, match=r"no text set 'wikitex'.*Did you mean 'wikitext'"):
+        load_texts("wikitex")
+
+
+@pytest.mark.parametrize("name", TEXT_SETS)
+def test_nowhere_says_what_to_put_where(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError) as caught:
+        load_texts(name)
+    message = str(caught.value)
+    assert message.startswith(f"no {TEXT_SETS[name].split} split of {name}: {TEXT_SETS[name].advice} and name DIR by")
+    assert f"DIR/{name}/" in message
+    assert "LTM_EVAL_DATA_DIR (not set)" in message
+    assert "hub" in message
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=f"looked in {tmp_path / 'empty' / name} "):
+        load_texts(name, data=tmp_path / "empty")
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=r"looked in .*empty.*hub"):
+        load_texts(name)
+
+
+def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="does not exist; put ptb"):
+        load_texts("ptb", data=tmp_path / "none")
+    with pytest.raises(DataError, match="is not a folder"):
+        load_texts("ptb", data=put(tmp_path, "file", "x"))
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "none"))
+    with pytest.raises(DataError, match="LTM_EVAL_DATA_DIR: .* does not exist"):
+        load_texts("ptb")
+
+
+BROKEN: list[tuple[str, str, str | bytes, str]] = [
+    ("ptb", "ptb.valid.txt", "", r"ptb\.valid\.txt: holds no text"),
+    ("ptb", "ptb.valid.txt", " \n\n", r"ptb\.valid\.txt: holds no text"),
+    ("ptb", "ptb.valid.txt", b"good\nb\xe9d\n", r"ptb\.valid\.txt:2: byte 2 \(0xe9\) is not UTF-8"),
+    ("ptb", "ptb.valid.txt", "text".encode("utf-16"), r":1: is UTF-16"),
+    ("lm1b", "a.test.tokens", b"good\nb\0d\n", r"tokens:2: NUL byte at byte 2"),
+    ("wikitext", "wiki.valid.raw", gzip.compress(b"text"), r"wiki\.valid\.raw: is compressed"),
+    ("wikitext", "wiki.valid.raw", b"PK\x03\x04...", r"is a zip archive"),
+    ("wikitext", "wiki.valid.raw", "<!DOCTYPE html><html>", r"is a web page"),
+    ("lambada", "lambada_test.jsonl", "version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer"),
+    ("lambada", "lambada_test.jsonl", '{"text": "a b"}\n{"text": "a', r"jsonl:2: not JSON .*torn"),
+    ("lambada", "lambada_test.jsonl", '{"passage": "a b"}\n', r"jsonl:1: column 'text' is missing"),
+    ("lambada", "lambada_test.jsonl", '{"text": null}\n', r"jsonl:1: column 'text' must be text, got null"),
+    ("lambada", "lambada_test.jsonl", '["a"]\n', r"jsonl:1: expected a JSON object"),
+    ("ag_news", "test.csv", '"3","a","b"\n"3","a"\n', r"csv:2: expected 3 columns .*, got 2"),
+    ("ag_news", "test.csv", '"3","a","b","c"\n', r"csv:1: expected 3 columns .*, got 4"),
+    ("ag_news", "test.csv", '"3","a","b"\n"5","a","b"\n', r"csv:2: expected a class from 1 to 4 in column 1, got '5'"),
+    ("ag_news", "test.csv", '"3","a","b"\n"Class","a","b"\n', r"csv:2: expected a class"),
+    ("ag_news", "test.csv", '"3","a","b\n"1","c","d"\n', r"csv:2: not CSV"),
+    ("ag_news", "test.csv", '"3","a","b', r"csv:1: not CSV .*quote left open"),
+    ("ag_news", "test.csv", '"3"," ",""\n', r"csv:1: column 'text' is empty"),
+    ("ag_news", "test.csv", '\n\n"3","a"\n', r"csv:3: expected 3 columns"),
+    ("pubmed", "val.txt", '{"article_text": "one"}\n', r"val\.txt:1: column 'article_text' must be a list"),
+    ("pubmed", "val.txt", paper("one") + "\n" + paper(3), r"val\.txt:2: column 'article_text' must be a list"),
+    ("pubmed", "val.txt", '{"text": "one"}\n', r"val\.txt:1: column 'article_text' must be a list"),
+    ("arxiv", "val.txt", paper("", " "), r"val\.txt:1: column 'article_text' is empty"),
+    ("arxiv", "val.txt", paper(), r"val\.txt:1: column 'article_text' is empty"),
+    ("arxiv", "validation.parquet", b"PAR1 no", r"validation\.parquet: is damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "content", "message"), BROKEN)
+def test_what_is_refused_is_named(tmp_path: Path, name: str, file: str, content: str | bytes, message: str) -> None:
+    put(tmp_path / name, file, content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_texts(name, data=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    put(tmp_path / "ptb", "ptb.valid.txt", "a\n")
+    monkeypatch.setattr("ltm_eval.texts.file_sha256", fail)
+    with pytest.raises(MachineError, match=r"cannot be read \(Input/output error\)"):
+        load_texts("ptb", data=tmp_path)
+
+
+def test_a_part_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path / "ptb", "ptb.valid.txt", "a\nb\n")
+    with caplog.at_level(logging.INFO):
+        assert load_texts("ptb", data=tmp_path).complete is False
+        put(tmp_path / "ptb", "ptb.valid.txt", "a\n" * 3_370)
+        assert load_texts("ptb", data=tmp_path).complete is True
+        put(tmp_path / "pubmed", "train.txt", paper("a"))
+        assert load_texts("pubmed", data=tmp_path, split="train").complete is None
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
+    assert "ptb: 2 examples from ptb.valid.txt" in caplog.text
+    assert "the validation split has 3,370" in caplog.text
+
+
+def test_pages_of_wikitext(tmp_path: Path) -> None:
+    lines = [" = One = \n", " \n", " = = Part = = \n", " a , b \n", " = Two = \n", " c @-@ d \n"]
+    put(tmp_path / "wikitext", "wiki.valid.raw", "".join(lines))
+    found = list(documents(load_texts("wikitext", data=tmp_path)))
+    assert found == [(" = One =\n", " == Part ==\n", " a, b\n"), (" = Two =\n", " c-d\n")]
+
+
+def test_every_other_example_is_a_document(tmp_path: Path) -> None:
+    put(tmp_path / "ptb", "ptb.valid.txt", "the <unk> 's\nN\n")
+    assert list(documents(load_texts("ptb", data=tmp_path))) == [("the ?'s",), ("N",)]
+
+
+PUBLISHED_SETS = [  # sha256 of the files as their authors published them, where these are the files
+    ("ptb", 3_370, "c9fe6985fe0d", True),
+    ("wikitext", 2_461, "f0737ed31fc1", True),
+    ("lambada", 5_153, "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226", True),  # lm-eval's old check
+    ("ag_news", 7_600, "521465c2428e", True),
+]
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
+@pytest.mark.parametrize(("name", "examples", "sha256", "complete"), PUBLISHED_SETS)
+def test_the_published_sets(name: str, examples: int, sha256: str, complete: bool) -> None:
+    texts = load_texts(name, data=PUBLISHED)
+    assert len(texts.examples) == examples
+    assert texts.sha256.startswith(sha256)
+    assert texts.complete is complete
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
+def test_the_published_wikitext_has_sixty_pages() -> None:
+    assert len(list(documents(load_texts("wikitext", data=PUBLISHED)))) == 60  # arXiv:1609.07843 Table 1
