@@ -35,6 +35,7 @@ from ltm_eval.options import (
     GenKwargs,
     Limit,
     LogSamples,
+    Metadata,
     Model,
     OutputPath,
     Preset,
@@ -128,6 +129,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     num_fewshot: Shots = RunConfig.num_fewshot,
     baseline: Baselines = list(RunConfig.baselines),  # noqa: B006
     data: Data = RunConfig.data,
+    metadata: Metadata = RunConfig.metadata,
     limit: Limit = RunConfig.limit,
     gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
     tokenizer: Tokenizer = RunConfig.tokenizer,
@@ -155,6 +157,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         num_fewshot=num_fewshot,
         baselines=tuple(baseline),
         data=filled("data", data) or RunConfig.data,
+        metadata=metadata,
         limit=limit,
         output_path=filled("output_path", output_path) or RunConfig.output_path,
         batch_size="auto" if batch_size == "auto" else int(batch_size),

@@ -280,6 +280,8 @@ class RunConfig:
     """Causal language models (folder or hub id) evaluated by lm-eval's `hf` model on the same documents."""
     data: str = "auto"
     """`auto`, `sample`, `hub` or a folder."""
+    metadata: str | None = None
+    """JSON object of task options, as lm-eval's `--metadata`, for example `{"protocol": "documents"}`."""
     limit: int | None = None
     """Only the first documents of each task."""
     output_path: str = "results"

@@ -113,10 +113,14 @@ def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) 
 
 
 def as_datasets(corpus: Corpus) -> dict[str, Dataset]:
-    """The splits as lm-eval wants them."""
-    from datasets import Dataset
+    """The splits as lm-eval wants them; where they came from stands as JSON in `dataset.info.description`."""
+    from datasets import Dataset, DatasetInfo
 
-    return {split: Dataset.from_list([dict(row) for row in rows]) for split, rows in corpus.splits.items()}
+    facts = {"source": corpus.source, "sha256": dict(corpus.sha256), "rows": dict(corpus.rows)}
+    info = DatasetInfo(description=json.dumps(facts))
+    return {
+        split: Dataset.from_list([dict(row) for row in rows], info=info.copy()) for split, rows in corpus.splits.items()
+    }
 
 
 def load_set(spec: SetSpec, *, data: object = None) -> Corpus:

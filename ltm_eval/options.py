@@ -99,6 +99,16 @@ Data = Annotated[
         "sample. 'auto': LTM_EVAL_DATA_DIR, then the hub; the sample where --model is not given.",
     ),
 ]
+Metadata = Annotated[
+    str | None,
+    _option(
+        "--metadata",
+        panel=WHAT,
+        metavar="JSON",
+        text='Options of tasks, for example \'{"protocol": "documents", "ptb_split": "test"}\' of perplexity sets: '
+        "protocol, block_tokens, insert_eos, split, file.",
+    ),
+]
 Limit = Annotated[
     int | None,
     _option(

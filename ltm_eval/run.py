@@ -7,6 +7,7 @@ code 0.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -16,7 +17,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
+    from ltm_eval.config import FitConfig
     from ltm_eval.model import LatentThoughtModel
 
 BOOTSTRAP_ITERS = 100_000
 """lm-eval's default; 0 would leave out standard errors that need no bootstrap as well."""
+METADATA_EXAMPLE = '{"protocol": "documents"}'
+ZERO_SHOT = 0
+"""A task that says so itself has no demonstrations, whatever is asked for."""
+AUDIT_BLOCKS = 2
 NEEDED_BYTES = 50 * 2**20
 PREFIX = "ltm_"
 NOT_GSM8K = "demo model, sample data: not GSM8K"
@@ -166,7 +172,23 @@ def task_manager(config: RunConfig) -> TaskManager:
     """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata={"data": config.data})
+    metadata = {"data": config.data, **task_metadata(config.metadata)}
+    return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata=metadata)
+
+
+def task_metadata(text: str | None) -> dict[str, Any]:
+    """The task options of `--metadata`.
+
+    Raises:
+        UsageError: it is not a JSON object.
+    """
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:
+        raise UsageError(f"metadata must be a JSON object such as {METADATA_EXAMPLE}, got {text!r}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"metadata must be a JSON object such as {METADATA_EXAMPLE}, got {text!r}")
+    return found
 
 
 def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
@@ -195,7 +217,7 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
 
     loaded = list(manager.load(names)["tasks"].values())
     for task in loaded:
-        if config.num_fewshot is not None:
+        if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
         task.set_fewshot_seed(seed=config.seed)
         if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
@@ -310,7 +332,9 @@ def _evaluate_subject(
             lm.records.clear()
         parts.append(part)
         whole = _merged(parts)
-        whole |= _about(subject, lm, config, notes, seconds=time.perf_counter() - begun)
+        whole |= _about(subject, lm, tasks, config, notes) | {
+            "total_evaluation_time_seconds": str(time.perf_counter() - begun)
+        }
         write_json_atomic(path, whole)
     _verify(path, tasks)
     return path
@@ -344,7 +368,7 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def _about(subject: Subject, lm: LM, config: RunConfig, notes: list[str], *, seconds: float) -> dict[str, Any]:
+def _about(subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str]) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
     return {
@@ -369,18 +393,35 @@ def _about(subject: Subject, lm: LM, config: RunConfig, notes: list[str], *, sec
         "model_source": subject.kind,
         "model_name": subject.name,
         "model_name_sanitized": folder_name(subject.name),
-        "total_evaluation_time_seconds": str(seconds),
         "ltm_eval": {
             "warnings": [*notes, *_warnings(subject, lm)],
             "demo_model": subject.name == DEMO_MODEL,
             "sample_data": config.data == "sample",
             "limit": config.limit,
-            "data": {"choice": config.data},
+            "data": {"choice": config.data, "sets": {task.task_name: data_facts(task) for task in tasks}},
+            "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),
             "provenance": provenance(),
         },
     }
+
+
+@cache
+def _audit(fit: FitConfig) -> dict[str, Any]:
+    """The random-token audit of the run's fit settings, on an untrained decoder: a property of the preset."""
+    from ltm_eval.audit import audit, untrained_model
+
+    return asdict(audit(untrained_model(), fit, blocks=AUDIT_BLOCKS))
+
+
+def data_facts(task: Any) -> Any:
+    """What was read for a task: files, digests, counts, where its loader tells."""
+    facts = {}
+    for split, dataset in task.dataset.items():
+        description = getattr(getattr(dataset, "info", None), "description", "")
+        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
+    return facts
 
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:
@@ -501,8 +542,6 @@ def _quiet_hosts() -> None:
 
 def results_table(path: Path) -> str:
     """lm-eval's header line and table of one results file."""
-    import json
-
     from lm_eval.utils import make_table
 
     content = json.loads(path.read_text("utf-8"))
