@@ -234,7 +234,7 @@ class Adaptive:
     tolerance_nats: float = 0.005
     """Least improvement of the smoothed objective over a window, per scored token."""
     window: int = 16
-    """Steps that are averaged, and over which the rate falls to its final value once improvement is below tolerance."""
+    """Steps that are averaged."""
     max_steps: int = 512
     """Most fast steps of a document."""
 
@@ -268,10 +268,11 @@ class AdaptiveFit:
 def fit_adaptive(
     model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
 ) -> AdaptiveFit:
-    """Fit every document for as long as it gains, then let its rate fall for one window, and stop.
+    """Fit every document for as long as it gains, then let its rate fall for as many steps again, and stop.
 
     The rate stays at `config.lr` while the mean objective of the last `rule.window` steps is lower than that of the
-    window before by at least the tolerance; then it follows a cosine to `config.lr_final` within one more window.
+    window before by at least the tolerance; then it follows a cosine to `config.lr_final`. A fit is thus half constant,
+    half falling: stopped without the fall, or after a short one, the steps' own noise stays in the bound.
     `config.t_fast` is not used. A document's noise is that of `fit_documents`.
 
     On a GPU, documents of equal shape share a batch until each is done; on a CPU each runs alone.
@@ -335,9 +336,8 @@ class _AdaptiveDocument:
 
     @property
     def done(self) -> bool:
-        """Whether the rate has come down, or no step is left."""
-        cooled = self.cooling_from is not None and self.steps >= self.cooling_from + self.rule.window
-        return cooled or self.steps >= self.rule.max_steps
+        """Whether the rate has come down."""
+        return self.cooling_from is not None and self.steps >= min(2 * self.cooling_from, self.rule.max_steps)
 
     def move(self, mu_grad: Tensor, log_var_grad: Tensor, *, terms: tuple[Tensor, Tensor]) -> None:
         """One step along the gradients; `terms` are the -log p(x|z) and KL, (1,) each, that they belong to."""
@@ -346,13 +346,13 @@ class _AdaptiveDocument:
         self.optimiser.step()
         self.nll.append(terms[0])
         self.kl.append(terms[1])
-        if self.cooling_from is None and (self._flat() or self.steps >= self.rule.max_steps - self.rule.window):
+        if self.cooling_from is None and (self._flat() or 2 * self.steps >= self.rule.max_steps):
             self.cooling_from = self.steps
 
     def _rate(self) -> float:
         if self.cooling_from is None:
             return self.config.lr
-        return learning_rate(replace(self.config, t_fast=self.rule.window), self.steps - self.cooling_from)
+        return learning_rate(replace(self.config, t_fast=self.cooling_from), self.steps - self.cooling_from)
 
     def _flat(self) -> bool:
         """Whether the last window's mean objective is not lower than the one before by the tolerance."""

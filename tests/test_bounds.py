@@ -455,9 +455,9 @@ def test_a_document_that_gains_nothing_stops_first() -> None:
     model, dull = tiny_model(scale=4.0), without_latents()
     text = [document(4, 64)]
     found = fit_adaptive(dull, text, replace(adaptive_config(), log_var_start=0.0), seed=1, rule=RULE)
-    assert found.steps == (3 * RULE.window,)
+    assert found.steps == (4 * RULE.window,)  # two windows to see it, as many to let the rate fall
     longer = fit_adaptive(model, text, adaptive_config(), seed=1, rule=replace(RULE, tolerance_nats=1e-9))
-    assert longer.steps[0] > 3 * RULE.window
+    assert longer.steps[0] > 4 * RULE.window
     never = fit_adaptive(model, text, adaptive_config(), seed=1, rule=Adaptive(1e-9, window=20, max_steps=30))
     assert never.steps == (30,)
 
@@ -499,12 +499,12 @@ def test_adaptive_first_steps_are_those_of_a_fixed_fit() -> None:
 
 def test_adaptive_fit_reaches_what_a_long_fit_reaches() -> None:
     model, documents, _ = toy()
-    some = documents[:6]
-    found = fit_adaptive(model, some, fit_config("bound"), seed=1, rule=Adaptive(max_steps=256))
-    short = fresh_draws(model, some, toy_fit("bound", 16), seed=1)
+    some = documents[:3]
+    found = fit_adaptive(model, some, fit_config("bound"), seed=1, rule=Adaptive(window=8, max_steps=128))
+    short = fresh_draws(model, some, toy_fit("bound", 16), seed=1)  # the first rows of the longer fit
     bound = float(fresh_draws(model, some, found.posterior, seed=1).bound_nats.mean())
-    assert bound < float(short.bound_nats[:6].mean())
-    assert found.mean_steps < 256
+    assert bound < float(short.bound_nats.mean())
+    assert found.mean_steps < 128
 
 
 @pytest.mark.parametrize("rule", [{"window": 0}, {"max_steps": 3}, {"tolerance_nats": 0.0}])
