@@ -40,6 +40,7 @@ FEWEST_TOKENS = 16
 SPLIT = "blocks"
 """Name under which lm-eval finds the documents, whatever split of the set they come from."""
 _WORD = re.compile(r"\S+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
@@ -232,7 +233,7 @@ def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOpti
         blocks,
         stream_tokens=cutter.stream_tokens,
         dropped_tokens=len(cutter.pending),
-        dropped_bytes=_text_bytes(tokenizer, cutter.pending),
+        dropped_bytes=len(tokenizer.decode_bytes(cutter.pending)),
         moved_cuts=cutter.moved_cuts,
         moved_tokens=cutter.moved_tokens,
         changed_blocks=cutter.changed_blocks,
@@ -263,17 +264,20 @@ class _Cutter:
         del self.pending[:begin]
 
     def _note_words(self, example: str) -> None:
-        read = 0
+        longer = [(found.start(), len(found[0].encode()) - 1) for found in _NOT_ASCII.finditer(example)]
+        longer.append((len(example), 0))
+        base, beyond = self.read_to, 0
         for word in _WORD.finditer(example):
-            self.read_to += len(example[read : word.start()].encode())
-            self.word_starts.append(self.read_to)
-            read = word.start()
-        self.read_to += len(example[read:].encode())
+            while longer[beyond][0] < word.start():
+                base += longer[beyond][1]
+                beyond += 1
+            self.word_starts.append(base + word.start())
+        self.read_to += len(example.encode())
 
     def _block(self, ids: Sequence[int]) -> tuple[int, Block]:
         """The longest beginning of `ids` that is text and fits, and how many tokens it took."""
         used, text, encoded = self._fitting(ids)
-        n_bytes = _text_bytes(self.tokenizer, ids[:used])
+        n_bytes = len(text.replace(END_OF_TEXT, "").encode())
         words = bisect_left(self.word_starts, self.cut_at + n_bytes)
         del self.word_starts[:words]
         self.cut_at += n_bytes
@@ -295,11 +299,6 @@ class _Cutter:
             if len(encoded) <= self.length:
                 return used, text, encoded
         raise AssertionError(f"no beginning of {len(ids)} tokens is text of at most {self.length} tokens")
-
-
-def _text_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
-    """Bytes of `ids`, end-of-text left out."""
-    return len(tokenizer.decode_bytes(ids))
 
 
 # For lm-eval --------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_a_block_whose_text_takes_fewer_tokens_stays(merging: Tokenizer) -> None
     assert (counts.moved_cuts, counts.changed_blocks, counts.stream_tokens) == (0, 2, 28)
 
 
-EXAMPLES = st.lists(st.text(alphabet="abcd  \n€🙂é", max_size=40), max_size=12)
+EXAMPLES = st.lists(st.text(alphabet="abcd  \n\u2009€🙂é", max_size=40), max_size=12)
 
 
 @given(EXAMPLES, st.integers(16, 40), st.booleans())
@@ -139,10 +139,25 @@ def test_all_text_is_in_the_blocks_or_dropped(
     assert words - len(re.findall(r"\S+", dropped)) - len(examples) <= counts.n_words <= words
 
 
+def words_by_hand(examples: list[str], begin: int, end: int) -> int:
+    """Words of the examples that begin between two byte positions of their concatenation."""
+    count = before = 0
+    for example in examples:
+        starts = [before + len(example[: word.start()].encode()) for word in re.finditer(r"\S+", example)]
+        count += sum(begin <= start < end for start in starts)
+        before += len(example.encode())
+    return count
+
+
 @given(EXAMPLES)
-def test_words_of_blocks_are_words_of_examples(over_bytes: Tokenizer, examples: list[str]) -> None:
+def test_a_word_counts_in_the_block_where_it_begins(over_bytes: Tokenizer, examples: list[str]) -> None:
     padded = [*examples, " " * 40]  # so that every word lies in a whole block
-    assert cut_blocks(padded, over_bytes, SIXTEEN)[1].n_words == sum(len(example.split()) for example in examples)
+    blocks, counts = cut_blocks(padded, over_bytes, SIXTEEN)
+    assert counts.n_words == sum(len(example.split()) for example in examples)
+    begin = 0
+    for block in blocks:
+        assert block.n_words == words_by_hand(padded, begin, begin + block.n_bytes)
+        begin += block.n_bytes
 
 
 def test_whole_documents(over_bytes: Tokenizer) -> None:
