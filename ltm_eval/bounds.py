@@ -82,6 +82,12 @@ class RowOptions:
     causal: CausalConfig | None = None
     """Options of the causal row; None leaves it out."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 2), ("iwae", 0), ("prior", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} must be a whole number of at least {least} draws, got {value!r}")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -274,7 +280,7 @@ def as_released(
     seed: int,
     posterior: Posterior | None = None,
 ) -> list[Estimate]:
-    """The released evaluator's figure: NLL + KL at the very noise that the fit was made for, one draw. Not a bound.
+    """The released evaluator's figure: NLL + KL at the very noise that the fit was made for. Not a bound.
 
     Where `config` has fixed noise it is read off the fit's last trace row. Where it has fresh noise there is no such
     noise, and the documents are fitted again under the preset `released`, with the same number of steps.
@@ -287,7 +293,7 @@ def as_released(
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
     last = posterior.trace.nll_nats[-1].cpu().double() + posterior.trace.kl_nats[-1].cpu().double()
-    return [Estimate(nats, None, 1, 1.0) for nats in last.tolist()]
+    return [Estimate(nats, None, config.draws, config.draws) for nats in last.tolist()]
 
 
 def minus_log_mean(log_weight: Tensor) -> Estimate:

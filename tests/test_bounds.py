@@ -347,6 +347,12 @@ def test_causal_options_are_checked(options: dict[str, int]) -> None:
         CausalConfig(**options)
 
 
+@pytest.mark.parametrize("options", [{"draws": 1}, {"iwae": -1}, {"prior": 0.5}])
+def test_row_options_are_checked(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        RowOptions(**options)
+
+
 def test_text_of_windows_is_the_text_they_were_cut_from() -> None:
     first = Window((9, 1, 2), (1, 2, 3))
     overlapping = Window((2, 3, 4), (IGNORED, 4, 5))
