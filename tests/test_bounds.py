@@ -111,7 +111,7 @@ def test_more_steps_tighten_the_bound() -> None:
     model, documents, truth = toy()
     bounds = [fresh_draws(model, documents, toy_fit("bound", t), seed=1).bound_nats.mean() for t in (0, 4, 16, 64)]
     assert bounds == sorted(bounds, reverse=True)
-    assert bounds[-1] - truth.mean() < 0.1 * (bounds[0] - truth.mean())
+    assert bounds[-1] - truth.mean() < 0.25 * (bounds[0] - truth.mean())
 
 
 def test_iwae_falls_with_k_to_the_truth() -> None:
@@ -198,7 +198,7 @@ def test_where_latents_do_nothing_every_row_is_known() -> None:
     model, text = without_latents(), document(3, 30)
     truth = plain_nll_nats(model, text_of(text))
     options = RowOptions(causal=CausalConfig(chunk=7, t_fast=2))
-    (found,) = score_documents(model, [text], fit_config(t_fast=4), options=options, seed=3)
+    (found,) = score_documents(model, [text], fit_config(t_fast=4, log_var_start=-1.0), options=options, seed=3)
     assert found.nll_given_z.nats == pytest.approx(truth, rel=1e-6)
     assert found.bound.nats == pytest.approx(truth + found.kl.nats, rel=1e-6)
     assert found.kl.nats > 0
