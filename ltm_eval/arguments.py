@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from ltm_eval.config import GenerationConfig
+from ltm_eval.config import AUTO, GenerationConfig
 from ltm_eval.errors import MachineError, UsageError, nearest
 
 DEFAULT_NEW_TOKENS = 256
@@ -104,6 +104,11 @@ def whole(name: str, value: Any, default: int) -> int:
     if not math.isfinite(number) or number != int(number):
         raise UsageError(f"{name} must be a whole number, got {value!r}")
     return int(number)
+
+
+def steps_or_auto(value: Any) -> int | str | None:
+    """Fast steps, `auto`, or None for the preset's."""
+    return value if value is None or value == AUTO else whole("t_fast", value, 0)
 
 
 def number_or_none(name: str, value: Any) -> float | None:

@@ -416,7 +416,7 @@ def causal(
         raise UsageError(
             f"causal: text {short} has {len(texts[short])} tokens; the first is only read, so give 2 or more"
         )
-    config = replace(config, t_fast=options.t_fast)
+    config = replace(config, t_fast=options.t_fast, adaptive=False)
     streams = [_Stream(tuple(text), Posterior.prior(model)) for text in texts]
     for first in range(0, max(len(text) for text in texts) - 1, options.chunk):
         active = [stream for stream in streams if len(stream.text) - 1 > first]

@@ -19,6 +19,7 @@ DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
 MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
 DEMO_MODEL = "demo"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ class FitConfig:
     """`fixed`: one draw serves all steps (released); `fresh`: every step draws anew."""
     draws: int = 1
     """Noise draws averaged in every step."""
+    adaptive: bool = False
+    """Whether a document's steps end once it gains no more (`t_fast=auto`); `t_fast` is not used then."""
     beta1: float = 0.9
     """AdamW's first constant."""
     beta2: float = 0.999
@@ -200,12 +203,13 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fixed",
         ),
+        # Lowest valid bound per fast step of the settings in benchmarks/bound_preset.py; reports/NOTES.md has the table.
         "bound": FitConfig(
             "bound",
             t_fast=64,
             lr=0.1,
             lr_final=0.01,
-            log_var_start=-1.0,
+            log_var_start=0.0,
             log_var_spread=0.0,
             mu_spread=0.0,
             noise="fresh",
@@ -228,6 +232,8 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
         if name not in known:
             raise UsageError(f"unknown fit option {name!r}.{nearest(name, known)}")
     given = {name: value for name, value in changes.items() if value is not None}
+    if given.get("t_fast") == AUTO:
+        given = {**given, "t_fast": base.t_fast, "adaptive": True}
     if "lr" in given and "lr_final" not in given:
         given["lr_final"] = given["lr"] * base.lr_final / base.lr
     return replace(base, **given)
@@ -296,8 +302,8 @@ class RunConfig:
     """What z is fitted on and what the decoder reads; DESIGN section 5."""
     preset: str = "bound"
     """Fit preset."""
-    t_fast: int | None = None
-    """Fast steps; None takes the preset's."""
+    t_fast: int | Literal["auto"] | None = None
+    """Fast steps; `auto` ends each document's fit once it gains no more, None takes the preset's."""
     rows: str = "all"
     """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
     seed: int = 1234

@@ -31,6 +31,7 @@ from ltm_eval.arguments import (
     number_or_none,
     resolve_device,
     resolve_dtype,
+    steps_or_auto,
     whole,
 )
 from ltm_eval.checkpoint import load_with_tokenizer
@@ -94,7 +95,7 @@ class LTM(TemplateLM):
         Args:
             pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; a loaded model is welcome with `tokenizer`
             given.
-            t_fast: fast steps; None takes the preset's.
+            t_fast: fast steps; `auto` ends each fit once it gains no more, None takes the preset's.
             preset: `released`, `published` or `bound`.
             condition: `prompt`, `demos`, `demos+prompt` or `prior`.
             lr: learning rate of the fast loop; None takes the preset's.
@@ -115,9 +116,7 @@ class LTM(TemplateLM):
         check_choice("condition", condition, CONDITIONS)
         check_choice("dtype", dtype, DTYPES)
         self.condition, self.seed = condition, whole("seed", seed, 1234)
-        self.fit_config = fit_config(
-            preset, t_fast=None if t_fast is None else whole("t_fast", t_fast, 0), lr=number_or_none("lr", lr)
-        )
+        self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), lr=number_or_none("lr", lr))
         self.rows = row_options(rows)
         self._device = resolve_device(device)
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
@@ -297,7 +296,7 @@ class LTM(TemplateLM):
         if self.model.device.type == "cpu":
             return CPU_LANES
         size = self._max_batch_size
-        probe = replace(self.fit_config, t_fast=1)
+        probe = replace(self.fit_config, t_fast=1, adaptive=False)
         tokens = (self.eot_token_id,) * self.max_length
         while size > 1:
             try:

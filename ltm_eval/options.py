@@ -163,13 +163,13 @@ Preset = Annotated[
     ),
 ]
 FastSteps = Annotated[
-    int | None,
+    Any,
     _option(
         "--t_fast",
         panel=LATENTS,
-        metavar="N",
-        parser=_whole("t_fast", 0, MAX_FAST_STEPS),
-        text="Fast steps per text; 0 takes z from the prior.",
+        metavar="N|auto",
+        parser=_whole("t_fast", 0, MAX_FAST_STEPS, word="auto"),
+        text="Fast steps per text; 0 takes z from the prior, 'auto' ends each fit once it gains no more.",
         show_default="the preset's",
     ),
 ]

@@ -96,7 +96,9 @@ class Posterior:
 
     @staticmethod
     def joined(parts: Sequence[Posterior]) -> Posterior:
-        """Posteriors of the same number of steps as one."""
+        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last."""
+        rows = max(len(part.trace.nll_nats) for part in parts)
+        parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
         nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
         kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
         return Posterior(
@@ -178,6 +180,8 @@ def fit_documents(
     Returns:
         Posterior of len(documents) rows.
     """
+    if config.adaptive and starts is None:
+        return fit_adaptive(model, documents, config, seed=seed, rule=Adaptive()).posterior
     parts: list[Posterior | None] = [None] * len(documents)
     for members in _groups(documents, alone=model.device.type == "cpu"):
         chosen = [documents[i] for i in members]
@@ -283,8 +287,7 @@ def fit_adaptive(
         for i, part in zip(members, adaptive_loop(model, chosen, config, seed=seed, rule=rule), strict=True):
             parts[i] = part
     done = [part for part in parts if part is not None]
-    longest = max(steps for _, steps in done)
-    posterior = Posterior.joined([_stretched(part, longest + 1) for part, _ in done])
+    posterior = Posterior.joined([part for part, _ in done])
     return AdaptiveFit(posterior, tuple(steps for _, steps in done))
 
 

@@ -88,11 +88,13 @@ class Recorder:
         """What fits tell of themselves: sums of nats over posteriors, means of the rest."""
         mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
         per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
-        steps = [p.trace.objective_nats[:, 0].tolist() for p in posteriors]
+        traces = [[nats for nats in p.trace.objective_nats[:, 0].tolist() if not math.isnan(nats)] for p in posteriors]
+        longest = max(map(len, traces))
+        steps = [trace + trace[-1:] * (longest - len(trace)) for trace in traces]
         return {
             "condition": self.condition,
             "preset": self.fit.preset,
-            "t_fast": self.fit.t_fast if on_text else 0,
+            "t_fast": longest - 1 if on_text else 0,
             "nll_nats": math.fsum(float(p.trace.nll_nats[-1, 0]) for p in posteriors) if on_text else None,
             "kl_nats": math.fsum(float(p.trace.kl_nats[-1, 0]) for p in posteriors) if on_text else None,
             "objective_nats": tuple(map(math.fsum, zip(*steps, strict=True))) if on_text else (),

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
@@ -318,6 +319,7 @@ def _evaluate_subject(
     path = folder / f"results_{date_id}.json"
     begun = time.perf_counter()
     parts = []
+    fast_steps: dict[str, list[int]] = {}
     for task in tasks:
         part = _evaluate_task(lm, task, config)
         samples = part.pop("samples")
@@ -325,6 +327,7 @@ def _evaluate_subject(
             write_jsonl_atomic(folder / f"samples_{name}_{date_id}.jsonl", [_sample_row(row) for row in rows])
             part.setdefault("task_hashes", {})[name] = _task_hash(rows)
         records = list(getattr(lm, "records", []))
+        fast_steps[task.task_name] = [record.t_fast for record in records]
         if records:
             write_jsonl_atomic(
                 folder / f"latents_{task.task_name}_{date_id}.jsonl", [record.to_json() for record in records]
@@ -332,7 +335,7 @@ def _evaluate_subject(
             lm.records.clear()
         parts.append(part)
         whole = _merged(parts)
-        whole |= _about(subject, lm, tasks, config, notes) | {
+        whole |= _about(subject, lm, tasks, config, notes, fast_steps) | {
             "total_evaluation_time_seconds": str(time.perf_counter() - begun)
         }
         write_json_atomic(path, whole)
@@ -368,7 +371,9 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def _about(subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str]) -> dict[str, Any]:
+def _about(
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], fast_steps: dict[str, list[int]]
+) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
     return {
@@ -399,6 +404,7 @@ def _about(subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes:
             "sample_data": config.data == "sample",
             "limit": config.limit,
             "data": {"choice": config.data, "sets": {task.task_name: data_facts(task) for task in tasks}},
+            "mean_fast_steps": {name: fmean(steps) for name, steps in fast_steps.items() if steps},
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),

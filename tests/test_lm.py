@@ -193,6 +193,20 @@ def test_all_rows_of_a_text_are_the_same_bits_in_any_batch_and_order(folder: Pat
     assert rows["bound"] == pytest.approx(rows["nll_given_z"] + rows["kl"])
 
 
+def test_adaptive_steps_end_by_themselves_and_do_not_depend_on_the_batch(folder: Path) -> None:
+    requests = instances("generate_until", [(prompt(i), GREEDY) for i in range(5)])
+    found = []
+    for batch_size in (1, 5):
+        lm = model(folder, t_fast="auto", batch_size=batch_size)
+        found.append((lm.generate_until(requests), facts(lm)))
+    assert found[0] == found[1]
+    steps = [record["t_fast"] for record in found[0][1].values() if record["fitted_tokens"]]
+    assert min(steps) >= 32 and len(set(steps)) > 1
+    lm = model(folder, t_fast="auto", rows="bound")
+    (score,) = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [("some text " * 30,)]))
+    assert score < 0 and lm.records[0].t_fast == len(lm.records[0].objective_nats) - 1 > 16
+
+
 def test_a_literal_end_of_text_is_that_token(folder: Path) -> None:
     lm = model(folder)
     (document,) = windows_of("ab<|endoftext|>", lm.encoding, lm.max_length)

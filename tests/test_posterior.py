@@ -126,7 +126,8 @@ def test_no_steps_is_the_prior() -> None:
 
 def test_fitting_lowers_the_objective() -> None:
     found = fit_documents(tiny_model(scale=4.0), DOCUMENTS[3:], fit_config("bound", t_fast=32), seed=1)
-    assert (found.trace.objective_nats[-1] < found.trace.objective_nats[0]).all()
+    objective = found.trace.objective_nats
+    assert (objective[-8:].mean(0) < objective[:8].mean(0)).all()
 
 
 def test_more_steps_never_change_earlier_noise() -> None:
