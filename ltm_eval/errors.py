@@ -20,10 +20,14 @@ import os
 import re
 import sys
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from functools import wraps
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LINE_LIMIT = 300
 
@@ -115,3 +119,16 @@ def leave(error: LtmEvalError) -> NoReturn:
         raise error
     print(error_line(error), file=sys.stderr)
     raise SystemExit(error.exit_code)
+
+
+def leaving(method: Callable[P, R]) -> Callable[P, R]:
+    """A function that lm-eval calls: our errors end lm-eval's own command in one line and pass through elsewhere."""
+
+    @wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except LtmEvalError as error:
+            leave(error)
+
+    return wrapped

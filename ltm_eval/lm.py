@@ -38,7 +38,7 @@ from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, check_choice, fit_config
 from ltm_eval.context import Context, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
-from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave
+from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, leaving
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
 from ltm_eval.progress import Progress, tqdm_bar
@@ -126,6 +126,7 @@ class LTM(TemplateLM):
         self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
+        self._last: dict[bytes, Fitted] = {}
         self._recorder = Recorder(condition, self.fit_config)
         self.progress: Callable[[int, str], Progress] = tqdm_bar
 
@@ -204,10 +205,12 @@ class LTM(TemplateLM):
             "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
         }
 
+    @leaving
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One continuation per request; a request that occurs K times gets K draws of z and tokens."""
         jobs = [self._generation_job(i, request) for i, request in enumerate(_numbered(requests))]
         answers = [""] * len(jobs)
+        self._last = {}
         bar = self.progress(len(jobs), "generating")
         for batch in self._batches(jobs):
             fitted = self._fit_contexts([job.context for job in batch])
@@ -218,6 +221,7 @@ class LTM(TemplateLM):
         bar.close()
         return answers
 
+    @leaving
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
 
@@ -225,6 +229,7 @@ class LTM(TemplateLM):
         """
         jobs = [self._scoring_job(i, request) for i, request in enumerate(_numbered(requests))]
         answers = [(0.0, True)] * len(jobs)
+        self._last = {}
         bar = self.progress(len(jobs), "scoring")
         for batch in self._batches(jobs):
             fitted = self._fit_contexts([job.context for job in batch])
@@ -236,6 +241,7 @@ class LTM(TemplateLM):
         bar.close()
         return answers
 
+    @leaving
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
@@ -326,7 +332,7 @@ class LTM(TemplateLM):
         straddle two batches.
         """
         distinct = {_key(context): context for context in contexts}
-        kept = {key: fitted for key, fitted in getattr(self, "_last", {}).items() if key in distinct}
+        kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
