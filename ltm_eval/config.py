@@ -203,7 +203,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fixed",
         ),
-        # Lowest valid bound per fast step of the settings in benchmarks/bound_preset.py; reports/NOTES.md has the table.
+        # Lowest valid bound per fast step of the settings in benchmarks/bound_preset.py; see reports/NOTES.md.
         "bound": FitConfig(
             "bound",
             t_fast=64,
