@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --no-input 
 # The main job on the bundled model and sample data, from an empty machine to a report.
 demo: install
 	@echo "== evaluating the bundled demo model on the bundled sample problems"
-	$(VENV)/bin/python -m ltm_eval run --task gsm8k --shots 8 --output_path demo-results
+	$(VENV)/bin/python -m ltm_eval run --task gsm8k --shots 8 --limit 40 --t_fast 16 --output_path demo-results
 
 test: dev
 	$(VENV)/bin/python -m pytest -q
