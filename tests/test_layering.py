@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "paths", "progress", "results"),
+    ("config", "paths", "progress", "results", "wording"),
     (
         "answers",
         "arguments",
@@ -35,6 +35,10 @@ LAYERS = (
     ("audit", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
+    ("page",),
+    ("latents", "samples", "scores"),
+    ("ppl_tables",),
+    ("verdicts",),
     ("report",),
     ("run",),
     ("sweep",),

@@ -18,11 +18,12 @@ import pytest
 from fake_runs import TASK, write_run
 
 from ltm_eval.errors import MachineError, ResultsError
-from ltm_eval.report import build, cut, number, p_words, render, signed, visible, write
+from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
+from ltm_eval.wording import cut, number, p_words, signed, visible
 
 if TYPE_CHECKING:
-    from ltm_eval.report import ReportData, ScoreRow, TaskSection
+    from ltm_eval.page import ReportData, ScoreRow, TaskSection
 
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"

@@ -1,0 +1,277 @@
+"""What a page holds, before layout: frozen records, computed by the modules above and only laid out by `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltm_eval.plots import Bar, Curve
+
+
+@dataclass(frozen=True)
+class Banner:
+    """Something a reader must know before any number."""
+
+    kind: str
+    """alarm (the figures are not what they seem) or note."""
+    text: str
+    """One or two sentences."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What ran, for one run."""
+
+    label: str
+    """Model name, made unique within the page."""
+    kind: str
+    """lm-eval's model type."""
+    digest: str
+    """Checkpoint digest or revision, if the run tells it."""
+    parameters: int | None
+    """Parameter count, if the run tells it."""
+    date: str
+    """Date in the results file's name."""
+    seconds: float | None
+    """Wall time of the evaluation."""
+    path: str
+    """The results file."""
+    command: str
+    """Command line."""
+    warnings: tuple[str, ...]
+    """Warnings the run gave."""
+    settings: tuple[tuple[str, str], ...]
+    """lm-eval's configuration, flattened."""
+    data: tuple[tuple[str, str], ...]
+    """Data source and digests, flattened."""
+    provenance: tuple[tuple[str, str], ...]
+    """Commit, versions, machine, flattened."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Subject minus baseline, paired by document."""
+
+    estimate: float
+    """Mean difference."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    p_value: float
+    """Two-sided p value of no difference."""
+    n: int
+    """Documents both runs scored."""
+    discordant: int
+    """Of these, how many the two scored differently."""
+    other_prompts: int
+    """Of these, how many had different prompts."""
+    unpaired: int
+    """Documents only one of the two scored."""
+    verdict: str
+    """better, worse, open, or empty where the metric has no known direction."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One model's figure."""
+
+    label: str
+    """Model."""
+    series: int
+    """Colour, from 1."""
+    value: float | None
+    """The figure; None where the run has none."""
+    interval: tuple[float, float] | None
+    """95 % interval."""
+    interval_kind: str
+    """How the interval was made."""
+    n: int | None
+    """Documents."""
+    n_shot: int | None
+    """Demonstrations per prompt."""
+    note: str
+    """Why something is missing or doubtful."""
+    signature: str
+    """The declared settings that make the figure, for comparison between laboratories."""
+    difference: Difference | None
+    """Subject minus this model; None for the subject and where nothing can be paired."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """All models under one metric and filter."""
+
+    metric: str
+    """Metric."""
+    filter: str
+    """Filter; none is lm-eval's default."""
+    higher_is_better: bool | None
+    """Direction."""
+    share: bool
+    """Whether the figure is a share of documents, shown in percent."""
+    bound: bool
+    """Whether the figure is an upper bound, shown with its sign."""
+    note: str
+    """What the metric is not."""
+    rows: tuple[ScoreRow, ...]
+    """One per run that has the task."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The one-sentence answer for a task and a baseline."""
+
+    kind: str
+    """better, worse or open."""
+    text: str
+    """The sentence, with interval."""
+    caveat: str
+    """Why the comparison is not like for like; empty if it is."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure, not re-run."""
+
+    model: str
+    """Model."""
+    params: str
+    """Parameters, as published."""
+    metric: str
+    """Metric, as published."""
+    value: float
+    """The figure."""
+    shots: int | None
+    """Demonstrations, if stated."""
+    protocol: str
+    """Protocol, kind of training and notes."""
+    evidence: str
+    """How directly the figure was seen."""
+    source: str
+    """Where it stands."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to one document."""
+
+    label: str
+    """Model."""
+    series: int
+    """Colour, from 1."""
+    responses: tuple[str, ...]
+    """Model output, the first few repeats."""
+    more: int
+    """Further repeats, not shown."""
+    extracted: tuple[tuple[str, str, str], ...]
+    """Filter, what it extracted, and right, wrong or empty where the metric is no yes or no."""
+    other_prompt: bool
+    """Whether this model saw another prompt than the one shown."""
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One document in the sample browser."""
+
+    doc_id: int
+    """Index in the split."""
+    question: str
+    """The prompt's last piece."""
+    demonstrations: tuple[str, ...]
+    """The pieces before it."""
+    gold: str
+    """The answer to match."""
+    worked: str
+    """The worked answer it was taken from; empty if there is none."""
+    answers: tuple[Answer, ...]
+    """One per model that scored the document."""
+
+
+@dataclass(frozen=True)
+class LatentSummary:
+    """What latent inference did in one run and task."""
+
+    label: str
+    """Model."""
+    condition: str
+    """Conditions, with counts if several."""
+    preset: str
+    """Presets, with counts if several."""
+    t_fast: str
+    """Fast steps, with counts if several."""
+    requests: int
+    """Records in the sidecar."""
+    truncated: int
+    """Requests whose prompt was cut."""
+    demonstrations: float
+    """Mean demonstrations per prompt."""
+    demonstrations_read: float
+    """Mean demonstrations the decoder read."""
+    demonstrations_fitted: float
+    """Mean demonstrations z was fitted on."""
+    nll_nats: float | None
+    """Median NLL given z, summed over the fitted tokens."""
+    kl_nats: float | None
+    """Median KL."""
+    kl_nats_per_token: float | None
+    """Sum of KL over sum of fitted tokens."""
+    share_at_prior: float | None
+    """Median share of dimensions at the prior."""
+    kl_per_layer_nats: tuple[float, ...]
+    """Median KL of each layer."""
+    mean_log_var_per_layer: tuple[float, ...]
+    """Median of the mean log variance of each layer."""
+    stop_reasons: tuple[tuple[str, int], ...]
+    """Why generation ended, most frequent first."""
+    fit_seconds: float
+    """Sum of fitting time."""
+    decode_seconds: float
+    """Sum of decoding time."""
+    curve: Curve | None
+    """Objective relative to the first step."""
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """Everything about one task."""
+
+    name: str
+    """Task name."""
+    versions: str
+    """Task versions in the runs."""
+    tables: tuple[ScoreTable, ...]
+    """Figures, one table per metric and filter."""
+    bars: tuple[Bar, ...]
+    """Shares for the figure."""
+    latents: tuple[LatentSummary, ...]
+    """Latent inference, per run that has it."""
+    published: tuple[Published, ...]
+    """Published figures for the same data set."""
+    definition: tuple[tuple[str, str], ...]
+    """Task definition, flattened."""
+    samples: tuple[SampleView, ...]
+    """The first documents."""
+    documents: int
+    """Documents in the samples file."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The page, before layout."""
+
+    title: str
+    """Page title."""
+    subject: str
+    """Label of the model the others are compared with."""
+    banners: tuple[Banner, ...]
+    """Warnings above everything else."""
+    verdicts: tuple[Verdict, ...]
+    """One per task and baseline."""
+    models: tuple[ModelCard, ...]
+    """What ran."""
+    tasks: tuple[TaskSection, ...]
+    """One section per task."""
+    version: str
+    """Version of this program."""

@@ -1,0 +1,257 @@
+"""Score tables: every run's figure under a metric, its interval, and the paired difference from the first model."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.page import Difference, Published, ScoreRow, ScoreTable
+from ltm_eval.paths import reports_dir
+from ltm_eval.plots import Bar
+from ltm_eval.results import read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ltm_eval.results import Run, Sample, Score, TaskResult
+
+NORMAL_QUANTILE = 1.96
+LEVEL = 0.05
+SHARES = ("exact_match", "acc", "pass@", "maj@")
+SIGNATURE_KEYS = (
+    ("condition", "condition"),
+    ("preset", "fit.preset"),
+    ("t_fast", "fit.t_fast"),
+    ("tok", "tokenizer.name"),
+    ("dtype", "model_dtype"),
+    ("limit", "limit"),
+    ("seed", "random_seed"),
+    ("fewshot_seed", "fewshot_seed"),
+    ("v", "versions.ltm_eval"),
+)
+PUBLISHED_SETS = {"gsm8k": "GSM8K"}
+METRIC_NOTES = (
+    ("_as_released", "released evaluator, not a bound; shown so that published figures can be compared"),
+    ("_given_z", "reconstruction cost, not a perplexity"),
+    ("_bound", "upper bound"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run under its label, with the samples of one task."""
+
+    label: str
+    series: int
+    run: Run
+    samples: Mapping[str, Mapping[tuple[str, int], Sample]]
+    """By filter, then by document hash and occurrence."""
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """Model names; runs of one model get their date, and a number if that is not enough."""
+    counts = Counter(run.model_name for run in runs)
+    dated = [run.model_name if counts[run.model_name] == 1 else f"{run.model_name} ({run.date_id})" for run in runs]
+    seen: Counter[str] = Counter()
+    labels = []
+    for label in dated:
+        seen[label] += 1
+        labels.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
+    return labels
+
+
+def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
+    samples: dict[str, dict[tuple[str, int], Sample]] = {}
+    for sample in read_samples(run, task) if task in run.tasks else ():
+        of_filter = samples.setdefault(sample.filter, {})
+        occurrence = 0
+        while (sample.doc_hash, occurrence) in of_filter:
+            occurrence += 1
+        of_filter[sample.doc_hash, occurrence] = sample
+    return Entry(label=label, series=series, run=run, samples=samples)
+
+
+def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
+    scores = [_score(entry.run, name, metric=metric, filter_=filter_) for entry in entries]
+    values = [_values(entry, metric=metric, filter_=filter_) for entry in entries]
+    directions = [score.higher_is_better for score in scores if score and score.higher_is_better is not None]
+    share = metric.startswith(SHARES)
+    higher = directions[0] if directions else (True if share else None)
+    lead = entries[0] if entries[0].label == subject else None
+    rows = []
+    for entry, score, own in zip(entries, scores, values, strict=True):
+        pair = (values[0], own) if lead is not None and entry is not lead else None
+        prompts = other_prompts(lead, entry, filter_=filter_) if lead is not None else frozenset()
+        difference = difference_of(*pair, prompts=prompts, higher_is_better=higher) if pair else None
+        row = _row(entry, score, own, task=name, difference=difference)
+        unpaired = pair is not None and difference is None and not row.note
+        rows.append(replace(row, note="no per-document figures to pair") if unpaired else row)
+    return ScoreTable(
+        metric=metric,
+        filter=filter_,
+        higher_is_better=higher,
+        share=share,
+        bound=metric.endswith("_bound"),
+        note=next((note for ending, note in METRIC_NOTES if metric.endswith(ending)), ""),
+        rows=tuple(rows),
+    )
+
+
+def _score(run: Run, task: str, *, metric: str, filter_: str) -> Score | None:
+    return next((s for s in run.tasks[task].scores if (s.metric, s.filter) == (metric, filter_)), None)
+
+
+def _values(entry: Entry, *, metric: str, filter_: str) -> dict[tuple[str, int], float]:
+    """Per-document figures; corpus-level metrics, whose documents hold tuples, have none."""
+    found = {}
+    for key, sample in entry.samples.get(filter_, {}).items():
+        value = sample.metrics.get(metric)
+        if isinstance(value, (bool, int, float)) and math.isfinite(value):
+            found[key] = float(value)
+    return found
+
+
+def _row(
+    entry: Entry, score: Score | None, values: Mapping[Any, float], *, task: str, difference: Difference | None
+) -> ScoreRow:
+    result = entry.run.tasks[task]
+    interval, kind = _interval(score, values)
+    return ScoreRow(
+        label=entry.label,
+        series=entry.series,
+        value=score.value if score else None,
+        interval=interval,
+        interval_kind=kind,
+        n=result.n_effective if result.n_effective is not None else len(values) or None,
+        n_shot=result.n_shot,
+        note=_row_note(score, values),
+        signature=_signature(score, entry.run, result) if score else "",
+        difference=difference,
+    )
+
+
+def _signature(score: Score, run: Run, result: TaskResult) -> str:
+    """Name and value of every declared setting, as in `exact_match|task:ltm_gsm8k@1.0|shots:8|…`."""
+    settings = dict(flat(run.config))
+    declared = [
+        ("task", f"{result.name}@{result.version}" if result.version else result.name),
+        ("filter", score.filter if score.filter != "none" else ""),
+        ("shots", "" if result.n_shot is None else str(result.n_shot)),
+        *((name, settings.get(key, "")) for name, key in SIGNATURE_KEYS),
+        ("lm_eval", run.software.get("lm_eval_version", "")),
+    ]
+    return "|".join([score.metric, *(f"{name}:{value}" for name, value in declared if value not in {"", "null"})])
+
+
+def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
+    """Wilson's interval for yes-or-no documents, else 1.96 standard errors either side."""
+    from ltm_eval.metrics import wilson_interval
+
+    if score is None or score.value is None:
+        return None, ""
+    if values and set(values.values()) <= {0.0, 1.0}:
+        wilson = wilson_interval(round(sum(values.values())), len(values))
+        return (wilson.low, wilson.high), "Wilson"
+    if score.stderr is None:
+        return None, ""
+    low, high = score.value - NORMAL_QUANTILE * score.stderr, score.value + NORMAL_QUANTILE * score.stderr
+    return ((max(low, 0.0), min(high, 1.0)) if score.metric.startswith(SHARES) else (low, high)), "normal"
+
+
+def _row_note(score: Score | None, values: Mapping[Any, float]) -> str:
+    if score is None:
+        return "not reported by this run"
+    if score.value is None:
+        return score.note
+    if score.metric.startswith(SHARES) and values and abs(fmean(values.values()) - score.value) > 1e-6:
+        return f"the samples' mean is {100 * fmean(values.values()):.2f} %: results and samples disagree"
+    return ""
+
+
+def other_prompts(lead: Entry, entry: Entry, *, filter_: str) -> frozenset[tuple[str, int]]:
+    """Documents that the two runs saw under different prompts."""
+    ours, theirs = lead.samples.get(filter_, {}), entry.samples.get(filter_, {})
+    return frozenset(key for key in ours.keys() & theirs.keys() if ours[key].prompt_hash != theirs[key].prompt_hash)
+
+
+def difference_of(
+    ours: Mapping[tuple[str, int], float],
+    theirs: Mapping[tuple[str, int], float],
+    *,
+    prompts: frozenset[tuple[str, int]],
+    higher_is_better: bool | None,
+) -> Difference | None:
+    from ltm_eval.metrics import paired_difference
+
+    shared = [key for key in ours if key in theirs]
+    if not shared:
+        return None
+    found = paired_difference([ours[key] for key in shared], [theirs[key] for key in shared])
+    low, high = found.interval.low, found.interval.high
+    verdict = "open"
+    if found.p_value < LEVEL and (low > 0 or high < 0):
+        verdict = "" if higher_is_better is None else ("better" if (low > 0) == higher_is_better else "worse")
+    return Difference(
+        estimate=found.estimate,
+        low=low,
+        high=high,
+        p_value=found.p_value,
+        n=len(shared),
+        discordant=found.discordant,
+        other_prompts=sum(key in prompts for key in shared),
+        unpaired=len(ours.keys() ^ theirs.keys()),
+        verdict=verdict,
+    )
+
+
+def bars_of(tables: Sequence[ScoreTable]) -> tuple[Bar, ...]:
+    return tuple(
+        Bar(
+            group=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
+            label=row.label,
+            value=row.value,
+            low=row.interval[0] if row.interval else row.value,
+            high=row.interval[1] if row.interval else row.value,
+        )
+        for table in tables
+        if table.share
+        for row in table.rows
+        if row.value is not None and 0 <= row.value <= 1
+    )
+
+
+def flat(values: Mapping[str, Any], *, prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Nested mappings as dotted keys; other values as JSON, text as it is."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value and prefix.count(".") < 3:
+            rows += flat(value, prefix=f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return tuple(rows)
+
+
+def published_for(task: str) -> tuple[Published, ...]:
+    dataset = next((PUBLISHED_SETS[word] for word in re.split(r"[\W_]+", task.lower()) if word in PUBLISHED_SETS), None)
+    if dataset is None:
+        return ()
+    rows = json.loads((reports_dir() / "published.json").read_text(encoding="utf-8"))
+    return tuple(
+        Published(
+            model=row["model"],
+            params=row.get("params", ""),
+            metric=row["metric"],
+            value=row["value"],
+            shots=row.get("shots"),
+            protocol="; ".join(str(row[key]) for key in ("protocol", "kind", "sampling", "note") if row.get(key)),
+            evidence=row["evidence"],
+            source=row["source"],
+        )
+        for row in rows
+        if row["dataset"] == dataset
+    )

@@ -1,0 +1,70 @@
+"""Text and figures as readers see them: hostile characters visible, long fields cut, numbers in few digits."""
+
+from __future__ import annotations
+
+import re
+
+FIELD_BYTES = 4096
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff"
+    "\ud800-\udfff\ufdd0-\ufdef\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with control, bidirectional and invisible characters and lone surrogates shown by a symbol or number."""
+    return _INVISIBLE.sub(_symbol, text)
+
+
+def _symbol(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"⟦U+{code:04X}⟧"
+
+
+def cut(text: str) -> str:
+    """At most 4 KB of `text`, with a note of what is missing."""
+    if len(text) <= FIELD_BYTES // 4:
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= FIELD_BYTES:
+        return text
+    kept = data[:FIELD_BYTES].decode("utf-8", "ignore")
+    return f"{kept} … [cut: {len(data):,} bytes in all, the whole text is in the samples file]"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to three significant digits or one decimal."""
+    text = f"{abs(value):.1f}" if abs(value) >= 1 or value == 0 else f"{abs(value):.2g}"
+    return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float) -> str:
+    """A figure to four significant digits, never in exponent form between 0.001 and 10 million."""
+    if value and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.3e}".replace("-", "−")
+    digits = max(0, 3 - len(str(int(abs(value)))) + (abs(value) >= 1)) if abs(value) >= 1 else 4
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """A figure to two decimals, for lists of many."""
+    return f"{value:,.2f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share in percent, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def p_words(value: float) -> str:
+    """`= 0.012` or `< 0.001`."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
