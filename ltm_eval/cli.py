@@ -346,11 +346,12 @@ def _task_rows() -> Iterator[tuple[str, str]]:
     """Name and kind of every task and group in our YAML files."""
     for file in sorted(paths.tasks_dir().rglob("*.yaml")):
         content = _read_task(file)
-        name = content.get("task") or content.get("group")
+        name = content.get("group") or content.get("task")
         if isinstance(name, str):
             shots = content.get("num_fewshot")
-            detail = f", {shots} shots unless told" if shots is not None else ""
-            yield name, f"{content.get('output_type', 'group')}{detail}"
+            detail = "" if shots is None else ", zero-shot" if shots == 0 else f", {shots} shots unless told"
+            members = ", ".join(content["task"]) if "group" in content else ""
+            yield name, members or f"{content.get('output_type')}{detail}"
 
 
 def _read_task(file: Path) -> dict[str, Any]:
