@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ltm_eval.plots import Bar, Curve
+    from ltm_eval.plots import Bar, Curve, Spread, Stack
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class ModelCard:
     """Command line."""
     warnings: tuple[str, ...]
     """Warnings the run gave."""
+    audit: str
+    """The audit's verdict in one line; empty where none was made."""
+    audit_passed: bool
+    """Whether it was passed; true where none was made."""
     settings: tuple[tuple[str, str], ...]
     """lm-eval's configuration, flattened."""
     data: tuple[tuple[str, str], ...]
@@ -87,6 +91,8 @@ class ScoreRow:
     """95 % interval."""
     interval_kind: str
     """How the interval was made."""
+    bound: bool
+    """Whether this model's figure is an upper bound though the metric's name does not say so."""
     n: int | None
     """Documents."""
     n_shot: int | None
@@ -120,6 +126,120 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A corpus figure with its uncertainty over documents."""
+
+    value: float
+    """The figure; infinite where no float holds it."""
+    low: float | None
+    """Lower end of the 95 % interval; None where nothing tells it."""
+    high: float | None
+    """Upper end of the 95 % interval."""
+    stderr: float | None
+    """Standard error over documents."""
+    kind: str
+    """How the interval was made: bootstrap, normal, or empty."""
+    mc_se: float | None = None
+    """The part of the standard error that is noise of the draws."""
+
+
+@dataclass(frozen=True)
+class PerplexityLine:
+    """One model under one row of the perplexity table; None where a figure is not defined or not told."""
+
+    label: str
+    """Model."""
+    series: int
+    """Colour, from 1."""
+    bound: bool
+    """Whether the figures are upper bounds, shown with their sign."""
+    per_token: Figure | None
+    """Perplexity per token; nats per token for the two parts of the bound."""
+    per_word: Figure | None
+    """Perplexity per word."""
+    per_byte: Figure | None
+    """Perplexity per byte."""
+    bits_per_byte: Figure | None
+    """Bits per byte."""
+    documents: int | None
+    """Documents."""
+    note: str
+    """Why something is missing or doubtful."""
+    signature: str
+    """The declared settings that make the figure."""
+
+
+@dataclass(frozen=True)
+class PerplexityRow:
+    """All models under one row of the table of what may be called a bound."""
+
+    name: str
+    """Name of the row, such as bound or as_released."""
+    what: str
+    """What the figure is, and is not."""
+    nats: bool
+    """Whether per token stand nats instead of a perplexity."""
+    lines: tuple[PerplexityLine, ...]
+    """One per run that has the figure."""
+
+
+@dataclass(frozen=True)
+class BitsDifference:
+    """The first model minus another, in bits per byte, paired by document; lower is better."""
+
+    label: str
+    """The other model."""
+    series: int
+    """Its colour, from 1."""
+    ours: str
+    """Row of the first model: bound, exact or causal."""
+    theirs: str
+    """Row of the other model."""
+    difference: Difference
+    """The difference."""
+    caveat: str
+    """What the comparison of a bound with an exact figure does not show; empty where both are exact."""
+
+
+@dataclass(frozen=True)
+class WorstDocument:
+    """A document that cost most."""
+
+    doc_id: int
+    """Index in the split."""
+    bits_per_byte: float
+    """Of the first model's headline figure."""
+    others: tuple[tuple[str, float | None], ...]
+    """The other models' figures."""
+    n_bytes: float
+    """Bytes."""
+    text: str
+    """The text."""
+
+
+@dataclass(frozen=True)
+class PerplexitySection:
+    """Everything about one perplexity set, beyond its published figures."""
+
+    rows: tuple[PerplexityRow, ...]
+    """The table."""
+    differences: tuple[BitsDifference, ...]
+    """Paired differences from every baseline."""
+    stacks: tuple[Stack, ...]
+    """Parts of the nats per token, per model."""
+    spreads: tuple[Spread, ...]
+    """Bits per byte of the documents, per model."""
+    worst: tuple[WorstDocument, ...]
+    """The first model's worst documents."""
+    worst_of: str
+    """Label of that model, with the row; empty without samples."""
+    worst_is_bound: bool
+    """Whether its figures are upper bounds."""
+    protocol: tuple[tuple[str, tuple[str, ...], bool], ...]
+    """What the task says of itself: key, one value per run, whether they differ."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The one-sentence answer for a task and a baseline."""
 
@@ -139,10 +259,14 @@ class Published:
     """Model."""
     params: str
     """Parameters, as published."""
+    dataset: str
+    """Data set, as published."""
     metric: str
     """Metric, as published."""
     value: float
     """The figure."""
+    bound: bool
+    """Whether it is an upper bound."""
     shots: int | None
     """Demonstrations, if stated."""
     protocol: str
@@ -251,6 +375,10 @@ class TaskSection:
     """Published figures for the same data set."""
     definition: tuple[tuple[str, str], ...]
     """Task definition, flattened."""
+    perplexity: PerplexitySection | None
+    """Bounds and perplexities, where the task has them."""
+    labels: tuple[str, ...]
+    """Models that have the task."""
     samples: tuple[SampleView, ...]
     """The first documents."""
     documents: int

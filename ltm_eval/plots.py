@@ -46,6 +46,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 _LABEL_LIMIT = 36
+_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,28 @@ class Curve:
     """10 % quantile per step."""
     high: tuple[float, ...]
     """90 % quantile per step."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A bar made of parts."""
+
+    label: str
+    """What the bar stands for: the model."""
+    parts: tuple[tuple[str, float], ...]
+    """Name and size of each part, from the axis outwards."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the documents of one model are distributed."""
+
+    label: str
+    """What the curve stands for: the model."""
+    series: int
+    """Colour, from 1."""
+    values: tuple[float, ...]
+    """One a document."""
 
 
 def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
@@ -134,6 +157,65 @@ def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
             axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
 
     return _svg(draw, size=(6.4, 2.8), name=name)
+
+
+def stacked_bars(stacks: Sequence[Stack], *, name: str) -> str:
+    """Horizontal bars in nats per token, made of parts, one colour per part, their sum at the end; SVG text."""
+    parts = list(dict.fromkeys(part for stack in stacks for part, _ in stack.parts))
+
+    def draw(axes: Axes) -> None:
+        longest = max(sum(size for _, size in stack.parts) for stack in stacks)
+        for position, stack in enumerate(stacks):
+            left = 0.0
+            for part, size in stack.parts:
+                axes.barh(position, size, left=left, height=0.62, color=_series(parts.index(part)))
+                left += size
+            axes.text(left + 0.01 * longest, position, f"{left:.3f}", va="center", color=_INK, fontsize=9)
+        for index, part in enumerate(parts):  # a square of no size carries the name into the legend
+            axes.scatter([], [], marker="s", s=36, color=_series(index), label=_short(part))
+        axes.set_yticks(range(len(stacks)), [_short(stack.label) for stack in stacks])
+        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.set_xlim(0, 1.12 * longest if longest > 0 else 1.0)
+        axes.set_ylim(len(stacks) - 0.5, -0.5)
+        axes.set_xlabel("nats per token")
+        axes.grid(axis="x", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.legend(
+            frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), labelcolor=_INK, borderaxespad=0
+        )
+
+    return _svg(draw, size=(6.4, 1.15 + 0.32 * len(stacks)), name=name)
+
+
+def histogram(spreads: Sequence[Spread], *, name: str) -> str:
+    """Documents by bits per byte, one outline per model over common bins; SVG text."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [value for spread in spreads for value in spread.values]
+    low, high = min(values), max(values)
+    bins = min(_BINS, max(4, round(2 * max(len(spread.values) for spread in spreads) ** 0.5)))
+    width = (high - low) / bins or 0.1
+    edges = [low + width * index for index in range(bins + 1)]
+
+    def draw(axes: Axes) -> None:
+        for spread in spreads:
+            counts = [0] * bins
+            for value in spread.values:
+                counts[min(int((value - low) / width), bins - 1)] += 1
+            colour = _series(spread.series - 1)
+            axes.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
+            axes.stairs(counts, edges, color=colour, linewidth=1.6, label=_short(spread.label))
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("bits per byte of a document")
+        axes.set_ylabel("documents")
+        axes.grid(axis="y", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(spreads) > 1:
+            axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
+
+    return _svg(draw, size=(6.4, 2.3), name=name)
 
 
 def _series(index: int) -> str:

@@ -21,11 +21,12 @@ from ltm_eval.latents import latent_summary
 from ltm_eval.page import ModelCard, ReportData, TaskSection
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
+from ltm_eval.ppl_tables import METRICS, perplexity_section
 from ltm_eval.results import read_latents, write_text_atomic
 from ltm_eval.samples import sample_views
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
-from ltm_eval.verdicts import run_banners, task_banners, verdicts_of
-from ltm_eval.wording import cut, duration, number, p_words, percent, short, signed, visible
+from ltm_eval.verdicts import audit_line, run_banners, task_banners, verdicts_of
+from ltm_eval.wording import cut, duration, number, p_words, percent, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    from ltm_eval.page import PerplexitySection
     from ltm_eval.results import Run
     from ltm_eval.scores import Entry
 
@@ -79,11 +81,14 @@ def build(runs: Sequence[Run]) -> ReportData:
 
 
 def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int) -> TaskSection:
-    keys = list(dict.fromkeys((s.metric, s.filter) for entry in entries for s in entry.run.tasks[name].scores))
+    scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in METRICS]
+    keys = list(dict.fromkeys((s.metric, s.filter) for s in scores))
     tables = tuple(
         score_table(name, entries, metric=metric, filter_=filter_, subject=subject) for metric, filter_ in keys
     )
-    samples, documents = sample_views(entries, budget=share_of_page)
+    perplexity = perplexity_section(name, entries, subject=subject)
+    scored_texts_only = perplexity is not None and not any(table.share for table in tables)
+    samples, documents = ((), 0) if scored_texts_only else sample_views(entries, budget=share_of_page)
     return TaskSection(
         name=name,
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
@@ -94,6 +99,8 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         ),
         published=published_for(name),
         definition=flat(entries[0].run.tasks[name].config),
+        perplexity=perplexity,
+        labels=tuple(entry.label for entry in entries),
         samples=samples,
         documents=documents,
     )
@@ -113,6 +120,8 @@ def _card(label: str, run: Run) -> ModelCard:
         path=run.path.as_posix(),
         command=run.extra.command,
         warnings=run.extra.warnings,
+        audit=audit_line(run),
+        audit_passed=run.extra.audit is None or run.extra.audit.is_bound,
         settings=flat({**run.config, **({"run": dict(run.extra.settings)} if run.extra.settings else {})}),
         data=flat(run.extra.data or {}),
         provenance=flat({**run.software, **(run.extra.provenance or {})}),
@@ -135,6 +144,8 @@ def render(data: ReportData) -> str:
         curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
         if curves:
             figures[f"fit-{index}"] = _markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
+        if task.perplexity is not None:
+            figures |= _perplexity_figures(task.perplexity, index=index)
     return (
         _environment()
         .get_template("report.html.jinja2")
@@ -147,6 +158,19 @@ def render(data: ReportData) -> str:
             settings=_side_by_side(data.models),
         )
     )
+
+
+def _perplexity_figures(section: PerplexitySection, *, index: int) -> dict[str, Markup]:
+    from ltm_eval import plots
+
+    figures = {}
+    stacks = [replace(stack, label=visible(stack.label)) for stack in section.stacks]
+    spreads = [replace(spread, label=visible(spread.label)) for spread in section.spreads if len(spread.values) > 1]
+    if stacks:
+        figures[f"parts-{index}"] = _markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
+    if spreads:
+        figures[f"spread-{index}"] = _markup(plots.histogram(spreads, name=f"spread-{index}"))
+    return figures
 
 
 def _markup(text: str) -> Markup:
@@ -177,6 +201,7 @@ def _environment() -> Environment:
         number=number,
         short=short,
         signed=signed,
+        signed_bits=signed_bits,
         p_words=p_words,
         duration=duration,
         grouped=lambda value: f"{value:,}",

@@ -217,6 +217,44 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class AuditFacts:
+    """What the run's fit settings report on uniformly random tokens, as the run recorded it."""
+
+    preset: str
+    """Name of the fit preset."""
+    deficit_nats_per_block: float | None
+    """T ln V minus the reported figure, mean over blocks; positive is impossible luck for a bound. None: no number."""
+    stderr_nats: float | None
+    """Standard error of that mean; None for a single block."""
+    caught: bool
+    """Whether the deficit exceeds what a bound can reach by luck."""
+    is_bound: bool
+    """The verdict."""
+    t_fast: int
+    """Fast steps of the audit's fit."""
+    figure: str
+    """What was compared: `bound` (fresh draws) or `as_released` (the fit's own noise)."""
+    blocks: int
+    """Blocks of random tokens."""
+    length: int
+    """Scored tokens per block, T."""
+    vocab: int
+    """Vocabulary size, V."""
+    seed: int
+    """Of tokens and noise."""
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], *, where: str) -> AuditFacts:
+        """The verdict that `row` describes; fields of other versions are left alone.
+
+        Raises:
+            ResultsError: a field is absent or of the wrong type.
+        """
+        types = {field.name: str(field.type) for field in fields(cls)}
+        return cls(**{name: _checked(row, name, kind=kind, where=where) for name, kind in types.items()})
+
+
+@dataclass(frozen=True)
 class RunExtra:
     """The block `ltm_eval` of a results file; empty for other models' results."""
 
@@ -236,6 +274,8 @@ class RunExtra:
     """Every option of the run, defaults included."""
     provenance: Mapping[str, Any] | None = None
     """Commit, versions, machine."""
+    audit: AuditFacts | None = None
+    """The random-token audit of the fit settings; None where none was made."""
 
 
 @dataclass(frozen=True)
@@ -437,7 +477,16 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         command=str(block.get("command") or ""),
         settings=_mapping(block.get("settings")),
         provenance=_mapping(block.get("provenance")),
+        audit=_audit(block.get("audit"), where=f"{where}: field ltm_eval.audit"),
     )
+
+
+def _audit(value: Any, *, where: str) -> AuditFacts | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ResultsError(f"{where}: expected an object, got {type(value).__name__}")
+    return AuditFacts.from_json(value, where=where)
 
 
 def _beside(path: Path, name: str) -> Path | None:

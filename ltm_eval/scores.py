@@ -34,7 +34,21 @@ SIGNATURE_KEYS = (
     ("fewshot_seed", "fewshot_seed"),
     ("v", "versions.ltm_eval"),
 )
-PUBLISHED_SETS = {"gsm8k": "GSM8K"}
+PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
+    "gsm8k": ("GSM8K",),
+    "ptb": ("PTB", "PTB validation"),
+    "ltm_wikitext": ("WikiText", "WikiText-103"),
+    "wikitext": ("WikiText-2", "WikiText-2 test raw", "WikiText-2/103 test"),
+    "lm1b": ("LM1B",),
+    "lambada": ("LAMBADA",),
+    "ag_news": ("AG News",),
+    "pubmed": ("PubMed",),
+    "arxiv": ("arXiv",),
+}
+"""Words of a task's name, and the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
+RELEASED_PROTOCOL = "the released evaluator’s protocol: compare with as_released; not a bound"
+ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity"})
+"""lm-eval's own figures of whole texts; what an LTM answers there is a bound."""
 METRIC_NOTES = (
     ("_as_released", "released evaluator, not a bound; shown so that published figures can be compared"),
     ("_given_z", "reconstruction cost, not a perplexity"),
@@ -127,15 +141,16 @@ def _row(
         value=score.value if score else None,
         interval=interval,
         interval_kind=kind,
+        bound=entry.run.model_kind == "ltm" and score is not None and score.metric in ROLLING_METRICS,
         n=result.n_effective if result.n_effective is not None else len(values) or None,
         n_shot=result.n_shot,
         note=_row_note(score, values),
-        signature=_signature(score, entry.run, result) if score else "",
+        signature=signature_of(score, entry.run, result) if score else "",
         difference=difference,
     )
 
 
-def _signature(score: Score, run: Run, result: TaskResult) -> str:
+def signature_of(score: Score, run: Run, result: TaskResult) -> str:
     """Name and value of every declared setting, as in `exact_match|task:ltm_gsm8k@1.0|shots:8|…`."""
     settings = dict(flat(run.config))
     declared = [
@@ -237,21 +252,38 @@ def flat(values: Mapping[str, Any], *, prefix: str = "") -> tuple[tuple[str, str
 
 
 def published_for(task: str) -> tuple[Published, ...]:
-    dataset = next((PUBLISHED_SETS[word] for word in re.split(r"[\W_]+", task.lower()) if word in PUBLISHED_SETS), None)
-    if dataset is None:
-        return ()
-    rows = json.loads((reports_dir() / "published.json").read_text(encoding="utf-8"))
-    return tuple(
-        Published(
-            model=row["model"],
-            params=row.get("params", ""),
-            metric=row["metric"],
-            value=row["value"],
-            shots=row.get("shots"),
-            protocol="; ".join(str(row[key]) for key in ("protocol", "kind", "sampling", "note") if row.get(key)),
-            evidence=row["evidence"],
-            source=row["source"],
-        )
+    """Published figures of the task's own data set, those of one source together."""
+    words = f"_{re.sub(r'[^a-z0-9]+', '_', task.lower())}_"
+    last_word = "_last_word_" in words or "_lambada_openai_" in words
+    sets = next((sets for key, sets in PUBLISHED_SETS.items() if f"_{key}_" in words), ())
+    rows = json.loads((reports_dir() / "published.json").read_text(encoding="utf-8")) if sets else []
+    found = [
+        _published_row(row)
         for row in rows
-        if row["dataset"] == dataset
+        if row["dataset"] in sets and (sets == ("GSM8K",) or _same_quantity(row["metric"], last_word=last_word))
+    ]
+    order = list(dict.fromkeys((row.source, row.evidence) for row in found))
+    return tuple(sorted(found, key=lambda row: order.index((row.source, row.evidence))))
+
+
+def _same_quantity(metric: str, *, last_word: bool) -> bool:
+    """A perplexity of whole texts, or of their last words."""
+    return "perplexity" in metric and ("last-word" in metric) == last_word
+
+
+def _published_row(row: Mapping[str, Any]) -> Published:
+    """LTM perplexities were published as bounds, but stem from the released evaluator, whose figure is none."""
+    notes = [str(row[key]) for key in ("protocol", "kind", "sampling", "note") if row.get(key)]
+    released = row["model"].startswith("LTM") and "perplexity" in row["metric"]
+    return Published(
+        model=row["model"],
+        params=row.get("params", ""),
+        dataset=row["dataset"],
+        metric=row["metric"],
+        value=row["value"],
+        bound=bool(row["bound"]) and not released,
+        shots=row.get("shots"),
+        protocol="; ".join([*notes, *([RELEASED_PROTOCOL] if released else [])]),
+        evidence=row["evidence"],
+        source=row["source"],
     )

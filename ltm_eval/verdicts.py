@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ltm_eval.page import Banner, Verdict
-from ltm_eval.wording import p_words, signed
+from ltm_eval.ppl_tables import differing_protocols
+from ltm_eval.wording import p_words, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltm_eval.page import Difference, ScoreTable, TaskSection
+    from ltm_eval.page import BitsDifference, Difference, ScoreTable, TaskSection
     from ltm_eval.results import Run
     from ltm_eval.scores import Entry
 
 
 def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
-    """One sentence per baseline, under the task's first filter; other filters that say otherwise are added."""
-    found = []
+    """One sentence per baseline: bits per byte of a perplexity set, else the first filter, with others that differ."""
+    found = _perplexity_verdicts(section, subject=subject)
     for label in dict.fromkeys(row.label for table in section.tables for row in table.rows):
         rows = [
             (table, row.difference)
@@ -30,17 +31,43 @@ def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
     return found
 
 
-def _verdict(task: str, label: str, rows: Sequence[tuple[ScoreTable, Difference]], *, subject: str) -> Verdict:
-    table, difference = rows[0]
-    relation = {
+def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]:
+    differences = section.perplexity.differences if section.perplexity is not None else ()
+    found = []
+    for label in dict.fromkeys(one.label for one in differences):
+        first, *others = [one for one in differences if one.label == label]
+        text = f"{_relation(first.difference, subject, label)} on {section.name}: {_bits_words(first)}."
+        for other in others:
+            words = {"better": "better", "worse": "worse", "open": "not distinguishable"}[other.difference.verdict]
+            text += f" Next-token figures: {words}, {_bits_words(other)}."
+        caveats = (first.caveat, _caveat(first.difference))
+        found.append(Verdict(kind=first.difference.verdict, text=text, caveat=" ".join(filter(None, caveats))))
+    return found
+
+
+def _bits_words(one: BitsDifference) -> str:
+    found = one.difference
+    interval = f"95 % interval {signed_bits(found.low)} to {signed_bits(found.high)}, " if found.n > 1 else ""
+    return (
+        f"bits per byte, {one.ours} minus {one.theirs}: {signed_bits(found.estimate)}, {interval}"
+        f"p {p_words(found.p_value)}, {found.n:,} document{'s' if found.n != 1 else ''}"
+    )
+
+
+def _relation(difference: Difference, subject: str, label: str) -> str:
+    return {
         "better": f"{subject} is better than {label}",
         "worse": f"{subject} is worse than {label}",
         "open": f"{subject} and {label} are not distinguishable",
-    }
+    }[difference.verdict]
+
+
+def _verdict(task: str, label: str, rows: Sequence[tuple[ScoreTable, Difference]], *, subject: str) -> Verdict:
+    table, difference = rows[0]
     unit = " percentage points" if table.share else ""
     scale = 100 if table.share else 1
     text = (
-        f"{relation[difference.verdict]} on {task} ({_metric_words(table)}): difference "
+        f"{_relation(difference, subject, label)} on {task} ({_metric_words(table)}): difference "
         f"{signed(scale * difference.estimate)}{unit}, 95 % interval {signed(scale * difference.low)} to "
         f"{signed(scale * difference.high)}, p {p_words(difference.p_value)}, {difference.n:,} documents."
     )
@@ -77,6 +104,39 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
         banners.append(Banner("alarm", f"Sample data: not {what}. The bundled problems are few and made up."))
     if 0 < len(sample) < len(named):
         banners.append(Banner("alarm", f"Different data: only {', '.join(sample)} ran on the bundled sample data."))
+    return banners + _audit_banners(named)
+
+
+def audit_line(run: Run) -> str:
+    """The audit's verdict in one line; empty where none was made."""
+    audit = run.extra.audit
+    if audit is None:
+        return ""
+    head = f"Audit on random tokens: preset {audit.preset}, {audit.t_fast:,} fast steps: "
+    if audit.deficit_nats_per_block is None:
+        return f"{head}no finite figure: not a bound"
+    spread = f" (± {audit.stderr_nats:.1f})" if audit.stderr_nats is not None else ""
+    side = "below" if audit.deficit_nats_per_block > 0 else "above"
+    what = "bound" if audit.figure == "bound" else f"figure {audit.figure}"
+    line = f"{head}{what} lies {abs(audit.deficit_nats_per_block):.1f} nats per block {side} T ln V{spread}: "
+    if audit.is_bound:
+        return f"{line}passes"
+    return f"{line}not a bound" if audit.caught else f"{line}not caught, but scored at the fit’s own noise: not a bound"
+
+
+def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
+    banners = []
+    for label, run in named:
+        audit = run.extra.audit
+        if audit is None or audit.is_bound:
+            continue
+        what = (
+            "No figure of this run may be called a bound."
+            if audit.figure == "bound"
+            else "What the fit itself reports, and every row as_released, is no bound; rows marked ≤ are scored with "
+            "noise that the fit has not seen."
+        )
+        banners.append(Banner("alarm", f"Not a bound: {label}. {audit_line(run)}. {what}"))
     return banners
 
 
@@ -85,6 +145,7 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
         *_limit_banners(name, entries),
         *_prompt_banners(name, section),
         *_setting_banners(name, entries),
+        *_protocol_banners(name, section),
         *_sample_banners(name, entries),
     ]
 
@@ -130,6 +191,12 @@ def _setting_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
             text = f"Different {what} for {name}: {', '.join(sorted(seen))}. The rows are not comparable as they stand."
             banners.append(Banner("alarm", text))
     return banners
+
+
+def _protocol_banners(name: str, section: TaskSection) -> list[Banner]:
+    differing = differing_protocols(section.perplexity) if section.perplexity is not None else []
+    text = f"Different preparations of {name}: {'; '.join(differing)}. The rows are not comparable as they stand."
+    return [Banner("alarm", text)] if differing else []
 
 
 def _sample_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:

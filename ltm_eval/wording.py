@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 FIELD_BYTES = 4096
@@ -40,8 +41,16 @@ def signed(value: float) -> str:
     return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
+def signed_bits(value: float) -> str:
+    """A difference in bits per byte with its sign, to three decimals."""
+    text = "∞" if math.isinf(value) else f"{abs(value):.3f}"
+    return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
 def number(value: float) -> str:
     """A figure to four significant digits, never in exponent form between 0.001 and 10 million."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.3e}".replace("-", "−")
     digits = max(0, 3 - len(str(int(abs(value)))) + (abs(value) >= 1)) if abs(value) >= 1 else 4

@@ -6,6 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.perplexity import bits, bits_stderr, block_mean_ppl, block_mean_ppl_stderr, mc_se, ppl, ppl_stderr
+from ltm_eval.perplexity import rate as nats_per_token
+from ltm_eval.perplexity import rate_stderr as nats_per_token_stderr
 from ltm_eval.results import LatentRecord, digest, write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
@@ -13,6 +16,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TASK = "ltm_gsm8k"
+PPL_TASK = "ltm_ptb"
+LTM_ROWS = {
+    "ppl_per_token_as_released": 0.5,
+    "ppl_per_token_as_released_block_mean": 0.5,
+    "nll_per_token_given_z": 0.75,
+    "kl_per_token": 0.25,
+    "ppl_per_token_prior": 1.5,
+    "ppl_per_token_iwae": 0.9,
+    "ppl_per_token_causal": 1.1,
+}
+"""Rows beside the bound, as shares of the bound's nats."""
+AUDIT = {
+    "preset": "bound",
+    "deficit_nats_per_block": -51.4,
+    "stderr_nats": 1.5,
+    "caught": False,
+    "is_bound": True,
+    "t_fast": 64,
+    "figure": "bound",
+    "blocks": 2,
+    "length": 128,
+    "vocab": 512,
+    "seed": 1234,
+}
+FACTS = {"source": "folder", "split": "validation", "protocol": "mdlm", "block_tokens": 1024, "rows": 3370}
 DATE = "2026-01-02T03-04-05.000006"
 FILTERS = ("strict-match", "flexible-extract")
 LATENT = LatentRecord(
@@ -130,4 +158,86 @@ def _row(index: int, name: str, *, right: bool, shots: int, word: str) -> dict[s
         "prompt_hash": digest(prompt),
         "target_hash": digest(doc["answer"]),
         "exact_match": float(right),
+    }
+
+
+def write_ppl_run(
+    folder: Path,
+    *,
+    model: str,
+    nats: Callable[[int], float],
+    n: int = 8,
+    kind: str = "hf",
+    task: str = PPL_TASK,
+    word: str = "apples",
+    extra: dict[str, Any] | None = None,
+    change: dict[str, Any] | None = None,
+    samples: bool = True,
+) -> Path:
+    """Write one run of a perplexity set, its figures aggregated as the tasks do; return its results file.
+
+    Document `index` has 10 + index tokens, 8 + index words and 40 + index bytes.
+
+    Args:
+        nats: of each document: its bound for an LTM (the other rows are shares of it), else its exact NLL.
+    """
+    target = folder / model.replace("/", "__")[:40]
+    rows = [_ppl_row(index, nats=nats(index), ltm=kind == "ltm", word=word) for index in range(n)]
+    scores: dict[str, Any] = {"alias": task}
+    for metric in rows[0]["metrics"]:
+        figure, spread = AGGREGATIONS.get(metric, (mc_se, None) if metric.endswith("mc_se") else (ppl, ppl_stderr))
+        items = [tuple(row[metric]) for row in rows]
+        scores[f"{metric},none"] = figure(items)
+        if spread is not None:
+            scores[f"{metric}_stderr,none"] = spread(items)
+    content = {
+        "results": {task: scores},
+        "configs": {task: {"task": task, "dataset_kwargs": {"text_set_name": "ptb"}, "metadata": {"version": 1.0}}},
+        "versions": {task: 1.0},
+        "n-shot": {task: 0},
+        "higher_is_better": {task: dict.fromkeys(rows[0]["metrics"], False)},
+        "n-samples": {task: {"original": n, "effective": n}},
+        "config": {"model": kind, "model_args": {"pretrained": model}, "limit": None},
+        "lm_eval_version": "0.4.13",
+        "model_name": model,
+    }
+    if extra is not None:
+        content["ltm_eval"] = extra
+    path = target / f"results_{DATE}.json"
+    write_json_atomic(path, content | (change or {}))
+    if samples:
+        write_jsonl_atomic(target / f"samples_{task}_{DATE}.jsonl", rows)
+    return path
+
+
+AGGREGATIONS: dict[str, Any] = {
+    "bits_per_byte": (bits, bits_stderr),
+    "bits_per_byte_bound": (bits, bits_stderr),
+    "nll_per_token_given_z": (nats_per_token, nats_per_token_stderr),
+    "kl_per_token": (nats_per_token, nats_per_token_stderr),
+    "ppl_per_token_as_released_block_mean": (block_mean_ppl, block_mean_ppl_stderr),
+}
+
+
+def _ppl_row(index: int, *, nats: float, ltm: bool, word: str) -> dict[str, Any]:
+    text = f"Text {index} of {word}."
+    sizes = {"ppl_per_token": 10 + index, "ppl_per_word": 8 + index, "ppl_per_byte": 40 + index}
+    sizes["bits_per_byte"] = sizes["ppl_per_byte"]
+    metrics: dict[str, list[float]] = {f"{unit}{'_bound' * ltm}": [nats, size] for unit, size in sizes.items()}
+    if ltm:
+        metrics |= {name: [share * nats, sizes["ppl_per_token"]] for name, share in LTM_ROWS.items()}
+        metrics["ppl_per_token_bound_mc_se"] = [nats, sizes["ppl_per_token"], 0.5]
+    return {
+        "doc_id": index,
+        "doc": {"text": text, "index": index},
+        "target": text,
+        "arguments": {"gen_args_0": {"arg_0": text}},
+        "resps": [[f"{-nats}"]],
+        "filtered_resps": [f"{-nats}"],
+        "filter": "none",
+        "metrics": list(metrics),
+        "doc_hash": digest(text),
+        "prompt_hash": digest(text),
+        "target_hash": digest(text),
+        **metrics,
     }

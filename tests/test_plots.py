@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ltm_eval.plots import Bar, Curve, accuracy_bars, fit_trajectory
+from ltm_eval.plots import Bar, Curve, Spread, Stack, accuracy_bars, fit_trajectory, histogram, stacked_bars
 
 CURVE = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
 
@@ -20,7 +20,20 @@ def bars(label: str = "gpt2") -> list[Bar]:
 
 def figures(label: str = "gpt2") -> list[str]:
     other = Curve(label=label, median=CURVE.median, low=CURVE.low, high=CURVE.high)
-    return [accuracy_bars(bars(label), name="f"), fit_trajectory([CURVE, other], name="f")]
+    stacks = [
+        Stack(label="ltm", parts=(("NLL", 3.0), ("KL", 1.0))),
+        Stack(label=label, parts=(("exact", 2.0),)),
+    ]
+    spreads = [
+        Spread(label="ltm", series=1, values=(1.0, 1.5, 1.75)),
+        Spread(label=label, series=2, values=(1.25, 2.0)),
+    ]
+    return [
+        accuracy_bars(bars(label), name="f"),
+        fit_trajectory([CURVE, other], name="f"),
+        stacked_bars(stacks, name="f"),
+        histogram(spreads, name="f"),
+    ]
 
 
 def texts(svg: str) -> list[str]:
@@ -82,3 +95,27 @@ def test_bars_end_where_their_values_are() -> None:
             xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", element.attrib["d"])]
             widths[element.get("fill")] = max(xs) - min(xs)
     assert widths["var(--series-2)"] == pytest.approx(4 * widths["var(--series-1)"], rel=1e-4)
+
+
+def widths(svg: str) -> dict[str, float]:
+    """Extent in x of what is filled, by colour."""
+    found: dict[str, float] = {}
+    for element in ElementTree.fromstring(svg).iter("path"):
+        fill = element.get("fill") or ""
+        if fill.startswith("var(--series") and element.get("clip-path"):
+            xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", element.attrib["d"])]
+            found[fill] = max(xs) - min(xs)
+    return found
+
+
+def test_stacked_parts_are_as_long_as_their_values_and_begin_where_the_last_ended() -> None:
+    svg = stacked_bars([Stack(label="ltm", parts=(("NLL", 3.0), ("KL", 1.0)))], name="f")
+    found = widths(svg)
+    assert found["var(--series-1)"] == pytest.approx(3 * found["var(--series-2)"], rel=1e-4)
+    assert "4.000" in texts(svg)
+    assert {"NLL", "KL"} <= set(texts(svg))
+
+
+def test_equal_documents_make_a_histogram_too() -> None:
+    svg = histogram([Spread(label="ltm", series=1, values=(1.5, 1.5, 1.5))], name="f")
+    assert "bits per byte of a document" in texts(svg)

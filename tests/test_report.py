@@ -10,12 +10,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 from hashlib import sha256
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_runs import TASK, write_run
+from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.report import build, render, write
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"
 RENEW = "RENEW_SNAPSHOTS" in os.environ
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-DRAWING = {"svg", "g", "defs", "path", "use", "text", "clippath", "rect"}
-MARKUP = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)' x='",
-    "</style></script></title></pre></details></table><h1>gone</h1>",
-    "{{7*7}} {% include '/etc/passwd' %} ${7*7}",
-    "<!-- --> ]]> <![CDATA[ --!>",
-    "<svg onload=alert(1)><a href=javascript:alert(1)>",
-    "&lt;b&gt; &amp;amp; &#x202e;",
-)
-INVISIBLE = (
-    "\u202eabc\u2066def\u2069",
-    "\x00\x01\x07\x1b[31mred\x1b]0;title\x07\r\x7f\x85",
-    "\ud800 and \udfff",
-    "a\u2028b\u2029c\u200b\ufeff",
-)
-HOSTILE = {"mark-up": " ".join(MARKUP), "invisible": " ".join(INVISIBLE), "deep": "<div>" * 300}
 
 
 def right(index: int) -> bool:
@@ -80,46 +61,6 @@ def only(data: ReportData) -> TaskSection:
 
 def baseline_row(data: ReportData) -> ScoreRow:
     return only(data).tables[0].rows[1]
-
-
-class Structure(HTMLParser):
-    """Elements with their attributes, in order, without the text; and the text, without the elements.
-
-    Of what is drawn inside a figure only the names are kept, as a set: its geometry follows the width of the labels.
-    """
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.others: list[str] = []
-        self.drawn: set[tuple[str, ...]] = set()
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if "svg" in self.open or tag == "svg":
-            self.drawn.add((tag, *sorted(name for name, _ in attrs)))
-        else:
-            self.elements.append((tag, tuple(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def handle_comment(self, data: str) -> None:
-        self.others.append(data)
-
-    def unknown_decl(self, data: str) -> None:
-        self.others.append(data)
 
 
 # Figures
@@ -205,7 +146,7 @@ def test_documents_only_one_model_saw_are_left_out_and_counted(tmp_path: Path) -
 
 
 def test_scores_carry_a_signature_of_the_declared_settings(tmp_path: Path) -> None:
-    config = {"model": "ltm", "condition": "prompt", "fit": {"preset": "bound", "t_fast": 16}, "limit": None}
+    config: dict[str, Any] = {"model": "ltm", "condition": "prompt", "fit": {"preset": "bound", "t_fast": 16}, "limit": None}
     config |= {"tokenizer": {"name": "gpt2"}, "random_seed": 7, "versions": {"ltm_eval": "0.1.0"}}
     write_run(tmp_path, model="ltm-x", right=right, change={"config": config})
     assert only(data_of(tmp_path)).tables[1].rows[0].signature == (
@@ -386,16 +327,7 @@ def harmless(tmp_path_factory: pytest.TempPathFactory) -> Structure:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_inert_in_every_field(tmp_path: Path, harmless: Structure, name: str) -> None:
     """The same page with a harmless word in every place has the same elements and attributes."""
-    hostile = page_with(tmp_path, HOSTILE[name])
-    assert hostile.elements == harmless.elements
-    assert {tag for tag, *_ in hostile.drawn} <= DRAWING
-    assert hostile.drawn == harmless.drawn
-    assert hostile.open == harmless.open == []
-    assert hostile.others == harmless.others == []
-    shown = "".join(hostile.text)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]", shown)
-    for part in HOSTILE[name].split() if name == "mark-up" else ():
-        assert part in shown
+    assert_inert(page_with(tmp_path, HOSTILE[name]), harmless, name=name)
 
 
 def test_hostile_task_names_are_inert(tmp_path: Path) -> None:

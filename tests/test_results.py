@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import fields, replace
+import re
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import DATE, FILTERS, LATENT, TASK, document, write_run
+from fake_runs import AUDIT, DATE, FILTERS, LATENT, TASK, document, write_run
 
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.results import (
@@ -18,6 +19,7 @@ from ltm_eval.results import (
     digest,
     find_runs,
     read_latents,
+    read_run,
     read_samples,
     write_json_atomic,
     write_jsonl_atomic,
@@ -290,3 +292,32 @@ def test_a_task_name_is_no_path(tmp_path: Path) -> None:
     (tmp_path / f"secret_{DATE}.jsonl").write_text("{}\n", encoding="utf-8")
     assert (path.parent / f"samples_{name}_{DATE}.jsonl").is_file()
     assert find_runs([path])[0].tasks[name].samples_path is None
+
+
+# The audit
+
+
+def run_with_audit(folder: Path, audit: Any) -> Any:
+    return read_run(write_run(folder, model="m", right=bool, extra={"audit": audit})).extra.audit
+
+
+def test_the_audit_is_read_as_the_run_wrote_it(tmp_path: Path) -> None:
+    found = run_with_audit(tmp_path, {**AUDIT, "of_a_later_version": 1})
+    assert asdict(found) == AUDIT
+    assert run_with_audit(tmp_path, None) is None
+    assert read_run(write_run(tmp_path, model="m", right=bool)).extra.audit is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"is_bound": "yes"}, "field ltm_eval.audit: field is_bound: expected true or false, got 'yes'"),
+        ({"t_fast": -1}, "field t_fast: expected a whole number of at least 0, got '-1'"),
+        ({"preset": None}, "field preset: expected text, got 'None'"),
+    ],
+)
+def test_a_malformed_audit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultsError, match=re.escape(message)):
+        run_with_audit(tmp_path, {**AUDIT, **change})
+    with pytest.raises(ResultsError, match="field ltm_eval.audit: expected an object, got list"):
+        run_with_audit(tmp_path, [AUDIT])

@@ -1,0 +1,428 @@
+"""The perplexity part of a page: every figure of a set under its own name, with "≤" on bounds and nowhere else.
+
+Figures come from the pairs (nats, units) that lm-eval logs for each document, with a bootstrap over documents; where
+there are no samples, from the results file and its standard error. Per-token figures do not compare across tokenizers;
+differences are therefore taken in bits per byte. Which row may be called a bound: ltm_eval.bounds, arXiv:2502.01567.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ltm_eval.page import (
+    BitsDifference,
+    Difference,
+    Figure,
+    PerplexityLine,
+    PerplexityRow,
+    PerplexitySection,
+    WorstDocument,
+)
+from ltm_eval.plots import Spread, Stack
+from ltm_eval.scores import LEVEL, NORMAL_QUANTILE, flat, other_prompts, signature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ltm_eval.metrics import Perplexity
+    from ltm_eval.results import Score
+    from ltm_eval.scores import Entry
+
+    Key = tuple[str, int]
+    Pairs = Mapping[Key, tuple[float, float]]
+
+WORST = 5
+WORST_CHARACTERS = 600
+AGREEMENT = 1e-6
+"""Relative difference above which samples and results disagree."""
+UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
+SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
+"""A task that reports one of these is a perplexity set."""
+PROTOCOL_KEYS = ("protocol", "block_tokens", "insert_eos", "split")
+"""Preparation of the text: runs that differ here did not score the same documents."""
+UNTOLD = "–"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table."""
+
+    name: str
+    """As in the documentation of bounds."""
+    what: str
+    """What it is, and is not."""
+    metric: str
+    """Per-token metric; headline rows have the other units as well."""
+    bound: bool = False
+    """Whether it may be called an upper bound."""
+    nats: bool = False
+    """Whether it is nats per token and no perplexity."""
+    in_bytes: bool = False
+    """Whether its bits per byte may be set beside other models'."""
+
+
+BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
+EXACT = Kind("exact", "autoregressive model: exact NLL of the next token", "ppl_per_token", in_bytes=True)
+CAUSAL = Kind(
+    "causal",
+    "a real next-token figure: z fitted on what precedes each chunk only; comparable with an autoregressive model’s",
+    "ppl_per_token_causal",
+    in_bytes=True,
+)
+NLL = Kind(
+    "nll_given_z",
+    "part of the bound, not a perplexity: cost of the text once z is known, nats per token",
+    "nll_per_token_given_z",
+    nats=True,
+)
+KL = Kind("kl", "part of the bound, not a perplexity: cost of z itself, nats per token", "kl_per_token", nats=True)
+BLOCK_MEAN = Kind(
+    "as_released, mean of blocks",
+    "not a bound: the same, as the mean over blocks of exp(nats per token), the released evaluator’s average",
+    "ppl_per_token_as_released_block_mean",
+)
+KINDS = (
+    BOUND,
+    EXACT,
+    Kind("iwae", "importance-weighted bound over fresh draws", "ppl_per_token_iwae", bound=True, in_bytes=True),
+    Kind("prior", "bound without a fit: z from the prior", "ppl_per_token_prior", bound=True, in_bytes=True),
+    CAUSAL,
+    Kind(
+        "as_released",
+        "not a bound: the released evaluator, scored at the very noise of the fit; shown so that published figures "
+        "can be compared",
+        "ppl_per_token_as_released",
+    ),
+    BLOCK_MEAN,
+    NLL,
+    KL,
+)
+METRICS = frozenset(
+    {*(unit + ending for unit in UNITS for ending in ("", "_bound")), *(kind.metric for kind in KINDS)}
+    | {"ppl_per_token_bound_mc_se"}
+)
+"""What the table shows; the score tables leave it out."""
+
+
+def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> PerplexitySection | None:
+    """The tables and figures of perplexity set `name`; None where no run reports a perplexity of it."""
+    costs = [_Costs(entry, name) for entry in entries]
+    if not any(cost.scores.keys() & set(SIGNS) for cost in costs):
+        return None
+    rows = [_row(kind, costs) for kind in KINDS]
+    lead = costs[0] if costs[0].entry.label == subject else None
+    pairs = [(lead, other) for other in costs[1:]] if lead is not None else []
+    return PerplexitySection(
+        rows=tuple(row for row in rows if row.lines),
+        differences=tuple(found for ours, theirs in pairs for found in _differences(ours, theirs)),
+        stacks=_stacks(rows),
+        spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
+        worst=_worst(costs),
+        worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
+        worst_is_bound=costs[0].is_bound(costs[0].headline),
+        protocol=_protocol(name, entries),
+    )
+
+
+class _Costs:
+    """One run's figures of one set: by metric, and by document."""
+
+    def __init__(self, entry: Entry, task: str) -> None:
+        self.entry, self.task = entry, task
+        self.result = entry.run.tasks[task]
+        self.scores: dict[str, Score] = {}
+        for score in self.result.scores:
+            self.scores.setdefault(score.metric, score)
+        self.ending = "_bound" if {"ppl_per_token_bound", "bits_per_byte_bound"} & self.scores.keys() else ""
+        # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
+        self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
+
+    def has(self, kind: Kind) -> bool:
+        """Whether the run reports this row."""
+        if kind in {BOUND, EXACT}:
+            return kind is self.headline and any(unit + self.ending in self.scores for unit in UNITS)
+        return kind.metric in self.scores
+
+    def is_bound(self, kind: Kind) -> bool:
+        """Whether the row's sign holds: a preset whose fresh-noise figure fails the audit gives no bounds."""
+        audit = self.entry.run.extra.audit
+        return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
+
+    def logged(self, metric: str) -> Pairs:
+        """(nats, units) of every document, as logged; empty where a document has none.
+
+        lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
+        """
+        samples = self.entry.samples.get("none") or next(iter(self.entry.samples.values()), {})
+        found: dict[Key, tuple[float, float]] = {}
+        for key, sample in samples.items():
+            pair = sample.metrics.get(metric)
+            if not isinstance(pair, list) or len(pair) < 2 or not all(map(_is_finite, pair[:2])) or pair[1] < 0:
+                return {}
+            found[key] = (abs(float(pair[0])), float(pair[1]))
+        return found if any(units for _, units in found.values()) else {}
+
+    def pairs(self, kind: Kind, unit: str) -> Pairs:
+        """Nats of the row with the documents' tokens, words or bytes."""
+        headline = self.logged(unit + self.ending)
+        if kind is self.headline:
+            return headline
+        own = self.logged(kind.metric)
+        if unit == "ppl_per_token" or not own or not headline:
+            return own if unit == "ppl_per_token" else {}
+        return {key: (own[key][0], headline[key][1]) for key in own if key in headline}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# The table
+
+
+def _row(kind: Kind, costs: Sequence[_Costs]) -> PerplexityRow:
+    lines = tuple(_line(kind, cost) for cost in costs if cost.has(kind))
+    return PerplexityRow(name=kind.name, what=kind.what, nats=kind.nats, lines=lines)
+
+
+def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
+    head = kind is cost.headline
+    metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
+    scores = [cost.scores.get(metric) for metric in metrics]
+    tokens = None if kind.nats or kind is BLOCK_MEAN else _corpus(cost.pairs(kind, "ppl_per_token"))
+    words = _corpus(cost.pairs(kind, "ppl_per_word")) if head or kind is CAUSAL else None
+    in_bytes = _corpus(cost.pairs(kind, "bits_per_byte")) if kind.in_bytes else None
+    computed = (_ppl(tokens), _ppl(words), _ppl(in_bytes), _bits(in_bytes))
+    checked = [_settled(figure, score) for figure, score in zip(computed, scores, strict=True)]
+    figures = [figure for figure, _ in checked]
+    told = next((score for score in scores if score is not None), None)
+    noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
+    if figures[0] is not None and noise is not None:
+        figures[0] = replace(figures[0], mc_se=noise.value)
+    return PerplexityLine(
+        label=cost.entry.label,
+        series=cost.entry.series,
+        bound=cost.is_bound(kind),
+        per_token=figures[0],
+        per_word=figures[1],
+        per_byte=figures[2],
+        bits_per_byte=figures[3],
+        documents=cost.result.n_effective,
+        note=_note(cost, kind, [note for _, note in checked]),
+        signature=signature_of(told, cost.entry.run, cost.result) if told is not None else "",
+    )
+
+
+def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
+    told = [note for note in notes if note]
+    if kind.bound and not cost.is_bound(kind):
+        told.append("the audit failed: not a bound")
+    return "; ".join(dict.fromkeys(told))
+
+
+def _corpus(pairs: Pairs) -> Perplexity | None:
+    from ltm_eval.metrics import corpus_ppl
+
+    if not pairs:
+        return None
+    return corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
+
+
+def _ppl(found: Perplexity | None) -> Figure | None:
+    if found is None:
+        return None
+    low, high = (found.interval.low, found.interval.high) if found.documents > 1 else (None, None)
+    kind = "bootstrap" if found.documents > 1 else ""
+    return Figure(value=found.ppl, low=low, high=high, stderr=found.stderr, kind=kind)
+
+
+def _bits(found: Perplexity | None) -> Figure | None:
+    """The same in bits per unit: base-2 logarithms."""
+    if found is None:
+        return None
+    known = found.documents > 1
+    stderr = found.stderr / found.ppl / math.log(2) if found.stderr is not None and math.isfinite(found.ppl) else None
+    return Figure(
+        value=found.nats / found.units / math.log(2),
+        low=_log2(found.interval.low) if known else None,
+        high=_log2(found.interval.high) if known else None,
+        stderr=stderr,
+        kind="bootstrap" if known else "",
+    )
+
+
+def _log2(value: float) -> float:
+    return math.log2(value) if value > 0 else -math.inf
+
+
+def _settled(computed: Figure | None, score: Score | None) -> tuple[Figure | None, str]:
+    """The figure of the samples; that of the results file where there is none or the two disagree, and why."""
+    if score is None:
+        return computed, ""
+    if score.value is None:
+        return computed, score.note if computed is None else ""
+    if computed is not None and math.isclose(computed.value, score.value, rel_tol=AGREEMENT):
+        return computed, ""
+    half = NORMAL_QUANTILE * score.stderr if score.stderr is not None else None
+    reported = Figure(
+        value=score.value,
+        low=score.value - half if half is not None else None,
+        high=score.value + half if half is not None else None,
+        stderr=score.stderr,
+        kind="normal" if half is not None else "",
+    )
+    return reported, "" if computed is None else f"{score.metric}: results and samples disagree"
+
+
+# Differences
+
+
+def _differences(ours: _Costs, theirs: _Costs) -> list[BitsDifference]:
+    """Headline against headline, and the two next-token figures against each other."""
+    kinds = [(ours.headline, theirs.headline)]
+    next_token = [CAUSAL if cost.has(CAUSAL) else EXACT if cost.has(EXACT) else None for cost in (ours, theirs)]
+    if next_token[0] is not None and next_token[1] is not None and next_token != [EXACT, EXACT]:
+        kinds.append((next_token[0], next_token[1]))
+    found = []
+    for own, other in kinds:
+        difference = _difference(ours, own, theirs, other)
+        if difference is not None:
+            found.append(
+                BitsDifference(
+                    label=theirs.entry.label,
+                    series=theirs.entry.series,
+                    ours=own.name,
+                    theirs=other.name,
+                    difference=difference,
+                    caveat=_caveat(ours, own, theirs, other),
+                )
+            )
+    return found
+
+
+def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Difference | None:
+    """Corpus bits per byte of `ours` minus those of `theirs` over the documents that both scored."""
+    from ltm_eval.metrics import corpus_ppl, paired_difference
+
+    first, second = ours.pairs(own, "bits_per_byte"), theirs.pairs(other, "bits_per_byte")
+    shared = [key for key in first if key in second]
+    sizes = [first[key][1] for key in shared]
+    if not any(sizes):
+        return None
+    a, b = ([costs[key][0] for key in shared] for costs in (first, second))
+    ratio = corpus_ppl([x - y for x, y in zip(a, b, strict=True)], sizes)
+    tested = paired_difference(a, b)
+    low, high = _log2(ratio.interval.low), _log2(ratio.interval.high)
+    verdict = "open"
+    if tested.p_value < LEVEL and (low > 0 or high < 0):
+        verdict = "better" if high < 0 else "worse"
+    prompts = other_prompts(ours.entry, theirs.entry, filter_="none")
+    return Difference(
+        estimate=ratio.nats / ratio.units / math.log(2),
+        low=low,
+        high=high,
+        p_value=tested.p_value,
+        n=len(shared),
+        discordant=tested.discordant,
+        other_prompts=sum(key in prompts for key in shared),
+        unpaired=len(first.keys() ^ second.keys()),
+        verdict=verdict,
+    )
+
+
+def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
+    bounds = (own.bound, other.bound)
+    if any(kind.bound and not cost.is_bound(kind) for cost, kind in ((ours, own), (theirs, other))):
+        return "The audit failed: the figure called bound is none, so nothing about the models is certain."
+    return {
+        (True, False): "Bound against exact NLL: LTM better is certain, LTM worse is not.",
+        (False, True): "Exact NLL against a bound: first model worse is certain, first model better is not.",
+        (True, True): "Bound against bound: the order of the models’ exact figures is not certain either way.",
+    }.get(bounds, "")
+
+
+# Figures and documents
+
+
+def _stacks(rows: Sequence[PerplexityRow]) -> tuple[Stack, ...]:
+    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token."""
+    stacks = {}
+    lines = {row.name: {line.label: line.per_token for line in row.lines} for row in rows}
+    for label, nll in lines["nll_given_z"].items():
+        kl = lines["kl"].get(label)
+        if nll is not None and kl is not None:
+            stacks[label] = Stack(label=label, parts=(("NLL given z", nll.value), ("KL", kl.value)))
+    for label, exact in lines["exact"].items():
+        if stacks and exact is not None and 1 <= exact.value < math.inf:
+            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact.value)),))
+    return tuple(stacks.values())
+
+
+def _document_bits(cost: _Costs) -> dict[Key, float]:
+    pairs = cost.pairs(cost.headline, "bits_per_byte")
+    return {key: nats / size / math.log(2) for key, (nats, size) in pairs.items() if size}
+
+
+def _spread(cost: _Costs) -> Spread:
+    return Spread(label=cost.entry.label, series=cost.entry.series, values=tuple(_document_bits(cost).values()))
+
+
+def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
+    """The documents that cost the first model most, in bits per byte."""
+    lead = costs[0]
+    bits = _document_bits(lead)
+    others = [(cost.entry.label, _document_bits(cost)) for cost in costs[1:]]
+    sizes = lead.pairs(lead.headline, "bits_per_byte")
+    samples = {key: sample for of_filter in lead.entry.samples.values() for key, sample in of_filter.items()}
+    found = []
+    for key in sorted(bits, key=lambda key: (-bits[key], samples[key].doc_id))[:WORST]:
+        text = samples[key].prompt or samples[key].target
+        found.append(
+            WorstDocument(
+                doc_id=samples[key].doc_id,
+                bits_per_byte=bits[key],
+                others=tuple((label, values.get(key)) for label, values in others),
+                n_bytes=sizes[key][1],
+                text=text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
+            )
+        )
+    return tuple(found)
+
+
+# Protocol
+
+
+def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    told = [_told(name, entry) for entry in entries]
+    keys = list(dict.fromkeys(key for facts in told for key in facts))
+    rows = [(key, tuple(facts.get(key, UNTOLD) for facts in told)) for key in keys]
+    return tuple((key, values, len(set(values)) > 1) for key, values in rows)
+
+
+def _told(name: str, entry: Entry) -> dict[str, str]:
+    """What the task's metadata and the record of its data say; model arguments, which lm-eval mixes in, left out."""
+    config = entry.run.tasks[name].config
+    arguments = entry.run.config.get("model_args")
+    metadata = config.get("metadata")
+    facts = {key: config[key] for key in ("dataset_path", "dataset_name", "test_split") if config.get(key) is not None}
+    for part in (config.get("dataset_kwargs"), metadata):
+        facts |= part if isinstance(part, dict) else {}
+    for key in (*(arguments if isinstance(arguments, dict) else ()), "config_source", "version"):
+        facts.pop(key, None)
+    sets = (entry.run.extra.data or {}).get("sets")
+    read = sets.get(name) if isinstance(sets, dict) else None
+    for split, about in read.items() if isinstance(read, dict) else ():
+        facts |= about if isinstance(about, dict) else {split: about}
+    return dict(flat(facts))
+
+
+def differing_protocols(section: PerplexitySection) -> list[str]:
+    """Which parts of the preparation the runs tell differently, as `block_tokens: 512, 1024`."""
+    found = []
+    for key, values, _ in section.protocol:
+        told = sorted(set(values) - {UNTOLD})
+        if key in PROTOCOL_KEYS and len(told) > 1:
+            found.append(f"{key}: {', '.join(told)}")
+    return found
