@@ -17,7 +17,13 @@ from ltm_eval.errors import UsageError
 SAMPLE_SEED = 20_241
 """Seed of the bundled sample data."""
 SAMPLE_ROWS = {"train": 120, "test": 40}
-"""Generated rows in the bundled sample data; in `test` they follow the rows written by hand."""
+"""Generated rows of each split's templates in the bundled sample data."""
+SEEN_ROWS = 30
+"""Rows of the bundled `test.jsonl` that come from training templates, with numbers and names of seed `SAMPLE_SEED + 1`.
+
+The file takes turns: a problem written by hand, one of a template the demo model was trained on, one of a held-out
+template.
+"""
 
 
 @dataclass(frozen=True)

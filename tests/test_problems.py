@@ -11,7 +11,7 @@ import pytest
 
 from ltm_eval.errors import UsageError
 from ltm_eval.paths import sample_data_dir
-from ltm_eval.problems import SAMPLE_ROWS, SAMPLE_SEED, TEMPLATES, Draft, Noun, Problem, generate
+from ltm_eval.problems import SAMPLE_ROWS, SAMPLE_SEED, SEEN_ROWS, TEMPLATES, Draft, Noun, Problem, generate
 
 STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>(\d+)")
 SPLITS = ("train", "test")
@@ -84,12 +84,21 @@ def test_bundled_problems_are_right(split: str) -> None:
 def test_bundled_sizes() -> None:
     assert len(bundled("train")) >= 100
     assert len(bundled("test")) >= 60
-    assert len(bundled("test")) - SAMPLE_ROWS["test"] >= 24
+    assert len(bundled("test")) - SAMPLE_ROWS["test"] - SEEN_ROWS >= 24
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_bundled_generated_rows_are_the_generators(split: str) -> None:
-    assert bundled(split)[-SAMPLE_ROWS[split] :] == generate(SAMPLE_ROWS[split], seed=SAMPLE_SEED, split=split)
+    made = generate(SAMPLE_ROWS[split], seed=SAMPLE_SEED, split=split)
+    assert [problem for problem in bundled(split) if problem in made] == made
+
+
+def test_bundled_test_rows_take_turns() -> None:
+    rows = bundled("test")
+    seen = generate(SEEN_ROWS, seed=SAMPLE_SEED + 1, split="train")
+    held_out = generate(SAMPLE_ROWS["test"], seed=SAMPLE_SEED, split="test")
+    assert rows[1 : 3 * SEEN_ROWS : 3] == seen and rows[2 : 3 * SEEN_ROWS : 3] == held_out[:SEEN_ROWS]
+    assert not set(rows) & set(bundled("train"))
 
 
 def test_splits_are_disjoint() -> None:
