@@ -209,8 +209,8 @@ class WorstDocument:
     """Index in the split."""
     bits_per_byte: float
     """Of the first model's headline figure."""
-    others: tuple[tuple[str, float | None], ...]
-    """The other models' figures."""
+    others: tuple[tuple[str, float, bool], ...]
+    """The other models' figures, and whether they are upper bounds."""
     n_bytes: float
     """Bytes."""
     text: str
@@ -236,7 +236,7 @@ class PerplexitySection:
     worst_is_bound: bool
     """Whether its figures are upper bounds."""
     protocol: tuple[tuple[str, tuple[str, ...], bool], ...]
-    """What the task says of itself: key, one value per run, whether they differ."""
+    """What the task says of itself: key, one value per run (– where it does not), whether values differ."""
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def histogram(spreads: Sequence[Spread], *, name: str) -> str:
         axes.grid(axis="y", color=_RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         if len(spreads) > 1:
-            axes.legend(frameon=False, loc="upper right", labelcolor=_INK)
+            axes.legend(frameon=False, loc="best", labelcolor=_INK)
 
     return _svg(draw, size=(6.4, 2.3), name=name)
 

@@ -136,6 +136,7 @@ class _Costs:
         for score in self.result.scores:
             self.scores.setdefault(score.metric, score)
         self.ending = "_bound" if {"ppl_per_token_bound", "bits_per_byte_bound"} & self.scores.keys() else ""
+        self.read: dict[str, Pairs] = {}
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
 
@@ -155,6 +156,11 @@ class _Costs:
 
         lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
         """
+        if metric not in self.read:
+            self.read[metric] = self._read(metric)
+        return self.read[metric]
+
+    def _read(self, metric: str) -> Pairs:
         samples = self.entry.samples.get("none") or next(iter(self.entry.samples.values()), {})
         found: dict[Key, tuple[float, float]] = {}
         for key, sample in samples.items():
@@ -373,7 +379,7 @@ def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
     """The documents that cost the first model most, in bits per byte."""
     lead = costs[0]
     bits = _document_bits(lead)
-    others = [(cost.entry.label, _document_bits(cost)) for cost in costs[1:]]
+    others = [(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs[1:]]
     sizes = lead.pairs(lead.headline, "bits_per_byte")
     samples = {key: sample for of_filter in lead.entry.samples.values() for key, sample in of_filter.items()}
     found = []
@@ -383,7 +389,7 @@ def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
             WorstDocument(
                 doc_id=samples[key].doc_id,
                 bits_per_byte=bits[key],
-                others=tuple((label, values.get(key)) for label, values in others),
+                others=tuple((label, values[key], bound) for label, values, bound in others if key in values),
                 n_bytes=sizes[key][1],
                 text=text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
             )
@@ -398,7 +404,7 @@ def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str
     told = [_told(name, entry) for entry in entries]
     keys = list(dict.fromkeys(key for facts in told for key in facts))
     rows = [(key, tuple(facts.get(key, UNTOLD) for facts in told)) for key in keys]
-    return tuple((key, values, len(set(values)) > 1) for key, values in rows)
+    return tuple((key, values, len(set(values) - {UNTOLD}) > 1) for key, values in rows)
 
 
 def _told(name: str, entry: Entry) -> dict[str, str]:

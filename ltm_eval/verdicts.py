@@ -36,13 +36,22 @@ def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]
     found = []
     for label in dict.fromkeys(one.label for one in differences):
         first, *others = [one for one in differences if one.label == label]
-        text = f"{_relation(first.difference, subject, label)} on {section.name}: {_bits_words(first)}."
+        text = f"{_bits_relation(first, subject)} on {section.name}: {_bits_words(first)}."
+        text += f" {first.caveat}" if first.caveat else ""
         for other in others:
             words = {"better": "better", "worse": "worse", "open": "not distinguishable"}[other.difference.verdict]
             text += f" Next-token figures: {words}, {_bits_words(other)}."
-        caveats = (first.caveat, _caveat(first.difference))
-        found.append(Verdict(kind=first.difference.verdict, text=text, caveat=" ".join(filter(None, caveats))))
+        found.append(Verdict(kind=first.difference.verdict, text=text, caveat=_caveat(first.difference)))
     return found
+
+
+def _bits_relation(one: BitsDifference, subject: str) -> str:
+    """A bound that lies above an exact figure does not make its model the worse one."""
+    if (one.ours, one.theirs, one.difference.verdict) == ("bound", "exact", "worse"):
+        return f"The bound of {subject} is worse than the exact figure of {one.label}"
+    if (one.ours, one.theirs, one.difference.verdict) == ("exact", "bound", "better"):
+        return f"The exact figure of {subject} is better than the bound of {one.label}"
+    return _relation(one.difference, subject, one.label)
 
 
 def _bits_words(one: BitsDifference) -> str:

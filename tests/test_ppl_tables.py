@@ -155,7 +155,9 @@ def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> No
     assert verdict.text.startswith(
         f"ltm-x is better than gpt2-x on ltm_ptb: bits per byte, bound minus exact: −{abs(gap):.3f}, 95 % interval −"
     )
-    assert verdict.caveat == first.caveat
+    assert first.caveat in verdict.text
+    assert "Next-token figures: better, bits per byte, causal minus exact: " in verdict.text
+    assert verdict.caveat == ""
 
 
 def test_lower_is_better(tmp_path: Path) -> None:
@@ -163,7 +165,8 @@ def test_lower_is_better(tmp_path: Path) -> None:
     write_ppl_run(tmp_path, model="gpt2-x", nats=of_gpt2, n=N)
     (verdict,) = data_of(tmp_path).verdicts
     assert verdict.kind == "worse"
-    assert "LTM worse is not" in verdict.caveat
+    assert verdict.text.startswith("The bound of ltm-x is worse than the exact figure of gpt2-x on ltm_ptb: ")
+    assert "LTM worse is not" in verdict.text
 
 
 def test_documents_of_one_run_only_are_left_out_and_counted(tmp_path: Path) -> None:

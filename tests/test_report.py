@@ -146,7 +146,12 @@ def test_documents_only_one_model_saw_are_left_out_and_counted(tmp_path: Path) -
 
 
 def test_scores_carry_a_signature_of_the_declared_settings(tmp_path: Path) -> None:
-    config: dict[str, Any] = {"model": "ltm", "condition": "prompt", "fit": {"preset": "bound", "t_fast": 16}, "limit": None}
+    config: dict[str, Any] = {
+        "model": "ltm",
+        "condition": "prompt",
+        "fit": {"preset": "bound", "t_fast": 16},
+        "limit": None,
+    }
     config |= {"tokenizer": {"name": "gpt2"}, "random_seed": 7, "versions": {"ltm_eval": "0.1.0"}}
     write_run(tmp_path, model="ltm-x", right=right, change={"config": config})
     assert only(data_of(tmp_path)).tables[1].rows[0].signature == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -49,7 +50,7 @@ def test_a_record_survives_json() -> None:
 
 
 def test_every_field_says_what_it_means() -> None:
-    source = Path(LatentRecord.from_json.__func__.__code__.co_filename).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(LatentRecord)).read_text(encoding="utf-8")
     body = source[source.index("class LatentRecord") : source.index("def __post_init__")]
     for field in fields(LatentRecord):
         line = body.split(f"\n    {field.name}: ")[1].split("\n")[1]
