@@ -59,7 +59,7 @@ def number(value: float) -> str:
 
 def short(value: float) -> str:
     """A figure to two decimals, for lists of many."""
-    return f"{value:,.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:,.2f}".replace("-", "−")  # + 0.0: no minus before a zero
 
 
 def percent(value: float) -> str:

@@ -20,7 +20,7 @@ from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
-from ltm_eval.wording import cut, number, p_words, signed, visible
+from ltm_eval.wording import cut, number, p_words, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
     from ltm_eval.page import ReportData, ScoreRow, TaskSection
@@ -424,5 +424,8 @@ def test_long_text_is_cut_at_whole_characters() -> None:
 def test_numbers_are_written_for_readers() -> None:
     assert [signed(value) for value in (4.25, -0.5, 0.0, 12.0)] == ["+4.2", "−0.5", "0.0", "+12.0"]
     assert [p_words(value) for value in (0.0001, 0.0123, 0.5)] == ["< 0.001", "= 0.012", "= 0.50"]
+    assert [short(value) for value in (-0.001, -1.5, 1234.567)] == ["0.00", "−1.50", "1,234.57"]
+    assert [signed_bits(value) for value in (0.0254, -1.0, 0.0, float("-inf"))] == ["+0.025", "−1.000", "0.000", "−∞"]
+    assert number(float("inf")) == "∞"
     values = [number(value) for value in (11.023176, 1.23659, 0.30625, 1234.5, 0.0, -2.5, 3e-5)]
     assert values == ["11.02", "1.237", "0.3063", "1,234", "0.0000", "−2.500", "3.000e−05"]
