@@ -2,7 +2,8 @@
 
 Uniformly random tokens cost T ln V nats under their true distribution, and no model does better than by luck: for any
 normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure is
-lower by more XX
+lower by more than 20 nats per block is therefore no bound.
+
 Source: Markov's inequality; DESIGN section 4 for the finding about github mingluzhao/Latent-Thought-LM @498e39e.
 """
 
