@@ -306,6 +306,10 @@ class RunConfig:
     """Fast steps; `auto` ends each document's fit once it gains no more, None takes the preset's."""
     rows: str = "all"
     """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
+    causal_chunk: int = 64
+    """Tokens the causal row scores between two refits of z."""
+    causal_t_fast: int = 4
+    """Fast steps of each of its refits."""
     seed: int = 1234
     """Of latent noise, token draws and demonstrations."""
     tokenizer: str | None = None

@@ -35,7 +35,7 @@ from ltm_eval.arguments import (
     whole,
 )
 from ltm_eval.checkpoint import load_with_tokenizer
-from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, check_choice, fit_config
+from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, leaving
@@ -82,6 +82,8 @@ class LTM(TemplateLM):
         condition: str = "prompt",
         lr: Any = None,
         rows: str = ALL_ROWS,
+        causal_chunk: Any = None,
+        causal_t_fast: Any = None,
         dtype: str = "auto",
         seed: Any = 1234,
         tokenizer: str | None = None,
@@ -101,6 +103,8 @@ class LTM(TemplateLM):
             lr: learning rate of the fast loop; None takes the preset's.
             rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
                 joined by `+`.
+            causal_chunk: tokens the causal row scores between two refits of z; None takes `RunConfig`'s.
+            causal_t_fast: fast steps of each of its refits; None takes `RunConfig`'s.
             dtype: of matrix products: `float32`, `bfloat16` or `auto`.
             seed: of latent noise and token draws.
             tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
@@ -117,7 +121,11 @@ class LTM(TemplateLM):
         check_choice("dtype", dtype, DTYPES)
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), lr=number_or_none("lr", lr))
-        self.rows = row_options(rows)
+        self.rows = row_options(
+            rows,
+            causal_chunk=whole("causal_chunk", causal_chunk, RunConfig.causal_chunk),
+            causal_t_fast=whole("causal_t_fast", causal_t_fast, RunConfig.causal_t_fast),
+        )
         self._device = resolve_device(device)
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
         self.dtype = resolve_dtype(dtype, self._device)

@@ -182,6 +182,26 @@ Rows = Annotated[
         text="Rows of a perplexity beside the bound and its parts: as_released, iwae, prior, causal, joined by +.",
     ),
 ]
+CausalChunk = Annotated[
+    int,
+    _option(
+        "--causal_chunk",
+        panel=LATENTS,
+        metavar="N",
+        parser=_whole("causal_chunk", 1),
+        text="Tokens the causal row scores between two refits of z.",
+    ),
+]
+CausalFastSteps = Annotated[
+    int,
+    _option(
+        "--causal_t_fast",
+        panel=LATENTS,
+        metavar="N",
+        parser=_whole("causal_t_fast", 0, MAX_FAST_STEPS),
+        text="Fast steps of each of those refits.",
+    ),
+]
 Seed = Annotated[
     int,
     _option(

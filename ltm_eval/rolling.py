@@ -26,18 +26,20 @@ OPTIONAL_ROWS = ("as_released", "iwae", "prior", "causal")
 ALL_ROWS = "all"
 DRAWS_OF_MIXTURES = 16
 """Draws of the importance-weighted and the prior row."""
-CAUSAL = CausalConfig(chunk=64, t_fast=4, draws=8)
 
 
-def row_options(rows: str) -> RowOptions:
+def row_options(rows: str, *, causal_chunk: int, causal_t_fast: int) -> RowOptions:
     """Which rows are computed beside the bound and its parts.
 
     Args:
         rows: `all`, `bound`, or names joined by `+`, such as `bound+causal+prior`.
+        causal_chunk: tokens scored between two refits of z.
+        causal_t_fast: fast steps of each refit.
 
     Raises:
-        UsageError: a name is not known.
+        UsageError: a name is not known, or a number is out of range.
     """
+    causal = CausalConfig(chunk=causal_chunk, t_fast=causal_t_fast)
     names = set(OPTIONAL_ROWS) if rows == ALL_ROWS else set(rows.split("+")) - {"bound"}
     for name in sorted(names - set(OPTIONAL_ROWS)):
         known = (ALL_ROWS, "bound", *OPTIONAL_ROWS)
@@ -46,7 +48,7 @@ def row_options(rows: str) -> RowOptions:
         iwae=DRAWS_OF_MIXTURES if "iwae" in names else 0,
         prior=DRAWS_OF_MIXTURES if "prior" in names else 0,
         as_released="as_released" in names,
-        causal=CAUSAL if "causal" in names else None,
+        causal=causal if "causal" in names else None,
     )
 
 

@@ -247,6 +247,8 @@ def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
         "preset": config.preset,
         "condition": config.condition,
         "rows": config.rows,
+        "causal_chunk": config.causal_chunk,
+        "causal_t_fast": config.causal_t_fast,
         "dtype": config.dtype,
         "seed": config.seed,
         "tokenizer": config.tokenizer,

@@ -207,6 +207,20 @@ def test_adaptive_steps_end_by_themselves_and_do_not_depend_on_the_batch(folder:
     assert score < 0 and lm.records[0].t_fast == len(lm.records[0].objective_nats) - 1 > 16
 
 
+def test_chunk_and_budget_of_the_causal_row_are_options(folder: Path) -> None:
+    text = [("some text that goes on for a while, " * 3,)]
+    found = set()
+    for options in ({}, {"causal_chunk": 16}, {"causal_chunk": 16.0, "causal_t_fast": 9}):
+        (score,) = model(folder, rows="causal", **options).loglikelihood_rolling(
+            instances("loglikelihood_rolling", text)
+        )
+        assert isinstance(score, RollingScore)
+        found.add(score.rows["causal"])
+    assert len(found) == 3
+    with pytest.raises(UsageError, match="chunk"):
+        model(folder, causal_chunk=0)
+
+
 def test_a_literal_end_of_text_is_that_token(folder: Path) -> None:
     lm = model(folder)
     (document,) = windows_of("ab<|endoftext|>", lm.encoding, lm.max_length)
