@@ -124,6 +124,7 @@ def build(checkpoint: Checkpoint) -> LatentThoughtModel:
 
 def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Find, read and check a checkpoint; see `load`."""
+    check_place(source)
     if str(source) == DEMO_MODEL:
         return _read_folder(assets_dir() / "ltm-demo", source=DEMO_MODEL, revision=None)
     path = Path(source)
@@ -131,14 +132,18 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
         return _read_folder(path, source=str(source), revision=None)
     if path.exists():
         return _read_released(path)
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)) and not str(source).endswith(".pt"):
-        folder, commit = _fetch(str(source), revision)
-        return _read_folder(folder, source=str(source), revision=commit)
-    raise CheckpointError(
-        f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
-        f"{CONFIG_FILE} and "
-        f"{WEIGHTS_FILE}, or a released ckpt_*.pt"
-    )
+    folder, commit = _fetch(str(source), revision)
+    return _read_folder(folder, source=str(source), revision=commit)
+
+
+def check_place(source: str | Path) -> None:
+    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read."""
+    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)) and not str(source).endswith(".pt")
+    if str(source) != DEMO_MODEL and not Path(source).exists() and not hub_id:
+        raise CheckpointError(
+            f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
+            f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
+        )
 
 
 # Our folder ----------------------------------------------------------------------------------------------------------

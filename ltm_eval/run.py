@@ -74,8 +74,11 @@ def run(config: RunConfig) -> Outcome:
     Raises:
         LtmEvalError: something cannot be used; nothing that was finished is lost.
     """
+    from ltm_eval.checkpoint import check_place
+
     config, notes = settle(config)
     output = check_output(Path(config.output_path))
+    check_place(str(config.model))
     _quiet_hosts()
     manager = task_manager(config)
     names = known_tasks(config.tasks, manager)

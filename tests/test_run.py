@@ -144,6 +144,7 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ({"device": "cuda:55"}, MachineError, "found cpu"),
         ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
         ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
+        ({"model": "{tmp}/absent", "data": "{tmp}/absent"}, LtmEvalError, "checkpoint"),
     ],
 )
 def test_what_is_wrong_is_named(
