@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "paths", "progress", "results", "wording"),
+    ("config", "drafts", "paths", "progress", "results", "wording"),
     (
         "answers",
         "arguments",
@@ -26,10 +26,12 @@ LAYERS = (
         "options",
         "perplexity",
         "plug",
-        "problems",
+        "templates_heldout",
+        "templates_measures",
+        "templates_things",
         "tokenizer",
     ),
-    ("fewshot", "model", "texts"),
+    ("fewshot", "model", "problems", "texts"),
     ("blocks", "checkpoint", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve"),
     ("audit", "rolling"),
