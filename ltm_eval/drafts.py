@@ -67,8 +67,8 @@ PERCENTS = {10: 10, 20: 5, 25: 4, 30: 10, 40: 5, 50: 2, 60: 5, 75: 4, 80: 5}
 """Percentages, each with the number whose multiples it divides into whole parts."""
 
 DAY, WEEK, HOUR, MINUTE = _plain("day", "week", "hour", "minute")
-PAGE, POINT, YEAR, KILOMETRE, LITRE, METRE, KILOGRAM = _plain(
-    "page", "point", "year", "kilometre", "litre", "metre", "kilogram"
+PAGE, POINT, YEAR, KILOMETRE, LITRE, METRE, CENTIMETRE, KILOGRAM = _plain(
+    "page", "point", "year", "kilometre", "litre", "metre", "centimetre", "kilogram"
 )
 SEAT, EGG, TICKET, BOOK, PIECE, CAN = _plain("seat", "egg", "ticket", "book", "piece", "can")
 FISH, PERSON, CHILD, FRIEND = (
