@@ -19,7 +19,7 @@ from ltm_eval.templates_things import THINGS_TEMPLATES
 
 SAMPLE_SEED = 20_241
 """Seed of the bundled sample data."""
-SAMPLE_ROWS = {"train": 144, "test": 132}
+SAMPLE_ROWS = {"train": 144, "test": 125}
 """Generated rows of each split's templates in the bundled `train.jsonl` and `test.jsonl`."""
 SEEN_ROWS = 72
 """Rows of the bundled `seen.jsonl`."""

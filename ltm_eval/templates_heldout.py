@@ -12,6 +12,7 @@ from ltm_eval.drafts import (
     LITRE,
     METRE,
     MINUTE,
+    PERSON,
     PIECE,
     POINT,
     TICKET,
@@ -292,6 +293,19 @@ def _sponsors(d: Draft) -> str:
     )
 
 
+def _excursion(d: Draft) -> str:
+    vans, each, fuel, entry, given = d.number(2, 5), d.number(4, 8), d.number(10, 30), d.number(3, 9), d.number(5, 20)
+    people = d.step("{} go along.", vans, "*", each, PERSON)
+    vans_cost = d.step("The vans cost ${}.", vans, "*", fuel)
+    entries = d.step("The tickets cost ${}.", people, "*", entry)
+    both = d.step("Both cost ${}.", vans_cost, "+", entries)
+    d.step("The club pays ${}.", both, "-", given)
+    return (
+        f"A chess club goes to a castle in {vans} vans with {each} people in each. A van costs ${fuel}, a ticket for "
+        f"the castle ${entry}. The town gives ${given} towards it. How many dollars does the club pay itself?"
+    )
+
+
 HELDOUT_TEMPLATES: tuple[Template, ...] = (
     _pipes,
     _concert,
@@ -317,5 +331,6 @@ HELDOUT_TEMPLATES: tuple[Template, ...] = (
     _catching_up,
     _parcel,
     _sponsors,
+    _excursion,
 )
 """Each returns the question."""

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from ltm_eval import drafts
 from ltm_eval.drafts import (
     ANIMALS,
     BAKED,
@@ -232,18 +233,23 @@ def test_generation_is_seeded() -> None:
     assert generate(0, seed=1, split="test") == []
 
 
+def nouns_in(value: object) -> list[Noun]:
+    """The noun or nouns that a constant of `drafts` holds."""
+    if isinstance(value, Noun):
+        return [value]
+    return [noun for noun in value if isinstance(noun, Noun)] if isinstance(value, tuple) else []
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_grammar(split: str) -> None:
     text = "\n".join(f"{p.question}\n{p.answer}" for p in generate(1_500, seed=5, split=split))
     text = re.sub(r"<<[^<>]*>>", "", text)
     assert "  " not in text
     assert "{" not in text
-    plural = re.findall(
-        r"(?<![\d$])\b1 (?:[a-z]+ )?(?:apples|coins|days|eggs|books|pieces|tickets|points|boxes|people|tins)\b", text
-    )
-    singular = re.findall(
-        r"\b(?:[02-9]|\d\d+) (?:apple|coin|day|egg|book|piece|ticket|point|box|person|tin|friend)\b", text
-    )
+    nouns = [noun for name in dir(drafts) for noun in nouns_in(getattr(drafts, name)) if noun.one != noun.many]
+    many, one = ("|".join(sorted({noun[n] for noun in nouns})) for n in (1, 0))
+    plural = re.findall(rf"(?<![\d$.,])\b1 (?:[a-z]+ )?(?:{many})\b", text)
+    singular = re.findall(rf"\b(?:[02-9]|\d\d+) (?:{one})\b(?! plant)", text)
     assert (plural, singular) == ([], [])
 
 
@@ -256,7 +262,7 @@ def test_answers_are_short() -> None:
     for split in SPLITS:
         for problem in generate(800, seed=9, split=split):
             pieces = re.findall(r"[A-Za-z]+|\d|<<|>>|####|[^\sA-Za-z\d]", problem.answer)
-            assert len(pieces) <= 85, problem.answer
+            assert len(pieces) <= 110, problem.answer
 
 
 def test_a_draft_refuses_fractions_and_negative_numbers() -> None:
