@@ -322,8 +322,8 @@ def _younger(d: Draft) -> str:
     if asked.startswith("How old are"):
         d.total("Together they are {} old.", age, old, third, noun=YEAR)
     return (
-        f"{d.who} is {age} years old. {d.other} is {TIMES[k]} as old as {d.who}, and {d.third} is {YEAR.of(less)} younger "
-        f"than {d.other}. {asked}"
+        f"{d.who} is {age} years old. {d.other} is {TIMES[k]} as old as {d.who}, and {d.third} is {YEAR.of(less)} "
+        f"younger than {d.other}. {asked}"
     )
 
 
