@@ -44,6 +44,7 @@ AUDIT_BLOCKS = 2
 NEEDED_BYTES = 50 * 2**20
 PREFIX = "ltm_"
 NOT_GSM8K = "demo model, sample data: not GSM8K"
+NOT_PUBLISHED = "demo model, sample data: not the published sets"
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
     data = "sample" if config.model is None and config.data == "auto" else config.data
     notes = []
     if demo and data == "sample":
-        notes.append(NOT_GSM8K)
+        notes.append(NOT_GSM8K if any("gsm8k" in task for task in config.tasks) else NOT_PUBLISHED)
     elif demo:
         notes.append("demo model: made to try the program, its scores mean nothing")
     elif data == "sample":
-        notes.append("sample data: problems written for this project, not the published set")
+        notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes

@@ -69,7 +69,7 @@ def test_blocks_by_hand(over_bytes: Tokenizer) -> None:
         documents=2,
         n_words=7,
         n_bytes=28,
-        n_tokens_gpt2=30,
+        n_tokens_block=30,
         stream_tokens=31,
         dropped_tokens=3,
         dropped_bytes=3,
@@ -93,7 +93,7 @@ def test_a_cut_never_falls_inside_a_character(over_bytes: Tokenizer) -> None:
     blocks, counts = cut_blocks(["x" * 13 + "€" + "y" * 30], over_bytes, SIXTEEN)
     assert [inner(block) for block in blocks] == ["x" * 13, "€" + "y" * 11, "y" * 14]
     assert (counts.moved_cuts, counts.moved_tokens, counts.dropped_tokens) == (1, 1, 5)
-    assert blocks[0].n_tokens_gpt2 == 14
+    assert blocks[0].n_tokens_block == 14
 
 
 def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) -> None:
@@ -101,7 +101,7 @@ def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) 
     assert len(merging.encode("abcd")) == 3
     blocks, counts = cut_blocks(["ab", "cd"] * 20, merging, SIXTEEN)
     for block in blocks:
-        assert len(merging.encode(inner(block))) == block.n_tokens_gpt2 - 1 <= 14
+        assert len(merging.encode(inner(block))) == block.n_tokens_block - 1 <= 14
     assert counts.moved_cuts == counts.changed_blocks == len(blocks)
     kept = "".join(map(inner, blocks))
     assert ("abcd" * 20).startswith(kept)
@@ -111,7 +111,7 @@ def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) 
 def test_a_block_whose_text_takes_fewer_tokens_stays(merging: Tokenizer) -> None:
     blocks, counts = cut_blocks(["xb", "cx"] * 7, merging, SIXTEEN)
     assert [inner(block) for block in blocks] == ["xbcx" * 3 + "xb", "cx" + "xbcx" * 3]
-    assert [block.n_tokens_gpt2 for block in blocks] == [12, 12]
+    assert [block.n_tokens_block for block in blocks] == [12, 12]
     assert (counts.moved_cuts, counts.changed_blocks, counts.stream_tokens) == (0, 2, 28)
 
 
@@ -133,7 +133,7 @@ def test_all_text_is_in_the_blocks_or_dropped(
     assert counts.n_bytes + counts.dropped_bytes == sum(len(example.encode()) for example in examples)
     assert counts.dropped_tokens < block_tokens - 2
     for block in blocks:
-        assert len(merging.encode(block.text, end_of_text=True)) == block.n_tokens_gpt2 <= block_tokens - 1
+        assert len(merging.encode(block.text, end_of_text=True)) == block.n_tokens_block <= block_tokens - 1
         assert len(inner(block).replace(END_OF_TEXT, "").encode()) == block.n_bytes
     words = sum(len(re.findall(r"\S+", example)) for example in examples)
     assert words - len(re.findall(r"\S+", dropped)) - len(examples) <= counts.n_words <= words
@@ -217,7 +217,7 @@ def test_facts_say_what_was_read_and_done(tmp_path: Path) -> None:
         "documents": 3,
         "n_words": 14,
         "n_bytes": 42,
-        "n_tokens_gpt2": 45,
+        "n_tokens_block": 45,
         "stream_tokens": 45,
         "dropped_tokens": 3,
         "dropped_bytes": 3,
@@ -237,7 +237,7 @@ def test_rows_for_lm_eval(tmp_path: Path) -> None:
         "text": "a b c d e f g " + END_OF_TEXT,
         "n_words": 7,
         "n_bytes": 14,
-        "n_tokens_gpt2": 15,
+        "n_tokens_block": 15,
         "index": 0,
     }
     facts = json.loads(found["blocks"].info.description)
@@ -305,5 +305,5 @@ def test_counts_of_the_published_sets(name: str, expected: tuple[int, ...], monk
     if cache.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
     facts = prepare(name, data=PUBLISHED).facts
-    keys = ("documents", "n_words", "n_bytes", "n_tokens_gpt2", "stream_tokens", "dropped_tokens", "moved_cuts")
+    keys = ("documents", "n_words", "n_bytes", "n_tokens_block", "stream_tokens", "dropped_tokens", "moved_cuts")
     assert tuple(facts[key] for key in (*keys, "changed_blocks")) == expected

@@ -164,7 +164,7 @@ def test_blocks_have_lm_evals_own_nats_and_transformers_own_cross_entropy(
     docs = [sample["doc"] for sample in found["samples"]["ltm_wikitext"]]
     nats = -math.fsum(theirs(gpt2, [doc["text"] for doc in docs], tmp_path)[1])
     ours = figures(found, "ltm_wikitext")
-    for metric, unit in (("ppl_per_token", "n_tokens_gpt2"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
+    for metric, unit in (("ppl_per_token", "n_tokens_block"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
         assert ours[metric] == pytest.approx(math.exp(nats / sum(doc[unit] for doc in docs)), rel=1e-4)
     assert ours["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(doc["n_bytes"] for doc in docs), rel=1e-4)
     losses, tokens = [], 0
@@ -201,9 +201,9 @@ def test_the_seven_tasks_run_under_one_name(folder: Path) -> None:
         values = figures(found, task)
         assert set(values) == PLAIN | {f"{name}_stderr" for name in PLAIN}
         docs = [sample["doc"] for sample in found["samples"][task]]
-        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_gpt2", "index"]
+        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_block", "index"]
         nats = sum(2.0 * len(doc["text"]) for doc in docs)
-        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_gpt2"] for doc in docs)))
+        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_block"] for doc in docs)))
         assert isinstance(values["ppl_per_token_stderr"], float)
     assert all(text.endswith(END_OF_TEXT) for text in model.texts)
     json.dumps(found["configs"])
