@@ -273,10 +273,11 @@ def counts(sources: Path = SOURCES) -> dict[str, tuple[int, str]]:
 README = """\
 # Sample data
 
-Small texts to try every task with, without a download. **These are not the published sets**, and figures on them compare
-with nothing outside this program: the texts are few, and of one hand. All of it was written for this project, with
-invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/` holds word problems made
-by `ltm_eval/problems.py`; the rest is made by `python demo/make_sample_text.py` from natural prose in `demo/sample_text/`.
+Small texts to try every task with, without a download. **These are not the published sets**, and figures on them
+compare with nothing outside this program: the texts are few, and of one hand. All of it was written for this project,
+with invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/` holds word
+problems made by `ltm_eval/problems.py`; the rest is made by `python demo/make_sample_text.py` from natural prose in
+`demo/sample_text/`.
 
 | source | words | what |
 |---|---|---|
@@ -286,8 +287,8 @@ The three registers of newswire, encyclopedia and single sentences have {registe
 
 | set | file | from | form |
 |---|---|---|---|
-| `ptb` | `ptb.valid.txt` | newswire | Mikolov's: lower case, no punctuation, `N` for numbers, `<unk>` for {unknown} rare words |
-| `ag_news` | `test.csv` | newswire | class, title, description: headline and first paragraph only, so not further text |
+| `ptb` | `ptb.valid.txt` | newswire | Mikolov's: lower case, no punctuation, `N` for numbers, {unknown} rare words `<unk>` |
+| `ag_news` | `test.csv` | newswire | class, title, description: headlines and first paragraphs, no further text |
 | `wikitext` | `wiki.valid.raw` | encyclopedia | raw form with `@-@`, `@,@`, `@.@` and `= Heading =` |
 | `lm1b` | `sample.test.tokens` | single sentences | tokenised, one a line |
 | `lambada` | `lambada_test.jsonl` | passages | OpenAI's: `{{"text": …}}` |

@@ -78,9 +78,9 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """What each metric's aggregation needs of one document.
 
     Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
-    a `RollingScore` count the model's own tokens, those of a plain float the block tokenizer's tokens of the text (GPT-2's
-    unless the facts of the set name another; lm-eval does not tell the model's own count), the closing end-of-text
-    included.
+    a `RollingScore` count the model's own tokens, those of a plain float the block tokenizer's tokens of the text
+    (GPT-2's unless the facts of the set name another; lm-eval does not tell the model's own count), the closing
+    end-of-text included.
 
     Args:
         doc: a row of `blocks.blocks_dataset`.

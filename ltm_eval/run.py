@@ -382,6 +382,7 @@ def _about(
 ) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    sets = {task.task_name: data_facts(task) for task in tasks}
     return {
         "config": {
             "model": subject.kind,
@@ -407,9 +408,9 @@ def _about(
         "ltm_eval": {
             "warnings": [*notes, *_warnings(subject, lm)],
             "demo_model": subject.name == DEMO_MODEL,
-            "sample_data": config.data == "sample",
+            "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
-            "data": {"choice": config.data, "sets": {task.task_name: data_facts(task) for task in tasks}},
+            "data": {"choice": config.data, "sets": sets},
             "mean_fast_steps": {name: fmean(steps) for name, steps in fast_steps.items() if steps},
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
@@ -434,6 +435,11 @@ def data_facts(task: Any) -> Any:
         description = getattr(getattr(dataset, "info", None), "description", "")
         facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
     return facts
+
+
+def _is_sample(facts: dict[str, Any]) -> bool:
+    """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
+    return any(split.get("sample") is True for split in facts.values())
 
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:

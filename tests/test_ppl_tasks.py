@@ -15,6 +15,8 @@ import torch
 import yaml
 from tiny import byte_ranks, tiny_gpt2
 
+from ltm_eval.blocks import block_tokenizer
+from ltm_eval.errors import MachineError
 from ltm_eval.paths import tasks_dir
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.texts import TEXT_SETS
@@ -110,7 +112,9 @@ def manager(data: object, **metadata: Any) -> TaskManager:
     return TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata={"data": str(data), **metadata})
 
 
-def run(model: LM, data: Path, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any) -> Any:
+def run(
+    model: LM, data: Path | str, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any
+) -> Any:
     options = {"bootstrap_iters": 0, "verbosity": None, **options}
     found = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager(data, **(metadata or {})), **options)
     assert found is not None
@@ -261,6 +265,24 @@ def test_last_words_of_lambada(folder: Path, tmp_path: Path) -> None:
     assert reference.texts == model.texts
     assert found["results"]["their_lambada"]["perplexity,none"] == pytest.approx(values["perplexity"])
     assert found["results"]["their_lambada"]["acc,none"] == values["acc"]
+
+
+def test_the_samples_run_without_gpt2s_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise MachineError("no network")
+
+    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    found = run(Canned(), "sample", ["ltm_ppl", "ltm_lambada_last_word"], limit=2)
+    assert set(found["samples"]) == {*TASKS, "ltm_lambada_last_word"}
+    demo = block_tokenizer("demo")
+    for task in TASKS:
+        docs = [sample["doc"] for sample in found["samples"][task]]
+        counted = [len(demo.encode(doc["text"], end_of_text=True)) for doc in docs]
+        assert [doc["n_tokens_block"] for doc in docs] == counted and max(counted) <= 255
+        nats = 2.0 * sum(len(doc["text"]) for doc in docs)
+        assert figures(found, task)["ppl_per_token"] == pytest.approx(math.exp(nats / sum(counted)))
+    with pytest.raises(MachineError, match="block_tokenizer"):
+        manager("sample", block_tokenizer="gpt2").load(["ltm_ptb"])
 
 
 def test_every_task_file_is_indexed_and_documented() -> None:
