@@ -287,7 +287,7 @@ The three registers of newswire, encyclopedia and single sentences have {registe
 
 | set | file | from | form |
 |---|---|---|---|
-| `ptb` | `ptb.valid.txt` | newswire | Mikolov's: lower case, no punctuation, `N` for numbers, {unknown} rare words `<unk>` |
+| `ptb` | `ptb.valid.txt` | newswire | Mikolov's: lower case, no marks, `N` for numbers, {unknown} rare words `<unk>` |
 | `ag_news` | `test.csv` | newswire | class, title, description: headlines and first paragraphs, no further text |
 | `wikitext` | `wiki.valid.raw` | encyclopedia | raw form with `@-@`, `@,@`, `@.@` and `= Heading =` |
 | `lm1b` | `sample.test.tokens` | single sentences | tokenised, one a line |
