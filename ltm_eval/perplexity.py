@@ -78,8 +78,9 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """What each metric's aggregation needs of one document.
 
     Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
-    a `RollingScore` count the model's own tokens, those of a plain float GPT-2's tokens of the text (lm-eval does not
-    tell the model's own count), the closing end-of-text included.
+    a `RollingScore` count the model's own tokens, those of a plain float the block tokenizer's tokens of the text
+    (GPT-2's unless the facts of the set name another; lm-eval does not tell the model's own count), the closing
+    end-of-text included.
 
     Args:
         doc: a row of `blocks.blocks_dataset`.
@@ -87,7 +88,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """
     score = results[0]
     if not isinstance(score, RollingScore):
-        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_gpt2"], suffix=""))
+        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_block"], suffix=""))
     rows, tokens = score.rows, score.tokens
     found = _per_unit(doc, nats=rows["bound"], tokens=tokens, suffix="_bound")
     for metric, row in PER_TOKEN_ROWS.items():

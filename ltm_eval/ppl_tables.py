@@ -40,7 +40,7 @@ AGREEMENT = 1e-6
 UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
 SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
 """A task that reports one of these is a perplexity set."""
-PROTOCOL_KEYS = ("protocol", "block_tokens", "insert_eos", "split")
+PROTOCOL_KEYS = ("protocol", "block_tokens", "block_tokenizer", "insert_eos", "split")
 """Preparation of the text: runs that differ here did not score the same documents."""
 UNTOLD = "–"
 
@@ -139,6 +139,8 @@ class _Costs:
         self.read: dict[str, Pairs] = {}
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
+        # An LTM counts its own tokens; of another model's answer only the text is known.
+        self.counted_by = _told(task, entry).get("block_tokenizer", "")
 
     def has(self, kind: Kind) -> bool:
         """Whether the run reports this row."""
@@ -223,6 +225,8 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
 
 def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
     told = [note for note in notes if note]
+    if kind is EXACT and cost.counted_by:
+        told.append(f"per token: tokens of {cost.counted_by}")
     if kind.bound and not cost.is_bound(kind):
         told.append("the audit failed: not a bound")
     return "; ".join(dict.fromkeys(told))

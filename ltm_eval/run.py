@@ -44,6 +44,7 @@ AUDIT_BLOCKS = 2
 NEEDED_BYTES = 50 * 2**20
 PREFIX = "ltm_"
 NOT_GSM8K = "demo model, sample data: not GSM8K"
+NOT_PUBLISHED = "demo model, sample data: not the published sets"
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
     data = "sample" if config.model is None and config.data == "auto" else config.data
     notes = []
     if demo and data == "sample":
-        notes.append(NOT_GSM8K)
+        notes.append(NOT_GSM8K if any("gsm8k" in task for task in config.tasks) else NOT_PUBLISHED)
     elif demo:
         notes.append("demo model: made to try the program, its scores mean nothing")
     elif data == "sample":
-        notes.append("sample data: problems written for this project, not the published set")
+        notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes
@@ -381,6 +382,7 @@ def _about(
 ) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    sets = {task.task_name: data_facts(task) for task in tasks}
     return {
         "config": {
             "model": subject.kind,
@@ -406,9 +408,9 @@ def _about(
         "ltm_eval": {
             "warnings": [*notes, *_warnings(subject, lm)],
             "demo_model": subject.name == DEMO_MODEL,
-            "sample_data": config.data == "sample",
+            "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
-            "data": {"choice": config.data, "sets": {task.task_name: data_facts(task) for task in tasks}},
+            "data": {"choice": config.data, "sets": sets},
             "mean_fast_steps": {name: fmean(steps) for name, steps in fast_steps.items() if steps},
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
@@ -433,6 +435,11 @@ def data_facts(task: Any) -> Any:
         description = getattr(getattr(dataset, "info", None), "description", "")
         facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
     return facts
+
+
+def _is_sample(facts: dict[str, Any]) -> bool:
+    """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
+    return any(split.get("sample") is True for split in facts.values())
 
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:

@@ -35,6 +35,8 @@ from ltm_eval.paths import sample_data_dir
 
 log = logging.getLogger(__name__)
 
+SAMPLE = "sample"
+"""The `data` that stands for the bundled samples, which are not the published sets."""
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
 CSV_HEADERS = {"class index", "class", "label"}
@@ -90,7 +92,9 @@ class Texts:
     sha256: str
     """Digest of the file; of several, the digest of their digests in order."""
     complete: bool | None
-    """Whether there are as many examples as the split has; None where that number is not known."""
+    """Whether there are as many examples as the published split has; None where that number is not known."""
+    sample: bool
+    """Whether it is the bundled sample and not the published set."""
     examples: tuple[str, ...]
     """As in the file, blank ones left out."""
 
@@ -371,6 +375,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         files=place.names,
         sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
         complete=None if expected is None else len(examples) == expected,
+        sample=str(data) == SAMPLE,
         examples=examples,
     )
     _say(texts, expected)
@@ -380,7 +385,9 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
 def _say(texts: Texts, expected: int | None) -> None:
     """Which file was read; a warning where it is not the whole split."""
     found = f"{texts.name}: {len(texts.examples):,} examples from {', '.join(texts.files[:3])} in {texts.source}"
-    if texts.complete is False:
+    if texts.sample:
+        log.info("%s (bundled sample, not the published set)", found)
+    elif texts.complete is False:
         log.warning("%s; the %s split has %s", found, texts.split, f"{expected:,}")
     else:
         log.info("%s", found)
@@ -389,8 +396,12 @@ def _say(texts: Texts, expected: int | None) -> None:
 def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
     """The files of a split by the order that `corpora` states."""
     looked: list[str] = []
+    if data == SAMPLE:
+        return _in_folder(spec, split, sample_data_dir(), file=file, looked=looked) or _raise_no_sample(
+            spec, split, file=file
+        )
     if data not in {"auto", "hub"}:
-        folder = sample_data_dir() if data == "sample" else Path(data).expanduser()
+        folder = Path(data).expanduser()
         if not folder.is_dir():
             state = "is not a folder" if folder.exists() else "does not exist"
             raise DataError(f"--data: {folder} {state}; {spec.advice} and name DIR")
@@ -434,6 +445,16 @@ def _on_hub(spec: TextSet, split: str, looked: list[str]) -> _Place | None:
         return None
     found = hub_files(SetSpec(spec.name, files=hub.files, columns=(spec.column,), hub=hub), looked)
     return _Place(f"hub:{hub.repo}@{hub.revision}", (found[split],), (hub.files[split],)) if found else None
+
+
+def _raise_no_sample(spec: TextSet, split: str, *, file: str | None) -> NoReturn:
+    """What the bundled samples have not, and what they have."""
+    remedy = f"{spec.advice} and name DIR by --data"
+    if not (sample_data_dir() / spec.name).is_dir():
+        raise DataError(f"there is no bundled sample of {spec.name} in {sample_data_dir()}; install again, or {remedy}")
+    if file is not None:
+        raise DataError(f"the bundled sample of {spec.name} has no file {file!r}; leave the name out, or {remedy}")
+    raise DataError(f"the bundled sample of {spec.name} is its {spec.split} split, not {split}; {remedy}")
 
 
 def _raise_nowhere(spec: TextSet, split: str, looked: list[str]) -> NoReturn:

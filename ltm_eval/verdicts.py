@@ -110,7 +110,7 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     elif demo:
         banners.append(Banner("alarm", f"Demo model: {', '.join(demo)} is bundled to try the program with."))
     elif sample:
-        banners.append(Banner("alarm", f"Sample data: not {what}. The bundled problems are few and made up."))
+        banners.append(Banner("alarm", f"Sample data: not {what}. The bundled samples are few and made up."))
     if 0 < len(sample) < len(named):
         banners.append(Banner("alarm", f"Different data: only {', '.join(sample)} ran on the bundled sample data."))
     return banners + _audit_banners(named)

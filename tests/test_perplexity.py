@@ -31,7 +31,7 @@ from ltm_eval.perplexity import (
     unigram_floor,
 )
 
-DOC = {"text": "one two", "n_words": 2, "n_bytes": 7, "n_tokens_gpt2": 3, "index": 0}
+DOC = {"text": "one two", "n_words": 2, "n_bytes": 7, "n_tokens_block": 3, "index": 0}
 ROWS = {
     "bound": 12.0,
     "bound_stderr": 0.5,

@@ -136,6 +136,14 @@ def test_samples_that_tell_another_figure_are_pointed_out(tmp_path: Path) -> Non
     assert line.bits_per_byte.value == 9.5
 
 
+def test_whose_tokens_another_models_figure_counts(tmp_path: Path) -> None:
+    """A plain log-likelihood is divided by the block tokenizer's tokens; an LTM brings its own count."""
+    write_two(tmp_path, extra={"data": {"sets": {PPL_TASK: {"blocks": {**FACTS, "block_tokenizer": "demo"}}}}})
+    found = lines(section_of(tmp_path))
+    assert found["exact", "gpt2-x"].note == "per token: tokens of demo"
+    assert found["bound", "ltm-x"].note == ""
+
+
 def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> None:
     write_two(tmp_path)
     (samples,) = tmp_path.glob("gpt2-x/samples_*")

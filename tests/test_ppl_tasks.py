@@ -15,6 +15,8 @@ import torch
 import yaml
 from tiny import byte_ranks, tiny_gpt2
 
+from ltm_eval.blocks import block_tokenizer
+from ltm_eval.errors import MachineError
 from ltm_eval.paths import tasks_dir
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.texts import TEXT_SETS
@@ -110,7 +112,9 @@ def manager(data: object, **metadata: Any) -> TaskManager:
     return TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata={"data": str(data), **metadata})
 
 
-def run(model: LM, data: Path, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any) -> Any:
+def run(
+    model: LM, data: Path | str, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any
+) -> Any:
     options = {"bootstrap_iters": 0, "verbosity": None, **options}
     found = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager(data, **(metadata or {})), **options)
     assert found is not None
@@ -164,7 +168,7 @@ def test_blocks_have_lm_evals_own_nats_and_transformers_own_cross_entropy(
     docs = [sample["doc"] for sample in found["samples"]["ltm_wikitext"]]
     nats = -math.fsum(theirs(gpt2, [doc["text"] for doc in docs], tmp_path)[1])
     ours = figures(found, "ltm_wikitext")
-    for metric, unit in (("ppl_per_token", "n_tokens_gpt2"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
+    for metric, unit in (("ppl_per_token", "n_tokens_block"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
         assert ours[metric] == pytest.approx(math.exp(nats / sum(doc[unit] for doc in docs)), rel=1e-4)
     assert ours["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(doc["n_bytes"] for doc in docs), rel=1e-4)
     losses, tokens = [], 0
@@ -201,9 +205,9 @@ def test_the_seven_tasks_run_under_one_name(folder: Path) -> None:
         values = figures(found, task)
         assert set(values) == PLAIN | {f"{name}_stderr" for name in PLAIN}
         docs = [sample["doc"] for sample in found["samples"][task]]
-        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_gpt2", "index"]
+        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_block", "index"]
         nats = sum(2.0 * len(doc["text"]) for doc in docs)
-        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_gpt2"] for doc in docs)))
+        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_block"] for doc in docs)))
         assert isinstance(values["ppl_per_token_stderr"], float)
     assert all(text.endswith(END_OF_TEXT) for text in model.texts)
     json.dumps(found["configs"])
@@ -261,6 +265,24 @@ def test_last_words_of_lambada(folder: Path, tmp_path: Path) -> None:
     assert reference.texts == model.texts
     assert found["results"]["their_lambada"]["perplexity,none"] == pytest.approx(values["perplexity"])
     assert found["results"]["their_lambada"]["acc,none"] == values["acc"]
+
+
+def test_the_samples_run_without_gpt2s_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise MachineError("no network")
+
+    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    found = run(Canned(), "sample", ["ltm_ppl", "ltm_lambada_last_word"], limit=2)
+    assert set(found["samples"]) == {*TASKS, "ltm_lambada_last_word"}
+    demo = block_tokenizer("demo")
+    for task in TASKS:
+        docs = [sample["doc"] for sample in found["samples"][task]]
+        counted = [len(demo.encode(doc["text"], end_of_text=True)) for doc in docs]
+        assert [doc["n_tokens_block"] for doc in docs] == counted and max(counted) <= 255
+        nats = 2.0 * sum(len(doc["text"]) for doc in docs)
+        assert figures(found, task)["ppl_per_token"] == pytest.approx(math.exp(nats / sum(counted)))
+    with pytest.raises(MachineError, match="block_tokenizer"):
+        manager("sample", block_tokenizer="gpt2").load(["ltm_ptb"])
 
 
 def test_every_task_file_is_indexed_and_documented() -> None:
