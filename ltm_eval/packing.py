@@ -100,15 +100,19 @@ class Feed:
     def __init__(self, recipe: Recipe, packed: dict[str, Packed]) -> None:
         self.recipe = recipe
         self.packed = [packed[source.name] for source in recipe.sources]
-        weights = np.asarray([source.weight for source in recipe.sources], dtype=np.float64)
-        self._edges = np.cumsum(weights / weights.sum())
 
     def batch(self, step: int, micro: int) -> Documents:
         """The documents of batch `micro` of a slow step, different ones, drawn anew each time."""
         random = generator(self.recipe.seed, "batch", f"{step}/{micro}".encode())
-        chosen = self.packed[min(int(np.searchsorted(self._edges, random.random(), "right")), len(self.packed) - 1)]
+        chosen = self._source(step, random.random())
         count = min(chosen.source.batch, chosen.training)
         return chosen.documents(np.sort(random.choice(chosen.training, size=count, replace=False)))
+
+    def _source(self, step: int, uniform: float) -> Packed:
+        """The source at `uniform` of the weights that count in this step."""
+        weights = [packed.source.weight * (step >= packed.source.from_step) for packed in self.packed]
+        edges = np.cumsum(weights) / np.sum(weights)
+        return self.packed[min(int(np.searchsorted(edges, uniform, "right")), len(self.packed) - 1)]
 
 
 # Making the files -----------------------------------------------------------------------------------------------------

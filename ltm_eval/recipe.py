@@ -45,10 +45,12 @@ class Source:
     """Rows that share one z: an episode's demonstrations and its question."""
     validation: int = 16
     """Documents held out."""
+    from_step: int = 0
+    """First slow step whose batch may be of this source."""
 
     def __post_init__(self) -> None:
         check_choice(f"source {self.name}: kind", self.kind, KINDS)
-        least = {"weight": 0, "length": 8, "batch": 1, "generated": 0, "rows": 1, "validation": 0}
+        least = {"weight": 0, "length": 8, "batch": 1, "generated": 0, "rows": 1, "validation": 0, "from_step": 0}
         for key, low in least.items():
             if getattr(self, key) < low:
                 raise UsageError(f"source {self.name}: {key} must be at least {low}, got {getattr(self, key)}")
@@ -93,7 +95,11 @@ class Recipe:
     N(0, I). It teaches the decoder to read z before the fast loop must write it.
     """
     code_norm: float = 5.0
-    """Length of a code, so the distance at which two documents' latents can be told apart."""
+    """Length of a code at the last given step, where the noise around it has standard deviation 1."""
+    code_norm_start: float = 25.0
+    """Length of a code at the first step; it falls linearly."""
+    code_noise_start: float = 0.3
+    """Standard deviation of the noise at the first step; it rises linearly to 1."""
     preset: str = "bound"
     """Fast loop's preset."""
     t_fast: int = 4
@@ -131,8 +137,8 @@ class Recipe:
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise UsageError("recipe: `sources` must name at least one source, each by a name of its own")
-        if not any(source.weight for source in self.sources):
-            raise UsageError("recipe: every source has weight 0; give one of them a positive weight")
+        if not any(source.weight and not source.from_step for source in self.sources):
+            raise UsageError("recipe: no source takes part in step 0; give one a positive weight and no from_step")
 
     @property
     def fit(self) -> FitConfig:
@@ -150,7 +156,7 @@ class Recipe:
     @property
     def data_digest(self) -> str:
         """sha256 over what decides the tokens and the encoding, whatever the model."""
-        sources = [{k: v for k, v in asdict(s).items() if k not in ("weight", "batch")} for s in self.sources]
+        sources = [{k: v for k, v in asdict(s).items() if k not in ("weight", "batch", "from_step")} for s in self.sources]
         return hashlib.sha256(json.dumps([sources, self.ranks, self.seed], sort_keys=True).encode()).hexdigest()
 
 

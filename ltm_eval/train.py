@@ -410,7 +410,7 @@ class LatentLearner(Learner):
     def backward(self, batch: Documents, step: int, keys: list[str], scored: int) -> tuple[float, float]:
         noise = _Noise(self.recipe.seed, [f"{step}/{key}".encode() for key in keys], self.config, self.device)
         if step < self.recipe.coded_steps:
-            z, kl = self._codes(batch, noise), 0.0
+            z, kl = self._codes(batch, step, noise), 0.0
         else:
             fitted = self._fit(batch, step, noise)
             z, kl = self._chosen(fitted, noise), float(kl_nats(fitted.mu, fitted.log_var).sum())
@@ -427,13 +427,17 @@ class LatentLearner(Learner):
             logits = self.model(tokens, z)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
-    def _codes(self, batch: Documents, noise: _Noise) -> Tensor:
+    def _codes(self, batch: Documents, step: int, noise: _Noise) -> Tensor:
         """Given latents: (B, L, N, D)."""
         codes = [
             _code(self.recipe.seed, (batch.source.name, f"{batch.source.name}/{group}"), self.config)
             for group in batch.groups
         ]
-        return self.recipe.code_norm * torch.stack(codes).to(self.device) + noise.draw()
+        recipe = self.recipe
+        share = step / recipe.coded_steps
+        norm = recipe.code_norm_start + share * (recipe.code_norm - recipe.code_norm_start)
+        spread = recipe.code_noise_start + share * (1 - recipe.code_noise_start)
+        return norm * torch.stack(codes).to(self.device) + spread * noise.draw()
 
     def _fitted_rows(self, source_rows: int, step: int) -> int:
         """How many of an episode's rows z is fitted on: 1, 2, 4 ... all but the last, in turns; a single row is."""
