@@ -203,7 +203,8 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
     tokens = None if kind.nats or kind is BLOCK_MEAN else _corpus(cost.pairs(kind, "ppl_per_token"))
     words = _corpus(cost.pairs(kind, "ppl_per_word")) if head or kind is CAUSAL else None
     in_bytes = _corpus(cost.pairs(kind, "bits_per_byte")) if kind.in_bytes else None
-    computed = (_ppl(tokens), _ppl(words), _ppl(in_bytes), _bits(in_bytes))
+    of_tokens = _block_mean(cost.pairs(kind, "ppl_per_token")) if kind is BLOCK_MEAN else _ppl(tokens)
+    computed = (of_tokens, _ppl(words), _ppl(in_bytes), _bits(in_bytes))
     checked = [_settled(figure, score) for figure, score in zip(computed, scores, strict=True)]
     figures = [figure for figure, _ in checked]
     told = next((score for score in scores if score is not None), None)
@@ -245,6 +246,25 @@ def _ppl(found: Perplexity | None) -> Figure | None:
     low, high = (found.interval.low, found.interval.high) if found.documents > 1 else (None, None)
     kind = "bootstrap" if found.documents > 1 else ""
     return Figure(value=found.ppl, low=low, high=high, stderr=found.stderr, kind=kind)
+
+
+def _block_mean(pairs: Pairs) -> Figure | None:
+    """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
+    from ltm_eval.metrics import mean_interval
+    from ltm_eval.perplexity import block_mean_ppl, block_mean_ppl_stderr, ppl
+
+    items = list(pairs.values())
+    if not items or not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+        return None
+    stderr, interval = block_mean_ppl_stderr(items), mean_interval([ppl([item]) for item in items])
+    known = len(items) > 1
+    return Figure(
+        value=block_mean_ppl(items),
+        low=interval.low if known else None,
+        high=interval.high if known else None,
+        stderr=None if isinstance(stderr, str) else stderr,
+        kind="bootstrap" if known else "",
+    )
 
 
 def _bits(found: Perplexity | None) -> Figure | None:

@@ -9,13 +9,14 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
 from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
 
-from ltm_eval.metrics import corpus_ppl
+from ltm_eval.metrics import corpus_ppl, mean_interval
 from ltm_eval.page import PerplexityLine, PerplexitySection, ReportData
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
@@ -141,6 +142,18 @@ def test_figures_are_those_of_the_documents_with_bootstrap_intervals(tmp_path: P
         assert figure.value == pytest.approx(LTM_ROWS[metric] * sum(nats) / sum(10 + i for i in range(N)))
         assert found[name, "ltm-x"].bits_per_byte is None
     assert found["as_released", "ltm-x"].bits_per_byte is None
+
+
+def test_the_mean_of_blocks_has_a_bootstrap_interval_of_its_own(tmp_path: Path) -> None:
+    """The very average that published figures are; its blocks' spread is not that of the corpus figure."""
+    write_two(tmp_path)
+    figure = lines(section_of(tmp_path))["as_released, mean of blocks", "ltm-x"].per_token
+    blocks = [math.exp(LTM_ROWS["ppl_per_token_as_released"] * of_ltm(i) / (10 + i)) for i in range(N)]
+    expected = mean_interval(blocks)
+    assert figure is not None
+    assert figure.value == pytest.approx(sum(blocks) / N)
+    assert (figure.low, figure.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert (figure.kind, figure.stderr) == ("bootstrap", pytest.approx(stdev(blocks) / math.sqrt(N)))
 
 
 def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -> None:
