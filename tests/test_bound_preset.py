@@ -107,7 +107,7 @@ def test_grids_hold_the_preset_and_every_kind_of_noise(benchmark: ModuleType) ->
     for make in benchmark.GRIDS.values():
         grid = make()
         assert preset in [setting.config(8) for setting in grid.settings]
-        assert {(s.noise, s.draws) for s in grid.settings} >= set(benchmark.KINDS)
+        assert {(s.noise, s.draws) for s in grid.settings} >= {("fresh", 1), ("fresh", 2), ("antithetic", 2)}
         assert len(set(grid.settings)) == len(grid.settings)
 
 
