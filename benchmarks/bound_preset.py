@@ -93,7 +93,7 @@ KINDS: tuple[tuple[Noise, int], ...] = (("fresh", 1), ("fresh", 2), ("antithetic
 
 
 def small_grid() -> Grid:
-    """Starts and rates with a falling rate, rates with a constant one, and pairs of draws at two rates: 2,000 passes."""
+    """Starts and rates with a falling rate, rates with a constant one, pairs of draws at two rates: 2,016 passes."""
     single = [Setting(start, lr, "cosine", "fresh", 1) for start in (-5.0, -2.0, 0.0) for lr in (0.03, 0.1, 0.3)]
     single += [Setting(0.0, lr, "constant", "fresh", 1) for lr in (0.03, 0.1, 0.3)]
     pairs = [Setting(0.0, lr, "cosine", noise, 2) for lr in (0.1, 0.3) for noise in ("fresh", "antithetic")]
