@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 
 Condition = Literal["prompt", "demos", "demos+prompt", "prior"]
 Preset = Literal["released", "published", "bound"]
+Noise = Literal["fixed", "fresh", "antithetic"]
 CONDITIONS: tuple[str, ...] = get_args(Condition)
+NOISES: tuple[str, ...] = get_args(Noise)
 DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
 
 MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
 DEMO_MODEL = "demo"
 AUTO = "auto"
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(value, allowed)}")
 
 
 @dataclass(frozen=True)
@@ -146,10 +154,12 @@ class FitConfig:
     """Standard deviation of log_var at the start, over dimensions."""
     mu_spread: float
     """Standard deviation of mu at the start, over dimensions; its mean is 0."""
-    noise: Literal["fixed", "fresh"]
-    """`fixed`: one draw serves all steps (released); `fresh`: every step draws anew."""
+    noise: Noise
+    """`fixed`: one draw serves all steps (released); `fresh`: every step draws anew; `antithetic`: every step draws
+    anew and uses each draw e together with -e.
+    """
     draws: int = 1
-    """Noise draws averaged in every step."""
+    """Noise draws averaged in every step; each costs a pass. With `antithetic` even, both of a pair counted."""
     adaptive: bool = False
     """Whether a document's steps end once it gains no more (`t_fast=auto`); `t_fast` is not used then."""
     beta1: float = 0.9
@@ -170,13 +180,16 @@ class FitConfig:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"{name} must be a positive finite number, got {value!r}")
+        check_choice("noise", self.noise, NOISES)
         if self.draws < 1:
             raise UsageError(f"draws must be at least 1, got {self.draws!r}")
+        if self.noise == "antithetic" and self.draws % 2:
+            raise UsageError(f"antithetic noise comes in pairs, so draws must be even, got {self.draws!r}")
 
     @property
     def is_bound(self) -> bool:
         """Whether the objective at the fit's own noise estimates a bound; see DESIGN's audit."""
-        return self.noise == "fresh"
+        return self.noise != "fixed"
 
 
 PRESETS: Mapping[str, FitConfig] = MappingProxyType(
@@ -337,9 +350,3 @@ class RunConfig:
         if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
         fit_config(self.preset, t_fast=self.t_fast)
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise UsageError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(value, allowed)}")

@@ -184,6 +184,26 @@ class PerplexityRow:
 
 
 @dataclass(frozen=True)
+class FloorLine:
+    """A reference row: a model without content on the same documents, never one that was evaluated."""
+
+    name: str
+    """uniform or unigram, with its tokenizer."""
+    what: str
+    """What it is."""
+    per_token: Figure | None
+    """Perplexity per token of that tokenizer."""
+    per_word: Figure | None
+    """Perplexity per word."""
+    per_byte: Figure | None
+    """Perplexity per byte."""
+    bits_per_byte: Figure | None
+    """Bits per byte."""
+    documents: int
+    """Documents."""
+
+
+@dataclass(frozen=True)
 class BitsDifference:
     """The first model minus another, in bits per byte, paired by document; lower is better."""
 
@@ -223,6 +243,8 @@ class PerplexitySection:
 
     rows: tuple[PerplexityRow, ...]
     """The table."""
+    floors: tuple[FloorLine, ...]
+    """Reference rows below it."""
     differences: tuple[BitsDifference, ...]
     """Paired differences from every baseline."""
     stacks: tuple[Stack, ...]
@@ -324,7 +346,7 @@ class LatentSummary:
     preset: str
     """Presets, with counts if several."""
     t_fast: str
-    """Fast steps, with counts if several."""
+    """Fast steps; mean and range if they differ."""
     requests: int
     """Records in the sidecar."""
     truncated: int

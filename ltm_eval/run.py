@@ -26,7 +26,10 @@ import ltm_eval
 from ltm_eval import paths, progress
 from ltm_eval.config import DEMO_MODEL, RunConfig
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
-from ltm_eval.results import write_json_atomic, write_jsonl_atomic
+from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
+from ltm_eval.signatures import signatures_of
+from ltm_eval.tokenizer import Tokenizer, load_gpt2
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -114,7 +117,8 @@ def evaluate(
         options: further fields of `RunConfig`, for example `limit=20, condition="demos", t_fast=16`.
 
     Returns:
-        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`.
+        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`; beside them
+        `mean_fast_steps[task]`, and `floors[task]`, the reference rows of a perplexity set.
     """
     from ltm_eval.lm import LTM
 
@@ -124,7 +128,12 @@ def evaluate(
     loaded = load_tasks(manager, known_tasks(config.tasks, manager), config)
     lm = LTM(model if not isinstance(model, str) else config.model, **_ltm_arguments(config))
     lm.progress = progress.silent
-    return _merged([_evaluate_task(lm, task, config) for task in loaded])
+    parts = []
+    for task in loaded:
+        parts.append(_evaluate_task(lm, task, config))
+        parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
+        lm.records.clear()
+    return _merged(parts)
 
 
 # Before any model time -----------------------------------------------------------------------------------------------
@@ -341,8 +350,13 @@ def _evaluate_subject(
             lm.records.clear()
         parts.append(part)
         whole = _merged(parts)
+        floors = whole.pop("floors", {})
         whole |= _about(subject, lm, tasks, config, notes, fast_steps) | {
             "total_evaluation_time_seconds": str(time.perf_counter() - begun)
+        }
+        whole["ltm_eval"] |= {
+            "floors": floors,
+            "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
         }
         write_json_atomic(path, whole)
     _verify(path, tasks)
@@ -363,7 +377,25 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    return dict(found)
+    part = dict(found)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, [])]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
+        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, documents)]}
+    return part
+
+
+def _floors(lm: LM, documents: list[dict[str, Any]]) -> list[Floor]:
+    """Reference rows over GPT-2's tokens, and over the model's own where these are others."""
+    own = getattr(lm, "encoding", None)
+    tokenizers = [load_gpt2()]
+    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
+        tokenizers.append(own)
+    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
+
+
+def _mean_fast_steps(fast_steps: dict[str, list[int]]) -> dict[str, float]:
+    """Mean over requests, by task; tasks without fits left out."""
+    return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -411,7 +443,7 @@ def _about(
             "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
-            "mean_fast_steps": {name: fmean(steps) for name, steps in fast_steps.items() if steps},
+            "mean_fast_steps": _mean_fast_steps(fast_steps),
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),

@@ -14,6 +14,7 @@ from ltm_eval.page import Difference, Published, ScoreRow, ScoreTable
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
 from ltm_eval.results import read_samples
+from ltm_eval.signatures import Setting, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
 NORMAL_QUANTILE = 1.96
 LEVEL = 0.05
 SHARES = ("exact_match", "acc", "pass@", "maj@")
-SIGNATURE_KEYS = (
-    ("condition", "condition"),
-    ("preset", "fit.preset"),
-    ("t_fast", "fit.t_fast"),
-    ("tok", "tokenizer.name"),
-    ("dtype", "model_dtype"),
-    ("limit", "limit"),
-    ("seed", "random_seed"),
-    ("fewshot_seed", "fewshot_seed"),
-    ("v", "versions.ltm_eval"),
-)
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
     "ptb": ("PTB", "PTB validation"),
@@ -151,16 +141,16 @@ def _row(
 
 
 def signature_of(score: Score, run: Run, result: TaskResult) -> str:
-    """Name and value of every declared setting, as in `exact_match|task:ltm_gsm8k@1.0|shots:8|…`."""
-    settings = dict(flat(run.config))
-    declared = [
-        ("task", f"{result.name}@{result.version}" if result.version else result.name),
-        ("filter", score.filter if score.filter != "none" else ""),
-        ("shots", "" if result.n_shot is None else str(result.n_shot)),
-        *((name, settings.get(key, "")) for name, key in SIGNATURE_KEYS),
-        ("lm_eval", run.software.get("lm_eval_version", "")),
-    ]
-    return "|".join([score.metric, *(f"{name}:{value}" for name, value in declared if value not in {"", "null"})])
+    """The score's signature, from what the results file declares."""
+    setting = Setting(
+        task=result.name,
+        version=result.version,
+        n_shot=result.n_shot,
+        config=run.config,
+        read=read_facts((run.extra.data or {}).get("sets"), result.name),
+        lm_eval=run.software.get("lm_eval_version", ""),
+    )
+    return setting.signature(score.metric, score.filter)
 
 
 def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
