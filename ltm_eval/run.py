@@ -224,6 +224,8 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
         if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
         task.set_fewshot_seed(seed=config.seed)
+        if hasattr(task, "progress"):
+            task.progress = progress.silent if config.quiet else progress.for_terminal()
         if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
             task.set_config(key="generation_kwargs", value=simple_parse_args_string(config.gen_kwargs), update=True)
         _check_shots(task)
@@ -350,8 +352,10 @@ def _evaluate_subject(
 
 def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
+    import torch
     from lm_eval.evaluator import evaluate as lm_evaluate
 
+    torch.manual_seed(config.seed)  # a baseline's draws; an LTM has streams of its own
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
@@ -362,7 +366,8 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    return dict(found)
+    facts = {task.task_name: task.generation_facts()} if hasattr(task, "generation_facts") else {}
+    return {**found, **({"generation": facts} if facts else {})}
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
