@@ -394,11 +394,14 @@ class MauveConfig:
         if self.max_text_length < 1 or not self.scaling > 0:
             raise UsageError("mauve_max_text_length must be at least 1 and mauve_scaling positive")
         if self.conditional != (self.prompt_tokens > 0):
-            raise UsageError("mauve_prompt_tokens must be at least 1 with a prompt, and 0 with mauve_conditional=false")
+            raise UsageError(
+                f"mauve_prompt_tokens must be at least 1, got {self.prompt_tokens}; for texts without a prompt set "
+                "mauve_conditional=false"
+            )
         if self.sampling == "greedy" and (self.repeats > 1 or not self.conditional):
             raise UsageError(
-                "greedy decoding gives one text per prompt: leave mauve_generations and mauve_generation_seeds at 1 and "
-                "mauve_conditional true, or draw z with mauve_sampling=greedy_z"
+                "greedy decoding gives one text per prompt: leave mauve_generations and mauve_generation_seeds at 1 "
+                "and mauve_conditional true, or draw z with mauve_sampling=greedy_z"
             )
         self.generation()
 
@@ -447,20 +450,20 @@ MAUVE_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def mauve_config(preset: str, **changes: Any) -> MauveConfig:
     """A preset with some options replaced.
 
-    Without a prompt the whole length is generated, and greedy decoding makes one text per prompt, unless told otherwise.
+    Without a prompt its tokens are generated too, so that texts are as long; greedy decoding makes one text per prompt
+    unless told otherwise.
 
     Raises:
         UsageError: the preset is not known, or a value is out of range.
     """
     check_choice("mauve_preset", preset, tuple(MAUVE_PRESETS))
-    values = {**MAUVE_PRESETS[preset]}
-    if changes.get("conditional") is False:
-        prompt = values.get("prompt_tokens", MauveConfig.prompt_tokens)
-        length = prompt + values.get("continuation_tokens", MauveConfig.continuation_tokens)
-        values |= {"prompt_tokens": 0, "continuation_tokens": length}
-    if changes.get("sampling") == "greedy":
-        values |= {"generations": 1, "generation_seeds": 1}
-    return MauveConfig(**(values | changes))
+    alone = {"generations": 1, "generation_seeds": 1} if changes.get("sampling") == "greedy" else {}
+    values = {**MAUVE_PRESETS[preset], **alone, **changes}
+    if not values.get("conditional", MauveConfig.conditional):
+        parts = ("prompt_tokens", "continuation_tokens")
+        length = sum(values.get(part, getattr(MauveConfig, part)) for part in parts)
+        values |= dict(zip(parts, (0, length), strict=True))
+    return MauveConfig(**values)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, lru_cache
+from importlib import import_module
 from itertools import islice
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def _decoded(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
-    """Texts of at least `least_tokens` tokens, from consecutive ones with a blank line between; a short rest is left."""
+    """Texts of at least `least_tokens` tokens: consecutive ones with a blank line between; a short rest is left out."""
     held = ""
     for whole in wholes:
         held = f"{held}\n\n{whole}" if held else whole
@@ -156,9 +157,9 @@ def options_of(metadata: Mapping[str, Any]) -> MauveConfig:
     known = [*kinds, *_ELSEWHERE]
     for name in given:
         if name not in known:
+            hint = nearest(PREFIX + name, [PREFIX + one for one in known])
             raise UsageError(
-                f"MAUVE option {PREFIX + name!r} is not known; known are {', '.join(known)}, each after {PREFIX!r}."
-                f"{nearest(name, known)}"
+                f"MAUVE option {PREFIX + name!r} is not known.{hint} Known after {PREFIX!r}: {', '.join(known)}"
             )
     changes = {name: _value(name, value, kinds[name]) for name, value in given.items() if name in kinds}
     if changes.get("texts", MauveConfig.texts) == MauveConfig.texts:
@@ -327,7 +328,7 @@ def _mauve_task() -> type[ConfigurableTask]:
         def build_all_requests(self, **kwargs: Any) -> None:
             """As lm-eval's, after a look at decoding: repeats of a greedy request are all the same."""
             if self.config.repeats > 1 and not self.config.generation_kwargs.get("do_sample"):
-                leave(UsageError("MAUVE by greedy decoding needs one text per prompt: --metadata mauve_sampling=greedy"))
+                leave(UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy"))
             super().build_all_requests(**kwargs)
 
         def answers(self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, Answers]:
@@ -337,7 +338,8 @@ def _mauve_task() -> type[ConfigurableTask]:
         def generation_facts(self) -> dict[str, Any]:
             """The summary of the answers just given, for the results file."""
             items = [answers_of(one.doc, one.filtered_resps["none"], self.mauve) for one in self.instances]
-            return summary_of(tuple(items)).to_json()
+            told = {**asdict(self.mauve), **self.config.generation_kwargs}
+            return {"options": told, **summary_of(tuple(items)).to_json()}
 
     MauveTask.__module__ = __name__
     return MauveTask
@@ -393,7 +395,7 @@ def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float
     check_installed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of faiss' and scikit-learn's imports, and of PCA where all texts are alike
-        import faiss
+        faiss: Any = import_module("faiss")
         from mauve import compute_mauve
 
         class Quiet(faiss.Kmeans):  # type: ignore[misc]

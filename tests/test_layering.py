@@ -38,7 +38,7 @@ LAYERS = (
     ("baselines", "lm", "plots", "probe", "train"),
     ("page",),
     ("latents", "samples", "scores"),
-    ("ppl_tables",),
+    ("generation", "ppl_tables"),
     ("verdicts",),
     ("report",),
     ("run",),
