@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -224,7 +225,8 @@ class Featuriser:
             partial.replace(file)
         except OSError as error:
             log.warning("%s: features cannot be kept (%s)", file.parent, error.strerror)
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
 
     def _computed(self, texts: Sequence[str]) -> Features:
         """(texts, D); texts of like length side by side."""

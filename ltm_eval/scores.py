@@ -44,6 +44,8 @@ PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "ag_news": ("AG News",),
     "pubmed": ("PubMed",),
     "arxiv": ("arXiv",),
+    "mauve_paper": (),
+    "mauve_unconditional": (),
     "mauve": ("conditional WebText (50->50 tokens)", "WebText 50->50, 1000 refs x 5 generations"),
 }
 """Words of a task's name, and the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
