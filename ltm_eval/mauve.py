@@ -30,7 +30,7 @@ import numpy as np
 
 from ltm_eval.config import MauveConfig, mauve_config
 from ltm_eval.errors import DataError, MachineError, UsageError, leave, leaving, nearest
-from ltm_eval.features import Features, Featuriser, locate
+from ltm_eval.features import FeatureModel, Features, Featuriser, locate
 from ltm_eval.progress import silent, tqdm_bar
 from ltm_eval.repetition import TextFacts, copied_share, facts_of, mean_facts
 from ltm_eval.texts import Texts, documents, load_texts
@@ -214,9 +214,7 @@ def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
     from datasets import Dataset, DatasetInfo
 
     config = options_of(metadata)
-    check_installed()
-    model = locate(config.feature_model)
-    featuriser_of(config)  # whether it reads texts as long as that
+    model = rehearse(config)
     texts = load_texts(config.texts, **_place(metadata))
     spec = metadata.get(f"{PREFIX}tokenizer")
     tokenizer = load_gpt2() if spec is None else load_tokenizer(str(spec))
@@ -268,17 +266,6 @@ class Answers:
         return f"{len(self.responses)} continuations"
 
 
-def answers_of(
-    doc: Mapping[str, Any],
-    responses: Sequence[str],
-    config: MauveConfig,
-    progress: Callable[[int, str], Progress] = silent,
-) -> Answers:
-    """A request's answers with its document."""
-    prompt = doc["prompt"] if config.conditional else ""
-    return Answers(prompt, tuple(doc["references"]), tuple(responses), config, progress)
-
-
 def _figure(name: str) -> Callable[[Sequence[Answers]], float]:
     @leaving
     def figure(items: Sequence[Answers]) -> float:
@@ -322,22 +309,34 @@ def _mauve_task() -> type[ConfigurableTask]:
             if decoding.do_sample:
                 told |= {"top_p": decoding.top_p, "top_k": decoding.top_k}
             self.set_config("generation_kwargs", told)
-            texts = 1 if self.mauve.conditional else facts["long_enough"]
-            self.set_config("repeats", texts * self.mauve.repeats)
+            self.texts = 1 if self.mauve.conditional else facts["long_enough"]
+            self.set_config("repeats", self.texts * self.mauve.repeats)
 
-        def build_all_requests(self, **kwargs: Any) -> None:
-            """As lm-eval's, after a look at decoding: repeats of a greedy request are all the same."""
+        def build_all_requests(self, *, limit: int | None = None, **kwargs: Any) -> None:
+            """As lm-eval's, after a look at decoding: repeats of a greedy request are all the same.
+
+            Without a prompt there is one document, and `limit` counts the human texts.
+            """
+            if not self.mauve.conditional:
+                whole = len(self.dataset[SPLIT][0]["references"])
+                self.texts = whole if limit is None else min(whole, max(2, limit))
+                self.set_config("repeats", self.texts * self.mauve.repeats)
             if self.config.repeats > 1 and not self.config.generation_kwargs.get("do_sample"):
                 leave(UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy"))
-            super().build_all_requests(**kwargs)
+            super().build_all_requests(limit=limit, **kwargs)
 
         def answers(self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, Answers]:
             """The same answers under every metric."""
-            return dict.fromkeys(METRICS, answers_of(doc, results[0], self.mauve, self.progress))
+            return dict.fromkeys(METRICS, self._answers(doc, results[0]))
+
+        def _answers(self, doc: Mapping[str, Any], responses: Sequence[str]) -> Answers:
+            prompt = doc["prompt"] if self.mauve.conditional else ""
+            human = tuple(doc["references"][: self.texts])
+            return Answers(prompt, human, tuple(responses), self.mauve, self.progress)
 
         def generation_facts(self) -> dict[str, Any]:
             """The summary of the answers just given, for the results file."""
-            items = [answers_of(one.doc, one.filtered_resps["none"], self.mauve) for one in self.instances]
+            items = [self._answers(one.doc, one.filtered_resps["none"]) for one in self.instances]
             told = {**asdict(self.mauve), **self.config.generation_kwargs}
             return {"options": told, **summary_of(tuple(items)).to_json()}
 
@@ -368,6 +367,20 @@ def check_installed() -> None:
         raise MachineError("MAUVE needs extra packages: pip install 'ltm-eval[mauve]'")
 
 
+def rehearse(config: MauveConfig) -> FeatureModel:
+    """Featurise and compare a little, so that what is missing or broken is known before hours of generation.
+
+    Raises:
+        LtmEvalError: mauve-text or the feature model cannot be used.
+    """
+    check_installed()
+    featuriser = featuriser_of(config)
+    featuriser.features(["A text."])
+    points = np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)
+    compare(points, points, buckets=2, seed=FIRST_SEED, scaling=config.scaling)
+    return featuriser.model
+
+
 def buckets_for(smaller: int, config: MauveConfig, *, of: int) -> int:
     """Clusters for a comparison whose smaller side has `smaller` texts.
 
@@ -395,8 +408,13 @@ def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float
     check_installed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of faiss' and scikit-learn's imports, and of PCA where all texts are alike
-        faiss: Any = import_module("faiss")
-        from mauve import compute_mauve
+        try:
+            faiss: Any = import_module("faiss")
+            from mauve import compute_mauve
+        except ImportError as error:
+            raise MachineError(
+                f"MAUVE's packages cannot be imported ({error}); install them anew: pip install 'ltm-eval[mauve]'"
+            ) from error
 
         class Quiet(faiss.Kmeans):  # type: ignore[misc]
             """Does not print that there are fewer than 39 texts a cluster, which mauve-text's own rule implies."""

@@ -20,6 +20,7 @@ import pytest
 from ltm_eval import mauve
 from ltm_eval.config import MAUVE_PRESETS, SAMPLINGS, MauveConfig, RunConfig, mauve_config
 from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.features import FeatureModel, Featuriser, locate
 from ltm_eval.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, options_of, summary_of
 from ltm_eval.paths import tasks_dir
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
@@ -74,6 +75,11 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bytewise: Tokenizer) 
     logging.disable(logging.NOTSET)
 
 
+def unrehearsed(config: MauveConfig) -> FeatureModel:
+    """In place of the rehearsal, where mauve-text may be absent."""
+    return locate(config.feature_model)
+
+
 # Human texts
 
 
@@ -103,7 +109,7 @@ def test_short_examples_are_joined(bytewise: Tokenizer) -> None:
 
 
 def test_rows_of_the_task(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mauve, "check_installed", lambda: None)
+    monkeypatch.setattr(mauve, "rehearse", unrehearsed)
     told = {"data": str(data), "mauve_feature_model": str(model), **SMALL}
     rows = mauve_dataset(**told, pretrained="x", preset="bound")["references"]
     assert len(rows) == N and {len(row["prompt"]) for row in rows} == {20}
@@ -119,7 +125,7 @@ def test_rows_of_the_task(data: Path, model: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_mark_of_the_end_of_a_text_is_refused(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mauve, "check_installed", lambda: None)
+    monkeypatch.setattr(mauve, "rehearse", unrehearsed)
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": f"a {END_OF_TEXT} b" * 9}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="read it as the end of a text"):
         mauve_dataset(data=str(tmp_path), mauve_feature_model=str(model), **SMALL)
@@ -130,6 +136,25 @@ def test_without_mauve_text_one_line_says_what_to_install(data: Path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mauve" else find(name))
     with pytest.raises(MachineError, match=r"pip install 'ltm-eval\[mauve\]'"):
         mauve_dataset(data=str(data))
+
+
+@needs_mauve
+def test_what_is_broken_is_known_before_anything_is_generated(
+    data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"data": str(data), "mauve_feature_model": str(model), **SMALL}
+    broken = np.full((1, 16), np.nan, dtype=np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(Featuriser, "_last_states", lambda self, network, ids, device: broken)
+        with pytest.raises(DataError, match="not finite"):
+            mauve_dataset(**told)
+
+    def fail(name: str) -> Any:
+        raise ImportError(f"{name}: undefined symbol")
+
+    monkeypatch.setattr(mauve, "import_module", fail)
+    with pytest.raises(MachineError, match=r"cannot be imported .* pip install 'ltm-eval\[mauve\]'"):
+        mauve_dataset(**told)
 
 
 # Options
@@ -307,12 +332,14 @@ class Writer(LM):
     loglikelihood = loglikelihood_rolling = None  # type: ignore[assignment]
 
 
-def evaluated(task: str, *, noise: bool, **metadata: Any) -> tuple[dict[str, float], Any, Writer]:
+def evaluated(
+    task: str, *, noise: bool, limit: int | None = None, **metadata: Any
+) -> tuple[dict[str, float], Any, Writer]:
     """Figures, the lm-eval results and the model."""
     conditional = not task.endswith("unconditional")
     writer = Writer(mauve_dataset(**metadata, mauve_conditional=conditional)["references"], noise=noise)
     manager = TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata=metadata)
-    found = lm_eval.simple_evaluate(model=writer, tasks=[task], task_manager=manager, verbosity=None)
+    found = lm_eval.simple_evaluate(model=writer, tasks=[task], task_manager=manager, limit=limit, verbosity=None)
     assert found is not None
     figures = {key.removesuffix(",none"): value for key, value in found["results"][task].items()}
     return figures, found, writer
@@ -347,12 +374,16 @@ def test_without_a_prompt_one_request_is_repeated(data: Path, model: Path) -> No
     assert figures["mauve"] > 0.98
     assert len(writer.options) == 20 * 2 * MauveConfig.generation_seeds
     assert [row["arguments"][0][0] for row in found["samples"]["ltm_mauve_unconditional"]] == [END_OF_TEXT]
+    _, found, writer = evaluated("ltm_mauve_unconditional", noise=False, limit=5, **told)
+    assert len(writer.options) == 5 * 2 * MauveConfig.generation_seeds
+    (row,) = found["samples"]["ltm_mauve_unconditional"]
+    assert len(row["mauve"].references) == 5
 
 
 def test_greedy_by_gen_kwargs_is_refused_before_anything_is_generated(
     data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mauve, "check_installed", lambda: None)
+    monkeypatch.setattr(mauve, "rehearse", unrehearsed)
     manager = TaskManager(
         include_defaults=False,
         include_path=str(tasks_dir()),
