@@ -214,6 +214,8 @@ class TaskResult:
     """Samples file beside the results, where it exists."""
     latents_path: Path | None
     """Sidecar of latents beside the results, where it exists."""
+    generation: Mapping[str, Any]
+    """Curves, seeds and lengths of a MAUVE task; empty where the file has none."""
 
 
 @dataclass(frozen=True)
@@ -457,6 +459,7 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
         scores=_scores(content["results"][name], directions=_mapping(of_task("higher_is_better"))),
         samples_path=_beside(path, f"samples_{name}_{date_id}.jsonl"),
         latents_path=_beside(path, f"latents_{name}_{date_id}.jsonl"),
+        generation=_mapping(of_task("generation")),
     )
 
 

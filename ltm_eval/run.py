@@ -29,7 +29,7 @@ from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineErr
 from ltm_eval.floors import FIELDS, floors_of
 from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
-from ltm_eval.tokenizer import Tokenizer, load_gpt2
+from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -234,6 +234,8 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
         if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
         task.set_fewshot_seed(seed=config.seed)
+        if hasattr(task, "progress"):
+            task.progress = progress.silent if config.quiet else progress.for_terminal()
         if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
             task.set_config(key="generation_kwargs", value=simple_parse_args_string(config.gen_kwargs), update=True)
         _check_shots(task)
@@ -365,8 +367,10 @@ def _evaluate_subject(
 
 def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
+    import torch
     from lm_eval.evaluator import evaluate as lm_evaluate
 
+    torch.manual_seed(config.seed)  # a baseline's draws; an LTM has streams of its own
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
@@ -380,14 +384,18 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     part = dict(found)
     documents = [row["doc"] for row in part["samples"].get(task.task_name, [])]
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
-        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, documents)]}
+        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
+    if hasattr(task, "generation_facts"):
+        part["generation"] = {task.task_name: task.generation_facts()}
     return part
 
 
-def _floors(lm: LM, documents: list[dict[str, Any]]) -> list[Floor]:
-    """Reference rows over GPT-2's tokens, and over the model's own where these are others."""
+def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
+    """Reference rows over the tokens that blocks are counted in, and over the model's own where these are others."""
+    from ltm_eval.blocks import block_tokenizer, options_of
+
     own = getattr(lm, "encoding", None)
-    tokenizers = [load_gpt2()]
+    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
     if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
         tokenizers.append(own)
     return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]

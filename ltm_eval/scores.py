@@ -34,6 +34,9 @@ PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "ag_news": ("AG News",),
     "pubmed": ("PubMed",),
     "arxiv": ("arXiv",),
+    "mauve_paper": (),
+    "mauve_unconditional": (),
+    "mauve": ("conditional WebText (50->50 tokens)", "WebText 50->50, 1000 refs x 5 generations"),
 }
 """Words of a task's name, and the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
 RELEASED_PROTOCOL = "the released evaluator’s protocol: compare with as_released; not a bound"
@@ -250,7 +253,8 @@ def published_for(task: str) -> tuple[Published, ...]:
     found = [
         _published_row(row)
         for row in rows
-        if row["dataset"] in sets and (sets == ("GSM8K",) or _same_quantity(row["metric"], last_word=last_word))
+        if row["dataset"] in sets
+        and (sets == ("GSM8K",) or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
     ]
     order = list(dict.fromkeys((row.source, row.evidence) for row in found))
     return tuple(sorted(found, key=lambda row: order.index((row.source, row.evidence))))

@@ -1,5 +1,7 @@
 """The seven zero-shot perplexity sets: where their files lie, how each original form is read, what a document is.
 
+Two further sets hold human texts that generated ones are compared with: `webtext`, and the problems of `gsm8k`.
+
 A set is looked for as any other (`corpora`): in the folder named by `data` or LTM_EVAL_DATA_DIR as
 `FOLDER/<set>/<file>` or `FOLDER/<file>`, else on the hub where a copy without a script is pinned. Script data sets
 (`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are read in their
@@ -29,7 +31,7 @@ from ltm_eval.corpora import (
     text_column,
     text_lines,
 )
-from ltm_eval.detokenise import DETOKENISERS
+from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
 
@@ -74,7 +76,7 @@ class TextSet:
 
     def detokenised(self, example: str) -> str:
         """Ordinary text of an example."""
-        return DETOKENISERS[self.name](example)
+        return DETOKENISERS.get(self.name, as_it_is)(example)
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,16 @@ def read_wikitext(path: Path) -> Iterator[str]:
 
 
 def read_passages(path: Path) -> Iterator[str]:
-    """`{"text": ...}` a line: OpenAI's LAMBADA."""
+    """`{"text": ...}` a line: OpenAI's LAMBADA, and samples of its WebText."""
     for where, row in json_rows(path):
         yield text_column(row, "text", where=where)
+
+
+def read_problems(path: Path) -> Iterator[str]:
+    """Question and worked answer as they stand in a few-shot prompt: GSM8K."""
+    for where, row in json_rows(path):
+        question, answer = (text_column(row, column, where=where) for column in ("question", "answer"))
+        yield f"Question: {question}\nAnswer: {answer}"
 
 
 def read_ag_news(path: Path) -> Iterator[str]:
@@ -313,7 +322,37 @@ TEXT_SETS: Mapping[str, TextSet] = {
         _papers("arxiv", validation=6_436, test=6_440),
     )
 }
-"""Name to set."""
+"""Name to set, of the seven."""
+
+REFERENCE_SETS: Mapping[str, TextSet] = {
+    spec.name: spec
+    for spec in (
+        TextSet(
+            name="webtext",
+            split=TEST,
+            files={
+                split: (f"webtext.{word}.jsonl", f"{split}.jsonl")
+                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
+            },
+            read=read_passages,
+            column="text",
+            advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in "
+            "DIR/webtext/",
+            examples={VALIDATION: 5_000, TEST: 5_000},
+        ),
+        TextSet(
+            name="gsm8k",
+            split=TEST,
+            files={split: (f"{split}.jsonl",) for split in (TRAIN, TEST)},
+            read=read_problems,
+            column="question",
+            advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
+            examples={},
+        ),
+    )
+}
+"""Name to set, of those that have no perplexity task."""
+_ALL_SETS: Mapping[str, TextSet] = {**TEXT_SETS, **REFERENCE_SETS}
 
 
 def text_set(name: str) -> TextSet:
@@ -322,9 +361,9 @@ def text_set(name: str) -> TextSet:
     Raises:
         UsageError: there is no such set.
     """
-    if name not in TEXT_SETS:
-        raise UsageError(f"no text set {name!r}; there are {', '.join(TEXT_SETS)}.{nearest(name, TEXT_SETS)}")
-    return TEXT_SETS[name]
+    if name not in _ALL_SETS:
+        raise UsageError(f"no text set {name!r}; there are {', '.join(_ALL_SETS)}.{nearest(name, _ALL_SETS)}")
+    return _ALL_SETS[name]
 
 
 # Finding ------------------------------------------------------------------------------------------------------------
@@ -343,7 +382,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
     """Find a perplexity set and read one split of it.
 
     Args:
-        name: of `TEXT_SETS`.
+        name: of `TEXT_SETS` or `REFERENCE_SETS`.
         data: `auto` (also None), `sample`, `hub` or a folder.
         split: `train`, `validation` (also `valid`, `val`, `dev`) or `test`; None takes the set's own.
         file: this file of the folder instead of the ones that are looked for.

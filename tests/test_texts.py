@@ -301,3 +301,22 @@ def test_the_published_sets(name: str, examples: int, sha256: str, complete: boo
 @pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 def test_the_published_wikitext_has_sixty_pages() -> None:
     assert len(list(documents(load_texts("wikitext", data=PUBLISHED)))) == 60  # arXiv:1609.07843 Table 1
+
+
+# Human texts that have no perplexity task
+
+
+def test_webtext_and_problems_are_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "webtext").mkdir()
+    (tmp_path / "webtext" / "webtext.test.jsonl").write_text(
+        '{"id": 1, "text": " A page\\n", "ended": true}\n', "utf-8"
+    )
+    assert list(documents(load_texts("webtext", data=tmp_path))) == [(" A page\n",)]
+    (tmp_path / "test.jsonl").write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', "utf-8")
+    assert load_texts("gsm8k", data=tmp_path).examples == ("Question: 1 + 1?\nAnswer: 2\n#### 2",)
+    assert len(load_texts("gsm8k", data="sample").examples) == 100
+
+
+def test_a_missing_webtext_says_where_it_is_had(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"put webtext\.test\.jsonl \(openaipublic"):
+        load_texts("webtext", data=tmp_path)
