@@ -11,7 +11,7 @@ from ltm_eval.errors import CheckpointError, UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Condition = Literal["prompt", "demos", "demos+prompt", "prior"]
+Condition = Literal["prompt", "demos", "demos+prompt", "shuffled", "other", "prior"]
 Preset = Literal["released", "published", "bound"]
 CONDITIONS: tuple[str, ...] = get_args(Condition)
 DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
@@ -20,6 +20,15 @@ MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
 DEMO_MODEL = "demo"
 AUTO = "auto"
+DEFAULT_K = (1, 5, 10)
+"""pass@k that n samples are counted for unless k is named, as far as n reaches."""
+SAMPLING_TEMPERATURE = 1.0
+"""Of sampled answers where neither task nor user names one."""
+OTHER = "other"
+"""The condition under which z is fitted on another question's demonstrations."""
+ALL_CONDITIONS = "all"
+EACH = "each"
+"""`fit_window=each`: a window of its own for every demonstration."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +264,8 @@ class GenerationConfig:
     """Nucleus: the smallest set of tokens with at least this mass."""
     top_k: int = 0
     """Only the k likeliest tokens; 0 keeps all."""
+    rethink: int = 0
+    """Rounds of rethinking; 0 answers at once."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:

@@ -10,8 +10,8 @@ code slides the context on, this one stops.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +39,7 @@ class Prompt:
     z: Tensor
     """(L, N, D)."""
     stream: np.random.Generator | None = None
-    """Uniform draws for sampling; its own for every prompt and repeat."""
+    """Uniform draws for sampling; its own for every prompt and repeat. Without one the prompt is continued greedily."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Continuation:
     """Without the end-of-text token; a stop string's tokens are still there."""
     stop_reason: str
     """`stop_string`, `end_of_text` or `length`."""
+    seconds: float = field(default=0.0, compare=False)
+    """Wall time: of reading the prompt, and its share of the steps it was decoded in."""
 
 
 @dataclass
@@ -63,22 +65,28 @@ class _Lane:
     stream: np.random.Generator | None
     tokens: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
+    seconds: float = 0.0
+
+    def ended(self, reason: str) -> Continuation:
+        """What was generated, once it has ended."""
+        return Continuation(self.index, tuple(self.tokens), reason, self.seconds)
 
 
 def generate(
     model: LatentThoughtModel,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     config: GenerationConfig,
     *,
     eot_id: int | None = None,
     to_bytes: Callable[[Sequence[int]], bytes] | None = None,
     batch_size: int = CPU_LANES,
 ) -> Iterator[Continuation]:
-    """Continue every prompt; continuations come as they finish.
+    """Continue every prompt; continuations come as they finish, and the next prompt takes the place.
 
     Args:
-        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing.
-        config: sampling and stopping.
+        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing. Taken one by one
+            as places become free, so that a generator may make them meanwhile.
+        config: sampling and stopping. Where it samples, prompts without a stream are still continued greedily.
         eot_id: token that ends a continuation.
         to_bytes: ids to text, needed where `config.until` is not empty.
         batch_size: prompts decoded side by side at most.
@@ -90,31 +98,47 @@ def generate(
         raise UsageError("stop strings need a tokenizer")
     stepper = _Stepper(model, batch_size)
     stops = tuple(stop.encode() for stop in config.until)
-    waiting = deque(enumerate(prompts))
+    waiting = enumerate(prompts)
     lanes: list[_Lane | None] = [None] * stepper.lanes
-    while waiting or any(lanes):
-        for slot in range(min(batch_size, stepper.lanes)):
-            while lanes[slot] is None and waiting:
-                index, prompt = waiting.popleft()
-                lane = _Lane(
-                    index, min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens)), prompt.stream
-                )
-                stepper.place(slot, prompt)
-                lanes[slot] = lane
-                if lane.limit < 1:
-                    lanes[slot] = None
-                    yield Continuation(index, (), "length")
+    while True:
+        yield from _fill(lanes, waiting, stepper=stepper, config=config, places=min(batch_size, stepper.lanes))
         active = [(slot, lane) for slot, lane in enumerate(lanes) if lane is not None]
         if not active:
-            continue
+            return
         chosen = _choose(stepper.logits, lanes, config)
         for slot, lane in active:
             reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes)
             if reason:
                 lanes[slot] = None
-                yield Continuation(lane.index, tuple(lane.tokens), reason)
+                yield lane.ended(reason)
         if any(lanes):
+            begun = time.monotonic()
             stepper.step(chosen)
+            going = [lane for lane in lanes if lane is not None]
+            for lane in going:
+                lane.seconds += (time.monotonic() - begun) / len(going)
+
+
+def _fill(
+    lanes: list[_Lane | None],
+    waiting: Iterator[tuple[int, Prompt]],
+    *,
+    stepper: _Stepper,
+    config: GenerationConfig,
+    places: int,
+) -> Iterator[Continuation]:
+    """Put waiting prompts into free lanes; those that have no room to go on end at once."""
+    for slot in range(places):
+        while lanes[slot] is None and (following := next(waiting, None)) is not None:
+            index, prompt = following
+            begun = time.monotonic()
+            stepper.place(slot, prompt)
+            limit = min(config.max_new_tokens, stepper.model.config.max_seq_len - len(prompt.tokens))
+            lane = _Lane(index, limit, prompt.stream, seconds=time.monotonic() - begun)
+            if limit < 1:
+                yield lane.ended("length")
+            else:
+                lanes[slot] = lane
 
 
 def _advance(
@@ -138,13 +162,14 @@ def _advance(
 
 
 def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
-    """Next token of every lane: (lanes, V) logits to ids; idle lanes get whatever."""
+    """Next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy, idle ones get whatever."""
+    likeliest = [int(i) for i in logits.argmax(-1).tolist()]
     if not config.do_sample:
-        return [int(i) for i in logits.argmax(-1).tolist()]
-    uniform = torch.tensor(
-        [0.0 if lane is None or lane.stream is None else lane.stream.random() for lane in lanes], dtype=torch.float64
-    )
-    return [int(i) for i in sample_token(logits, uniform.to(logits.device), config).tolist()]
+        return likeliest
+    streams = [None if lane is None else lane.stream for lane in lanes]
+    uniform = torch.tensor([0.0 if stream is None else stream.random() for stream in streams], dtype=torch.float64)
+    drawn = sample_token(logits, uniform.to(logits.device), config).tolist()
+    return [likeliest[i] if stream is None else int(drawn[i]) for i, stream in enumerate(streams)]
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
