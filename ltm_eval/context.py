@@ -69,7 +69,7 @@ QUESTION_ONLY = ("demos", "shuffled", OTHER)
 """Conditions under which the decoder reads no demonstration."""
 
 
-def plan(
+def plan(  # noqa: PLR0913 - two of them concern one condition each
     text: str,
     condition: str,
     tokenizer: Tokenizer,

@@ -230,7 +230,7 @@ def _keyed_task() -> type[ConfigurableTask]:
             """As lm-eval's; greedy options are refused where several samples were asked for."""
             if key == "generation_kwargs" and self._samples:
                 try:
-                    refuse_greedy(value, n=self.repeats.n if self.repeats else self.rethinking.answers)
+                    refuse_greedy(value)
                 except LtmEvalError as error:
                     leave(error)
             super().set_config(key, value, update)

@@ -448,7 +448,7 @@ class LTM(TemplateLM):
         self, jobs: Sequence[GenerationJob], config: GenerationConfig
     ) -> Iterator[tuple[GenerationJob, Rethought]]:
         """Chain and control of a batch of questions."""
-        fitted = dict((job.index, own) for job, own in self._fitted(jobs))
+        fitted = {job.index: own for job, own in self._fitted(jobs)}
         questions = [Question(job.context.read, fitted[job.index].posterior, fitted[job.index].key) for job in jobs]
         found = rethink(
             self.model,

@@ -128,7 +128,9 @@ def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
         return None
     count = _whole_numbers("n", n)[0] if n is not None else ks[-1]
     if ks and ks[-1] > count:
-        raise UsageError(f"pass@{ks[-1]} needs at least {ks[-1]} samples a question, got n = {count}; raise n or lower k")
+        raise UsageError(
+            f"pass@{ks[-1]} needs at least {ks[-1]} samples a question, got n = {count}; raise n or lower k"
+        )
     return Repeats(count, ks or tuple(k for k in DEFAULT_K if k <= count)) if count > 1 else None
 
 
@@ -173,13 +175,13 @@ def greedy_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "do_sample": False, "temperature": 0.0}
 
 
-def refuse_greedy(changes: Mapping[str, Any], *, n: int) -> None:
-    """Raise UsageError where the user's generation options make n > 1 samples all the same."""
+def refuse_greedy(changes: Mapping[str, Any]) -> None:
+    """Raise UsageError where the user's generation options make all samples the same."""
     greedy = changes.get("do_sample") in (False, 0) or ("temperature" in changes and not changes["temperature"])
     if greedy:
         raise UsageError(
-            f"n = {n} greedy answers to one question would all be the same; leave do_sample=false and temperature=0 "
-            "out (a greedy answer stands beside the samples anyway), or ask for n = 1"
+            "several greedy answers to one question would all be the same; leave do_sample=false and temperature=0 out "
+            "(a greedy answer stands beside the samples anyway), or ask for n = 1"
         )
 
 
@@ -229,6 +231,12 @@ def interval_of(values: Sequence[float]) -> dict[str, Any]:
         "n": len(values),
         "kind": "Wilson" if binary else "bootstrap over questions",
     }
+
+
+def interval_words(found: Mapping[str, Any]) -> str:
+    """A share with its interval, as a line of text."""
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['value']:.2f} % (95 % {low:.2f} to {high:.2f}, {found['kind']}, n {found['n']})"
 
 
 def content_free(

@@ -121,7 +121,7 @@ def spent(candidates: Sequence[Candidate]) -> Spent:
     )
 
 
-def rethink(
+def rethink(  # noqa: PLR0913 - what `decode` cannot know
     model: LatentThoughtModel,
     questions: Sequence[Question],
     config: FitConfig,
@@ -150,15 +150,15 @@ def rethink(
         raise UsageError(f"rethink must be at least 1 round, got {rounds}")
     chains: list[list[Candidate]] = [[] for _ in questions]
     for k in range(rounds):
-        current = [own[-1].posterior if own else question.posterior for own, question in zip(chains, questions, strict=True)]
+        current = [
+            own[-1].posterior if own else question.posterior for own, question in zip(chains, questions, strict=True)
+        ]
         tasks = [_Task(question, q, f"rethink {k}") for question, q in zip(questions, current, strict=True)]
         for own, candidate in zip(chains, _candidates(model, tasks, config, seed, eot_id, decode), strict=True):
             own.append(candidate)
     draws = [_Task(question, question.posterior, f"independent {k}") for question in questions for k in range(rounds)]
     found = _candidates(model, draws, config, seed, eot_id, decode)
-    return [
-        Rethought(tuple(chain), tuple(found[i * rounds : (i + 1) * rounds])) for i, chain in enumerate(chains)
-    ]
+    return [Rethought(tuple(chain), tuple(found[i * rounds : (i + 1) * rounds])) for i, chain in enumerate(chains)]
 
 
 @dataclass(frozen=True)
