@@ -68,6 +68,11 @@ def canonical_number(text: str) -> str:
     return shortest if shortest == "0" else sign + shortest
 
 
+def is_number(text: str) -> bool:
+    """Whether `text` is a plain decimal number."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def canonical_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
     """`canonical_number` of every answer: lm-eval's filter `custom`."""
     return [[canonical_number(text) for text in answers] for answers in responses]

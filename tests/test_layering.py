@@ -15,8 +15,8 @@ PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
     ("config", "paths", "progress", "results", "wording"),
+    ("answers",),
     (
-        "answers",
         "arguments",
         "corpora",
         "detokenise",
