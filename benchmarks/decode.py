@@ -9,7 +9,8 @@ Three ways, same number of new tokens, greedy, random weights, prompts of 32 tok
   position only; timed at every `--stride`-th length (first included) and summed up, since it is slow;
 - `gpt2`: `transformers` GPT-2 of the same width and vocabulary and as many layers as give the same number of
   parameters, with its own cache.
-On a CPU `generate` runs 16 lanes whatever the batch (its docstring says why), so that batches above 16 take turns.
+`--clock cpu` counts the process's own seconds, for a machine that others use too. On a CPU `generate` runs 16 lanes, or
+4 for up to 4 prompts (its docstring says why), so that batches above 16 take turns.
 Prints Markdown; figures of a machine stand in reports/NOTES.md.
 """
 
@@ -70,13 +71,17 @@ def random_gpt2(config: ModelConfig, wanted: int, device: str) -> torch.nn.Modul
     return GPT2LMHeadModel(sized(max(1, round((wanted - fixed) / per_layer)))).eval().to(device)
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = CLOCKS["wall"]
+
+
 def timed(work: Callable[[], object], device: str) -> float:
     """Seconds of `work`, after the device has finished."""
-    begun = time.perf_counter()
+    begun = clock()
     work()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def cached_seconds(model: LatentThoughtModel, tokens: torch.Tensor, new_tokens: int, device: str) -> float:
@@ -123,13 +128,15 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,64")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--stride", type=int, default=32, help="lengths between two timed steps of the cache-free loop")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     given = parser.parse_args()
+    global clock  # noqa: PLW0603 - set once, before anything is timed
+    clock = CLOCKS[given.clock]
     model = random_ltm(LTM_S, given.device)
     gpt2 = random_gpt2(LTM_S, parameters(model), given.device)
     machine = torch.cuda.get_device_name() if given.device.startswith("cuda") else platform.processor() or "CPU"
-    print(
-        f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, fp32, {given.new_tokens} new tokens"
-    )
+    print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, fp32, {given.clock} time")
+    print(f"{given.new_tokens} new tokens after {PROMPT_TOKENS}")
     print(f"parameters: LTM {parameters(model) / 1e6:.1f} M, GPT-2 {parameters(gpt2) / 1e6:.1f} M\n")
     print("| batch | cached, tokens/s | cache-free, tokens/s | gpt2, tokens/s | cached : cache-free | cached : gpt2 |")
     print("|---:|---:|---:|---:|---:|---:|")
