@@ -282,6 +282,15 @@ def _keyed_task() -> type[ConfigurableTask]:
                     request.other_prompt = prompt
             return requests
 
+        def show(self, doc: Mapping[str, Any]) -> list[str]:
+            """Every prompt that is built for a document: its own and, where the condition asks for it, the other one.
+
+            Raises:
+                UsageError: there are not enough demonstrations.
+            """
+            own = str(self.fewshot_context(doc, self.config.num_fewshot or 0))
+            return [own, *([self._others_context(doc)] if self.shows_others else [])]
+
         def _others_context(self, doc: Mapping[str, Any]) -> str:
             self.sampler.others = True
             try:

@@ -48,7 +48,7 @@ class LatentRecord:
     prompt_hash: str
     """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
     condition: str
-    """What z was fitted on and what the decoder read: prompt, demos, demos+prompt or prior."""
+    """What z was fitted on and what the decoder read: prompt, demos, demos+prompt, shuffled, other or prior."""
     preset: str
     """Name of the fast loop's preset."""
     t_fast: int

@@ -266,6 +266,9 @@ def _check_shots(task: Any) -> None:
             f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask "
             "for fewer"
         )
+    document = next(iter(task.test_docs() or []), None)
+    if shots and document is not None and hasattr(task, "show"):
+        task.show(document)
 
 
 # Models --------------------------------------------------------------------------------------------------------------

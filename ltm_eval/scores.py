@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 NORMAL_QUANTILE = 1.96
 LEVEL = 0.05
 SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
+SAMPLED = ("pass@", "maj@", "rethink_", "independent_")
 SIGNATURE_KEYS = (
     ("condition", "condition"),
+    ("fit_window", "fit_window"),
     ("preset", "fit.preset"),
     ("t_fast", "fit.t_fast"),
     ("tok", "tokenizer.name"),
@@ -189,10 +191,22 @@ def signature_of(score: Score, run: Run, result: TaskResult) -> str:
         ("task", f"{result.name}@{result.version}" if result.version else result.name),
         ("filter", score.filter if score.filter != "none" else ""),
         ("shots", "" if result.n_shot is None else str(result.n_shot)),
+        *_sampling(score, result),
         *((name, settings.get(key, "")) for name, key in SIGNATURE_KEYS),
         ("lm_eval", run.software.get("lm_eval_version", "")),
     ]
     return "|".join([score.metric, *(f"{name}:{value}" for name, value in declared if value not in {"", "null"})])
+
+
+def _sampling(score: Score, result: TaskResult) -> list[tuple[str, str]]:
+    """What figures of sampled answers depend on; nothing for the others."""
+    if not score.metric.startswith(SAMPLED):
+        return []
+    told = result.config.get("metadata"), result.config.get("generation_kwargs")
+    metadata, options = (one if isinstance(one, dict) else {} for one in told)
+    asked = [(name, metadata.get(name)) for name in ("n", "rethink")]
+    asked += [(name, options.get(name)) for name in ("temperature", "top_p", "top_k")]
+    return [(name, str(value)) for name, value in asked if value is not None]
 
 
 def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
