@@ -3,7 +3,8 @@
     python benchmarks/decode.py                                # sizes of LTM-S, this machine's best device
     python benchmarks/decode.py --new_tokens 512 --batches 1,8,64 --device cpu
 
-Three ways, same number of new tokens, greedy, random weights, prompts of 32 tokens, nothing stops early:
+Three ways, same number of new tokens, greedy, random weights, prompts of 480 tokens (few-shot prompts fill the
+context), nothing stops early:
 - `cached`: `ltm_eval.decode.generate`;
 - `cache-free`: reads everything again for every token, as the released `generate` does, output projection of the last
   position only; timed at every `--stride`-th length (first included) and summed up, since it is slow;
@@ -38,7 +39,6 @@ LTM_S = ModelConfig(
     max_z_len=24,
     multiple_of=32,
 )
-PROMPT_TOKENS = 32
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -125,6 +125,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new_tokens", type=int, default=512)
+    parser.add_argument("--prompt_tokens", type=int, default=480)
     parser.add_argument("--batches", default="1,8,64")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--stride", type=int, default=32, help="lengths between two timed steps of the cache-free loop")
@@ -136,13 +137,13 @@ def main() -> None:
     gpt2 = random_gpt2(LTM_S, parameters(model), given.device)
     machine = torch.cuda.get_device_name() if given.device.startswith("cuda") else platform.processor() or "CPU"
     print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, fp32, {given.clock} time")
-    print(f"{given.new_tokens} new tokens after {PROMPT_TOKENS}")
+    print(f"{given.new_tokens} new tokens after {given.prompt_tokens}")
     print(f"parameters: LTM {parameters(model) / 1e6:.1f} M, GPT-2 {parameters(gpt2) / 1e6:.1f} M\n")
     print("| batch | cached, tokens/s | cache-free, tokens/s | gpt2, tokens/s | cached : cache-free | cached : gpt2 |")
     print("|---:|---:|---:|---:|---:|---:|")
     stream = torch.Generator().manual_seed(2)
     for batch in map(int, given.batches.split(",")):
-        tokens = torch.randint(0, LTM_S.vocab_size, (batch, PROMPT_TOKENS), generator=stream)
+        tokens = torch.randint(0, LTM_S.vocab_size, (batch, given.prompt_tokens), generator=stream)
         for warm in (cached_seconds, gpt2_seconds):
             warm(model if warm is cached_seconds else gpt2, tokens[:1], 4, given.device)  # type: ignore[arg-type]
         seconds = (
