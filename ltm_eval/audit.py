@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -21,6 +21,7 @@ from ltm_eval.config import FitConfig, ModelConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import Document, Window, fit_documents, generator
+from ltm_eval.results import AuditResult
 
 LIMIT_NATS = 20.0
 """Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20."""
@@ -38,34 +39,6 @@ UNTRAINED = ModelConfig(
     multiple_of=32,
 )
 """Small enough to be audited in seconds, with as many latent dimensions per token (12) as the published models."""
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """What a preset reports on uniformly random tokens."""
-
-    preset: str
-    """Name of the fit preset."""
-    deficit_nats_per_block: float
-    """T ln V minus the reported figure, mean over blocks; positive is impossible luck for a bound."""
-    stderr_nats: float | None
-    """Standard error of that mean over blocks; None for a single block."""
-    caught: bool
-    """Whether the deficit exceeds 20 nats. A decoder whose latents carry little can leave a leak unnoticed."""
-    is_bound: bool
-    """Whether the preset takes its expectation over noise that the fit has not seen, and was not caught."""
-    t_fast: int
-    """Fast steps of the fit."""
-    figure: str
-    """What was compared: `bound` (fresh draws) or `as_released` (the fit's own noise)."""
-    blocks: int
-    """Blocks of random tokens."""
-    length: int
-    """Scored tokens per block, T."""
-    vocab: int
-    """Vocabulary size, V."""
-    seed: int
-    """Of tokens and noise."""
 
 
 def audit(
@@ -110,8 +83,8 @@ def _verdict(figures: list[float], config: FitConfig, *, length: int, vocab: int
     caught = not mean <= LIMIT_NATS  # nan is no bound either
     return AuditResult(
         preset=config.preset,
-        deficit_nats_per_block=mean,
-        stderr_nats=math.sqrt(spread / (blocks - 1) / blocks) if blocks > 1 else None,
+        deficit_nats_per_block=_number(mean),
+        stderr_nats=_number(math.sqrt(spread / (blocks - 1) / blocks)) if blocks > 1 else None,
         caught=caught,
         is_bound=config.is_bound and not caught,
         t_fast=config.t_fast,
@@ -121,6 +94,10 @@ def _verdict(figures: list[float], config: FitConfig, *, length: int, vocab: int
         vocab=vocab,
         seed=seed,
     )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def random_document(vocab: int, length: int, *, seed: int, block: int = 0) -> Document:

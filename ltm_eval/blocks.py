@@ -12,6 +12,10 @@ again (where two examples meet, the joined text is encoded otherwise). So a cut 
 block is text that encodes to at most as many tokens as fit; what it gave up begins the next block. A block whose text
 encodes to fewer tokens stays as it is: tokens are counted as a model sees them.
 
+GPT-2's vocabulary needs the network once. Blocks can therefore be cut and counted with another tokenizer
+(`block_tokenizer`), and the bundled sample data are by default: with the bundled model's, into shorter blocks. The
+facts of a preparation name it, and nothing counted with it is called a GPT-2 token.
+
 Words and bytes are those of the de-tokenised text (UTF-8), without end-of-text. A word is what stands between white
 space in its own example, and counts in the block where it begins, so that neither abutting examples nor cuts change
 the sum.
@@ -23,18 +27,25 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.errors import DataError, UsageError
-from ltm_eval.texts import Texts, documents, load_texts, text_set
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2
+from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.paths import assets_dir
+from ltm_eval.texts import SAMPLE, Texts, documents, load_texts, text_set
+from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 PROTOCOLS = ("mdlm", "documents")
 BLOCK_TOKENS = 1_024
+SAMPLE_BLOCK_TOKENS = 256
+"""Of the bundled sample data, which are short."""
+GPT2, DEMO = "gpt2", "demo"
+"""Tokenizers by name: GPT-2's, and the bundled model's, which is there without a network."""
+DEMO_FOLDER = "ltm-demo"
 FEWEST_TOKENS = 16
 """A character can take several tokens; below this a block might hold none."""
 SPLIT = "blocks"
@@ -51,9 +62,11 @@ class BlockOptions:
     protocol: str = "mdlm"
     """`mdlm` or `documents`."""
     block_tokens: int = BLOCK_TOKENS
-    """GPT-2 tokens of a block, both ends of text included; `mdlm` only."""
+    """Tokens of a block, both ends of text included; `mdlm` only."""
     insert_eos: bool = False
     """Whether end-of-text follows every example; `mdlm` only."""
+    block_tokenizer: str = GPT2
+    """Whose tokens cut and count: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks."""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -74,8 +87,9 @@ class Block:
     """Words that begin in it."""
     n_bytes: int
     """UTF-8 bytes, end-of-text left out."""
-    n_tokens_gpt2: int
-    """GPT-2 tokens of `text`, the closing end-of-text included: what a GPT-2 is scored on."""
+    n_tokens_block: int
+    """Tokens of `text` by the block tokenizer, the closing end-of-text included: what a model that reads with that
+    tokenizer is scored on."""
     index: int
     """Position in the set."""
 
@@ -90,10 +104,10 @@ class Counts:
     """Words."""
     n_bytes: int
     """Bytes."""
-    n_tokens_gpt2: int
-    """GPT-2 tokens as scored."""
+    n_tokens_block: int
+    """Tokens of the blocks by the block tokenizer."""
     stream_tokens: int
-    """GPT-2 tokens of the examples, each encoded alone."""
+    """Its tokens of the examples, each encoded alone."""
     dropped_tokens: int
     """Of those, the ones after the last whole block."""
     dropped_bytes: int
@@ -128,7 +142,7 @@ def prepare(
 
     Args:
         name: of `texts.TEXT_SETS`.
-        options: protocol and lengths.
+        options: protocol, lengths and tokenizer; None takes `default_options(data)`.
         data: `auto` (also None), `sample`, `hub` or a folder.
         split: another split than the set's own.
         file: another file than the ones looked for.
@@ -137,10 +151,11 @@ def prepare(
         UsageError: an option is not one.
         DataError: see `texts.load_texts`; or nothing is left to evaluate.
         MachineError: GPT-2's vocabulary cannot be had, or a file cannot be read.
+        TokenizerError: the block tokenizer's file is not one of mergeable ranks.
     """
-    options = options or BlockOptions()
+    options = options or default_options(data)
     texts = load_texts(name, data=data, split=split, file=file)
-    tokenizer = load_gpt2()
+    tokenizer = block_tokenizer(options.block_tokenizer)
     wholes = _without_marks(documents(texts), texts)
     if options.protocol == "documents":
         blocks, counts = whole_documents(wholes, tokenizer)
@@ -152,6 +167,46 @@ def prepare(
             "pass block_tokens=N with a smaller N, or protocol=documents"
         )
     return Prepared(tuple(blocks), _facts(texts, options, counts, tokenizer))
+
+
+def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptions:
+    """What holds for this data unless told otherwise: the published preparation, or what suits the bundled samples.
+
+    Args:
+        data: as in `prepare`.
+        protocol: of `PROTOCOLS`.
+    """
+    if str(data) != SAMPLE:
+        return BlockOptions(protocol)
+    length = SAMPLE_BLOCK_TOKENS if protocol == PROTOCOLS[0] else BLOCK_TOKENS
+    return BlockOptions(protocol, length, block_tokenizer=DEMO)
+
+
+def block_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer that cuts and counts.
+
+    Args:
+        spec: `gpt2`, `demo` or a file of mergeable ranks (or a folder that holds one).
+
+    Raises:
+        UsageError: it is neither a name nor a file.
+        MachineError: GPT-2's vocabulary cannot be had.
+        TokenizerError: the file is not one of mergeable ranks.
+    """
+    if spec == GPT2:
+        try:
+            return load_gpt2()
+        except MachineError as error:
+            raise MachineError(
+                "blocks are counted in GPT-2 tokens, and its vocabulary is neither in tiktoken's cache nor could it be "
+                'downloaded; set TIKTOKEN_CACHE_DIR, or pass --metadata \'{"block_tokenizer": "demo"}\' (other blocks '
+                "than the published ones)"
+            ) from error
+    if spec == DEMO:
+        return replace(load_tokenizer(str(assets_dir() / DEMO_FOLDER)), name=DEMO)
+    if not Path(spec).exists():
+        raise UsageError(f"block_tokenizer must be gpt2, demo or a file of mergeable ranks, got {spec!r}")
+    return load_tokenizer(spec)
 
 
 def _without_marks(wholes: Iterable[tuple[str, ...]], texts: Texts) -> Iterator[tuple[str, ...]]:
@@ -169,7 +224,8 @@ def _facts(texts: Texts, options: BlockOptions, counts: Counts, tokenizer: Token
     read = asdict(texts)
     examples = read.pop("examples")
     chosen = asdict(options) if options.protocol == "mdlm" else {"protocol": options.protocol}
-    return {**read, "rows": len(examples), **chosen, "tokenizer": tokenizer.name, **asdict(counts)}
+    told = {"block_tokenizer": tokenizer.name, "block_tokenizer_sha256": tokenizer.digest}
+    return {**read, "rows": len(examples), **chosen, **told, **asdict(counts)}
 
 
 # Whole documents ----------------------------------------------------------------------------------------------------
@@ -180,7 +236,7 @@ def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tu
 
     Args:
         wholes: documents, each as its examples.
-        tokenizer: GPT-2's.
+        tokenizer: the block tokenizer.
     """
     blocks = []
     stream_tokens = 0
@@ -193,7 +249,7 @@ def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tu
                 text=text,
                 n_words=sum(len(_WORD.findall(part)) for part in parts),
                 n_bytes=len(text.encode()),
-                n_tokens_gpt2=tokens,
+                n_tokens_block=tokens,
                 index=index,
             )
         )
@@ -206,7 +262,7 @@ def _counts(blocks: Sequence[Block], *, stream_tokens: int, **others: int) -> Co
         documents=len(blocks),
         n_words=sum(block.n_words for block in blocks),
         n_bytes=sum(block.n_bytes for block in blocks),
-        n_tokens_gpt2=sum(block.n_tokens_gpt2 for block in blocks),
+        n_tokens_block=sum(block.n_tokens_block for block in blocks),
         stream_tokens=stream_tokens,
         **{**zeros, **others},
     )
@@ -220,7 +276,7 @@ def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOpti
 
     Args:
         examples: de-tokenised, in order.
-        tokenizer: GPT-2's.
+        tokenizer: the block tokenizer.
         options: length and separator.
     """
     cutter = _Cutter(tokenizer, options.block_tokens - 2)
@@ -312,8 +368,8 @@ def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Datas
     Args:
         text_set_name: of `texts.TEXT_SETS`, from the task's YAML.
         metadata: lm-eval passes `--metadata` and all model arguments. Read are `data` (or `data_dir`), `protocol`,
-            `block_tokens`, `insert_eos`, and `split` and `file`, which `<set>_split` and `<set>_file` override for one
-            set.
+            `block_tokens`, `block_tokenizer`, `insert_eos`, and `split` and `file`, which `<set>_split` and
+            `<set>_file` override for one set.
 
     Raises:
         LtmEvalError: see `prepare`.
@@ -352,21 +408,28 @@ def options_of(metadata: Mapping[str, object]) -> BlockOptions:
     Raises:
         UsageError: a value is not one.
     """
-    default = BlockOptions()
+    protocol = str(metadata.get("protocol") or PROTOCOLS[0])
+    default = default_options(_data_of(metadata), protocol=protocol)
     return BlockOptions(
-        protocol=str(metadata.get("protocol") or default.protocol),
+        protocol=protocol,
         block_tokens=_whole(metadata.get("block_tokens"), default.block_tokens),
         insert_eos=_yes(metadata.get("insert_eos"), default=default.insert_eos),
+        block_tokenizer=str(metadata.get("block_tokenizer") or default.block_tokenizer),
     )
+
+
+def _data_of(metadata: Mapping[str, object]) -> object:
+    """Where the data are to be looked for."""
+    data, folder = metadata.get("data"), metadata.get("data_dir")
+    if data is not None and folder is not None and str(data) != str(folder):
+        raise UsageError(f"data is {str(data)!r} and data_dir is {str(folder)!r}; give one of them")
+    return data if data is not None else folder
 
 
 def _source_of(name: str, metadata: Mapping[str, object]) -> dict[str, Any]:
     """`data`, `split` and `file` of one set."""
     text_set(name)
-    data, folder = metadata.get("data"), metadata.get("data_dir")
-    if data is not None and folder is not None and str(data) != str(folder):
-        raise UsageError(f"data is {str(data)!r} and data_dir is {str(folder)!r}; give one of them")
-    found: dict[str, Any] = {"data": data if data is not None else folder}
+    found: dict[str, Any] = {"data": _data_of(metadata)}
     for key in ("split", "file"):
         value = metadata.get(f"{name}_{key}", metadata.get(key))
         found[key] = None if value is None else str(value)

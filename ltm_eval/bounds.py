@@ -25,11 +25,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from ltm_eval import __version__
-from ltm_eval.config import PRESETS, FitConfig, fit_config
+from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
-from ltm_eval.metrics import Interval, Perplexity, corpus_ppl, mean_interval
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import (
     Batch,
@@ -282,13 +280,13 @@ def as_released(
 ) -> list[Estimate]:
     """The released evaluator's figure: NLL + KL at the very noise that the fit was made for. Not a bound.
 
-    Where `config` has fixed noise it is read off the fit's last trace row. Where it has fresh noise there is no such
-    noise, and the documents are fitted again under the preset `released`, with the same number of steps.
+    Where `config` has fixed noise it is read off the fit's last trace row. Where every step has noise of its own there
+    is no such noise, and the documents are fitted again under the preset `released`, with the same number of steps.
 
     Args:
         posterior: the fit under `config`, if there is one already.
     """
-    if config.noise == "fresh":
+    if config.noise != "fixed":
         config, posterior = fit_config("released", t_fast=config.t_fast), None
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
@@ -491,195 +489,3 @@ def _causal_rows(
 ) -> list[Estimate]:
     found = causal(model, [text_of(document) for document in documents], config, options=options, seed=seed)
     return [Estimate(row.nats, row.stderr_nats, row.draws, row.draws) for row in found]
-
-
-# Corpus ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Units:
-    """What one document's nats are divided by."""
-
-    tokens: int
-    """Scored tokens."""
-    words: int | None = None
-    """White-space separated words of the text it stands for; None where not counted."""
-    bytes: int | None = None
-    """UTF-8 bytes of that text; None where not counted."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a figure depends on, for its signature."""
-
-    task: str
-    """Task and version, as in `ltm_ptb@1`."""
-    config: FitConfig
-    """Of the fit."""
-    tokenizer: str
-    """Name of the tokenizer."""
-    window: int
-    """Tokens of the model's context."""
-    seed: int
-    """Of the noise."""
-    t_fast: str = ""
-    """Replaces the number of steps, as in `auto`."""
-
-    def signature(self, metric: str, *, draws: int) -> str:
-        """Everything another lab needs to get the figure again, in one line; options that differ from the preset's
-        follow it by name.
-        """
-        declared = {
-            "task": self.task,
-            "preset": self.config.preset,
-            "t_fast": self.t_fast or self.config.t_fast,
-            **_changes(self.config),
-            "draws": draws,
-            "tok": self.tokenizer,
-            "window": self.window,
-            "seed": self.seed,
-            "v": __version__,
-        }
-        return "|".join([metric, *(f"{name}:{value}" for name, value in declared.items())])
-
-
-def _changes(config: FitConfig) -> dict[str, object]:
-    """Options of a fit that are not its preset's, apart from the number of steps."""
-    base = PRESETS.get(config.preset)
-    names = [field.name for field in fields(config) if field.name not in ("preset", "t_fast")]
-    current = {name: getattr(config, name) for name in names}
-    return {f"fit_{name}": value for name, value in current.items() if base is None or value != getattr(base, name)}
-
-
-@dataclass(frozen=True)
-class CorpusRow:
-    """One row over a corpus: exp(sum of nats / sum of units), its parts of uncertainty, its signature."""
-
-    name: str
-    """Row, as in `bound` or `iwae_64`."""
-    is_bound: bool
-    """Whether it may be set with a "<=" before it."""
-    draws: int
-    """Noise draws per document (per chunk, for `causal`)."""
-    per_token: Perplexity
-    """Per scored token; its interval is over documents and contains the Monte-Carlo part."""
-    per_word: Perplexity | None
-    """Per word; None where words were not counted."""
-    per_byte: Perplexity | None
-    """Per byte; None where bytes were not counted."""
-    monte_carlo_stderr_nats: float | None
-    """Of the sum of nats, from the draws alone; None for single draws."""
-    monte_carlo_share: float | None
-    """That part of the variance over documents; None where either is unknown."""
-    block_mean_ppl: float | None
-    """`as_released` only: mean over documents of exp(nats / tokens), as the released evaluator averages."""
-    block_mean_stderr: float | None
-    """Standard error of that mean."""
-    block_mean_interval: Interval | None
-    """95 % interval of that mean, from resampled documents."""
-
-    @property
-    def nats_per_token(self) -> float:
-        """Sum of nats / sum of tokens."""
-        return self.per_token.nats / self.per_token.units
-
-    @property
-    def bits_per_byte(self) -> float | None:
-        """Comparable across tokenizers; None where bytes were not counted."""
-        return None if self.per_byte is None else self.per_byte.nats / self.per_byte.units / math.log(2)
-
-    @property
-    def bits_per_byte_interval(self) -> Interval | None:
-        """95 % interval of `bits_per_byte`."""
-        if self.per_byte is None:
-            return None
-        low, high = self.per_byte.interval.low, self.per_byte.interval.high
-        return Interval(math.log2(low) if low > 0 else -math.inf, math.log2(high))
-
-    def metrics(self) -> dict[str, float | None]:
-        """Under the keys of a results file, each with its `_stderr` over documents."""
-        if self.name in _PARTS:
-            return _pair(_PARTS[self.name], self.nats_per_token, _rate_stderr(self.per_token))
-        found: dict[str, float | None] = {}
-        for unit, ppl in (("token", self.per_token), ("word", self.per_word), ("byte", self.per_byte)):
-            if ppl is not None:
-                found |= _pair(f"ppl_per_{unit}_{self.name}", ppl.ppl, ppl.stderr)
-        if self.per_byte is not None and self.bits_per_byte is not None:
-            stderr = _rate_stderr(self.per_byte)
-            found |= _pair(f"bits_per_byte_{self.name}", self.bits_per_byte, stderr and stderr / math.log(2))
-        if self.block_mean_ppl is not None:
-            found |= _pair(f"block_mean_ppl_per_token_{self.name}", self.block_mean_ppl, self.block_mean_stderr)
-        return found
-
-
-_PARTS = {"nll_given_z": "nll_per_token_given_z", "kl": "kl_per_token"}
-_BOUNDS = ("bound", "iwae", "prior")
-
-
-def _pair(name: str, value: float, stderr: float | None) -> dict[str, float | None]:
-    return {name: value, f"{name}_stderr": stderr}
-
-
-def _rate_stderr(ppl: Perplexity) -> float | None:
-    """Standard error of nats per unit, from that of its exponential."""
-    return None if ppl.stderr is None else ppl.stderr / ppl.ppl
-
-
-def corpus(documents: Sequence[DocumentBounds], units: Sequence[Units]) -> dict[str, CorpusRow]:
-    """Every row that all documents have, aggregated once, in the order of DESIGN's table.
-
-    Raises:
-        UsageError: no document, or not one `units` for each.
-    """
-    if not documents or len(documents) != len(units):
-        raise UsageError(
-            f"a corpus needs at least one document and units for each, got {len(documents)} documents and "
-            f"{len(units)} units"
-        )
-    columns = [document.rows() for document in documents]
-    shared = [name for name in columns[0] if all(name in column for column in columns)]
-    return {name: corpus_row(name, [column[name] for column in columns], units) for name in shared}
-
-
-def corpus_row(name: str, estimates: Sequence[Estimate], units: Sequence[Units]) -> CorpusRow:
-    """One row of a corpus from its documents' figures.
-
-    Raises:
-        UsageError: a figure is not finite.
-    """
-    nats = [estimate.nats for estimate in estimates]
-    per_token = corpus_ppl(nats, [own.tokens for own in units])
-    words = [own.words for own in units if own.words is not None]
-    sizes = [own.bytes for own in units if own.bytes is not None]
-    errors = [estimate.stderr_nats for estimate in estimates if estimate.stderr_nats is not None]
-    noise = math.sqrt(math.fsum(error * error for error in errors)) if len(errors) == len(nats) else None
-    spread = _rate_stderr(per_token)
-    known = noise is not None and spread is not None and spread > 0
-    means = _block_means(nats, units) if name == "as_released" else (None, None, None)
-    return CorpusRow(
-        name=name,
-        is_bound=name.partition("_")[0] in _BOUNDS,
-        draws=estimates[0].draws,
-        per_token=per_token,
-        per_word=corpus_ppl(nats, words) if len(words) == len(nats) else None,
-        per_byte=corpus_ppl(nats, sizes) if len(sizes) == len(nats) else None,
-        monte_carlo_stderr_nats=noise,
-        monte_carlo_share=(noise / per_token.units / spread) ** 2 if known and noise is not None and spread else None,
-        block_mean_ppl=means[0],
-        block_mean_stderr=means[1],
-        block_mean_interval=means[2],
-    )
-
-
-def _block_means(nats: Sequence[float], units: Sequence[Units]) -> tuple[float, float | None, Interval | None]:
-    """Mean over documents of exp(nats / tokens), its standard error and interval.
-
-    The released evaluator divides by the row's length, unscored positions included; here by scored tokens, which is
-    the same for its own full rows.
-    """
-    each = [corpus_ppl([cost], [own.tokens]).ppl for cost, own in zip(nats, units, strict=True)]
-    mean = math.fsum(each) / len(each)
-    if len(each) < 2 or math.isinf(mean):
-        return mean, None, None
-    squares = math.fsum((value - mean) ** 2 for value in each)
-    return mean, math.sqrt(squares / (len(each) - 1) / len(each)), mean_interval(each)

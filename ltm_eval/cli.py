@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import platform
 import re
@@ -290,9 +291,10 @@ def audit(
     for result in found:
         verdict = "passes" if result.is_bound else "not a bound"
         caught = "" if result.caught or result.is_bound else " (same noise as the fit; this decoder does not show it)"
-        side = "below" if result.deficit_nats_per_block > 0 else "above"
+        deficit = result.deficit_nats_per_block if result.deficit_nats_per_block is not None else math.nan
+        side = "below" if deficit > 0 else "above"
         print(
-            f"{result.preset:<10} {abs(result.deficit_nats_per_block):8.1f} nats per block {side} T ln V "
+            f"{result.preset:<10} {abs(deficit):8.1f} nats per block {side} T ln V "
             f"({result.figure}, {result.t_fast} fast steps, T {result.length}, V {result.vocab}): {verdict}{caught}"
         )
     if json_path is not None:

@@ -204,7 +204,7 @@ def _keyed_task() -> type[ConfigurableTask]:
 
         def __init__(self, config: dict[str, Any]) -> None:
             metadata = config.get("metadata") or {}
-            generates = config.get("output_type") == "generate_until"
+            generates = config.get("output_type") == "generate_until" and not callable(config.get("process_results"))
             try:
                 self.repeats = repeats_of(metadata) if generates else None
                 self.rethinking = rethinking_of(metadata) if generates else None

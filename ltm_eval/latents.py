@@ -22,7 +22,7 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary
         label=label,
         condition=_tally(record.condition for record in records),
         preset=_tally(record.preset for record in records),
-        t_fast=_tally(str(record.t_fast) for record in records),
+        t_fast=_steps([record.t_fast for record in records]),
         requests=len(records),
         truncated=sum(record.truncated for record in records),
         demonstrations=fmean(record.demonstrations for record in records),
@@ -44,6 +44,12 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary
 def _tally(values: Any) -> str:
     counts = Counter(values).most_common()
     return counts[0][0] if len(counts) == 1 else ", ".join(f"{value} ({count:,})" for value, count in counts)
+
+
+def _steps(t_fast: Sequence[int]) -> str:
+    """The number of fast steps, or their mean and range where documents ended after different ones (`t_fast=auto`)."""
+    low, high = min(t_fast), max(t_fast)
+    return str(low) if low == high else f"mean {fmean(t_fast):.1f} ({low} to {high})"
 
 
 def _median(values: Any) -> float | None:

@@ -47,7 +47,7 @@ from ltm_eval.records import Recorder
 from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, row_options, score_texts, windows_of
-from ltm_eval.tokenizer import Tokenizer, load_tokenizer
+from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +284,7 @@ class LTM(TemplateLM):
     def _generation_job(self, index: int, numbered: tuple[Instance, int]) -> GenerationJob:
         request, repeat = numbered
         text, raw = request.args
+        text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
         config = generation_config(raw)
         if repeat and not config.do_sample:
             raise UsageError(

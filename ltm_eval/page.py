@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ltm_eval.plots import Bar, Curve, Spread, Stack
+    from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,26 @@ class PerplexityRow:
 
 
 @dataclass(frozen=True)
+class FloorLine:
+    """A reference row: a model without content on the same documents, never one that was evaluated."""
+
+    name: str
+    """uniform or unigram, with its tokenizer."""
+    what: str
+    """What it is."""
+    per_token: Figure | None
+    """Perplexity per token of that tokenizer."""
+    per_word: Figure | None
+    """Perplexity per word."""
+    per_byte: Figure | None
+    """Perplexity per byte."""
+    bits_per_byte: Figure | None
+    """Bits per byte."""
+    documents: int
+    """Documents."""
+
+
+@dataclass(frozen=True)
 class BitsDifference:
     """The first model minus another, in bits per byte, paired by document; lower is better."""
 
@@ -223,6 +243,8 @@ class PerplexitySection:
 
     rows: tuple[PerplexityRow, ...]
     """The table."""
+    floors: tuple[FloorLine, ...]
+    """Reference rows below it."""
     differences: tuple[BitsDifference, ...]
     """Paired differences from every baseline."""
     stacks: tuple[Stack, ...]
@@ -237,6 +259,58 @@ class PerplexitySection:
     """Whether its figures are upper bounds."""
     protocol: tuple[tuple[str, tuple[str, ...], bool], ...]
     """What the task says of itself: key, one value per run (– where it does not), whether values differ."""
+
+
+@dataclass(frozen=True)
+class GenerationLine:
+    """One model's texts, or human ones, in the table of generated texts; None where a run does not tell."""
+
+    label: str
+    """Model, or what the human texts are."""
+    series: int
+    """Colour, from 1; 0 is human texts."""
+    mauve: float | None
+    """Mean over seeds; of human texts that of one half against the other."""
+    mauve_sd: float | None
+    """Standard deviation over all seeds."""
+    sd_kmeans: float | None
+    """Standard deviation over k-means seeds alone."""
+    sd_generation: float | None
+    """Standard deviation over generation seeds alone."""
+    seeds: str
+    """Generation and k-means seeds, as 3 × 5."""
+    texts: str
+    """Texts that are compared at once, as 5,000 with 1,000."""
+    buckets: int | None
+    """Clusters."""
+    words: float | None
+    """Mean words of a continuation."""
+    words_sd: float | None
+    """Their standard deviation over texts."""
+    distinct: tuple[float | None, ...]
+    """distinct-1, -2, -3."""
+    repeated: tuple[float | None, ...]
+    """rep-2, -3, -4."""
+    copies: float | None
+    """Share of texts that equal an earlier one."""
+    empty: int | None
+    """Continuations without a word."""
+    signature: str
+    """The declared settings that make the figure."""
+
+
+@dataclass(frozen=True)
+class GenerationSection:
+    """Generated against human texts."""
+
+    lines: tuple[GenerationLine, ...]
+    """Models, then human texts."""
+    curves: tuple[Divergence, ...]
+    """Divergence curves, where the runs tell them."""
+    options: tuple[tuple[str, tuple[str, ...], bool], ...]
+    """How texts were made and compared: key, one value per run (– where it does not tell), whether values differ."""
+    n_human: int | None
+    """Fewest human texts of a run."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +398,7 @@ class LatentSummary:
     preset: str
     """Presets, with counts if several."""
     t_fast: str
-    """Fast steps, with counts if several."""
+    """Fast steps; mean and range if they differ."""
     requests: int
     """Records in the sidecar."""
     truncated: int
@@ -435,6 +509,8 @@ class TaskSection:
     """Task definition, flattened."""
     perplexity: PerplexitySection | None
     """Bounds and perplexities, where the task has them."""
+    generation: GenerationSection | None
+    """MAUVE and what belongs to it, where the task has it."""
     labels: tuple[str, ...]
     """Models that have the task."""
     samples: tuple[SampleView, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -31,3 +32,10 @@ def assets_dir() -> Path:
 def sample_data_dir() -> Path:
     """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
     return assets_dir() / "sample"
+
+
+def cache_dir() -> Path:
+    """What can be made again and is slow to make: LTM_EVAL_CACHE_DIR, else `ltm_eval` in the user's cache folder."""
+    named = os.environ.get("LTM_EVAL_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named).expanduser() if named else Path(home) / "ltm_eval"

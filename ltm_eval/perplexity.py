@@ -8,9 +8,7 @@ log-likelihood. All sums are exactly rounded (`math.fsum`), so that no figure de
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -78,8 +76,9 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """What each metric's aggregation needs of one document.
 
     Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
-    a `RollingScore` count the model's own tokens, those of a plain float GPT-2's tokens of the text (lm-eval does not
-    tell the model's own count), the closing end-of-text included.
+    a `RollingScore` count the model's own tokens, those of a plain float the block tokenizer's tokens of the text
+    (GPT-2's unless the facts of the set name another; lm-eval does not tell the model's own count), the closing
+    end-of-text included.
 
     Args:
         doc: a row of `blocks.blocks_dataset`.
@@ -87,7 +86,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """
     score = results[0]
     if not isinstance(score, RollingScore):
-        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_gpt2"], suffix=""))
+        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_block"], suffix=""))
     rows, tokens = score.rows, score.tokens
     found = _per_unit(doc, nats=rows["bound"], tokens=tokens, suffix="_bound")
     for metric, row in PER_TOKEN_ROWS.items():
@@ -209,66 +208,3 @@ def _exp(nats: float) -> float:
         return math.exp(nats)
     except OverflowError:
         return math.inf
-
-
-# Floors -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Floor:
-    """A model without content, on the same documents: what any model must beat."""
-
-    name: str
-    """`uniform`, or `unigram_fitted_on_this_set`."""
-    note: str
-    """What it is."""
-    nats: tuple[float, ...]
-    """Of each document, summed over its tokens."""
-    tokens: tuple[int, ...]
-    """Tokens of each document."""
-
-    @property
-    def ppl_per_token(self) -> float:
-        """exp(sum(nats) / sum(tokens))."""
-        return ppl(list(zip(self.nats, self.tokens, strict=True)))
-
-    def bits_per_byte(self, n_bytes: Sequence[int]) -> float:
-        """Bits a byte, given the bytes of each document."""
-        return bits(list(zip(self.nats, n_bytes, strict=True)))
-
-
-def uniform_floor(documents: Sequence[Sequence[int]], *, n_vocab: int) -> Floor:
-    """Every token equally likely: ln V nats a token.
-
-    Args:
-        documents: token ids of each.
-        n_vocab: V.
-
-    Raises:
-        UsageError: V is below 1.
-    """
-    if n_vocab < 1:
-        raise UsageError(f"a uniform model needs at least 1 token in its vocabulary, got {n_vocab}")
-    tokens = tuple(len(ids) for ids in documents)
-    return Floor(
-        name="uniform",
-        note=f"all {n_vocab:,} tokens equally likely",
-        nats=tuple(n * math.log(n_vocab) for n in tokens),
-        tokens=tokens,
-    )
-
-
-def unigram_floor(documents: Sequence[Sequence[int]]) -> Floor:
-    """Every token by its frequency in these very documents: the lowest that any model without context can reach here.
-
-    It has seen what it is scored on, so it is a reference and not a model's result.
-    """
-    counts = Counter(token for ids in documents for token in ids)
-    total = sum(counts.values())
-    cost = {token: math.log(total / count) for token, count in counts.items()}
-    return Floor(
-        name="unigram_fitted_on_this_set",
-        note="token frequencies of the evaluated texts themselves; has seen what it is scored on",
-        nats=tuple(math.fsum(cost[token] for token in ids) for ids in documents),
-        tokens=tuple(len(ids) for ids in documents),
-    )

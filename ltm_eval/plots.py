@@ -101,6 +101,18 @@ class Spread:
     """One a document."""
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """MAUVE's curve between two collections of texts."""
+
+    label: str
+    """What the curve stands for: the model, or human texts."""
+    series: int
+    """Colour, from 1; 0 is human texts against human texts."""
+    points: tuple[tuple[float, float], ...]
+    """exp(-c KL(generated | mixture)) and exp(-c KL(human | mixture)), both 0 to 1."""
+
+
 def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
     """Horizontal bars in percent, grouped, one colour per label; SVG text.
 
@@ -216,6 +228,26 @@ def histogram(spreads: Sequence[Spread], *, name: str) -> str:
             axes.legend(frameon=False, loc="best", labelcolor=_INK)
 
     return _svg(draw, size=(6.4, 2.3), name=name)
+
+
+def divergence_curves(curves: Sequence[Divergence], *, name: str) -> str:
+    """Divergence curves in the unit square, human texts dashed; MAUVE is the area below; SVG text."""
+
+    def draw(axes: Axes) -> None:
+        for curve in curves:
+            xs, ys = zip(*curve.points, strict=True)
+            colour, dashes = (_series(curve.series - 1), "-") if curve.series else (_MUTED, "--")
+            axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.8, label=_short(curve.label))
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_aspect("equal")
+        axes.set_xlabel("what it writes is like human text")
+        axes.set_ylabel("human text is like what it writes")
+        axes.grid(color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor=_INK, borderaxespad=0)
+
+    return _svg(draw, size=(6.4, 3.4), name=name)
 
 
 def _series(index: int) -> str:

@@ -525,15 +525,17 @@ def standard_normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor
 def document_noise(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Noise:
     """Noise of the fit: each document's stream in turn; more steps never change earlier ones."""
     streams = [generator(seed, "fit", document.key) for document in documents]
-    shape = (config.draws, *model.config.latent_shape)
+    paired = config.noise == "antithetic"
+    shape = (config.draws // 2 if paired else config.draws, *model.config.latent_shape)
 
     def draw() -> Tensor:
-        return torch.stack([standard_normal(stream, shape) for stream in streams], dim=1).to(model.device)
+        own = torch.stack([standard_normal(stream, shape) for stream in streams], dim=1).to(model.device)
+        return torch.cat([own, -own]) if paired else own
 
-    if config.noise == "fresh":
-        return lambda step: draw()
-    fixed = draw()
-    return lambda step: fixed
+    if config.noise == "fixed":
+        fixed = draw()
+        return lambda step: fixed
+    return lambda step: draw()
 
 
 def _start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:

@@ -15,6 +15,7 @@ from ltm_eval.page import (
     BitsDifference,
     Difference,
     Figure,
+    FloorLine,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
@@ -22,12 +23,13 @@ from ltm_eval.page import (
 )
 from ltm_eval.plots import Spread, Stack
 from ltm_eval.scores import LEVEL, NORMAL_QUANTILE, flat, other_prompts, signature_of
+from ltm_eval.signatures import read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_eval.metrics import Perplexity
-    from ltm_eval.results import Score
+    from ltm_eval.results import Floor, Score
     from ltm_eval.scores import Entry
 
     Key = tuple[str, int]
@@ -40,7 +42,7 @@ AGREEMENT = 1e-6
 UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
 SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
 """A task that reports one of these is a perplexity set."""
-PROTOCOL_KEYS = ("protocol", "block_tokens", "insert_eos", "split")
+PROTOCOL_KEYS = ("protocol", "block_tokens", "block_tokenizer", "insert_eos", "split")
 """Preparation of the text: runs that differ here did not score the same documents."""
 UNTOLD = "–"
 
@@ -116,6 +118,7 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
     pairs = [(lead, other) for other in costs[1:]] if lead is not None else []
     return PerplexitySection(
         rows=tuple(row for row in rows if row.lines),
+        floors=_floor_lines(name, entries),
         differences=tuple(found for ours, theirs in pairs for found in _differences(ours, theirs)),
         stacks=_stacks(rows),
         spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
@@ -139,6 +142,8 @@ class _Costs:
         self.read: dict[str, Pairs] = {}
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
+        # An LTM counts its own tokens; of another model's answer only the text is known.
+        self.counted_by = _told(task, entry).get("block_tokenizer", "")
 
     def has(self, kind: Kind) -> bool:
         """Whether the run reports this row."""
@@ -200,7 +205,8 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
     tokens = None if kind.nats or kind is BLOCK_MEAN else _corpus(cost.pairs(kind, "ppl_per_token"))
     words = _corpus(cost.pairs(kind, "ppl_per_word")) if head or kind is CAUSAL else None
     in_bytes = _corpus(cost.pairs(kind, "bits_per_byte")) if kind.in_bytes else None
-    computed = (_ppl(tokens), _ppl(words), _ppl(in_bytes), _bits(in_bytes))
+    of_tokens = _block_mean(cost.pairs(kind, "ppl_per_token")) if kind is BLOCK_MEAN else _ppl(tokens)
+    computed = (of_tokens, _ppl(words), _ppl(in_bytes), _bits(in_bytes))
     checked = [_settled(figure, score) for figure, score in zip(computed, scores, strict=True)]
     figures = [figure for figure, _ in checked]
     told = next((score for score in scores if score is not None), None)
@@ -223,6 +229,8 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
 
 def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
     told = [note for note in notes if note]
+    if kind is EXACT and cost.counted_by:
+        told.append(f"per token: tokens of {cost.counted_by}")
     if kind.bound and not cost.is_bound(kind):
         told.append("the audit failed: not a bound")
     return "; ".join(dict.fromkeys(told))
@@ -244,6 +252,25 @@ def _ppl(found: Perplexity | None) -> Figure | None:
     return Figure(value=found.ppl, low=low, high=high, stderr=found.stderr, kind=kind)
 
 
+def _block_mean(pairs: Pairs) -> Figure | None:
+    """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
+    from ltm_eval.metrics import mean_interval
+    from ltm_eval.perplexity import block_mean_ppl, block_mean_ppl_stderr, ppl
+
+    items = list(pairs.values())
+    if not items or not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+        return None
+    stderr, interval = block_mean_ppl_stderr(items), mean_interval([ppl([item]) for item in items])
+    known = len(items) > 1
+    return Figure(
+        value=block_mean_ppl(items),
+        low=interval.low if known else None,
+        high=interval.high if known else None,
+        stderr=None if isinstance(stderr, str) else stderr,
+        kind="bootstrap" if known else "",
+    )
+
+
 def _bits(found: Perplexity | None) -> Figure | None:
     """The same in bits per unit: base-2 logarithms."""
     if found is None:
@@ -263,6 +290,18 @@ def _log2(value: float) -> float:
     return math.log2(value) if value > 0 else -math.inf
 
 
+def _reported(value: float, stderr: float | None) -> Figure:
+    """A figure with 1.96 standard errors either side."""
+    half = NORMAL_QUANTILE * stderr if stderr is not None else None
+    return Figure(
+        value=value,
+        low=value - half if half is not None else None,
+        high=value + half if half is not None else None,
+        stderr=stderr,
+        kind="normal" if half is not None else "",
+    )
+
+
 def _settled(computed: Figure | None, score: Score | None) -> tuple[Figure | None, str]:
     """The figure of the samples; that of the results file where there is none or the two disagree, and why."""
     if score is None:
@@ -271,15 +310,31 @@ def _settled(computed: Figure | None, score: Score | None) -> tuple[Figure | Non
         return computed, score.note if computed is None else ""
     if computed is not None and math.isclose(computed.value, score.value, rel_tol=AGREEMENT):
         return computed, ""
-    half = NORMAL_QUANTILE * score.stderr if score.stderr is not None else None
-    reported = Figure(
-        value=score.value,
-        low=score.value - half if half is not None else None,
-        high=score.value + half if half is not None else None,
-        stderr=score.stderr,
-        kind="normal" if half is not None else "",
+    note = "" if computed is None else f"{score.metric}: results and samples disagree"
+    return _reported(score.value, score.stderr), note
+
+
+def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
+    """The runs' reference rows; those of the same documents and tokenizer once."""
+    told = [floor for entry in entries for floor in (entry.run.extra.floors or {}).get(name, ())]
+    distinct = {(floor.name, floor.tokenizer, floor.n_vocab, floor.documents, floor.nats): floor for floor in told}
+    return tuple(_floor_line(floor) for floor in distinct.values())
+
+
+def _floor_line(floor: Floor) -> FloorLine:
+    def figure(metric: str) -> Figure | None:
+        value = floor.figures.get(metric)
+        return None if value is None else _reported(value, floor.figures.get(f"{metric}_stderr"))
+
+    return FloorLine(
+        name=f"{floor.name}, {floor.tokenizer}",
+        what=floor.what,
+        per_token=figure("ppl_per_token"),
+        per_word=figure("ppl_per_word"),
+        per_byte=figure("ppl_per_byte"),
+        bits_per_byte=figure("bits_per_byte"),
+        documents=floor.documents,
     )
-    return reported, "" if computed is None else f"{score.metric}: results and samples disagree"
 
 
 # Differences
@@ -417,11 +472,7 @@ def _told(name: str, entry: Entry) -> dict[str, str]:
         facts |= part if isinstance(part, dict) else {}
     for key in (*(arguments if isinstance(arguments, dict) else ()), "config_source", "version"):
         facts.pop(key, None)
-    sets = (entry.run.extra.data or {}).get("sets")
-    read = sets.get(name) if isinstance(sets, dict) else None
-    for split, about in read.items() if isinstance(read, dict) else ():
-        facts |= about if isinstance(about, dict) else {split: about}
-    return dict(flat(facts))
+    return dict(flat(facts | read_facts((entry.run.extra.data or {}).get("sets"), name)))
 
 
 def differing_protocols(section: PerplexitySection) -> list[str]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval import __version__
 from ltm_eval.effect_tables import budget_rows, effect_tables
 from ltm_eval.errors import ResultsError
+from ltm_eval.generation import METRICS as GENERATION_METRICS
+from ltm_eval.generation import generation_section
 from ltm_eval.latents import latent_summary
 from ltm_eval.page import ModelCard, ReportData, TaskSection
 from ltm_eval.paths import reports_dir
@@ -82,7 +84,9 @@ def build(runs: Sequence[Run]) -> ReportData:
 
 
 def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int) -> TaskSection:
-    scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in METRICS]
+    generation = generation_section(name, entries)
+    elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
+    scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in elsewhere]
     keys = list(dict.fromkeys((s.metric, s.filter) for s in scores))
     tables = tuple(
         score_table(name, entries, metric=metric, filter_=filter_, subject=subject) for metric, filter_ in keys
@@ -103,6 +107,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         published=published_for(name),
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
+        generation=generation,
         labels=tuple(entry.label for entry in entries),
         samples=samples,
         documents=documents,
@@ -147,6 +152,9 @@ def render(data: ReportData) -> str:
         curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
         if curves:
             figures[f"fit-{index}"] = _markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
+        if task.generation is not None and task.generation.curves:
+            shown = [replace(one, label=visible(one.label)) for one in task.generation.curves]
+            figures[f"divergence-{index}"] = _markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
         if task.perplexity is not None:
             figures |= _perplexity_figures(task.perplexity, index=index)
     return (

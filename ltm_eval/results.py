@@ -52,7 +52,7 @@ class LatentRecord:
     preset: str
     """Name of the fast loop's preset."""
     t_fast: int
-    """Fast steps."""
+    """Fast steps; of a text in several windows, those of the longest fit."""
     demonstrations: int
     """Demonstrations in the prompt."""
     demonstrations_read: int
@@ -214,22 +214,24 @@ class TaskResult:
     """Samples file beside the results, where it exists."""
     latents_path: Path | None
     """Sidecar of latents beside the results, where it exists."""
+    generation: Mapping[str, Any]
+    """Curves, seeds and lengths of a MAUVE task; empty where the file has none."""
 
 
 @dataclass(frozen=True)
-class AuditFacts:
-    """What the run's fit settings report on uniformly random tokens, as the run recorded it."""
+class AuditResult:
+    """What a fit preset reports on uniformly random tokens."""
 
     preset: str
     """Name of the fit preset."""
     deficit_nats_per_block: float | None
     """T ln V minus the reported figure, mean over blocks; positive is impossible luck for a bound. None: no number."""
     stderr_nats: float | None
-    """Standard error of that mean; None for a single block."""
+    """Standard error of that mean over blocks; None for a single block."""
     caught: bool
-    """Whether the deficit exceeds what a bound can reach by luck."""
+    """Whether the deficit exceeds 20 nats. A decoder whose latents carry little can leave a leak unnoticed."""
     is_bound: bool
-    """The verdict."""
+    """Whether the preset takes its expectation over noise that the fit has not seen, and was not caught."""
     t_fast: int
     """Fast steps of the audit's fit."""
     figure: str
@@ -244,7 +246,7 @@ class AuditFacts:
     """Of tokens and noise."""
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any], *, where: str) -> AuditFacts:
+    def from_json(cls, row: Mapping[str, Any], *, where: str) -> AuditResult:
         """The verdict that `row` describes; fields of other versions are left alone.
 
         Raises:
@@ -252,6 +254,45 @@ class AuditFacts:
         """
         types = {field.name: str(field.type) for field in fields(cls)}
         return cls(**{name: _checked(row, name, kind=kind, where=where) for name, kind in types.items()})
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A model without content on the documents of a perplexity set: a reference row, not a model evaluated."""
+
+    name: str
+    """uniform or unigram."""
+    what: str
+    """What it is, in a few words."""
+    tokenizer: str
+    """Name of the tokenizer whose tokens are counted."""
+    n_vocab: int
+    """Its vocabulary size, V."""
+    documents: int
+    """Documents."""
+    nats: float
+    """Sum over the documents."""
+    tokens: int
+    """Tokens of that tokenizer."""
+    words: int
+    """Words."""
+    bytes: int
+    """UTF-8 bytes."""
+    figures: Mapping[str, float | None]
+    """`ppl_per_token`, `ppl_per_word`, `ppl_per_byte` and `bits_per_byte`, each with its `_stderr` over documents."""
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], *, where: str) -> Floor:
+        """The row that `row` describes; fields of other versions are left alone.
+
+        Raises:
+            ResultsError: a field is absent or of the wrong type.
+        """
+        types = {field.name: str(field.type) for field in fields(cls)}
+        del types["figures"]
+        values = {name: _checked(row, name, kind=kind, where=where) for name, kind in types.items()}
+        figures = {str(key): _finite(value) for key, value in _mapping(row.get("figures")).items()}
+        return cls(**values, figures=figures)
 
 
 @dataclass(frozen=True)
@@ -274,7 +315,7 @@ class RunExtra:
     """Every option of the run, defaults included."""
     provenance: Mapping[str, Any] | None = None
     """Commit, versions, machine."""
-    audit: AuditFacts | None = None
+    audit: AuditResult | None = None
     """The random-token audit of the fit settings; None where none was made."""
     content_free: Mapping[str, Any] | None = None
     """Task to what always answering the commonest training answers scores."""
@@ -284,6 +325,8 @@ class RunExtra:
     """Name of the combination where the run is a further one of a sweep."""
     rethink_budget: Mapping[str, Any] | None = None
     """Task to the compute of rethinking and of its control."""
+    floors: Mapping[str, tuple[Floor, ...]] | None = None
+    """Reference rows of perplexity sets, by task; None where the run tells none."""
 
 
 @dataclass(frozen=True)
@@ -425,6 +468,7 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
         scores=_scores(content["results"][name], directions=_mapping(of_task("higher_is_better"))),
         samples_path=_beside(path, f"samples_{name}_{date_id}.jsonl"),
         latents_path=_beside(path, f"latents_{name}_{date_id}.jsonl"),
+        generation=_mapping(of_task("generation")),
     )
 
 
@@ -491,15 +535,29 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         effect=_mapping(block.get("effect")),
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
+        floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
     )
 
 
-def _audit(value: Any, *, where: str) -> AuditFacts | None:
+def _audit(value: Any, *, where: str) -> AuditResult | None:
     if value is None:
         return None
     if not isinstance(value, dict):
         raise ResultsError(f"{where}: expected an object, got {type(value).__name__}")
-    return AuditFacts.from_json(value, where=where)
+    return AuditResult.from_json(value, where=where)
+
+
+def _floors(value: Any, *, where: str) -> dict[str, tuple[Floor, ...]] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(rows, list) for rows in value.values()):
+        raise ResultsError(f"{where}: expected an object of lists, one list per task")
+    found = {}
+    for task, rows in value.items():
+        if not all(isinstance(row, dict) for row in rows):
+            raise ResultsError(f"{where}.{task}: expected a list of objects")
+        found[str(task)] = tuple(Floor.from_json(row, where=f"{where}.{task}") for row in rows)
+    return found
 
 
 def _beside(path: Path, name: str) -> Path | None:

@@ -26,9 +26,14 @@ import ltm_eval
 from ltm_eval import paths, progress
 from ltm_eval.config import DEMO_MODEL, RunConfig
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
-from ltm_eval.results import write_json_atomic, write_jsonl_atomic
+from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
+from ltm_eval.signatures import signatures_of
+from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
@@ -45,6 +50,7 @@ AUDIT_BLOCKS = 2
 NEEDED_BYTES = 50 * 2**20
 PREFIX = "ltm_"
 NOT_GSM8K = "demo model, sample data: not GSM8K"
+NOT_PUBLISHED = "demo model, sample data: not the published sets"
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,8 @@ def evaluate(
         options: further fields of `RunConfig`, for example `limit=20, condition="demos", t_fast=16`.
 
     Returns:
-        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`.
+        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`; beside them
+        `mean_fast_steps[task]`, and `floors[task]`, the reference rows of a perplexity set.
     """
     from ltm_eval.lm import LTM
 
@@ -144,7 +151,12 @@ def evaluate(
     loaded = tasks_of(config)
     lm = LTM(model if not isinstance(model, str) else config.model, **_ltm_arguments(config))
     lm.progress = progress.silent
-    return _merged([_evaluate_task(lm, task, config) for task in loaded])
+    parts = []
+    for task in loaded:
+        parts.append(_evaluate_task(lm, task, config))
+        parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
+        lm.records.clear()
+    return _merged(parts)
 
 
 # Before any model time -----------------------------------------------------------------------------------------------
@@ -156,11 +168,11 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
     data = "sample" if config.model is None and config.data == "auto" else config.data
     notes = []
     if demo and data == "sample":
-        notes.append(NOT_GSM8K)
+        notes.append(NOT_GSM8K if any("gsm8k" in task for task in config.tasks) else NOT_PUBLISHED)
     elif demo:
         notes.append("demo model: made to try the program, its scores mean nothing")
     elif data == "sample":
-        notes.append("sample data: problems written for this project, not the published set")
+        notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes
@@ -251,6 +263,8 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
         if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
         task.set_fewshot_seed(seed=config.seed)
+        if hasattr(task, "progress"):
+            task.progress = progress.silent if config.quiet else progress.for_terminal()
         if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
             task.set_config(key="generation_kwargs", value=simple_parse_args_string(config.gen_kwargs), update=True)
         _check_shots(task)
@@ -382,9 +396,15 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
             write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
             lm.records.clear()
         parts.append(part)
-        whole = _merged(parts) | _about(subject, lm, tasks, config, notes, facts)
+        whole = _merged(parts)
+        floors = whole.pop("floors", {})
+        whole |= _about(subject, lm, tasks, config, notes, facts)
         whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
-        whole["ltm_eval"]["sweep_cell"] = cell
+        whole["ltm_eval"] |= {
+            "floors": floors,
+            "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
+            "sweep_cell": cell,
+        }
         write_json_atomic(path, whole)
     _verify(path, tasks)
     return path
@@ -410,9 +430,9 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
 
     repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
     floor: dict[str, Any] = {}
-    if task.OUTPUT_TYPE == "generate_until":
+    shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
+    if task.OUTPUT_TYPE == "generate_until" and shown:
         asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
-        shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
         wanted = [str(row["target"]) for row in asked]
         floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
     budget = getattr(lm, "budget", None)
@@ -450,11 +470,33 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    return dict(found)
+    part = dict(found)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, [])]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
+        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
+    if hasattr(task, "generation_facts"):
+        part["generation"] = {task.task_name: task.generation_facts()}
+    return part
+
+
+def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
+    """Reference rows over the tokens that blocks are counted in, and over the model's own where these are others."""
+    from ltm_eval.blocks import block_tokenizer, options_of
+
+    own = getattr(lm, "encoding", None)
+    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
+    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
+        tokenizers.append(own)
+    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
+
+
+def _mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Mean over requests, by task; tasks without fits left out."""
+    return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
 
 
 def _seed_host(seed: int) -> None:
-    """Baselines sample from the process's own generators, which lm-eval's command seeds and its `evaluate` does not."""
+    """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
     import random
 
     import numpy as np
@@ -481,6 +523,7 @@ def _about(
 ) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    sets = {task.task_name: data_facts(task) for task in tasks}
     return {
         "config": {
             "model": subject.kind,
@@ -506,10 +549,10 @@ def _about(
         "ltm_eval": {
             "warnings": [*notes, *_warnings(subject, lm)],
             "demo_model": subject.name == DEMO_MODEL,
-            "sample_data": config.data == "sample",
+            "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
-            "data": {"choice": config.data, "sets": {task.task_name: data_facts(task) for task in tasks}},
-            "mean_fast_steps": {name: fmean(own.fast_steps) for name, own in facts.items() if own.fast_steps},
+            "data": {"choice": config.data, "sets": sets},
+            "mean_fast_steps": _mean_fast_steps({name: own.fast_steps for name, own in facts.items()}),
             "sampled": {name: own.sampled for name, own in facts.items() if own.sampled},
             "content_free": {name: own.content_free for name, own in facts.items() if own.content_free},
             "rethink_budget": {name: own.budget for name, own in facts.items() if own.budget},
@@ -536,6 +579,11 @@ def data_facts(task: Any) -> Any:
         description = getattr(getattr(dataset, "info", None), "description", "")
         facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
     return facts
+
+
+def _is_sample(facts: dict[str, Any]) -> bool:
+    """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
+    return any(split.get("sample") is True for split in facts.values())
 
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:

@@ -14,6 +14,7 @@ from ltm_eval.page import Difference, Published, ScoreRow, ScoreTable
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
 from ltm_eval.results import read_samples
+from ltm_eval.signatures import Setting, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
 NORMAL_QUANTILE = 1.96
 LEVEL = 0.05
 SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
-SAMPLED = ("pass@", "maj@", "rethink_", "independent_")
-SIGNATURE_KEYS = (
-    ("condition", "condition"),
-    ("fit_window", "fit_window"),
-    ("preset", "fit.preset"),
-    ("t_fast", "fit.t_fast"),
-    ("tok", "tokenizer.name"),
-    ("dtype", "model_dtype"),
-    ("limit", "limit"),
-    ("seed", "random_seed"),
-    ("fewshot_seed", "fewshot_seed"),
-    ("v", "versions.ltm_eval"),
-)
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
     "ptb": ("PTB", "PTB validation"),
@@ -46,6 +34,9 @@ PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "ag_news": ("AG News",),
     "pubmed": ("PubMed",),
     "arxiv": ("arXiv",),
+    "mauve_paper": (),
+    "mauve_unconditional": (),
+    "mauve": ("conditional WebText (50->50 tokens)", "WebText 50->50, 1000 refs x 5 generations"),
 }
 """Words of a task's name, and the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
 RELEASED_PROTOCOL = "the released evaluator’s protocol: compare with as_released; not a bound"
@@ -185,28 +176,17 @@ def _row(
 
 
 def signature_of(score: Score, run: Run, result: TaskResult) -> str:
-    """Name and value of every declared setting, as in `exact_match|task:ltm_gsm8k@1.0|shots:8|…`."""
-    settings = dict(flat(run.config))
-    declared = [
-        ("task", f"{result.name}@{result.version}" if result.version else result.name),
-        ("filter", score.filter if score.filter != "none" else ""),
-        ("shots", "" if result.n_shot is None else str(result.n_shot)),
-        *_sampling(score, result),
-        *((name, settings.get(key, "")) for name, key in SIGNATURE_KEYS),
-        ("lm_eval", run.software.get("lm_eval_version", "")),
-    ]
-    return "|".join([score.metric, *(f"{name}:{value}" for name, value in declared if value not in {"", "null"})])
-
-
-def _sampling(score: Score, result: TaskResult) -> list[tuple[str, str]]:
-    """What figures of sampled answers depend on; nothing for the others."""
-    if not score.metric.startswith(SAMPLED):
-        return []
-    told = result.config.get("metadata"), result.config.get("generation_kwargs")
-    metadata, options = (one if isinstance(one, dict) else {} for one in told)
-    asked = [(name, metadata.get(name)) for name in ("n", "rethink")]
-    asked += [(name, options.get(name)) for name in ("temperature", "top_p", "top_k")]
-    return [(name, str(value)) for name, value in asked if value is not None]
+    """The score's signature, from what the results file declares."""
+    setting = Setting(
+        task=result.name,
+        version=result.version,
+        n_shot=result.n_shot,
+        config=run.config,
+        definition=result.config,
+        read=read_facts((run.extra.data or {}).get("sets"), result.name),
+        lm_eval=run.software.get("lm_eval_version", ""),
+    )
+    return setting.signature(score.metric, score.filter)
 
 
 def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
@@ -309,7 +289,8 @@ def published_for(task: str) -> tuple[Published, ...]:
     found = [
         _published_row(row)
         for row in rows
-        if row["dataset"] in sets and (sets == ("GSM8K",) or _same_quantity(row["metric"], last_word=last_word))
+        if row["dataset"] in sets
+        and (sets == ("GSM8K",) or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
     ]
     order = list(dict.fromkeys((row.source, row.evidence) for row in found))
     return tuple(sorted(found, key=lambda row: order.index((row.source, row.evidence))))

@@ -95,7 +95,7 @@ def _checked(tasks: list[Any]) -> list[Any]:
         UsageError: there is one.
     """
     for task in tasks:
-        if task.OUTPUT_TYPE != "generate_until":
+        if task.OUTPUT_TYPE != "generate_until" or task.fewshot_docs() is None:
             raise UsageError(
                 f"task {task.task_name} asks for no answers, so its demonstrations have no effect to show; leave it "
                 "out, or name one condition and one number of shots"

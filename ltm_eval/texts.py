@@ -1,5 +1,7 @@
 """The seven zero-shot perplexity sets: where their files lie, how each original form is read, what a document is.
 
+Two further sets hold human texts that generated ones are compared with: `webtext`, and the problems of `gsm8k`.
+
 A set is looked for as any other (`corpora`): in the folder named by `data` or LTM_EVAL_DATA_DIR as
 `FOLDER/<set>/<file>` or `FOLDER/<file>`, else on the hub where a copy without a script is pinned. Script data sets
 (`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are read in their
@@ -29,12 +31,14 @@ from ltm_eval.corpora import (
     text_column,
     text_lines,
 )
-from ltm_eval.detokenise import DETOKENISERS
+from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
 
 log = logging.getLogger(__name__)
 
+SAMPLE = "sample"
+"""The `data` that stands for the bundled samples, which are not the published sets."""
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
 CSV_HEADERS = {"class index", "class", "label"}
@@ -72,7 +76,7 @@ class TextSet:
 
     def detokenised(self, example: str) -> str:
         """Ordinary text of an example."""
-        return DETOKENISERS[self.name](example)
+        return DETOKENISERS.get(self.name, as_it_is)(example)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ class Texts:
     sha256: str
     """Digest of the file; of several, the digest of their digests in order."""
     complete: bool | None
-    """Whether there are as many examples as the split has; None where that number is not known."""
+    """Whether there are as many examples as the published split has; None where that number is not known."""
+    sample: bool
+    """Whether it is the bundled sample and not the published set."""
     examples: tuple[str, ...]
     """As in the file, blank ones left out."""
 
@@ -111,9 +117,16 @@ def read_wikitext(path: Path) -> Iterator[str]:
 
 
 def read_passages(path: Path) -> Iterator[str]:
-    """`{"text": ...}` a line: OpenAI's LAMBADA."""
+    """`{"text": ...}` a line: OpenAI's LAMBADA, and samples of its WebText."""
     for where, row in json_rows(path):
         yield text_column(row, "text", where=where)
+
+
+def read_problems(path: Path) -> Iterator[str]:
+    """Question and worked answer as they stand in a few-shot prompt: GSM8K."""
+    for where, row in json_rows(path):
+        question, answer = (text_column(row, column, where=where) for column in ("question", "answer"))
+        yield f"Question: {question}\nAnswer: {answer}"
 
 
 def read_ag_news(path: Path) -> Iterator[str]:
@@ -309,7 +322,37 @@ TEXT_SETS: Mapping[str, TextSet] = {
         _papers("arxiv", validation=6_436, test=6_440),
     )
 }
-"""Name to set."""
+"""Name to set, of the seven."""
+
+REFERENCE_SETS: Mapping[str, TextSet] = {
+    spec.name: spec
+    for spec in (
+        TextSet(
+            name="webtext",
+            split=TEST,
+            files={
+                split: (f"webtext.{word}.jsonl", f"{split}.jsonl")
+                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
+            },
+            read=read_passages,
+            column="text",
+            advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in "
+            "DIR/webtext/",
+            examples={VALIDATION: 5_000, TEST: 5_000},
+        ),
+        TextSet(
+            name="gsm8k",
+            split=TEST,
+            files={split: (f"{split}.jsonl",) for split in (TRAIN, TEST)},
+            read=read_problems,
+            column="question",
+            advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
+            examples={},
+        ),
+    )
+}
+"""Name to set, of those that have no perplexity task."""
+_ALL_SETS: Mapping[str, TextSet] = {**TEXT_SETS, **REFERENCE_SETS}
 
 
 def text_set(name: str) -> TextSet:
@@ -318,9 +361,9 @@ def text_set(name: str) -> TextSet:
     Raises:
         UsageError: there is no such set.
     """
-    if name not in TEXT_SETS:
-        raise UsageError(f"no text set {name!r}; there are {', '.join(TEXT_SETS)}.{nearest(name, TEXT_SETS)}")
-    return TEXT_SETS[name]
+    if name not in _ALL_SETS:
+        raise UsageError(f"no text set {name!r}; there are {', '.join(_ALL_SETS)}.{nearest(name, _ALL_SETS)}")
+    return _ALL_SETS[name]
 
 
 # Finding ------------------------------------------------------------------------------------------------------------
@@ -339,7 +382,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
     """Find a perplexity set and read one split of it.
 
     Args:
-        name: of `TEXT_SETS`.
+        name: of `TEXT_SETS` or `REFERENCE_SETS`.
         data: `auto` (also None), `sample`, `hub` or a folder.
         split: `train`, `validation` (also `valid`, `val`, `dev`) or `test`; None takes the set's own.
         file: this file of the folder instead of the ones that are looked for.
@@ -371,6 +414,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         files=place.names,
         sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
         complete=None if expected is None else len(examples) == expected,
+        sample=str(data) == SAMPLE,
         examples=examples,
     )
     _say(texts, expected)
@@ -380,7 +424,9 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
 def _say(texts: Texts, expected: int | None) -> None:
     """Which file was read; a warning where it is not the whole split."""
     found = f"{texts.name}: {len(texts.examples):,} examples from {', '.join(texts.files[:3])} in {texts.source}"
-    if texts.complete is False:
+    if texts.sample:
+        log.info("%s (bundled sample, not the published set)", found)
+    elif texts.complete is False:
         log.warning("%s; the %s split has %s", found, texts.split, f"{expected:,}")
     else:
         log.info("%s", found)
@@ -389,8 +435,12 @@ def _say(texts: Texts, expected: int | None) -> None:
 def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
     """The files of a split by the order that `corpora` states."""
     looked: list[str] = []
+    if data == SAMPLE:
+        return _in_folder(spec, split, sample_data_dir(), file=file, looked=looked) or _raise_no_sample(
+            spec, split, file=file
+        )
     if data not in {"auto", "hub"}:
-        folder = sample_data_dir() if data == "sample" else Path(data).expanduser()
+        folder = Path(data).expanduser()
         if not folder.is_dir():
             state = "is not a folder" if folder.exists() else "does not exist"
             raise DataError(f"--data: {folder} {state}; {spec.advice} and name DIR")
@@ -434,6 +484,16 @@ def _on_hub(spec: TextSet, split: str, looked: list[str]) -> _Place | None:
         return None
     found = hub_files(SetSpec(spec.name, files=hub.files, columns=(spec.column,), hub=hub), looked)
     return _Place(f"hub:{hub.repo}@{hub.revision}", (found[split],), (hub.files[split],)) if found else None
+
+
+def _raise_no_sample(spec: TextSet, split: str, *, file: str | None) -> NoReturn:
+    """What the bundled samples have not, and what they have."""
+    remedy = f"{spec.advice} and name DIR by --data"
+    if not (sample_data_dir() / spec.name).is_dir():
+        raise DataError(f"there is no bundled sample of {spec.name} in {sample_data_dir()}; install again, or {remedy}")
+    if file is not None:
+        raise DataError(f"the bundled sample of {spec.name} has no file {file!r}; leave the name out, or {remedy}")
+    raise DataError(f"the bundled sample of {spec.name} is its {spec.split} split, not {split}; {remedy}")
 
 
 def _raise_nowhere(spec: TextSet, split: str, looked: list[str]) -> NoReturn:

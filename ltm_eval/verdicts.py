@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ltm_eval.results import Run
     from ltm_eval.scores import Entry
 
+ENOUGH_TEXTS = 1_000
+"""Human texts of the published protocols with the fewest; mauve-text's advice is 5,000."""
+
 
 def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
     """One sentence per baseline: bits per byte of a perplexity set, else the first filter, with others that differ."""
@@ -110,7 +113,7 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     elif demo:
         banners.append(Banner("alarm", f"Demo model: {', '.join(demo)} is bundled to try the program with."))
     elif sample:
-        banners.append(Banner("alarm", f"Sample data: not {what}. The bundled problems are few and made up."))
+        banners.append(Banner("alarm", f"Sample data: not {what}. The bundled samples are few and made up."))
     if 0 < len(sample) < len(named):
         banners.append(Banner("alarm", f"Different data: only {', '.join(sample)} ran on the bundled sample data."))
     return banners + _audit_banners(named)
@@ -155,6 +158,7 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
         *_prompt_banners(name, section),
         *_setting_banners(name, entries),
         *_protocol_banners(name, section),
+        *_generation_banners(name, section),
         *_sample_banners(name, entries),
     ]
 
@@ -206,6 +210,22 @@ def _protocol_banners(name: str, section: TaskSection) -> list[Banner]:
     differing = differing_protocols(section.perplexity) if section.perplexity is not None else []
     text = f"Different preparations of {name}: {'; '.join(differing)}. The rows are not comparable as they stand."
     return [Banner("alarm", text)] if differing else []
+
+
+def _generation_banners(name: str, section: TaskSection) -> list[Banner]:
+    """Texts made or compared differently, and too few of them."""
+    generation = section.generation
+    if generation is None:
+        return []
+    banners = []
+    differing = [f"{key}: {', '.join(dict.fromkeys(values))}" for key, values, differs in generation.options if differs]
+    if differing:
+        text = f"Different settings of {name}: {'; '.join(differing)}. MAUVE compares only under equal settings."
+        banners.append(Banner("alarm", text))
+    if generation.n_human is not None and generation.n_human < ENOUGH_TEXTS:
+        text = f"Few texts: MAUVE of {name} rests on {generation.n_human:,} human texts; so few raise and blur it."
+        banners.append(Banner("note", text))
+    return banners
 
 
 def _sample_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:

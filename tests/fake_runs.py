@@ -40,6 +40,30 @@ AUDIT = {
     "vocab": 512,
     "seed": 1234,
 }
+FLOORS = [
+    {
+        "name": name,
+        "what": what,
+        "tokenizer": "gpt2",
+        "n_vocab": 50_257,
+        "documents": 12,
+        "nats": nats,
+        "tokens": 186,
+        "words": 162,
+        "bytes": 546,
+        "figures": {
+            "ppl_per_token": value,
+            "ppl_per_token_stderr": 0.0,
+            "bits_per_byte": bits_per_byte,
+            "bits_per_byte_stderr": 0.25,
+        },
+    }
+    for name, what, nats, value, bits_per_byte in (
+        ("uniform", "all 50,257 tokens equally likely", 2013.5, 50_257.0, 5.32),
+        ("unigram", "learnt from what comes before", 1200.0, 633.5, 3.17),
+    )
+]
+"""Reference rows of `write_ppl_run` with 12 documents; figures of words and bytes left out."""
 FACTS = {"source": "folder", "split": "validation", "protocol": "mdlm", "block_tokens": 1024, "rows": 3370}
 DATE = "2026-01-02T03-04-05.000006"
 FILTERS = ("strict-match", "flexible-extract")

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ltm_eval.audit import UNTRAINED, AuditResult, audit, random_document, to_json, untrained_model
+from ltm_eval.audit import UNTRAINED, audit, random_document, to_json, untrained_model
 from ltm_eval.config import PRESETS, fit_config
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.results import AuditResult
 from tests.tiny import released
 
 SMALL = replace(UNTRAINED, max_seq_len=64, window_size=64, max_z_len=12)
@@ -44,6 +45,14 @@ def test_fixed_noise_is_no_bound_where_it_is_not_caught() -> None:
 def test_fresh_noise_makes_a_bound_of_the_released_schedule() -> None:
     fresh = replace(fit_config("released"), noise="fresh")
     assert audit(untrained_model(SMALL), fresh, blocks=1, seed=3).is_bound
+
+
+def test_antithetic_noise_passes() -> None:
+    config = fit_config("bound", noise="antithetic", draws=2)
+    found = audit(untrained_model(SMALL), config, blocks=2, seed=3)
+    assert (found.figure, found.caught, found.is_bound) == ("bound", False, True)
+    assert found.deficit_nats_per_block is not None
+    assert found.deficit_nats_per_block < 0
 
 
 class Uniform(LatentThoughtModel):

@@ -18,14 +18,17 @@ from ltm_eval.blocks import (
     Block,
     BlockOptions,
     Counts,
+    block_tokenizer,
     blocks_dataset,
     cut_blocks,
+    default_options,
     last_word_dataset,
     options_of,
     prepare,
     whole_documents,
 )
-from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.errors import DataError, MachineError, TokenizerError, UsageError
+from ltm_eval.paths import assets_dir
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
@@ -69,7 +72,7 @@ def test_blocks_by_hand(over_bytes: Tokenizer) -> None:
         documents=2,
         n_words=7,
         n_bytes=28,
-        n_tokens_gpt2=30,
+        n_tokens_block=30,
         stream_tokens=31,
         dropped_tokens=3,
         dropped_bytes=3,
@@ -93,7 +96,7 @@ def test_a_cut_never_falls_inside_a_character(over_bytes: Tokenizer) -> None:
     blocks, counts = cut_blocks(["x" * 13 + "€" + "y" * 30], over_bytes, SIXTEEN)
     assert [inner(block) for block in blocks] == ["x" * 13, "€" + "y" * 11, "y" * 14]
     assert (counts.moved_cuts, counts.moved_tokens, counts.dropped_tokens) == (1, 1, 5)
-    assert blocks[0].n_tokens_gpt2 == 14
+    assert blocks[0].n_tokens_block == 14
 
 
 def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) -> None:
@@ -101,7 +104,7 @@ def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) 
     assert len(merging.encode("abcd")) == 3
     blocks, counts = cut_blocks(["ab", "cd"] * 20, merging, SIXTEEN)
     for block in blocks:
-        assert len(merging.encode(inner(block))) == block.n_tokens_gpt2 - 1 <= 14
+        assert len(merging.encode(inner(block))) == block.n_tokens_block - 1 <= 14
     assert counts.moved_cuts == counts.changed_blocks == len(blocks)
     kept = "".join(map(inner, blocks))
     assert ("abcd" * 20).startswith(kept)
@@ -111,7 +114,7 @@ def test_a_block_whose_text_takes_more_tokens_gives_some_up(merging: Tokenizer) 
 def test_a_block_whose_text_takes_fewer_tokens_stays(merging: Tokenizer) -> None:
     blocks, counts = cut_blocks(["xb", "cx"] * 7, merging, SIXTEEN)
     assert [inner(block) for block in blocks] == ["xbcx" * 3 + "xb", "cx" + "xbcx" * 3]
-    assert [block.n_tokens_gpt2 for block in blocks] == [12, 12]
+    assert [block.n_tokens_block for block in blocks] == [12, 12]
     assert (counts.moved_cuts, counts.changed_blocks, counts.stream_tokens) == (0, 2, 28)
 
 
@@ -133,7 +136,7 @@ def test_all_text_is_in_the_blocks_or_dropped(
     assert counts.n_bytes + counts.dropped_bytes == sum(len(example.encode()) for example in examples)
     assert counts.dropped_tokens < block_tokens - 2
     for block in blocks:
-        assert len(merging.encode(block.text, end_of_text=True)) == block.n_tokens_gpt2 <= block_tokens - 1
+        assert len(merging.encode(block.text, end_of_text=True)) == block.n_tokens_block <= block_tokens - 1
         assert len(inner(block).replace(END_OF_TEXT, "").encode()) == block.n_bytes
     words = sum(len(re.findall(r"\S+", example)) for example in examples)
     assert words - len(re.findall(r"\S+", dropped)) - len(examples) <= counts.n_words <= words
@@ -199,7 +202,7 @@ def put(folder: Path, name: str, content: str) -> Path:
 
 
 @pytest.mark.usefixtures("as_gpt2")
-def test_facts_say_what_was_read_and_done(tmp_path: Path) -> None:
+def test_facts_say_what_was_read_and_done(tmp_path: Path, over_bytes: Tokenizer) -> None:
     put(tmp_path, "ptb/ptb.valid.txt", "the <unk> 's N\n" * 5)
     facts = prepare("ptb", SIXTEEN, data=tmp_path).facts
     assert facts == {
@@ -209,15 +212,17 @@ def test_facts_say_what_was_read_and_done(tmp_path: Path) -> None:
         "files": ("ptb.valid.txt",),
         "sha256": facts["sha256"],
         "complete": False,
+        "sample": False,
         "rows": 5,
         "protocol": "mdlm",
         "block_tokens": 16,
         "insert_eos": False,
-        "tokenizer": "bytes.tiktoken",
+        "block_tokenizer": "bytes.tiktoken",
+        "block_tokenizer_sha256": over_bytes.digest,
         "documents": 3,
         "n_words": 14,
         "n_bytes": 42,
-        "n_tokens_gpt2": 45,
+        "n_tokens_block": 45,
         "stream_tokens": 45,
         "dropped_tokens": 3,
         "dropped_bytes": 3,
@@ -237,7 +242,7 @@ def test_rows_for_lm_eval(tmp_path: Path) -> None:
         "text": "a b c d e f g " + END_OF_TEXT,
         "n_words": 7,
         "n_bytes": 14,
-        "n_tokens_gpt2": 15,
+        "n_tokens_block": 15,
         "index": 0,
     }
     facts = json.loads(found["blocks"].info.description)
@@ -273,8 +278,71 @@ def test_without_gpt2s_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     put(tmp_path, "ptb/ptb.valid.txt", "a b c\n")
     monkeypatch.setattr("tiktoken.get_encoding", absent)
-    with pytest.raises(MachineError, match="GPT-2's vocabulary is not in tiktoken's cache"):
+    with pytest.raises(MachineError, match="blocks are counted in GPT-2 tokens.*block_tokenizer") as caught:
         prepare("ptb", data=tmp_path)
+    assert "\n" not in str(caught.value)
+    demo = BlockOptions(block_tokens=16, block_tokenizer="demo")
+    put(tmp_path, "ptb/ptb.valid.txt", "a b c\n" * 20)
+    assert prepare("ptb", demo, data=tmp_path).facts["block_tokenizer"] == "demo"
+
+
+# The block tokenizer ------------------------------------------------------------------------------------------------
+
+
+def test_defaults_of_the_samples_and_of_everything_else() -> None:
+    assert default_options("sample") == BlockOptions("mdlm", 256, False, "demo")
+    assert default_options("sample", protocol="documents") == BlockOptions("documents", block_tokenizer="demo")
+    for other in (None, "auto", "hub", Path("sample/ptb")):
+        assert default_options(other) == BlockOptions("mdlm", 1_024, False, "gpt2")
+    for key in ("data", "data_dir"):
+        assert options_of({key: "sample"}) == default_options("sample")
+    documents = options_of({"data": "sample", "protocol": "documents"})
+    assert documents == default_options("sample", protocol="documents")
+    chosen = options_of({"data": "sample", "block_tokens": 512, "block_tokenizer": "gpt2"})
+    assert chosen == BlockOptions("mdlm", 512, False, "gpt2")
+
+
+def test_block_tokenizers_by_name_and_file(tmp_path: Path) -> None:
+    assert block_tokenizer("demo").digest == load_ranks(assets_dir() / "ltm-demo" / "tokenizer.tiktoken").digest
+    assert block_tokenizer("demo").name == "demo"
+    ranks = byte_ranks(tmp_path / "tokenizer.tiktoken")
+    for spec in (ranks, tmp_path):
+        found = block_tokenizer(str(spec))
+        assert (found.name, found.n_vocab) == ("tokenizer.tiktoken", 257)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (None, UsageError, "block_tokenizer must be gpt2, demo or a file of mergeable ranks, got '.*x.tiktoken'"),
+        (b"", TokenizerError, "256 of the 256 single bytes have no rank"),
+        (b"YQ== 0 0\n", TokenizerError, "x.tiktoken:1: expected a base64 token, a space and its rank"),
+        (b"\x00\xff\xfe 0\n", TokenizerError, "x.tiktoken:1: expected a base64 token, a space and its rank"),
+        (b"YQ== 7\n", TokenizerError, "ranks must be 0 to n-1"),
+        (b"YQ== 0\n", TokenizerError, "255 of the 256 single bytes have no rank; is it a complete tiktoken file"),
+    ],
+)
+def test_block_tokenizers_that_are_none(
+    tmp_path: Path, content: bytes | None, kind: type[Exception], message: str
+) -> None:
+    path = tmp_path / "x.tiktoken"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(kind, match=message) as caught:
+        blocks_dataset(text_set_name="ptb", data="sample", block_tokenizer=str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_are_those_of_the_named_tokenizer(tmp_path: Path, merging: Tokenizer) -> None:
+    put(tmp_path, "lambada/lambada_test.jsonl", json.dumps({"text": "abcd " * 9}))
+    ranks = tmp_path / "merging.tiktoken"
+    tokens = [*(bytes([b]) for b in range(256)), b"bc", b"ab", b"cd"]
+    ranks.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    options = {"data": tmp_path, "protocol": "documents"}
+    rows = blocks_dataset(text_set_name="lambada", block_tokenizer=str(ranks), **options)["blocks"]
+    facts = json.loads(rows.info.description)
+    assert rows[0]["n_tokens_block"] == facts["n_tokens_block"] == len(merging.encode(rows[0]["text"]))
+    assert (facts["block_tokenizer"], facts["block_tokenizer_sha256"]) == ("merging.tiktoken", merging.digest)
 
 
 def test_last_words(tmp_path: Path) -> None:
@@ -305,5 +373,5 @@ def test_counts_of_the_published_sets(name: str, expected: tuple[int, ...], monk
     if cache.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
     facts = prepare(name, data=PUBLISHED).facts
-    keys = ("documents", "n_words", "n_bytes", "n_tokens_gpt2", "stream_tokens", "dropped_tokens", "moved_cuts")
+    keys = ("documents", "n_words", "n_bytes", "n_tokens_block", "stream_tokens", "dropped_tokens", "moved_cuts")
     assert tuple(facts[key] for key in (*keys, "changed_blocks")) == expected

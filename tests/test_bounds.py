@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from ltm_eval import __version__
 from ltm_eval.bounds import (
     CausalConfig,
-    DocumentBounds,
-    Estimate,
     RowOptions,
-    Setting,
-    Units,
     as_released,
     causal,
-    corpus,
-    corpus_row,
     fresh_draws,
     iwae,
     minus_log_mean,
@@ -359,93 +352,6 @@ def test_text_of_windows_is_the_text_they_were_cut_from() -> None:
     assert text_of(Document((first, overlapping))) == (9, 1, 2, 3, 4, 5)
     with pytest.raises(UsageError, match="own next tokens"):
         text_of(Document((Window((1, 2), (7, 3)),)))
-
-
-# Corpus ---------------------------------------------------------------------------------------------------------------
-
-
-def bounds_of(nats: float, *, stderr: float | None = 1.0) -> DocumentBounds:
-    row = Estimate(nats, stderr, 8, 8.0)
-    exact = replace(row, stderr_nats=0.0)
-    return DocumentBounds(row, replace(row, nats=nats - 1), replace(exact, nats=1.0), as_released=replace(row))
-
-
-def test_corpus_is_the_exponential_of_sums_and_not_the_mean_of_exponentials() -> None:
-    """Blocks of 100, 300 and 20 tokens; the shortest is dear."""
-    tokens, nats = (100, 300, 20), (300.0, 900.0, 160.0)
-    rows = corpus([bounds_of(n) for n in nats], [Units(t, words=t // 2, bytes=4 * t) for t in tokens])
-    assert list(rows) == ["bound", "nll_given_z", "kl", "as_released"]
-    found = rows["bound"]
-    assert found.per_token.ppl == pytest.approx(math.exp(1360 / 420))
-    assert found.per_word is not None and found.per_word.ppl == pytest.approx(math.exp(1360 / 210))
-    assert found.bits_per_byte == pytest.approx(1360 / 1680 / math.log(2))
-    assert found.bits_per_byte_interval is not None and found.per_byte is not None
-    assert found.bits_per_byte_interval.high == pytest.approx(math.log2(found.per_byte.interval.high))
-    assert found.monte_carlo_stderr_nats == pytest.approx(3**0.5)
-    assert found.is_bound and not rows["as_released"].is_bound and not rows["nll_given_z"].is_bound
-    assert found.block_mean_ppl is None
-    released = rows["as_released"]
-    assert released.block_mean_ppl == pytest.approx((math.exp(3) + math.exp(3) + math.exp(8)) / 3)
-    assert released.block_mean_stderr == pytest.approx((math.exp(8) - math.exp(3)) / 3)
-
-
-def test_monte_carlo_part_of_the_variance() -> None:
-    """Documents that differ by nothing but noise of one nat owe all their variance to it."""
-    random = np.random.default_rng(0)
-    estimates = [Estimate(300 + float(noise), 1.0, 8, 8.0) for noise in random.standard_normal(400)]
-    found = corpus_row("bound", estimates, [Units(100)] * 400)
-    assert found.monte_carlo_share == pytest.approx(1, abs=0.15)
-    mixed = [replace(e, nats=e.nats + 30 * (i % 2)) for i, e in enumerate(estimates)]
-    assert (corpus_row("bound", mixed, [Units(100)] * 400).monte_carlo_share or 1) < 0.01
-    unknown = [replace(e, stderr_nats=None) for e in estimates]
-    assert corpus_row("iwae_1", unknown, [Units(100)] * 400).monte_carlo_stderr_nats is None
-
-
-def test_metric_keys_are_those_of_the_results_file() -> None:
-    rows = corpus([bounds_of(300.0), bounds_of(280.0)], [Units(100, words=70, bytes=400)] * 2)
-    keys = {key for row in rows.values() for key in row.metrics()}
-    assert keys >= {
-        "ppl_per_token_bound",
-        "ppl_per_word_bound",
-        "ppl_per_byte_bound",
-        "bits_per_byte_bound",
-        "ppl_per_token_as_released",
-        "block_mean_ppl_per_token_as_released",
-        "nll_per_token_given_z",
-        "kl_per_token",
-    }
-    assert all(key.removesuffix("_stderr") in keys and f"{key.removesuffix('_stderr')}_stderr" in keys for key in keys)
-    found = rows["kl"].metrics()
-    assert found == {"kl_per_token": pytest.approx(0.01), "kl_per_token_stderr": pytest.approx(0)}
-    bits = rows["bound"].metrics()
-    assert bits["bits_per_byte_bound"] == pytest.approx(580 / 800 / math.log(2))
-    # two equally long documents, 20 nats apart: standard error of the mean is 10 nats in 400 bytes
-    assert bits["bits_per_byte_bound_stderr"] == pytest.approx(10 / 400 / math.log(2))
-
-
-def test_a_single_document_has_no_error_over_documents() -> None:
-    found = corpus([bounds_of(300.0)], [Units(100)])["as_released"].metrics()
-    assert found["ppl_per_token_as_released"] == pytest.approx(math.exp(3))
-    assert found["ppl_per_token_as_released_stderr"] is None
-    assert found["block_mean_ppl_per_token_as_released_stderr"] is None
-    assert "ppl_per_word_as_released" not in found
-
-
-def test_corpus_needs_units_for_each_document() -> None:
-    with pytest.raises(UsageError, match="1 documents and 2 units"):
-        corpus([bounds_of(3.0)], [Units(1), Units(2)])
-    with pytest.raises(UsageError, match="finite"):
-        corpus([bounds_of(math.nan)], [Units(1)])
-
-
-def test_signature_is_the_declared_one() -> None:
-    setting = Setting("ltm_ptb@1", fit_config("bound", t_fast=64), tokenizer="gpt2", window=1024, seed=1234)
-    assert setting.signature("ppl_per_token_bound", draws=8) == (
-        "ppl_per_token_bound|task:ltm_ptb@1|preset:bound|t_fast:64|draws:8|tok:gpt2|window:1024|seed:1234"
-        f"|v:{__version__}"
-    )
-    changed = replace(setting, config=fit_config("published", t_fast=16, log_var_start=-2.0), t_fast="auto")
-    assert "|preset:published|t_fast:auto|fit_log_var_start:-2.0|draws:8|" in changed.signature("x", draws=8)
 
 
 # Adaptive steps -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ltm_eval.answers import INVALID, gold_number
 from ltm_eval.corpora import GSM8K, gsm8k_dataset, load_set, read_arrow, read_jsonl
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.problems import SAMPLE_ROWS, handwritten
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -83,8 +84,8 @@ def test_sample_is_the_bundled_folder(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(write_set(tmp_path)))
     corpus = load_set(GSM8K, data="sample")
     assert Path(corpus.source) == sample_data_dir() / "gsm8k"
-    assert corpus.rows["test"] >= 60
-    assert corpus.rows["train"] >= 100
+    assert corpus.rows == {"train": SAMPLE_ROWS["train"], "test": SAMPLE_ROWS["test"] + len(handwritten())}
+    assert (sample_data_dir() / "gsm8k" / "seen.jsonl").exists(), "a file that no split reads"
 
 
 def test_a_folder_named_like_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Perplexities from sums, the score an LTM answers with, and the floors."""
+"""Perplexities from sums, and the score an LTM answers with."""
 
 from __future__ import annotations
 
@@ -27,11 +27,9 @@ from ltm_eval.perplexity import (
     process_results,
     rate,
     rate_stderr,
-    uniform_floor,
-    unigram_floor,
 )
 
-DOC = {"text": "one two", "n_words": 2, "n_bytes": 7, "n_tokens_gpt2": 3, "index": 0}
+DOC = {"text": "one two", "n_words": 2, "n_bytes": 7, "n_tokens_block": 3, "index": 0}
 ROWS = {
     "bound": 12.0,
     "bound_stderr": 0.5,
@@ -191,21 +189,19 @@ def test_no_figure_depends_on_the_order(items: list[tuple[float, int]], order: r
     assert mc_se(with_noise) == mc_se([(x, u, 0.1 * u) for x, u in shuffled])
 
 
-def test_floors() -> None:
-    documents = [[1, 1, 2], [3, 1, 1, 2]]
-    uniform = uniform_floor(documents, n_vocab=16)
-    assert uniform.ppl_per_token == pytest.approx(16)
-    assert uniform.nats == pytest.approx((3 * math.log(16), 4 * math.log(16)))
-    assert uniform.bits_per_byte([6, 8]) == pytest.approx(2.0)  # 7 tokens of 4 bits on 14 bytes
-    unigram = unigram_floor(documents)
-    entropy = -sum(n / 7 * math.log(n / 7) for n in (4, 2, 1))
-    assert unigram.ppl_per_token == pytest.approx(math.exp(entropy))
-    assert unigram.tokens == (3, 4)
-    assert "this_set" in unigram.name
-    with pytest.raises(UsageError, match="at least 1 token"):
-        uniform_floor(documents, n_vocab=0)
+def test_documents_that_differ_by_noise_alone_owe_their_error_to_it() -> None:
+    """400 documents, 300 nats each and noise of one nat: the share of the error that is noise is near 1."""
+    generator = random.Random(0)
+    noisy = [(300 + generator.gauss(0, 1), 100, 1.0) for _ in range(400)]
+    apart = [(nats + 30 * (i % 2), units, noise) for i, (nats, units, noise) in enumerate(noisy)]
+    for items, low, high in ((noisy, 0.9, 1.1), (apart, 0.0, 0.1)):
+        spread = ppl_stderr([(nats, units) for nats, units, _ in items])
+        assert isinstance(spread, float)
+        assert low < mc_se(items) / spread < high
 
 
-@given(st.lists(st.lists(st.integers(0, 5), max_size=8), min_size=1, max_size=6).filter(any))
-def test_the_unigram_floor_is_below_the_uniform_one(documents: list[list[int]]) -> None:
-    assert unigram_floor(documents).ppl_per_token <= uniform_floor(documents, n_vocab=6).ppl_per_token * (1 + 1e-12)
+def test_bits_of_two_documents_by_hand() -> None:
+    """Equally long, 20 nats apart: the standard error of their mean is 10 nats in 400 bytes."""
+    items = [(300.0, 400), (280.0, 400)]
+    assert bits(items) == pytest.approx(580 / 800 / math.log(2))
+    assert bits_stderr(items) == pytest.approx(10 / 400 / math.log(2))

@@ -7,7 +7,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ltm_eval.plots import Bar, Curve, Spread, Stack, accuracy_bars, fit_trajectory, histogram, stacked_bars
+from ltm_eval.plots import (
+    Bar,
+    Curve,
+    Divergence,
+    Spread,
+    Stack,
+    accuracy_bars,
+    divergence_curves,
+    fit_trajectory,
+    histogram,
+    stacked_bars,
+)
 
 CURVE = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
 
@@ -28,11 +39,15 @@ def figures(label: str = "gpt2") -> list[str]:
         Spread(label="ltm", series=1, values=(1.0, 1.5, 1.75)),
         Spread(label=label, series=2, values=(1.25, 2.0)),
     ]
+    points = ((1.0, 0.0), (0.75, 0.75), (0.0, 1.0))
+    human = Divergence(label="human", series=0, points=points)
+    divergences = [Divergence(label="ltm", series=1, points=points), Divergence(label=label, series=2, points=points)]
     return [
         accuracy_bars(bars(label), name="f"),
         fit_trajectory([CURVE, other], name="f"),
         stacked_bars(stacks, name="f"),
         histogram(spreads, name="f"),
+        divergence_curves([human, *divergences], name="f"),
     ]
 
 

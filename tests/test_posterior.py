@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import ltm_eval
-from ltm_eval.config import PRESETS, fit_config
+from ltm_eval.config import PRESETS, FitConfig, fit_config
 from ltm_eval.errors import UsageError
 from ltm_eval.posterior import (
     Batch,
     Document,
     Start,
     Window,
+    document_noise,
     fast_loop,
     fit,
     fit_documents,
@@ -155,6 +156,57 @@ def test_seed_and_content_and_nothing_else_choose_the_noise() -> None:
         for repeat in (0, 1)
     }
     assert len(streams) == 8
+
+
+def noise_of(config: FitConfig, documents: list[Document], *, seed: int = 1, steps: int = 3) -> torch.Tensor:
+    """(steps, draws, B, L, N, D)."""
+    noise = document_noise(tiny_model(), documents, config, seed)
+    return torch.stack([noise(step) for step in range(steps)])
+
+
+def test_antithetic_noise_is_the_fresh_stream_and_its_mirror_image() -> None:
+    pairs = noise_of(fit_config("bound", noise="antithetic", draws=4), DOCUMENTS[:3])
+    assert pairs.shape == (3, 4, 3, *TINY.latent_shape)
+    assert not (pairs[:, :2] + pairs[:, 2:]).any()
+    assert float(pairs.double().mean(1).abs().max()) == 0
+    fresh = noise_of(fit_config("bound", draws=2), DOCUMENTS[:3])
+    assert torch.equal(pairs[:, :2], fresh)
+    assert torch.equal(pairs[:, 2:], -fresh)
+    assert not torch.equal(pairs[0], pairs[1])  # anew in every step
+
+
+def test_antithetic_noise_of_a_document_is_its_own() -> None:
+    config = fit_config("bound", noise="antithetic", draws=2, t_fast=4)
+    together = noise_of(config, DOCUMENTS[:3])
+    assert torch.equal(noise_of(config, DOCUMENTS[1:2])[:, :, 0], together[:, :, 1])
+    assert not torch.equal(noise_of(config, DOCUMENTS[:3], seed=2), together)
+    model = tiny_model()
+    alone = fit_documents(model, DOCUMENTS[1:2], config, seed=3)
+    assert torch.equal(fit_documents(model, DOCUMENTS[:4], config, seed=3).mu[1], alone.mu[0])
+
+
+def test_antithetic_pairs_cancel_what_is_linear_in_the_noise() -> None:
+    """-log p(x|z) is almost linear in small noise, so the mean of a pair spreads far less than that of two draws."""
+    model = tiny_model(scale=4.0)
+    mu = torch.randn(1, *TINY.latent_shape, generator=torch.Generator().manual_seed(0))
+    log_var = torch.full_like(mu, -8)
+    batch = Batch.of(model, DOCUMENTS[2:3])
+    spreads = []
+    for config in (fit_config("bound", draws=2), fit_config("bound", noise="antithetic", draws=2)):
+        noise = document_noise(model, DOCUMENTS[2:3], config, 1)
+        costs = [float(batch.expected_nll_nats(mu, log_var, noise(step))[0]) for step in range(40)]
+        spreads.append(float(np.std(costs)))
+    assert spreads[1] < 0.2 * spreads[0]
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_antithetic_draws_come_in_pairs(draws: int) -> None:
+    with pytest.raises(UsageError, match=f"draws must be even, got {draws}"):
+        fit_config("bound", noise="antithetic", draws=draws)
+    with pytest.raises(
+        UsageError, match="noise must be one of fixed, fresh, antithetic, got 'antithetik'.*'antithetic'"
+    ):
+        fit_config("bound", noise="antithetik")
 
 
 def test_schedule_is_the_released_cosine() -> None:

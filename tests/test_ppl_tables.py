@@ -9,13 +9,14 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
-from fake_runs import AUDIT, DATE, FACTS, LTM_ROWS, PPL_TASK, write_ppl_run
+from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
 
-from ltm_eval.metrics import corpus_ppl
+from ltm_eval.metrics import corpus_ppl, mean_interval
 from ltm_eval.page import PerplexityLine, PerplexitySection, ReportData
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
@@ -36,7 +37,8 @@ def of_gpt2(index: int) -> float:
 
 
 def write_two(folder: Path, *, audit: dict[str, Any] | None = AUDIT, **options: Any) -> None:
-    extra = {"data": DATA, "audit": audit}
+    extra = {"data": DATA, "audit": audit, "floors": {PPL_TASK: FLOORS}}
+    options = {"extra": {"floors": {PPL_TASK: FLOORS}}, **options}
     write_ppl_run(folder, model="ltm-x", nats=of_ltm, n=N, kind="ltm", extra=extra)
     write_ppl_run(folder, model="gpt2-x", nats=of_gpt2, n=N, **options)
 
@@ -79,11 +81,41 @@ def test_the_sign_stands_on_bounds_and_nowhere_else(tmp_path: Path) -> None:
     page = render(data_of(tmp_path))
     table = page[page.index('aria-label="Perplexity and bits per byte"') :].split("</table>")[0]
     groups = dict(re.findall(r'<span class="held">([^<]+?) <span class="unit">(.*?)</tbody>', table, flags=re.DOTALL))
-    assert len(groups) == 9
+    assert len(groups) == 10
     assert {name for name, cells in groups.items() if "≤" in cells} == {"bound", "iwae", "prior"}
     assert all(groups[name].count("≤") == 3 for name in ("iwae", "prior"))
     for words in ("not a bound: the released evaluator", "a real next-token figure", "not a perplexity"):
         assert words in table
+
+
+def test_reference_rows_stand_once_below_the_models_and_are_none(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    data = data_of(tmp_path)
+    section = section_of(tmp_path)
+    assert [(line.name, line.documents) for line in section.floors] == [("uniform, gpt2", N), ("unigram, gpt2", N)]
+    unigram = section.floors[1]
+    assert unigram.bits_per_byte is not None
+    assert (unigram.bits_per_byte.value, unigram.bits_per_byte.low) == (3.17, pytest.approx(3.17 - 1.96 * 0.25))
+    assert unigram.per_word is None
+    assert {label for _, label in lines(section)} == {model.label for model in data.models} == {"ltm-x", "gpt2-x"}
+    table = render(data).split('aria-label="Perplexity and bits per byte"')[1].split("</table>")[0]
+    head, rows = table.split("reference rows")
+    assert "uniform" not in head
+    assert "no models that were evaluated" in rows
+    assert "50,257" in rows
+    assert "≤" not in rows
+
+
+def test_reference_rows_of_other_documents_or_tokenizers_stand_apart(tmp_path: Path) -> None:
+    other = [{**FLOORS[0], "tokenizer": "tokenizer.tiktoken", "n_vocab": 2_048}, {**FLOORS[1], "documents": 3}]
+    write_two(tmp_path, extra={"floors": {PPL_TASK: other, "ltm_absent": FLOORS}})
+    found = [(line.name, line.documents) for line in section_of(tmp_path).floors]
+    assert found == [
+        ("uniform, gpt2", N),
+        ("unigram, gpt2", N),
+        ("uniform, tokenizer.tiktoken", N),
+        ("unigram, gpt2", 3),
+    ]
 
 
 def test_figures_are_those_of_the_documents_with_bootstrap_intervals(tmp_path: Path) -> None:
@@ -112,6 +144,18 @@ def test_figures_are_those_of_the_documents_with_bootstrap_intervals(tmp_path: P
     assert found["as_released", "ltm-x"].bits_per_byte is None
 
 
+def test_the_mean_of_blocks_has_a_bootstrap_interval_of_its_own(tmp_path: Path) -> None:
+    """The very average that published figures are; its blocks' spread is not that of the corpus figure."""
+    write_two(tmp_path)
+    figure = lines(section_of(tmp_path))["as_released, mean of blocks", "ltm-x"].per_token
+    blocks = [math.exp(LTM_ROWS["ppl_per_token_as_released"] * of_ltm(i) / (10 + i)) for i in range(N)]
+    expected = mean_interval(blocks)
+    assert figure is not None
+    assert figure.value == pytest.approx(sum(blocks) / N)
+    assert (figure.low, figure.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert (figure.kind, figure.stderr) == ("bootstrap", pytest.approx(stdev(blocks) / math.sqrt(N)))
+
+
 def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -> None:
     write_two(tmp_path, samples=False)
     section = section_of(tmp_path)
@@ -134,6 +178,14 @@ def test_samples_that_tell_another_figure_are_pointed_out(tmp_path: Path) -> Non
     assert line.note == "bits_per_byte: results and samples disagree"
     assert line.bits_per_byte is not None
     assert line.bits_per_byte.value == 9.5
+
+
+def test_whose_tokens_another_models_figure_counts(tmp_path: Path) -> None:
+    """A plain log-likelihood is divided by the block tokenizer's tokens; an LTM brings its own count."""
+    write_two(tmp_path, extra={"data": {"sets": {PPL_TASK: {"blocks": {**FACTS, "block_tokenizer": "demo"}}}}})
+    found = lines(section_of(tmp_path))
+    assert found["exact", "gpt2-x"].note == "per token: tokens of demo"
+    assert found["bound", "ltm-x"].note == ""
 
 
 def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import byte_ranks, tiny_gpt2
+from tiny import byte_ranks, tiny_folder, tiny_gpt2
 
+import ltm_eval
+from ltm_eval.blocks import block_tokenizer
+from ltm_eval.config import RunConfig
+from ltm_eval.errors import MachineError
+from ltm_eval.lm import LTM
 from ltm_eval.paths import tasks_dir
 from ltm_eval.perplexity import RollingScore
+from ltm_eval.results import read_run
+from ltm_eval.run import run as run_command
 from ltm_eval.texts import TEXT_SETS
 from ltm_eval.tokenizer import END_OF_TEXT, load_ranks
 
@@ -63,7 +71,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     caches = tmp_path_factory.mktemp("caches")
     ranks = load_ranks(byte_ranks(caches / "bytes.tiktoken"))
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", lambda: ranks)
+    for module in ("blocks", "run"):
+        monkeypatch.setattr(f"ltm_eval.{module}.load_gpt2", lambda: ranks)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
@@ -110,7 +119,9 @@ def manager(data: object, **metadata: Any) -> TaskManager:
     return TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata={"data": str(data), **metadata})
 
 
-def run(model: LM, data: Path, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any) -> Any:
+def run(
+    model: LM, data: Path | str, tasks: list[str], *, metadata: dict[str, Any] | None = None, **options: Any
+) -> Any:
     options = {"bootstrap_iters": 0, "verbosity": None, **options}
     found = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager(data, **(metadata or {})), **options)
     assert found is not None
@@ -164,7 +175,7 @@ def test_blocks_have_lm_evals_own_nats_and_transformers_own_cross_entropy(
     docs = [sample["doc"] for sample in found["samples"]["ltm_wikitext"]]
     nats = -math.fsum(theirs(gpt2, [doc["text"] for doc in docs], tmp_path)[1])
     ours = figures(found, "ltm_wikitext")
-    for metric, unit in (("ppl_per_token", "n_tokens_gpt2"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
+    for metric, unit in (("ppl_per_token", "n_tokens_block"), ("ppl_per_word", "n_words"), ("ppl_per_byte", "n_bytes")):
         assert ours[metric] == pytest.approx(math.exp(nats / sum(doc[unit] for doc in docs)), rel=1e-4)
     assert ours["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(doc["n_bytes"] for doc in docs), rel=1e-4)
     losses, tokens = [], 0
@@ -201,9 +212,9 @@ def test_the_seven_tasks_run_under_one_name(folder: Path) -> None:
         values = figures(found, task)
         assert set(values) == PLAIN | {f"{name}_stderr" for name in PLAIN}
         docs = [sample["doc"] for sample in found["samples"][task]]
-        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_gpt2", "index"]
+        assert list(docs[0]) == ["text", "n_words", "n_bytes", "n_tokens_block", "index"]
         nats = sum(2.0 * len(doc["text"]) for doc in docs)
-        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_gpt2"] for doc in docs)))
+        assert values["ppl_per_token"] == pytest.approx(math.exp(nats / sum(doc["n_tokens_block"] for doc in docs)))
         assert isinstance(values["ppl_per_token_stderr"], float)
     assert all(text.endswith(END_OF_TEXT) for text in model.texts)
     json.dumps(found["configs"])
@@ -263,6 +274,24 @@ def test_last_words_of_lambada(folder: Path, tmp_path: Path) -> None:
     assert found["results"]["their_lambada"]["acc,none"] == values["acc"]
 
 
+def test_the_samples_run_without_gpt2s_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise MachineError("no network")
+
+    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    found = run(Canned(), "sample", ["ltm_ppl", "ltm_lambada_last_word"], limit=2)
+    assert set(found["samples"]) == {*TASKS, "ltm_lambada_last_word"}
+    demo = block_tokenizer("demo")
+    for task in TASKS:
+        docs = [sample["doc"] for sample in found["samples"][task]]
+        counted = [len(demo.encode(doc["text"], end_of_text=True)) for doc in docs]
+        assert [doc["n_tokens_block"] for doc in docs] == counted and max(counted) <= 255
+        nats = 2.0 * sum(len(doc["text"]) for doc in docs)
+        assert figures(found, task)["ppl_per_token"] == pytest.approx(math.exp(nats / sum(counted)))
+    with pytest.raises(MachineError, match="block_tokenizer"):
+        manager("sample", block_tokenizer="gpt2").load(["ltm_ptb"])
+
+
 def test_every_task_file_is_indexed_and_documented() -> None:
     known = manager("sample").all_tasks
     files = sorted(path for name in TEXT_SETS for path in (tasks_dir() / name).glob("*.yaml"))
@@ -279,3 +308,120 @@ def test_every_metric_is_listed_with_its_direction(folder: Path) -> None:
     produced = {name for answer in (-5.0, RollingScore(rows, tokens=3)) for name in task.process_results(doc, [answer])}
     assert produced == set(task.aggregation()) == set(task.higher_is_better())
     assert not any(task.higher_is_better().values())
+
+
+# With an LTM ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ltm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("ltm") / "tiny")
+
+
+def news(path: Path, texts: list[str]) -> Path:
+    """A folder with these texts as AG News, each a title and a description."""
+    (path / "ag_news").mkdir(parents=True)
+    rows = "".join(f'"1","{text.split()[0]}","{" ".join(text.split()[1:])}"\n' for text in texts)
+    (path / "ag_news" / "test.csv").write_text(rows, encoding="utf-8")
+    return path
+
+
+def letters(seed: int, words: int) -> str:
+    source = random.Random(seed)
+    return " ".join("".join(source.choices("abcdefgh", k=source.randrange(2, 9))) for _ in range(words))
+
+
+def test_long_texts_have_the_figures_of_lm_evals_own_wikitext_task(ltm: Path, tmp_path: Path) -> None:
+    """Its formulas on the same pages, most of them longer than the context of 192."""
+    from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
+
+    pages = [letters(seed, words) for seed, words in enumerate((20, 60, 110))]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"page": page}) + "\n" for page in pages))
+    model = LTM(str(ltm), t_fast=2, rows="bound")
+    config = {
+        "task": "their_wikitext",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "pages.jsonl")}},
+        "output_type": "loglikelihood_rolling",
+        "test_split": "test",
+        "doc_to_text": "",
+        "doc_to_target": wikitext_detokenizer,
+        "process_results": process_results,
+        "metric_list": [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+    }
+    found = lm_eval.simple_evaluate(
+        model=model, tasks=[config], bootstrap_iters=0, task_manager=TaskManager(include_defaults=False)
+    )
+    assert found is not None
+    reference = figures(found, "their_wikitext")
+    assert sorted(record.fitted_windows for record in model.records) == [1, 2, 4]
+    ours = run(model, news(tmp_path, pages), ["ltm_ag_news"], metadata={"protocol": "documents"})
+    assert [sample["doc"]["text"] for sample in ours["samples"]["ltm_ag_news"]] == pages
+    values = figures(ours, "ltm_ag_news")
+    assert values["ppl_per_word_bound"] == pytest.approx(reference["word_perplexity"], rel=1e-9)
+    assert values["ppl_per_byte_bound"] == pytest.approx(reference["byte_perplexity"], rel=1e-9)
+    assert values["bits_per_byte_bound"] == pytest.approx(reference["bits_per_byte"], rel=1e-9)
+    nats = -math.fsum(sample["filtered_resps"][0] for sample in found["samples"]["their_wikitext"])
+    assert nats == pytest.approx(values["bits_per_byte_bound"] * math.log(2) * sum(map(len, pages)), rel=1e-9)
+    assert values["ppl_per_word_bound"] == pytest.approx(math.exp(nats / (20 + 60 + 110)), rel=1e-9)
+
+
+def test_neither_batch_size_nor_order_changes_a_figure(ltm: Path, folder: Path, tmp_path: Path) -> None:
+    texts = [letters(seed, 10 + 7 * seed) for seed in range(7)]
+    shuffled = [texts[i] for i in (4, 0, 6, 2, 5, 1, 3)]
+    model = ltm_eval.load(ltm)
+
+    def evaluated(data: Path, task: str, batch_size: int, metadata: dict[str, Any], **options: Any) -> dict[str, Any]:
+        found = ltm_eval.evaluate(
+            model,
+            tasks=[task],
+            data=str(data),
+            metadata=json.dumps(metadata),
+            batch_size=batch_size,
+            t_fast=2,
+            **options,
+        )
+        values = {key: x for key, x in found["results"][f"ltm_{task}"].items() if "," in key and x != "N/A"}
+        assert len(values) > 20
+        return values
+
+    whole = {"protocol": "documents"}
+    alone = evaluated(news(tmp_path / "one", texts), "ag_news", 1, whole)
+    for data, batch_size in ((news(tmp_path / "two", shuffled), 16), (tmp_path / "one", 16), (tmp_path / "two", 3)):
+        assert evaluated(data, "ag_news", batch_size, whole) == pytest.approx(alone, rel=1e-5)
+    blocks = [evaluated(folder, "wikitext", size, {"block_tokens": 64}, limit=6) for size in (1, 16)]
+    assert blocks[0] == pytest.approx(blocks[1], rel=1e-5)
+
+
+def test_a_run_tells_reference_rows_signatures_and_steps(ltm: Path, tmp_path: Path) -> None:
+    texts = [letters(seed, 12 + 5 * seed) for seed in range(4)]
+    config = RunConfig(
+        model=str(ltm),
+        tasks=("ag_news",),
+        data=str(news(tmp_path / "data", texts)),
+        metadata='{"protocol": "documents"}',
+        output_path=str(tmp_path / "out"),
+        t_fast="auto",
+        rows="bound",
+        quiet=True,
+    )
+    outcome = run_command(config)
+    (path,) = outcome.results
+    written = json.loads(path.read_text(encoding="utf-8"))["ltm_eval"]
+    steps = written["mean_fast_steps"]["ltm_ag_news"]
+    assert 32 <= steps <= 512
+    told = read_run(path).extra.floors
+    assert told is not None
+    uniform, unigram = told["ltm_ag_news"]
+    assert (uniform.name, unigram.name, uniform.documents) == ("uniform", "unigram", 4)
+    assert uniform.bytes == sum(map(len, texts))
+    assert uniform.figures["bits_per_byte"] == pytest.approx(math.log2(257))
+    assert 3 < (unigram.figures["bits_per_byte"] or 0) < 8  # nine letters, and bytes it has yet to learn of
+    line = written["signatures"]["ltm_ag_news"]["ppl_per_token_bound,none"]
+    assert line.startswith("ppl_per_token_bound|task:ltm_ag_news@1.0|preset:bound|t_fast:auto|draws:8|tok:")
+    assert "|window:192|split:test|protocol:documents|" in line
+    assert outcome.report is not None
+    page = outcome.report.read_text(encoding="utf-8")
+    assert line in page
+    assert f"mean {steps:.1f} (" in page
+    assert "reference rows" in page

@@ -6,15 +6,40 @@ import ast
 import json
 import re
 from fractions import Fraction
+from functools import cache
+from random import Random
 
 import pytest
 
+from ltm_eval import drafts
+from ltm_eval.drafts import (
+    ANIMALS,
+    BAKED,
+    BIRDS,
+    COLLECTED,
+    COLOURED,
+    CONTAINERS,
+    DEAR,
+    FRUIT,
+    NAMES,
+    PART,
+    PLANTS,
+    ROOMS,
+    SHOP,
+    THINGS,
+    TIMES,
+    Draft,
+    Noun,
+    Problem,
+    Template,
+)
 from ltm_eval.errors import UsageError
 from ltm_eval.paths import sample_data_dir
-from ltm_eval.problems import SAMPLE_ROWS, SAMPLE_SEED, SEEN_ROWS, TEMPLATES, Draft, Noun, Problem, generate
+from ltm_eval.problems import SAMPLE_ROWS, SEEN_ROWS, TEMPLATES, generate, handwritten, in_turns, jsonl, sample_files
 
 STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>(\d+)")
 SPLITS = ("train", "test")
+FILES = ("train.jsonl", "test.jsonl", "seen.jsonl", "handwritten.jsonl")
 
 
 def worked(node: ast.expr) -> Fraction:
@@ -53,8 +78,8 @@ def check(problem: Problem) -> int:
     return len(steps)
 
 
-def bundled(split: str) -> list[Problem]:
-    lines = (sample_data_dir() / "gsm8k" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+def bundled(name: str) -> list[Problem]:
+    lines = (sample_data_dir() / "gsm8k" / name).read_text(encoding="utf-8").splitlines()
     return [Problem(**json.loads(line)) for line in lines]
 
 
@@ -69,50 +94,130 @@ def test_the_checker_sees_a_wrong_step() -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_generated_problems_are_right(split: str) -> None:
     problems = generate(1_500, seed=7, split=split)
-    assert {check(problem) for problem in problems} <= {1, 2, 3, 4}
+    assert {check(problem) for problem in problems} <= {1, 2, 3, 4, 5}
     assert len(set(problems)) == len({problem.question for problem in problems}) == 1_500
 
 
+@cache
+def each_template(split: str) -> list[tuple[Template, Problem]]:
+    """150 problems of every template, one template after another."""
+    made = []
+    for template in TEMPLATES[split]:
+        for seed in range(150):
+            draft = Draft(Random(seed))
+            made.append((template, Problem(template(draft), draft.answer)))
+    return made
+
+
 @pytest.mark.parametrize("split", SPLITS)
-def test_bundled_problems_are_right(split: str) -> None:
-    problems = bundled(split)
+def test_every_template_is_right_over_many_seeds(split: str) -> None:
+    steps: dict[Template, set[int]] = {}
+    for template, problem in each_template(split):
+        steps.setdefault(template, set()).add(check(problem))
+        for given in set(re.findall(r"\d+", problem.question)):
+            assert int(given) > 0, problem.question
+    assert set(steps) == set(TEMPLATES[split])
+    assert set().union(*steps.values()) <= {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_question_has_one_answer(split: str) -> None:
+    found: dict[str, str] = {}
+    for _, problem in each_template(split):
+        final = problem.answer.rsplit("#### ")[-1]
+        assert found.setdefault(problem.question, final) == final
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bundled_problems_are_right(name: str) -> None:
+    problems = bundled(name)
     assert len({problem.question for problem in problems}) == len(problems)
     for problem in problems:
         check(problem)
 
 
 def test_bundled_sizes() -> None:
-    assert len(bundled("train")) >= 100
-    assert len(bundled("test")) >= 60
-    assert len(bundled("test")) - SAMPLE_ROWS["test"] - SEEN_ROWS >= 24
+    assert {name: len(bundled(name)) for name in FILES} == {
+        "train.jsonl": SAMPLE_ROWS["train"],
+        "test.jsonl": SAMPLE_ROWS["test"] + len(handwritten()),
+        "seen.jsonl": SEEN_ROWS,
+        "handwritten.jsonl": len(handwritten()),
+    }
+    assert len(bundled("test.jsonl")) >= 200
+    assert len(handwritten()) >= 80
+    assert len(bundled("train.jsonl")) >= 120
+    assert len(bundled("seen.jsonl")) >= 60
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_bundled_generated_rows_are_the_generators(split: str) -> None:
-    made = generate(SAMPLE_ROWS[split], seed=SAMPLE_SEED, split=split)
-    assert [problem for problem in bundled(split) if problem in made] == made
+def test_bundled_files_are_what_the_code_makes() -> None:
+    """`python demo/write_sample.py` writes them anew."""
+    for name, problems in sample_files().items():
+        assert (sample_data_dir() / "gsm8k" / name).read_bytes().decode("utf-8") == jsonl(problems), name
 
 
 def test_bundled_test_rows_take_turns() -> None:
-    rows = bundled("test")
-    seen = generate(SEEN_ROWS, seed=SAMPLE_SEED + 1, split="train")
-    held_out = generate(SAMPLE_ROWS["test"], seed=SAMPLE_SEED, split="test")
-    assert rows[1 : 3 * SEEN_ROWS : 3] == seen and rows[2 : 3 * SEEN_ROWS : 3] == held_out[:SEEN_ROWS]
-    assert not set(rows) & set(bundled("train"))
+    rows, hand = bundled("test.jsonl"), set(handwritten())
+    whole = len(hand) / len(rows)
+    for n in range(5, len(rows) + 1):
+        share = sum(row in hand for row in rows[:n])
+        assert abs(share - n * whole) <= 1
+    first = [row for row in rows if row not in hand][: len(TEMPLATES["test"])]
+    assert len({masked(row) for row in first}) == len(TEMPLATES["test"])
 
 
-def test_splits_are_disjoint() -> None:
-    assert not set(TEMPLATES["train"]) & set(TEMPLATES["test"])
-    assert len(TEMPLATES["train"]) + len(TEMPLATES["test"]) >= 24
-    assert len(TEMPLATES["test"]) >= 6
-    seen = [{surface(p) for p in generate(2_000, seed=3, split=split)} for split in SPLITS]
-    assert not seen[0] & seen[1]
-    assert not {p.question for p in bundled("train")} & {p.question for p in bundled("test")}
+def test_in_turns_keeps_every_list_in_order() -> None:
+    a, b = [Problem(f"a{i}", "") for i in range(3)], [Problem(f"b{i}", "") for i in range(5)]
+    mixed = in_turns(a, b)
+    assert "".join(p.question[0] for p in mixed) == "bababbab"
+    assert [p for p in mixed if p in a] == a and [p for p in mixed if p in b] == b
+    assert in_turns([], a) == a
 
 
-def surface(problem: Problem) -> str:
-    """The wording of the last sentence, less names and numbers."""
-    return re.sub(r"[A-Z][a-z]+|\d+", "_", problem.question)
+@cache
+def chosen_words() -> re.Pattern[str]:
+    """Names, numbers and the things that templates choose."""
+    chosen = (COLOURED, THINGS, SHOP, BAKED, PLANTS, FRUIT, COLLECTED, BIRDS, ANIMALS, DEAR, CONTAINERS)
+    words = {word for nouns in chosen for noun in nouns for word in noun}
+    words |= {*NAMES, *ROOMS, *TIMES.values(), *PART.values()}
+    either = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return re.compile(rf"\b(?:{either})\b|\d+")
+
+
+@cache
+def masked(problem: Problem) -> str:
+    """The question less names, numbers and the things that templates choose."""
+    return chosen_words().sub("_", problem.question)
+
+
+def test_templates_are_many_and_no_held_out_one_is_trained_on() -> None:
+    assert len(TEMPLATES["train"]) >= 56 and len(TEMPLATES["test"]) >= 16
+    assert len(set(TEMPLATES["train"]) | set(TEMPLATES["test"])) == sum(map(len, TEMPLATES.values()))
+
+
+def test_no_wording_of_the_test_rows_is_trained_on() -> None:
+    train = {masked(problem) for _, problem in each_template("train")}
+    assert len(train) > len(TEMPLATES["train"])
+    assert {masked(problem) for problem in bundled("train.jsonl") + bundled("seen.jsonl")} <= train
+    assert not train & {masked(problem) for _, problem in each_template("test")}
+    assert not train & {masked(problem) for problem in bundled("test.jsonl")}
+
+
+def test_no_sentence_of_a_question_is_trained_on() -> None:
+    """Less names and numbers, no sentence that tells a test situation occurs in training."""
+    train = {sentence for _, problem in each_template("train") for sentence in sentences(problem)}
+    test = {sentence for _, problem in each_template("test") for sentence in sentences(problem)}
+    assert not train & test
+    assert not train & {sentence for problem in bundled("test.jsonl") for sentence in sentences(problem)}
+
+
+def sentences(problem: Problem) -> list[str]:
+    """The masked sentences of a question except the last, which asks."""
+    return re.split(r"(?<=[.?]) ", masked(problem))[:-1]
+
+
+def test_bundled_files_share_no_problem() -> None:
+    train, seen, test = (bundled(name) for name in ("train.jsonl", "seen.jsonl", "test.jsonl"))
+    assert len({problem.question for problem in train + seen + test}) == len(train + seen + test)
 
 
 def test_every_template_comes_up_once_a_round() -> None:
@@ -128,18 +233,23 @@ def test_generation_is_seeded() -> None:
     assert generate(0, seed=1, split="test") == []
 
 
+def nouns_in(value: object) -> list[Noun]:
+    """The noun or nouns that a constant of `drafts` holds."""
+    if isinstance(value, Noun):
+        return [value]
+    return [noun for noun in value if isinstance(noun, Noun)] if isinstance(value, tuple) else []
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_grammar(split: str) -> None:
     text = "\n".join(f"{p.question}\n{p.answer}" for p in generate(1_500, seed=5, split=split))
     text = re.sub(r"<<[^<>]*>>", "", text)
     assert "  " not in text
     assert "{" not in text
-    plural = re.findall(
-        r"(?<![\d$])\b1 (?:[a-z]+ )?(?:apples|coins|days|eggs|books|pieces|tickets|points|boxes|people|tins)\b", text
-    )
-    singular = re.findall(
-        r"\b(?:[02-9]|\d\d+) (?:apple|coin|day|egg|book|piece|ticket|point|box|person|tin|friend)\b", text
-    )
+    nouns = [noun for name in dir(drafts) for noun in nouns_in(getattr(drafts, name)) if noun.one != noun.many]
+    many, one = ("|".join(sorted({noun[n] for noun in nouns})) for n in (1, 0))
+    plural = re.findall(rf"(?<![\d$.,])\b1 (?:[a-z]+ )?(?:{many})\b", text)
+    singular = re.findall(rf"\b(?:[02-9]|\d\d+) (?:{one})\b(?! plant)", text)
     assert (plural, singular) == ([], [])
 
 
@@ -152,15 +262,15 @@ def test_answers_are_short() -> None:
     for split in SPLITS:
         for problem in generate(800, seed=9, split=split):
             pieces = re.findall(r"[A-Za-z]+|\d|<<|>>|####|[^\sA-Za-z\d]", problem.answer)
-            assert len(pieces) <= 75, problem.answer
+            assert len(pieces) <= 110, problem.answer
 
 
 def test_a_draft_refuses_fractions_and_negative_numbers() -> None:
-    from random import Random
-
     draft = Draft(Random(0))
     with pytest.raises(AssertionError, match="not whole"):
         draft.step("{}", 7, "/", 2)
+    with pytest.raises(AssertionError, match="not whole"):
+        draft.percent("{}", 30, 25)
     with pytest.raises(AssertionError, match="negative"):
         draft.step("{}", 2, "-", 3)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import AUDIT, DATE, FILTERS, LATENT, TASK, document, write_run
+from fake_runs import AUDIT, DATE, FILTERS, FLOORS, LATENT, TASK, document, write_run
 
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.results import (
@@ -322,3 +322,28 @@ def test_a_malformed_audit_is_named(tmp_path: Path, change: dict[str, Any], mess
         run_with_audit(tmp_path, {**AUDIT, **change})
     with pytest.raises(ResultsError, match="field ltm_eval.audit: expected an object, got list"):
         run_with_audit(tmp_path, [AUDIT])
+
+
+# Reference rows
+
+
+def test_reference_rows_are_read_as_the_run_wrote_them(tmp_path: Path) -> None:
+    written = [{**row, "of_a_later_version": 1} for row in FLOORS]
+    extra = read_run(write_run(tmp_path, model="m", right=bool, extra={"floors": {TASK: written}})).extra
+    assert extra.floors is not None
+    assert [asdict(floor) for floor in extra.floors[TASK]] == FLOORS
+    assert read_run(write_run(tmp_path, model="m", right=bool, extra={})).extra.floors is None
+
+
+@pytest.mark.parametrize(
+    ("floors", "message"),
+    [
+        ([], "field ltm_eval.floors: expected an object of lists"),
+        ({TASK: FLOORS[0]}, "field ltm_eval.floors: expected an object of lists"),
+        ({TASK: ["uniform"]}, f"field ltm_eval.floors.{TASK}: expected a list of objects"),
+        ({TASK: [{**FLOORS[0], "tokens": 1.5}]}, "field tokens: expected a whole number of at least 0, got '1.5'"),
+    ],
+)
+def test_malformed_reference_rows_are_named(tmp_path: Path, floors: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=re.escape(message)):
+        read_run(write_run(tmp_path, model="m", right=bool, extra={"floors": floors}))

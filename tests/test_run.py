@@ -89,6 +89,37 @@ def test_the_page_and_the_records_are_there(folder: Path, tmp_path: Path) -> Non
     assert content["n-shot"][TASK] == 1 and content["n-samples"][TASK]["effective"] == 2
 
 
+def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled model and texts on a bare machine: no GPT-2 vocabulary, no folder of data."""
+
+    def absent() -> None:
+        raise AssertionError("GPT-2's vocabulary was asked for")
+
+    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
+    chosen = RunConfig(
+        tasks=("ag_news", "lambada_last_word"), limit=2, t_fast=1, rows="bound", output_path=str(tmp_path), quiet=True
+    )
+    outcome = run(chosen)
+    content = json.loads(outcome.results[0].read_text())
+    read = content["ltm_eval"]["data"]["sets"]
+    facts = read["ltm_ag_news"]["blocks"]
+    assert (facts["sample"], facts["block_tokenizer"], facts["block_tokens"]) == (True, "demo", 256)
+    assert read["ltm_lambada_last_word"]["blocks"]["sample"] and content["ltm_eval"]["sample_data"]
+    assert content["ltm_eval"]["warnings"][0] == "demo model, sample data: not the published sets"
+    assert outcome.report is not None
+    page = outcome.report.read_text()
+    assert "block_tokenizer" in page and "Demo model, sample data: not benchmark results." in page
+
+
+def test_asking_for_the_samples_by_metadata_is_recorded(folder: Path, tmp_path: Path) -> None:
+    chosen = config(
+        folder, tmp_path, tasks=("ltm_ag_news",), data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1
+    )
+    content = json.loads(run(chosen).results[0].read_text())
+    assert content["ltm_eval"]["sample_data"] is True
+
+
 def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> None:
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
     outcome = run(config(folder, tmp_path / "out", baselines=(str(gpt2),), limit=4, report=True))
@@ -186,6 +217,8 @@ def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.Captu
 def test_what_was_left_open_is_settled_and_said() -> None:
     demo, notes = settle(RunConfig())
     assert (demo.model, demo.data) == ("demo", "sample") and notes == ["demo model, sample data: not GSM8K"]
+    _, notes = settle(RunConfig(tasks=("ptb", "lm1b")))
+    assert notes == ["demo model, sample data: not the published sets"]
     real, notes = settle(RunConfig(model="x"))
     assert (real.model, real.data, notes) == ("x", "auto", [])
     _, notes = settle(RunConfig(model="x", data="sample", limit=3))

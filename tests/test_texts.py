@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.paths import sample_data_dir
 from ltm_eval.texts import TEXT_SETS, documents, load_texts
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
@@ -169,6 +170,33 @@ def test_nowhere_says_what_to_put_where(tmp_path: Path, name: str, monkeypatch: 
         load_texts(name)
 
 
+def test_the_samples_are_read_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    for name, spec in TEXT_SETS.items():
+        texts = load_texts(name, data="sample")
+        assert (texts.sample, texts.complete, texts.split) == (True, False, spec.split)
+        assert Path(texts.source) == sample_data_dir() / name
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_what_a_sample_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="the bundled sample of ptb is its validation split, not test; put ptb.valid"):
+        load_texts("ptb", data="sample", split="test")
+    with pytest.raises(DataError, match=r"the bundled sample of lm1b has no file 'x\.tokens'; leave the name out"):
+        load_texts("lm1b", data="sample", file="x.tokens")
+    monkeypatch.setattr("ltm_eval.texts.sample_data_dir", lambda: tmp_path)
+    for name in TEXT_SETS:
+        with pytest.raises(DataError, match=f"there is no bundled sample of {name} in .*; install again, or") as caught:
+            load_texts(name, data="sample")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltm_eval.texts.sample_data_dir", lambda: tmp_path)
+    put(tmp_path, "pubmed/val.txt", '{"article_text": "one"}\n')
+    with pytest.raises(DataError, match=r"val\.txt:1: column 'article_text' must be a list"):
+        load_texts("pubmed", data="sample")
+
+
 def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="does not exist; put ptb"):
         load_texts("ptb", data=tmp_path / "none")
@@ -273,3 +301,22 @@ def test_the_published_sets(name: str, examples: int, sha256: str, complete: boo
 @pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 def test_the_published_wikitext_has_sixty_pages() -> None:
     assert len(list(documents(load_texts("wikitext", data=PUBLISHED)))) == 60  # arXiv:1609.07843 Table 1
+
+
+# Human texts that have no perplexity task
+
+
+def test_webtext_and_problems_are_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "webtext").mkdir()
+    (tmp_path / "webtext" / "webtext.test.jsonl").write_text(
+        '{"id": 1, "text": " A page\\n", "ended": true}\n', "utf-8"
+    )
+    assert list(documents(load_texts("webtext", data=tmp_path))) == [(" A page\n",)]
+    (tmp_path / "test.jsonl").write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', "utf-8")
+    assert load_texts("gsm8k", data=tmp_path).examples == ("Question: 1 + 1?\nAnswer: 2\n#### 2",)
+    assert len(load_texts("gsm8k", data="sample").examples) == 100
+
+
+def test_a_missing_webtext_says_where_it_is_had(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"put webtext\.test\.jsonl \(openaipublic"):
+        load_texts("webtext", data=tmp_path)
