@@ -156,9 +156,7 @@ class Recipe:
     @property
     def data_digest(self) -> str:
         """sha256 over what decides the tokens and the encoding, whatever the model."""
-        sources = [
-            {k: v for k, v in asdict(s).items() if k not in ("weight", "batch", "from_step")} for s in self.sources
-        ]
+        sources = [{k: v for k, v in asdict(s).items() if k not in ("weight", "batch", "from_step")} for s in self.sources]
         return hashlib.sha256(json.dumps([sources, self.ranks, self.seed], sort_keys=True).encode()).hexdigest()
 
 
