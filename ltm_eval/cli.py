@@ -303,6 +303,39 @@ def audit(
     return 0
 
 
+@app.command(
+    epilog=_examples(
+        "ltm-eval train --config demo/ltm-demo.yaml --data DIR --output runs/ltm-demo",
+        "torchrun --nproc-per-node 8 -m ltm_eval train --config big.yaml --data DIR --output runs/big",
+    )
+)
+def train(
+    config: Annotated[str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; see demo/ltm-demo.yaml.")],
+    output: Annotated[
+        str, typer.Option("--output", "--output_path", "-o", metavar="DIR", help="Tokens, state, log and final model.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="Where the recipe's files lie.", envvar="LTM_EVAL_DATA_DIR"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Slow steps.", show_default="the recipe's")
+    ] = None,
+    device: Device = RunConfig.device,
+) -> int:
+    """Train an LTM by dual-rate learning, or a GPT-2 on the same batches; the same command resumes."""
+    from ltm_eval.recipe import read_recipe
+    from ltm_eval.train import train as run_training
+
+    recipe = read_recipe(Path(config), steps=steps)
+    done = run_training(
+        recipe, Path(output), data=None if data is None else Path(data), device=checked_device(device) or "auto"
+    )
+    print(f"trained: {done.steps} slow steps, {done.tokens:,} tokens, {done.flops:.3g} operations")
+    print(f"model: {done.final.resolve()}")
+    return 0
+
+
 @app.command(epilog=_examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
 def ls(
     path: Annotated[bool, typer.Option("--path", help="Print the folder of task definitions, nothing else.")] = False,

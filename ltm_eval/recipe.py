@@ -156,7 +156,8 @@ class Recipe:
     @property
     def data_digest(self) -> str:
         """sha256 over what decides the tokens and the encoding, whatever the model."""
-        sources = [{k: v for k, v in asdict(s).items() if k not in ("weight", "batch", "from_step")} for s in self.sources]
+        silent = ("weight", "batch", "from_step")
+        sources = [{k: v for k, v in asdict(s).items() if k not in silent} for s in self.sources]
         return hashlib.sha256(json.dumps([sources, self.ranks, self.seed], sort_keys=True).encode()).hexdigest()
 
 

@@ -576,9 +576,10 @@ class _Noise:
 
 def _code(seed: int, names: tuple[str, ...], config: ModelConfig) -> Tensor:
     """Unit vector (L, N, D) that is the sum of the names' random directions."""
-    total = sum(standard_normal(generator(seed, "code", name.encode()), config.latent_shape) for name in names)
-    assert isinstance(total, Tensor)
-    return total / total.norm()
+    drawn = [standard_normal(generator(seed, "code", name.encode()), config.latent_shape) for name in names]
+    total = torch.stack(drawn).sum(0)
+    unit: Tensor = total / total.norm()
+    return unit
 
 
 def _flat(values: Tensor, device: torch.device) -> Tensor:
@@ -608,7 +609,7 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         nonlocal failed
         if not failed:
             try:
-                return compiled(*arguments)  # type: ignore[no-any-return]
+                return compiled(*arguments)
             except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the plain function stands
                 failed = True
                 log.warning("torch.compile failed (%s); training goes on without it", type(error).__name__)
