@@ -2,12 +2,14 @@
 
 Every function equals lm-eval's filters and `exact_match` metric on single strings (`lm_eval/tasks/gsm8k/gsm8k.yaml`,
 `filters/extraction.py`, `api/metrics.py` of github EleutherAI/lm-evaluation-harness) and takes time linear in the text,
-where lm-eval's `(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ.
+where lm-eval's `(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ,
+unless a task's filter ends in `canonical_numbers`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 INVALID = "[invalid]"
 """What lm-eval's filters return where nothing matches."""
@@ -15,6 +17,7 @@ INVALID = "[invalid]"
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _FINAL_STOP = re.compile(r"\.$")
+_PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def strict_match(response: str) -> str:
@@ -43,6 +46,36 @@ def gold_number(answer: str) -> str:
     """The number after the last `#### ` of a worked answer, without commas and final stop; else `[invalid]`."""
     found = _STRICT.findall(answer)
     return _normalised(found[-1]) if found else INVALID
+
+
+def vote_key(extracted: str) -> str:
+    """Answers with the same key are one candidate in a majority vote: those that `exact_match` cannot tell apart."""
+    return _normalised(extracted)
+
+
+def canonical_number(text: str) -> str:
+    """A number in its shortest decimal form, so that equal numbers are equal text: 18.0, `$18` and 018 are 18.
+
+    Commas, `$`, `%` and a final stop are set aside; what is no number then stays as it is.
+    """
+    bare = text.strip().replace(",", "").replace("$", "").rstrip("%").rstrip(".")
+    if not _PLAIN.fullmatch(bare):
+        return text
+    sign, digits = ("-", bare[1:]) if bare.startswith("-") else ("", bare)
+    whole, _, part = digits.partition(".")
+    whole, part = whole.lstrip("0") or "0", part.rstrip("0")
+    shortest = f"{whole}.{part}" if part else whole
+    return shortest if shortest == "0" else sign + shortest
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a plain decimal number."""
+    return _PLAIN.fullmatch(text) is not None
+
+
+def canonical_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
+    """`canonical_number` of every answer: lm-eval's filter `custom`."""
+    return [[canonical_number(text) for text in answers] for answers in responses]
 
 
 def _normalised(text: str) -> str:

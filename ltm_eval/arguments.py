@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from ltm_eval.config import AUTO, GenerationConfig
+from ltm_eval.config import AUTO, EACH, GenerationConfig
 from ltm_eval.errors import MachineError, UsageError, nearest
 
 DEFAULT_NEW_TOKENS = 256
@@ -26,7 +26,7 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
         UsageError: an option is not known or out of range.
     """
     options = normalize_gen_kwargs(raw, DEFAULT_NEW_TOKENS)
-    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "rethink"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(
@@ -39,6 +39,7 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
         temperature=float(options.get("temperature") or 1.0),
         top_p=float(options.get("top_p", 1.0)),
         top_k=int(options.get("top_k") or 0),
+        rethink=int(options.get("rethink") or 0),
     )
 
 
@@ -117,6 +118,20 @@ def number_or_none(name: str, value: Any) -> float | None:
         return None if value is None else float(value)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} must be a number, got {value!r}") from error
+
+
+def fit_window(value: Any) -> int | str | None:
+    """Most tokens of one fitted window, `each`, or None for the model's context.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    if value is None or value == EACH:
+        return value if value is None else EACH
+    number = whole("fit_window", value, 0)
+    if number < 1:
+        raise UsageError(f"fit_window must be {EACH!r} or at least 1 token, got {number}")
+    return number
 
 
 def batch_size_or_auto(value: Any) -> int | None:

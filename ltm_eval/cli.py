@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltm_eval import __version__, paths
-from ltm_eval.config import DEMO_MODEL, PRESETS, RunConfig
+from ltm_eval.config import DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
     Baselines,
@@ -35,16 +35,20 @@ from ltm_eval.options import (
     Device,
     Dtype,
     FastSteps,
+    FitWindow,
     GenKwargs,
     Limit,
     LogSamples,
     Metadata,
     Model,
     OutputPath,
+    PassAt,
     Preset,
     Quiet,
+    Rethink,
     Revision,
     Rows,
+    Samples,
     Seed,
     Shots,
     Tasks,
@@ -123,6 +127,8 @@ def root(
         "ltm-eval run --task gsm8k --shots 8",
         "ltm-eval run --model ckpt_60000.pt --task gsm8k --shots 8 --baseline gpt2-large --data DIR -o results/",
         "ltm-eval run --model ltm-large/ --task gsm8k --condition demos --t_fast 16 --limit 100 --device cuda",
+        "ltm-eval run --task gsm8k --n 10 --k 1,5,10",
+        "ltm-eval run --task rules --condition all --shots 0,1,2,4,8",
     )
 )
 def run(  # noqa: PLR0913 - the signature is the declaration of the options
@@ -135,11 +141,15 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     metadata: Metadata = RunConfig.metadata,
     limit: Limit = RunConfig.limit,
     gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
+    n: Samples = RunConfig.n,
+    k: PassAt = None,
     tokenizer: Tokenizer = RunConfig.tokenizer,
     revision: Revision = RunConfig.revision,
     condition: Condition = RunConfig.condition,
     preset: Preset = RunConfig.preset,
     t_fast: FastSteps = RunConfig.t_fast,
+    fit_window: FitWindow = RunConfig.fit_window,
+    rethink: Rethink = RunConfig.rethink,
     rows: Rows = RunConfig.rows,
     causal_chunk: CausalChunk = RunConfig.causal_chunk,
     causal_t_fast: CausalFastSteps = RunConfig.causal_t_fast,
@@ -156,10 +166,13 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
 
     Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl beside them.
     """
+    conditions = conditions_of(condition)
+    shots = (None,) if num_fewshot is None else num_fewshot
+    several = k if k is not None else ()
     config = RunConfig(
         model=filled("model", model),
         tasks=tuple(name.strip() for part in tasks for name in part.split(",") if name.strip()),
-        num_fewshot=num_fewshot,
+        num_fewshot=shots[0],
         baselines=tuple(baseline),
         data=filled("data", data) or RunConfig.data,
         metadata=metadata,
@@ -168,9 +181,13 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         batch_size="auto" if batch_size == "auto" else int(batch_size),
         device=checked_device(device),
         dtype=dtype,
-        condition=condition,
+        condition=conditions[0],
         preset=preset,
         t_fast=t_fast,
+        fit_window=fit_window,
+        n=max(several) if several and n == RunConfig.n else n,
+        k=several,
+        rethink=rethink,
         rows=rows,
         causal_chunk=causal_chunk,
         causal_t_fast=causal_t_fast,
@@ -184,7 +201,13 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     )
     from ltm_eval import run as runner
 
-    outcome = runner.run(config)
+    if len(conditions) > 1 or len(shots) > 1:
+        from ltm_eval import sweep
+
+        outcome = sweep.run(SweepConfig(config, conditions, shots))
+        print(sweep.table(outcome.results[0]))
+    else:
+        outcome = runner.run(config)
     for path in outcome.results:
         print(runner.results_table(path))
     for path in outcome.results:
@@ -370,6 +393,8 @@ CONDITION_TEXTS = {
     "prompt": "z is fitted on the prompt as far as it fits; the decoder reads the same (default, the paper's Eq. 7)",
     "demos": "one z is fitted on all demonstrations, in windows; the decoder reads the question only",
     "demos+prompt": "z on all demonstrations and the question; the decoder reads what fits of both",
+    "shuffled": "as demos, but every answer stands under another question of the prompt: a control",
+    "other": "as demos, but with the demonstrations of another question or episode: a control",
     "prior": "z is drawn from N(0, I), nothing is fitted; the decoder reads the prompt as far as it fits",
 }
 

@@ -11,7 +11,7 @@ from ltm_eval.errors import CheckpointError, UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Condition = Literal["prompt", "demos", "demos+prompt", "prior"]
+Condition = Literal["prompt", "demos", "demos+prompt", "shuffled", "other", "prior"]
 Preset = Literal["released", "published", "bound"]
 Noise = Literal["fixed", "fresh", "antithetic"]
 CONDITIONS: tuple[str, ...] = get_args(Condition)
@@ -22,6 +22,15 @@ MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
 DEMO_MODEL = "demo"
 AUTO = "auto"
+DEFAULT_K = (1, 5, 10)
+"""pass@k that n samples are counted for unless k is named, as far as n reaches."""
+SAMPLING_TEMPERATURE = 1.0
+"""Of sampled answers where neither task nor user names one."""
+OTHER = "other"
+"""The condition under which z is fitted on another question's demonstrations."""
+ALL_CONDITIONS = "all"
+EACH = "each"
+"""`fit_window=each`: a window of its own for every demonstration."""
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -268,6 +277,8 @@ class GenerationConfig:
     """Nucleus: the smallest set of tokens with at least this mass."""
     top_k: int = 0
     """Only the k likeliest tokens; 0 keeps all."""
+    rethink: int = 0
+    """Rounds of rethinking; 0 answers at once."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:
@@ -283,6 +294,10 @@ class GenerationConfig:
             raise UsageError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise UsageError(f"top_k must be at least 0, got {self.top_k}")
+
+
+CONDITION_ORDER = ("demos", "shuffled", "other", "prior", "prompt", "demos+prompt")
+"""Order of `--condition all`: what is compared with first, then its controls."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +338,14 @@ class RunConfig:
     """Tokens the causal row scores between two refits of z."""
     causal_t_fast: int = 4
     """Fast steps of each of its refits."""
+    fit_window: int | str | None = None
+    """Most tokens of one fitted window of demonstrations, or `each` for one each; None takes the model's context."""
+    n: int = 1
+    """Sampled answers per question, beside the greedy one; 1 takes the greedy one alone."""
+    k: tuple[int, ...] = ()
+    """For which k pass@k is reported; empty takes those of `DEFAULT_K` up to n."""
+    rethink: int = 0
+    """Rounds of rethinking, beside as many independent draws; 0 for none."""
     seed: int = 1234
     """Of latent noise, token draws and demonstrations."""
     tokenizer: str | None = None
@@ -349,7 +372,49 @@ class RunConfig:
             raise UsageError(f"limit must be at least 1 document, got {self.limit}; leave it out for all documents")
         if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
+        if self.n < 1 or any(k < 1 for k in self.k) or self.rethink < 0:
+            raise UsageError(
+                f"n and k must be at least 1 and rethink at least 0, got n = {self.n}, k = {self.k}, "
+                f"rethink = {self.rethink}"
+            )
         fit_config(self.preset, t_fast=self.t_fast)
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One model under several conditions and numbers of demonstrations."""
+
+    base: RunConfig
+    """Everything else; its own condition and num_fewshot are not used."""
+    conditions: tuple[str, ...]
+    """Conditions."""
+    shots: tuple[int | None, ...] = (None,)
+    """Numbers of demonstrations; None is the task's own."""
+
+    def __post_init__(self) -> None:
+        for condition in self.conditions:
+            check_choice("condition", condition, (*CONDITIONS, ALL_CONDITIONS))
+        for number in self.shots:
+            replace(self.base, num_fewshot=number)
+
+    @property
+    def reference(self) -> str:
+        """The condition that the others are compared with: `demos`, or else the first."""
+        return "demos" if "demos" in self.conditions else self.conditions[0]
+
+
+def conditions_of(text: str) -> tuple[str, ...]:
+    """`demos`, `demos,other` or `all` as conditions, each once.
+
+    Raises:
+        UsageError: a name is not known.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if ALL_CONDITIONS in names:
+        return CONDITION_ORDER
+    for name in names or (text,):
+        check_choice("condition", name, (*CONDITIONS, ALL_CONDITIONS))
+    return names
 
 
 @dataclass(frozen=True)

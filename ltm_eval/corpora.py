@@ -1,8 +1,9 @@
-"""Data sets: where they are looked for, strict reading, and the GSM8K loader that lm-eval calls.
+"""Data sets: where they are looked for, strict reading, and the loaders of question tasks that lm-eval calls.
 
 The choice `data` is `auto`, `sample`, `hub` or a folder. `auto` is the folder LTM_EVAL_DATA_DIR if that is set and
 holds the set, else the hub: Hugging Face's caches first, then the network, always at a pinned revision. A set `s` lies
-in a folder as `FOLDER/s/<file>` or `FOLDER/<file>`. Nothing is ever tried in place of what was asked for.
+in a folder as `FOLDER/s/<file>` or `FOLDER/<file>`. A set of this project's own has its bundled files in the hub's
+stead. Nothing is ever tried in place of what was asked for.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answers import canonical_number, is_number
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
 
@@ -56,7 +58,15 @@ class SetSpec:
     columns: tuple[str, ...]
     """Columns of text that every row must hold; others are left aside."""
     hub: HubSource | None = None
-    """None where the hub has no copy."""
+    """None where the hub has no copy that is pinned here."""
+    labels: tuple[str, ...] = ()
+    """Columns of text or whole numbers, kept as text."""
+    convert: Callable[[Mapping[str, Any], str], Row] | None = None
+    """Makes a row of an object of the original file and its place; None where rows hold the columns already."""
+    bundled: bool = False
+    """Whether the package holds the set itself, made by this project."""
+    obtain: str = ""
+    """Where its files come from, for a set that no hub copy is pinned for."""
 
 
 GSM8K = SetSpec(
@@ -69,6 +79,58 @@ GSM8K = SetSpec(
         revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins, too
         files={"train": "main/train-00000-of-00001.parquet", "test": "main/test-00000-of-00001.parquet"},
     ),
+)
+
+
+GSM8K_TRAIN = replace(
+    GSM8K,
+    files={"train": "train.jsonl"},
+    hub=replace(GSM8K.hub, files={"train": "main/train-00000-of-00001.parquet"}) if GSM8K.hub else None,
+)
+"""Its training problems alone: the demonstrations of sets that have no worked answers."""
+
+
+def _svamp_row(entry: Mapping[str, Any], where: str) -> Row:
+    body, question = (text_column(entry, name, where=where).strip() for name in ("Body", "Question"))
+    return {"question": f"{body} {question}", "answer": _numeric_answer(entry.get("Answer"), "Answer", where)}
+
+
+def _multiarith_row(entry: Mapping[str, Any], where: str) -> Row:
+    solutions = entry.get("lSolutions")
+    if not isinstance(solutions, list) or len(solutions) != 1:
+        raise DataError(f"{where}: column 'lSolutions' must be an array of one number, got {solutions!r}")
+    question = text_column(entry, "sQuestion", where=where).strip()
+    return {"question": question, "answer": _numeric_answer(solutions[0], "lSolutions", where)}
+
+
+def _numeric_answer(value: Any, column: str, where: str) -> str:
+    """`#### 18` for 18, 18.0 and "18.0"."""
+    number = "" if isinstance(value, bool) else canonical_number(str(value))
+    if not is_number(number):
+        raise DataError(f"{where}: column {column!r} must be a number, got {value!r}")
+    return f"#### {number}"
+
+
+SVAMP = SetSpec(
+    name="svamp",
+    files={"test": "SVAMP.json"},
+    columns=("question", "answer"),
+    convert=_svamp_row,
+    obtain="SVAMP.json is in github arkilpatel/SVAMP (arXiv:2103.07191)",
+)
+MULTIARITH = SetSpec(
+    name="multiarith",
+    files={"test": "MultiArith.json"},
+    columns=("question", "answer"),
+    convert=_multiarith_row,
+    obtain="MultiArith.json (Roy and Roth 2015) is in github kojima-takeshi188/zero_shot_cot, dataset/MultiArith",
+)
+RULES = SetSpec(
+    name="rules",
+    files={"train": "train.jsonl", "test": "test.jsonl"},
+    columns=("question", "answer"),
+    labels=("episode",),
+    bundled=True,
 )
 
 
@@ -107,9 +169,33 @@ def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) 
     Raises:
         DataError: see `load_set`; or both names are given and differ.
     """
+    return as_datasets(load_set(GSM8K, data=_one_choice(data, data_dir)))
+
+
+def rules_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """Rule episodes for lm-eval, with the further column `episode`; arguments and errors as `gsm8k_dataset`."""
+    return as_datasets(load_set(RULES, data=_one_choice(data, data_dir)))
+
+
+def svamp_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """SVAMP for lm-eval: its problems as `test`; `train`, which is shown, holds GSM8K's worked training problems."""
+    return _shown_from_gsm8k(SVAMP, _one_choice(data, data_dir))
+
+
+def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """MultiArith for lm-eval, as `svamp_dataset`."""
+    return _shown_from_gsm8k(MULTIARITH, _one_choice(data, data_dir))
+
+
+def _shown_from_gsm8k(spec: SetSpec, data: object) -> dict[str, Dataset]:
+    return {**as_datasets(load_set(spec, data=data)), **as_datasets(load_set(GSM8K_TRAIN, data=data))}
+
+
+def _one_choice(data: object, data_dir: object) -> object:
+    """Of two names for one argument the one that was given."""
     if data is not None and data_dir is not None and str(data) != str(data_dir):
         raise DataError(f"data is {str(data)!r} and data_dir is {str(data_dir)!r}; give one of them")
-    return as_datasets(load_set(GSM8K, data=data if data is not None else data_dir))
+    return data if data is not None else data_dir
 
 
 def as_datasets(corpus: Corpus) -> dict[str, Dataset]:
@@ -136,7 +222,7 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
     """
     try:
         found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
-        splits = {split: _read(path, spec.columns) for split, path in found.files.items()}
+        splits = {split: _read(path, spec) for split, path in found.files.items()}
         digests = {split: file_sha256(path) for split, path in found.files.items()}
     except OSError as error:
         raise MachineError(
@@ -159,11 +245,16 @@ def _find(spec: SetSpec, data: str) -> _Found:
         return _in_folder(spec, Path(data).expanduser(), named="--data")
     folder = os.environ.get(DATA_DIR_VARIABLE)
     if not folder:
-        return _on_hub(spec, looked=[f"{DATA_DIR_VARIABLE} (not set)"])
+        return _elsewhere(spec, f"{DATA_DIR_VARIABLE} (not set)")
     path = Path(folder).expanduser()
     if not path.is_dir() or _place_holding(spec, path) is not None:
         return _in_folder(spec, path, named=DATA_DIR_VARIABLE)
-    return _on_hub(spec, looked=[f"{DATA_DIR_VARIABLE}={folder}"])
+    return _elsewhere(spec, f"{DATA_DIR_VARIABLE}={folder}")
+
+
+def _elsewhere(spec: SetSpec, looked: str) -> _Found:
+    """The files of a set that no folder of the user holds."""
+    return _in_folder(spec, sample_data_dir(), named="the package") if spec.bundled else _on_hub(spec, looked=[looked])
 
 
 def _places(spec: SetSpec, folder: Path) -> tuple[Path, Path]:
@@ -186,7 +277,8 @@ def _in_folder(spec: SetSpec, folder: Path, *, named: str) -> _Found:
     place = _place_holding(spec, folder)
     if place is None:
         looked = " and ".join(str(place / name) for place in _places(spec, folder) for name in spec.files.values())
-        raise DataError(f"{named}: no data of {spec.name}; looked for {looked}. Put {_wanted(spec, '')} there")
+        hint = f"; {spec.obtain}" if spec.obtain else ""
+        raise DataError(f"{named}: no data of {spec.name}; looked for {looked}. Put {_wanted(spec, '')} there{hint}")
     for name in spec.files.values():
         if not (place / name).is_file():
             raise DataError(f"{named}: {place} lacks {name}; the set {spec.name} needs {_wanted(spec, '')}")
@@ -289,22 +381,27 @@ def _fetched(hub: HubSource, looked: list[str]) -> dict[str, Path]:
 
 
 def _nowhere(spec: SetSpec, looked: Iterable[str]) -> DataError:
+    last = f". {spec.obtain}" if spec.obtain else ", or use --data sample"
     return DataError(
         f"no data of {spec.name} in {', '.join(looked)}; put {_wanted(spec, spec.name + '/')} into a folder named by "
-        f"--data or {DATA_DIR_VARIABLE}, or use --data sample"
+        f"--data or {DATA_DIR_VARIABLE}{last}"
     )
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> tuple[Row, ...]:
+def _read(path: Path, spec: SetSpec) -> tuple[Row, ...]:
     """All rows of a file, read by its suffix.
 
     Raises:
         DataError: the file holds no row, or a row is not as it must be.
     """
-    rows = tuple(READERS[path.suffix](path, columns))
+    entries = READERS[path.suffix](path)
+    if spec.convert is not None:
+        rows = tuple(spec.convert(entry, where) for where, entry in entries)
+    else:
+        rows = tuple(_checked(entry, spec.columns, where=where, labels=spec.labels) for where, entry in entries)
     if not rows:
         raise DataError(f"{path}: holds no rows; expected one for each document")
     return rows
@@ -359,10 +456,27 @@ def arrow_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: row {number}", row
 
 
-READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
-    ".jsonl": read_jsonl,
-    ".parquet": read_arrow,
-    ".arrow": read_arrow,
+def list_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place (`file: entry number`) and content of each object of a JSON array.
+
+    Raises:
+        DataError: the file is no such array.
+    """
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    entries = _parsed(_decoded(content, where=str(path)), where=str(path))
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a JSON array of objects, got {_kind(entries)}")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: entry {number}: expected a JSON object, got {_kind(entry)}")
+        yield f"{path}: entry {number}", entry
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
+    ".jsonl": json_rows,
+    ".json": list_rows,
+    ".parquet": arrow_rows,
+    ".arrow": arrow_rows,
 }
 """Suffix to reader."""
 
@@ -401,8 +515,16 @@ def _decoded(line: bytes, *, where: str) -> str:
 
 def _object(line: str, *, where: str) -> dict[str, Any]:
     """The JSON object of a line."""
+    value = _parsed(line, where=where)
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, got {_kind(value)}")
+    return value
+
+
+def _parsed(text: str, *, where: str) -> Any:
+    """Any JSON value."""
     try:
-        value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except _RefusedError as error:
         raise DataError(f"{where}: {error}") from error
     except json.JSONDecodeError as error:
@@ -411,9 +533,6 @@ def _object(line: str, *, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where}: JSON that cannot be held ({type(error).__name__}): too long a number or too deep"
         ) from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object, got {_kind(value)}")
-    return value
 
 
 class _RefusedError(ValueError):
@@ -434,9 +553,12 @@ def _no_constant(name: str) -> object:
     raise _RefusedError(f"{name} is not JSON; use null or leave the column out")
 
 
-def _checked(row: Mapping[str, Any], columns: tuple[str, ...], *, where: str) -> Row:
-    """The named columns, each with text."""
-    return {column: text_column(row, column, where=where) for column in columns}
+def _checked(row: Mapping[str, Any], columns: tuple[str, ...], *, where: str, labels: tuple[str, ...] = ()) -> Row:
+    """The named columns, each with text; labels may be whole numbers."""
+    named = {
+        label: str(row[label]) if type(row.get(label)) is int else row.get(label) for label in labels if label in row
+    }
+    return {column: text_column({**row, **named}, column, where=where) for column in (*columns, *labels)}
 
 
 def text_column(row: Mapping[str, Any], column: str, *, where: str) -> str:

@@ -2,17 +2,19 @@
 once.
 
 Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number
-of lanes is fixed, whatever the batch size, because a matrix product's summation order depends on its number of rows:
-so a prompt's tokens do not depend on what else is decoded. Against the released `generate` (github
+of lanes is 16 whatever the batch size, because a matrix product's summation order depends on its number of rows: so a
+prompt's tokens do not depend on what else is decoded. Where this machine's products of 4 rows are seen to give the same
+bits as those of 16, few prompts take 4 lanes. Against the released `generate` (github
 mingluzhao/Latent-Thought-LM @498e39e, no cache) the tokens are the same up to the context limit; where the released
 code slides the context on, this one stops.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,13 +23,46 @@ from torch.nn import functional as F
 
 from ltm_eval.config import GenerationConfig
 from ltm_eval.errors import UsageError
-from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model import LatentThoughtModel, Linear
 from ltm_eval.posterior import padded_length
 
 CPU_LANES = 16
 """Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood
 beside it.
 """
+
+
+FEW_LANES = 4
+_PROJECTED = 1024
+"""Rows of the output projection in one product on a CPU: a part that fits the cache need not be packed in memory."""
+
+
+def cpu_lanes(model: LatentThoughtModel, batch_size: int) -> int:
+    """Lanes on a CPU: few where few are wanted and the products' bits allow it."""
+    if batch_size > FEW_LANES:
+        return CPU_LANES
+    blocks = [module.weight for block in model.blocks for module in block.modules() if isinstance(module, Linear)]
+    parts = [part.shape for weight in (model.output_weight, *blocks) for part in weight.split(_PROJECTED)]
+    whole = [weight.shape for weight in blocks]
+    shapes = tuple(sorted({(int(rows), int(columns)) for rows, columns in (*parts, *whole)}))
+    return FEW_LANES if few_rows_keep_bits(shapes, model.output_weight.dtype, torch.get_num_threads()) else CPU_LANES
+
+
+@cache
+def few_rows_keep_bits(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, _threads: int) -> bool:
+    """Whether products of `FEW_LANES` rows with weights of these shapes equal the rows of `CPU_LANES`, bit for bit.
+
+    Tried out on random numbers, at every place a row can have; kernels are chosen by shape, not by content.
+    """
+    stream = torch.Generator().manual_seed(0)
+    for rows, columns in shapes:
+        weight = torch.randn(rows, columns, generator=stream).to(dtype)
+        x = torch.randn(CPU_LANES, columns, generator=stream).to(dtype)
+        many = F.linear(x, weight)
+        for start in range(0, CPU_LANES, FEW_LANES):
+            if not torch.equal(F.linear(x[start : start + FEW_LANES], weight), many[start : start + FEW_LANES]):
+                return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -39,7 +74,7 @@ class Prompt:
     z: Tensor
     """(L, N, D)."""
     stream: np.random.Generator | None = None
-    """Uniform draws for sampling; its own for every prompt and repeat."""
+    """Uniform draws for sampling; its own for every prompt and repeat. Without one the prompt is continued greedily."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +87,8 @@ class Continuation:
     """Without the end-of-text token; a stop string's tokens are still there."""
     stop_reason: str
     """`stop_string`, `end_of_text` or `length`."""
+    seconds: float = field(default=0.0, compare=False)
+    """Wall time: of reading the prompt, and its share of the steps it was decoded in."""
 
 
 @dataclass
@@ -63,22 +100,28 @@ class _Lane:
     stream: np.random.Generator | None
     tokens: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
+    seconds: float = 0.0
+
+    def ended(self, reason: str) -> Continuation:
+        """What was generated, once it has ended."""
+        return Continuation(self.index, tuple(self.tokens), reason, self.seconds)
 
 
 def generate(
     model: LatentThoughtModel,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     config: GenerationConfig,
     *,
     eot_id: int | None = None,
     to_bytes: Callable[[Sequence[int]], bytes] | None = None,
     batch_size: int = CPU_LANES,
 ) -> Iterator[Continuation]:
-    """Continue every prompt; continuations come as they finish.
+    """Continue every prompt; continuations come as they finish, and the next prompt takes the place.
 
     Args:
-        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing.
-        config: sampling and stopping.
+        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing. Taken one by one
+            as places become free, so that a generator may make them meanwhile.
+        config: sampling and stopping. Where it samples, prompts without a stream are still continued greedily.
         eot_id: token that ends a continuation.
         to_bytes: ids to text, needed where `config.until` is not empty.
         batch_size: prompts decoded side by side at most.
@@ -90,31 +133,47 @@ def generate(
         raise UsageError("stop strings need a tokenizer")
     stepper = _Stepper(model, batch_size)
     stops = tuple(stop.encode() for stop in config.until)
-    waiting = deque(enumerate(prompts))
+    waiting = enumerate(prompts)
     lanes: list[_Lane | None] = [None] * stepper.lanes
-    while waiting or any(lanes):
-        for slot in range(min(batch_size, stepper.lanes)):
-            while lanes[slot] is None and waiting:
-                index, prompt = waiting.popleft()
-                lane = _Lane(
-                    index, min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens)), prompt.stream
-                )
-                stepper.place(slot, prompt)
-                lanes[slot] = lane
-                if lane.limit < 1:
-                    lanes[slot] = None
-                    yield Continuation(index, (), "length")
+    while True:
+        yield from _fill(lanes, waiting, stepper=stepper, config=config, places=min(batch_size, stepper.lanes))
         active = [(slot, lane) for slot, lane in enumerate(lanes) if lane is not None]
         if not active:
-            continue
+            return
         chosen = _choose(stepper.logits, lanes, config)
         for slot, lane in active:
             reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes)
             if reason:
                 lanes[slot] = None
-                yield Continuation(lane.index, tuple(lane.tokens), reason)
+                yield lane.ended(reason)
         if any(lanes):
+            begun = time.monotonic()
             stepper.step(chosen)
+            going = [lane for lane in lanes if lane is not None]
+            for lane in going:
+                lane.seconds += (time.monotonic() - begun) / len(going)
+
+
+def _fill(
+    lanes: list[_Lane | None],
+    waiting: Iterator[tuple[int, Prompt]],
+    *,
+    stepper: _Stepper,
+    config: GenerationConfig,
+    places: int,
+) -> Iterator[Continuation]:
+    """Put waiting prompts into free lanes; those that have no room to go on end at once."""
+    for slot in range(places):
+        while lanes[slot] is None and (following := next(waiting, None)) is not None:
+            index, prompt = following
+            begun = time.monotonic()
+            stepper.place(slot, prompt)
+            limit = min(config.max_new_tokens, stepper.model.config.max_seq_len - len(prompt.tokens))
+            lane = _Lane(index, limit, prompt.stream, seconds=time.monotonic() - begun)
+            if limit < 1:
+                yield lane.ended("length")
+            else:
+                lanes[slot] = lane
 
 
 def _advance(
@@ -138,13 +197,14 @@ def _advance(
 
 
 def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
-    """Next token of every lane: (lanes, V) logits to ids; idle lanes get whatever."""
+    """Next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy, idle ones get whatever."""
+    likeliest = [int(i) for i in logits.argmax(-1).tolist()]
     if not config.do_sample:
-        return [int(i) for i in logits.argmax(-1).tolist()]
-    uniform = torch.tensor(
-        [0.0 if lane is None or lane.stream is None else lane.stream.random() for lane in lanes], dtype=torch.float64
-    )
-    return [int(i) for i in sample_token(logits, uniform.to(logits.device), config).tolist()]
+        return likeliest
+    streams = [None if lane is None else lane.stream for lane in lanes]
+    uniform = torch.tensor([0.0 if stream is None else stream.random() for stream in streams], dtype=torch.float64)
+    drawn = sample_token(logits, uniform.to(logits.device), config).tolist()
+    return [likeliest[i] if stream is None else int(drawn[i]) for i, stream in enumerate(streams)]
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
@@ -176,7 +236,8 @@ class _Stepper:
     def __init__(self, model: LatentThoughtModel, batch_size: int) -> None:
         config = model.config
         self.model = model
-        self.lanes = CPU_LANES if model.device.type == "cpu" else max(1, batch_size)
+        self.on_cpu = model.device.type == "cpu"
+        self.lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
         self.window = min(config.window_size, config.max_seq_len)
         dtype = model.blocks[0].attention.wk.weight.dtype
         shape = (config.n_layers, self.lanes, config.n_kv_heads)
@@ -205,7 +266,18 @@ class _Stepper:
         for layer, (k, v) in enumerate(self.model.latent_keys_values(z)):
             self.z_keys[layer, slot], self.z_values[layer, slot] = k[0], v[0]
         self.position[slot] = n
-        self.logits[slot] = self.model.logits(hidden.states[:, n - 1].expand(self.lanes, -1))[0]
+        self.logits[slot] = self._project(hidden.states[:, n - 1].expand(self.lanes, -1))[0]
+
+    def _project(self, states: Tensor) -> Tensor:
+        """`model.logits`, on a CPU part by part: (lanes, D) to (lanes, V)."""
+        if not self.on_cpu:
+            return self.model.logits(states)
+        weight = self.model.output_weight
+        states = states.to(weight.dtype)
+        logits = torch.empty(len(states), len(weight))
+        for start in range(0, len(weight), _PROJECTED):
+            logits[:, start : start + _PROJECTED] = F.linear(states, weight[start : start + _PROJECTED])
+        return logits
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> None:
@@ -231,5 +303,5 @@ class _Stepper:
             )
             x = x + attention.merge(out)
             x = block.transform(block.read_latents(x, table, (self.z_keys[layer], self.z_values[layer])))
-        self.logits = self.model.logits(self.model.norm(x)[:, 0])
+        self.logits = self._project(self.model.norm(x)[:, 0])
         self.position += 1

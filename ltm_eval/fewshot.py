@@ -2,6 +2,13 @@
 
 lm-eval draws demonstrations from one generator for all documents in turn, so that a document's prompt depends on rank,
 order and limit. Here the draw is keyed by the few-shot seed and the document itself. A draw of 4 begins a draw of 8.
+A document with a field `episode` is shown rows of its own episode only.
+
+Condition `other` (z fitted on another question's demonstrations) needs demonstrations that are not the document's own.
+They are a second draw keyed by the same seed and document, which leaves out what the first one drew, or comes from
+another episode. So they depend on nothing that stands beside the document: not on rank, order, limit or batch. The
+prompt that holds them travels with the request as `other_prompt`; the request's own prompt stays as it is, so that the
+samples of all conditions pair by prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +22,9 @@ from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.config import OTHER
 from ltm_eval.errors import LtmEvalError, UsageError, leave
+from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +38,8 @@ DELIMITER = "\n\n"
 QUESTION_LEADS = ("Question:", "Q:")
 """How a question begins in lm-eval's question-answering prompts, GSM8K's among them."""
 LEAD_LIMIT = 32
+EPISODE = "episode"
+"""Field of documents and training rows that belong together."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,13 @@ def _lead(pieces: Sequence[str]) -> str:
     return before + colon if colon and before.strip() and "\n" not in before else ""
 
 
-def draw(pool_size: int, n: int, *, seed: int | None, document: Mapping[str, Any]) -> tuple[int, ...]:
+def draw(
+    pool_size: int, n: int, *, seed: int | None, document: Mapping[str, Any], purpose: str = ""
+) -> tuple[int, ...]:
     """`n` different positions below `pool_size`, in the order of the prompt, fixed by seed and document alone.
+
+    Args:
+        purpose: draws for different purposes are independent.
 
     Raises:
         UsageError: `n` is negative or above `pool_size`.
@@ -77,7 +93,7 @@ def draw(pool_size: int, n: int, *, seed: int | None, document: Mapping[str, Any
             f"num_fewshot must lie between 0 and the {pool_size} training examples that may be shown, got {n}; "
             "lower it or give more training examples"
         )
-    key = hashlib.sha256(f"{seed}\n{_canonical(document)}".encode()).digest()
+    key = hashlib.sha256(f"{seed}\n{_canonical(document)}{purpose}".encode()).digest()
     generator = Random(int.from_bytes(key, "big"))
     # A shuffle that stops after n. Of Python's generators only random() is promised to stay the same between versions.
     moved: dict[int, int] = {}
@@ -87,6 +103,55 @@ def draw(pool_size: int, n: int, *, seed: int | None, document: Mapping[str, Any
         drawn.append(moved.get(j, j))
         moved[j] = moved.get(i, i)
     return tuple(drawn)
+
+
+class Pool:
+    """Training rows that may be shown, by content and by episode."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.size = len(rows)
+        self._same: dict[str, list[int]] = {}
+        self.episodes: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            self._same.setdefault(_canonical(row), []).append(place)
+            if EPISODE in row:
+                self.episodes.setdefault(str(row[EPISODE]), []).append(place)
+
+    def own(self, n: int, *, seed: int | None, document: Mapping[str, Any]) -> list[int]:
+        """Places of `n` demonstrations for a document.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        same = self._same.get(_canonical(document), [])
+        if EPISODE not in document:
+            drawn = draw(self.size - len(same), n, seed=seed, document=document)
+            return [_skipping(i, same) for i in drawn]
+        places = [place for place in self.episodes.get(str(document[EPISODE]), []) if place not in same]
+        return [places[i] for i in draw(len(places), n, seed=seed, document=document)]
+
+    def others(self, n: int, *, seed: int | None, document: Mapping[str, Any]) -> list[int]:
+        """Places of `n` demonstrations of another question: another episode's, else none that `own` draws.
+
+        Raises:
+            UsageError: there are not so many, or no other episode holds them.
+        """
+        if EPISODE in document:
+            places = self.episodes[self._another_episode(n, seed=seed, document=document)]
+            return [places[i] for i in draw(len(places), n, seed=seed, document=document, purpose="other")]
+        taken = sorted({*self._same.get(_canonical(document), []), *self.own(n, seed=seed, document=document)})
+        drawn = draw(self.size - len(taken), n, seed=seed, document=document, purpose="other")
+        return [_skipping(i, taken) for i in drawn]
+
+    def _another_episode(self, n: int, *, seed: int | None, document: Mapping[str, Any]) -> str:
+        fitting = [
+            name for name, rows in self.episodes.items() if name != str(document[EPISODE]) and len(rows) >= max(n, 1)
+        ]
+        if not fitting:
+            raise UsageError(
+                f"condition other: no episode but {str(document[EPISODE])!r} has {n} training rows; lower num_fewshot"
+            )
+        return fitting[draw(len(fitting), 1, seed=seed, document=document, purpose="episode")[0]]
 
 
 def _canonical(document: Mapping[str, Any]) -> str:
@@ -104,19 +169,20 @@ def __getattr__(name: str) -> Any:
 @cache
 def _keyed_task() -> type[ConfigurableTask]:
     """The task class, on lm-eval's."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.metrics import mean
     from lm_eval.api.samplers import ContextSampler
     from lm_eval.api.task import ConfigurableTask
 
     class KeyedSampler(ContextSampler):  # type: ignore[misc]
-        """Draws by seed and document; a row equal to the document is never drawn."""
+        """Draws by seed and document, within the document's episode; a row equal to the document is never drawn."""
 
         def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
             super().__init__(rows)
             self.seed: int | None = None
             self.document: Mapping[str, Any] = {}
-            self._places: dict[str, list[int]] = {}
-            for place, row in enumerate(rows):
-                self._places.setdefault(_canonical(row), []).append(place)
+            self.others = False
+            self.pool = Pool(rows)
 
         def set_rnd(self, rnd: int | None) -> KeyedSampler:
             """The few-shot seed; None is a seed like any other, so that all processes agree."""
@@ -124,10 +190,9 @@ def _keyed_task() -> type[ConfigurableTask]:
             return self
 
         def sample(self, n: int, *_: Any, **__: Any) -> list[Mapping[str, Any]]:
-            """`n` rows for `self.document`."""
-            same = self._places.get(_canonical(self.document), [])
-            drawn = draw(len(self.df) - len(same), n, seed=self.seed, document=self.document)
-            return [self.df[_skipping(i, same)] for i in drawn]
+            """`n` rows for `self.document`; with `self.others`, of another question."""
+            find = self.pool.others if self.others else self.pool.own
+            return [self.df[place] for place in find(n, seed=self.seed, document=self.document)]
 
     class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         """A YAML task whose prompts do not depend on rank, order, limit or batch, and never show a test document.
@@ -138,8 +203,37 @@ def _keyed_task() -> type[ConfigurableTask]:
         __qualname__ = "KeyedTask"
 
         def __init__(self, config: dict[str, Any]) -> None:
-            super().__init__(config={key: value for key, value in config.items() if key != "class"})
+            metadata = config.get("metadata") or {}
+            generates = config.get("output_type") == "generate_until" and not callable(config.get("process_results"))
+            try:
+                self.repeats = repeats_of(metadata) if generates else None
+                self.rethinking = rethinking_of(metadata) if generates else None
+            except LtmEvalError as error:
+                leave(error)
+            self.shows_others = metadata.get("condition") == OTHER
+            given = {key: value for key, value in config.items() if key != "class"}
+            super().__init__(config={**given, **self._sampling(given)} if self._samples else given)
             self.sampler = KeyedSampler(list(self.fewshot_docs() or []))
+
+        @property
+        def _samples(self) -> bool:
+            return self.repeats is not None or self.rethinking is not None
+
+        @staticmethod
+        def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "generation_kwargs": sampled_options(given.get("generation_kwargs") or {}),
+                "filter_list": keeping_all(given.get("filter_list")),
+            }
+
+        def set_config(self, key: str, value: Any, update: bool = False) -> None:
+            """As lm-eval's; greedy options are refused where several samples were asked for."""
+            if key == "generation_kwargs" and self._samples:
+                try:
+                    refuse_greedy(value)
+                except LtmEvalError as error:
+                    leave(error)
+            super().set_config(key, value, update)
 
         def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
             """As lm-eval's, less its warning about custom data sets; `dataset_kwargs` win over metadata."""
@@ -177,6 +271,72 @@ def _keyed_task() -> type[ConfigurableTask]:
                 return super().fewshot_context(doc, num_fewshot, **kwargs)
             except LtmEvalError as error:
                 leave(error)
+
+        def construct_requests(self, doc: Mapping[str, Any], ctx: str, **kwargs: Any) -> Any:
+            """One request; where samples are asked for a greedy one, then the sampled and the rethinking one."""
+            one = super().construct_requests(doc, ctx, **kwargs)
+            requests = self._sampled_requests(one) if self._samples else one
+            if self.shows_others:
+                prompt = self._others_context(doc)
+                for request in requests if isinstance(requests, list) else [requests]:
+                    request.other_prompt = prompt
+            return requests
+
+        def show(self, doc: Mapping[str, Any]) -> list[str]:
+            """Every prompt that is built for a document: its own and, where the condition asks for it, the other one.
+
+            Raises:
+                UsageError: there are not enough demonstrations.
+            """
+            own = str(self.fewshot_context(doc, self.config.num_fewshot or 0))
+            return [own, *([self._others_context(doc)] if self.shows_others else [])]
+
+        def _others_context(self, doc: Mapping[str, Any]) -> str:
+            self.sampler.others = True
+            try:
+                return str(self.fewshot_context(doc, self.config.num_fewshot or 0))
+            finally:
+                self.sampler.others = False
+
+        def _sampled_requests(self, one: Any) -> list[Any]:
+            context, options, *rest = one.arguments
+            wanted = [(greedy_options(options), 1)]
+            if self.repeats is not None:
+                wanted.append((options, self.repeats.n))
+            if self.rethinking is not None:
+                wanted.append(({**options, "rethink": self.rethinking.rounds}, self.rethinking.answers))
+            task, doc_id, _ = one.metadata
+            return [
+                Instance(one.request_type, one.doc, (context, kwargs, *rest), idx, metadata=(task, doc_id, repeats))
+                for idx, (kwargs, repeats) in enumerate(wanted)
+            ]
+
+        def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+            """Scores of the greedy answer as the task gives them, then those made of the samples."""
+            if not self._samples:
+                return dict(super().process_results(doc, results))
+            (greedy,), *sampled = results
+            scores = dict(super().process_results(doc, [greedy]))
+            for asked in (self.repeats, self.rethinking):
+                if asked is not None:
+                    answers = list(sampled.pop(0))[: asked.answers]  # lm-eval's padding of ranks may add some
+                    scores |= asked.scores(answers, [self._is_right(doc, answer) for answer in answers])
+            return scores
+
+        def _is_right(self, doc: Mapping[str, Any], answer: str) -> bool:
+            """By the task's first metric."""
+            return bool(next(iter(super().process_results(doc, [answer]).values())) == 1)
+
+        def aggregation(self) -> dict[str, Any]:
+            """As lm-eval's, and the mean of what is made of samples."""
+            return {**super().aggregation(), **dict.fromkeys(self._sample_metrics(), mean)}
+
+        def higher_is_better(self) -> dict[str, bool]:
+            """As lm-eval's, and of what is made of samples."""
+            return {**super().higher_is_better(), **dict.fromkeys(self._sample_metrics(), True)}
+
+        def _sample_metrics(self) -> list[str]:
+            return [name for asked in (self.repeats, self.rethinking) if asked is not None for name in asked.metrics]
 
     KeyedTask.__module__ = __name__
     return KeyedTask

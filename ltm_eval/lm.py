@@ -10,11 +10,11 @@ import inspect
 import logging
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -24,6 +24,7 @@ from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 import ltm_eval
+from ltm_eval import arguments
 from ltm_eval.arguments import (
     batch_size_or_auto,
     generation_config,
@@ -36,7 +37,7 @@ from ltm_eval.arguments import (
 )
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
-from ltm_eval.context import Context, plan
+from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, leaving
 from ltm_eval.model import LatentThoughtModel
@@ -44,6 +45,7 @@ from ltm_eval.posterior import Document, Posterior, Window, fit_documents, gener
 from ltm_eval.progress import Progress, tqdm_bar
 from ltm_eval.records import Recorder
 from ltm_eval.results import LatentRecord
+from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 
@@ -81,6 +83,8 @@ class LTM(TemplateLM):
         preset: str = "bound",
         condition: str = "prompt",
         lr: Any = None,
+        fit_window: Any = None,
+        rethink: Any = None,
         rows: str = ALL_ROWS,
         causal_chunk: Any = None,
         causal_t_fast: Any = None,
@@ -99,7 +103,10 @@ class LTM(TemplateLM):
             given.
             t_fast: fast steps; `auto` ends each fit once it gains no more, None takes the preset's.
             preset: `released`, `published` or `bound`.
-            condition: `prompt`, `demos`, `demos+prompt` or `prior`.
+            condition: `prompt`, `demos`, `demos+prompt`, `shuffled`, `other` or `prior`.
+            fit_window: most tokens of one fitted window of demonstrations, or `each` for a window of its own for each;
+                None takes the model's context.
+            rethink: rounds of rethinking beside the task's answers; read by tasks of this package, which ask for them.
             lr: learning rate of the fast loop; None takes the preset's.
             rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
                 joined by `+`.
@@ -120,6 +127,8 @@ class LTM(TemplateLM):
         check_choice("condition", condition, CONDITIONS)
         check_choice("dtype", dtype, DTYPES)
         self.condition, self.seed = condition, whole("seed", seed, 1234)
+        self.fit_window = arguments.fit_window(fit_window)
+        self.rethink = whole("rethink", rethink, 0)
         self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), lr=number_or_none("lr", lr))
         self.rows = row_options(
             rows,
@@ -135,7 +144,7 @@ class LTM(TemplateLM):
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
         self._last: dict[bytes, Fitted] = {}
-        self._recorder = Recorder(condition, self.fit_config)
+        self.budget = Budget()
         self.progress: Callable[[int, str], Progress] = tqdm_bar
 
     @classmethod
@@ -208,6 +217,8 @@ class LTM(TemplateLM):
             "fit": asdict(self.fit_config),
             "rows": asdict(self.rows),
             "condition": self.condition,
+            "fit_window": self.fit_window,
+            "rethink": self.rethink,
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
             "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
@@ -215,17 +226,19 @@ class LTM(TemplateLM):
 
     @leaving
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """One continuation per request; a request that occurs K times gets K draws of z and tokens."""
+        """One continuation per request; a request that occurs K times gets K draws of z and tokens.
+
+        A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
+        `repeats.Rethinking` lists.
+        """
         jobs = [self._generation_job(i, request) for i, request in enumerate(_numbered(requests))]
+        self._check_rethinking(jobs)
         answers = [""] * len(jobs)
-        self._last = {}
+        self._begin(jobs)
         bar = self.progress(len(jobs), "generating")
-        for batch in self._batches(jobs):
-            fitted = self._fit_contexts([job.context for job in batch])
-            for job, continuation, seconds in self._decode(batch, fitted):
-                answers[job.index] = self._answer(job, continuation)
-                self._keep(job, fitted[_key(job.context)], continuation, seconds)
-                bar.advance(1, len(continuation.tokens))
+        for job, text, tokens in self._answered(jobs):
+            answers[job.index] = text
+            bar.advance(1, tokens)
         bar.close()
         return answers
 
@@ -237,15 +250,12 @@ class LTM(TemplateLM):
         """
         jobs = [self._scoring_job(i, request) for i, request in enumerate(_numbered(requests))]
         answers = [(0.0, True)] * len(jobs)
-        self._last = {}
+        self._begin(jobs)
         bar = self.progress(len(jobs), "scoring")
-        for batch in self._batches(jobs):
-            fitted = self._fit_contexts([job.context for job in batch])
-            for job in batch:
-                own = fitted[_key(job.context)]
-                answers[job.index] = self._score(job, own)
-                self._keep(job, own, None, 0.0)
-                bar.advance(1, len(job.continuation))
+        for job, own in self._fitted(jobs):
+            answers[job.index] = self._score(job, own)
+            self._keep(job, own, None)
+            bar.advance(1, len(job.continuation))
         bar.close()
         return answers
 
@@ -255,6 +265,7 @@ class LTM(TemplateLM):
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         answers: list[float] = [0.0] * len(requests)
         bar = self.progress(len(requests), "bounding")
+        self._begin([])
         for done in score_texts(
             self.model, texts, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
         ):
@@ -280,8 +291,7 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        context = plan(text, self.condition, self.encoding, budget=self.max_length - reserved, window=self.max_length)
-        return GenerationJob(index, request, repeat, context, config)
+        return GenerationJob(index, request, repeat, self._plan(request, self.max_length - reserved), config)
 
     def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
         request, repeat = numbered
@@ -293,10 +303,28 @@ class LTM(TemplateLM):
                 f"exceeds the context of {self.max_length}; "
                 "score it as rolling log-likelihood"
             )
-        context = plan(
-            text, self.condition, self.encoding, budget=self.max_length + 1 - len(wanted), window=self.max_length
-        )
+        context = self._plan(request, self.max_length + 1 - len(wanted))
         return ScoringJob(index, request, repeat, context, tuple(wanted))
+
+    def _plan(self, request: Instance, budget: int) -> Context:
+        """What the decoder reads of a request and z is fitted on."""
+        return plan(
+            request.args[0],
+            self.condition,
+            self.encoding,
+            budget=budget,
+            window=Windows.of(self.fit_window, context=self.max_length),
+            seed=self.seed,
+            others=getattr(request, "other_prompt", None),
+        )
+
+    def _check_rethinking(self, jobs: Sequence[GenerationJob]) -> None:
+        """Refuse a wish for rethinking that no task has heard."""
+        if self.rethink and not any(job.config.rethink for job in jobs):
+            raise UsageError(
+                f"rethink={self.rethink} needs a task that asks for its candidates: those of ltm_eval do, told by "
+                "--model_args or --metadata"
+            )
 
     @property
     def batch_size(self) -> int:
@@ -322,19 +350,26 @@ class LTM(TemplateLM):
                 size //= 2
         return 1
 
-    def _batches(self, jobs: Sequence[Any]) -> Iterator[list[Any]]:
-        """Jobs of the same context and options together, longest context first, at most `batch_size` at a time."""
+    # Fitting, decoding, scoring --------------------------------------------------------------------------------------
+
+    def _begin(self, jobs: Sequence[GenerationJob | ScoringJob]) -> None:
+        """Forget the last call's contexts and count those of this one."""
+        self._last = {}
+        self._sharing = Counter(_key(job.context) for job in jobs)
+        self._recorder = Recorder(self.condition, self.fit_config)
+
+    def _fitted(self, jobs: Sequence[J]) -> Iterator[tuple[J, Fitted]]:
+        """Every job with its context's posterior; jobs of one context follow one another and share it.
+
+        Contexts are fitted `batch_size` at a time, longest first, when the first job of a batch is asked for.
+        """
         ordered = sorted(
             jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, _key(job.context), job.index)
         )
-        groups: dict[Any, list[Any]] = defaultdict(list)
-        for job in ordered:
-            groups[getattr(job, "config", None)].append(job)
-        for group in groups.values():
-            for start in range(0, len(group), self.batch_size):
-                yield group[start : start + self.batch_size]
-
-    # Fitting, decoding, scoring --------------------------------------------------------------------------------------
+        for batch in _by_contexts(ordered, self.batch_size):
+            fitted = self._fit_contexts([job.context for job in batch])
+            for job in batch:
+                yield job, fitted[_key(job.context)]
 
     def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
         """One posterior per distinct context; those of the batch before are kept, since a context's jobs may
@@ -370,25 +405,72 @@ class LTM(TemplateLM):
             middle = len(documents) // 2
             return Posterior.joined([self._fit_halving(documents[:middle]), self._fit_halving(documents[middle:])])
 
-    def _decode(
-        self, jobs: Sequence[GenerationJob], fitted: dict[bytes, Fitted]
-    ) -> Iterator[tuple[GenerationJob, Continuation, float]]:
-        """Continuations of a batch with each one's share of the decoding time."""
-        prompts = [self._prompt(job, fitted[_key(job.context)]) for job in jobs]
-        begun = time.monotonic()
-        done = list(
-            generate(
-                self.model,
-                prompts,
-                jobs[0].config,
-                eot_id=self.eot_token_id,
-                to_bytes=self.encoding.decode_bytes,
-                batch_size=len(prompts),
-            )
+    def _answered(self, jobs: Sequence[GenerationJob]) -> Iterator[tuple[GenerationJob, str, int]]:
+        """Every job with its answer and the number of new tokens, in the order in which they end."""
+        for config, group in _side_by_side([job for job in jobs if not job.config.rethink]):
+            held: dict[int, tuple[GenerationJob, Fitted]] = {}
+            for continuation in self._decode(self._prompts(group, held), config, len(group)):
+                job, fitted = held.pop(continuation.index)
+                self._keep(job, fitted, continuation)
+                yield job, self._answer(continuation, job.config), len(continuation.tokens)
+        yield from self._rethought([job for job in jobs if job.config.rethink])
+
+    def _prompts(
+        self, jobs: Sequence[GenerationJob], held: dict[int, tuple[GenerationJob, Fitted]]
+    ) -> Iterator[Prompt]:
+        """What is decoded for each job, made when its turn comes; `held` gets job and posterior by position."""
+        for place, (job, fitted) in enumerate(self._fitted(jobs)):
+            held[place] = (job, fitted)
+            yield self._prompt(job, fitted)
+
+    def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
+        """Continuations of any number of prompts, each place refilled as its continuation ends."""
+        return generate(
+            self.model,
+            prompts,
+            config,
+            eot_id=self.eot_token_id,
+            to_bytes=self.encoding.decode_bytes,
+            batch_size=min(self.batch_size, number),
         )
-        seconds = (time.monotonic() - begun) / len(jobs)
-        for continuation in done:
-            yield jobs[continuation.index], continuation, seconds
+
+    def _rethought(self, jobs: Sequence[GenerationJob]) -> Iterator[tuple[GenerationJob, str, int]]:
+        """The answers of rethinking requests, `batch_size` questions at a time."""
+        repeats: dict[int, list[GenerationJob]] = defaultdict(list)
+        for job in jobs:
+            repeats[id(job.request)].append(job)
+        for config in dict.fromkeys(job.config for job in jobs):
+            firsts = [own[0] for own in repeats.values() if own[0].config == config]
+            for start in range(0, len(firsts), self.batch_size):
+                for first, done in self._rethink_batch(firsts[start : start + self.batch_size], config):
+                    yield from self._slots(repeats[id(first.request)], done)
+
+    def _rethink_batch(
+        self, jobs: Sequence[GenerationJob], config: GenerationConfig
+    ) -> Iterator[tuple[GenerationJob, Rethought]]:
+        """Chain and control of a batch of questions."""
+        fitted = {job.index: own for job, own in self._fitted(jobs)}
+        questions = [Question(job.context.read, fitted[job.index].posterior, fitted[job.index].key) for job in jobs]
+        found = rethink(
+            self.model,
+            questions,
+            self.fit_config,
+            rounds=config.rethink,
+            seed=self.seed,
+            eot_id=self.eot_token_id,
+            decode=lambda prompts: self._decode(prompts, config, len(prompts)),
+        )
+        return zip(jobs, found, strict=True)
+
+    def _slots(self, jobs: Sequence[GenerationJob], done: Rethought) -> Iterator[tuple[GenerationJob, str, int]]:
+        """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
+        self.budget = self.budget + done.budget
+        slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
+        slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
+        for job, (candidate, own) in zip(jobs, slots, strict=True):
+            if own:
+                self.records.append(self._recorder.rethought(job.request, job.context, candidate, repeat=job.repeat))
+            yield job, self._answer(candidate.continuation, job.config), own * len(candidate.continuation.tokens)
 
     def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
         """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
@@ -398,10 +480,10 @@ class LTM(TemplateLM):
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
         return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
 
-    def _answer(self, job: GenerationJob, continuation: Continuation) -> str:
+    def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""
         text = self.encoding.decode(continuation.tokens)
-        return str(postprocess_generated_text(text, list(job.config.until), None))
+        return str(postprocess_generated_text(text, list(config.until), None))
 
     def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
         """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
@@ -428,10 +510,9 @@ class LTM(TemplateLM):
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
         return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
 
-    def _keep(
-        self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None, seconds: float
-    ) -> None:
-        """Keep the sidecar line of an answered request."""
+    def _keep(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None) -> None:
+        """Keep the sidecar line of an answered request; requests that share a fit share its time."""
+        shared = fitted.fit_seconds / max(1, self._sharing[_key(job.context)])
         self.records.append(
             self._recorder.answered(
                 job.request,
@@ -439,7 +520,7 @@ class LTM(TemplateLM):
                 fitted.posterior,
                 repeat=job.repeat,
                 continuation=continuation,
-                seconds=(fitted.fit_seconds, seconds),
+                seconds=(shared, continuation.seconds if continuation else 0.0),
             )
         )
 
@@ -472,6 +553,33 @@ def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
     for request in requests:
         yield request, seen[id(request)]
         seen[id(request)] += 1
+
+
+J = TypeVar("J", "GenerationJob", "ScoringJob")
+
+
+def _by_contexts(jobs: Sequence[J], size: int) -> Iterator[list[J]]:
+    """Jobs, those of one context next to each other, in runs of at most `size` contexts."""
+    batch: list[J] = []
+    seen: set[bytes] = set()
+    for job in jobs:
+        if _key(job.context) not in seen and len(seen) == size:
+            yield batch
+            batch, seen = [], set()
+        batch.append(job)
+        seen.add(_key(job.context))
+    if batch:
+        yield batch
+
+
+def _side_by_side(jobs: Sequence[GenerationJob]) -> list[tuple[GenerationConfig, list[GenerationJob]]]:
+    """Jobs that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
+    limits = {(job.config.max_new_tokens, job.config.until): job.config for job in jobs if job.config.do_sample}
+    groups: dict[GenerationConfig, list[GenerationJob]] = defaultdict(list)
+    for job in jobs:
+        own = job.config
+        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(job)
+    return list(groups.items())
 
 
 def _key(context: Context) -> bytes:

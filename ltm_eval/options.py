@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval.config import CONDITIONS, DTYPES, MAX_FAST_STEPS, MAX_SHOTS, PRESETS, RunConfig
+from ltm_eval.config import (
+    ALL_CONDITIONS,
+    CONDITIONS,
+    DEFAULT_K,
+    DTYPES,
+    EACH,
+    MAX_FAST_STEPS,
+    MAX_SHOTS,
+    PRESETS,
+    RunConfig,
+)
 from ltm_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +54,17 @@ def _whole(name: str, low: int, high: int | None = None, *, word: str | None = N
     return parse
 
 
+def _wholes(name: str, low: int, high: int | None = None) -> Callable[[Any], tuple[int, ...]]:
+    """A parser of comma-separated whole numbers, each once."""
+    parse = _whole(name, low, high)
+
+    def parse_all(value: Any) -> tuple[int, ...]:
+        parts = value if isinstance(value, tuple) else str(value).split(",")
+        return tuple(dict.fromkeys(int(parse(part.strip() if isinstance(part, str) else part)) for part in parts))
+
+    return parse_all
+
+
 Model = Annotated[
     str | None,
     _option(
@@ -68,15 +89,15 @@ Tasks = Annotated[
     ),
 ]
 Shots = Annotated[
-    int | None,
+    Any,
     _option(
         "--num_fewshot",
         "--shots",
         "-f",
         panel=WHAT,
-        metavar=f"0..{MAX_SHOTS}",
-        parser=_whole("shots", 0, MAX_SHOTS),
-        text="Demonstrations per prompt.",
+        metavar=f"0..{MAX_SHOTS},...",
+        parser=_wholes("shots", 0, MAX_SHOTS),
+        text="Demonstrations per prompt; several, as 0,1,2,4,8, are all run and compared.",
         show_default="the task's own",
     ),
 ]
@@ -149,8 +170,56 @@ Condition = Annotated[
     _option(
         "--condition",
         panel=LATENTS,
-        metavar="|".join(CONDITIONS),
-        text="What z is fitted on and what the decoder reads; described by 'ltm-eval ls'.",
+        metavar="|".join((*CONDITIONS, ALL_CONDITIONS)),
+        text="What z is fitted on and what the decoder reads; described by 'ltm-eval ls'. Several, comma-separated, or "
+        "'all' are all run and compared with 'demos'.",
+    ),
+]
+FitWindow = Annotated[
+    Any,
+    _option(
+        "--fit_window",
+        panel=LATENTS,
+        metavar=f"N|{EACH}",
+        parser=_whole("fit_window", 1, word=EACH),
+        text="Most tokens of one window of demonstrations that z is fitted on; 'each' gives every demonstration its "
+        "own.",
+        show_default="the model's context",
+    ),
+]
+Samples = Annotated[
+    int,
+    _option(
+        "--n",
+        "-n",
+        panel=WHAT,
+        metavar="N",
+        parser=_whole("n", 1),
+        text="Sampled answers per question, for pass@k and maj@n beside the greedy answer; temperature 1 unless "
+        "--gen_kwargs says otherwise.",
+    ),
+]
+PassAt = Annotated[
+    Any,
+    _option(
+        "--k",
+        "-k",
+        panel=WHAT,
+        metavar="K,...",
+        parser=_wholes("k", 1),
+        text="For which k pass@k is reported; alone it also sets n to the largest.",
+        show_default=",".join(map(str, DEFAULT_K)) + " up to n",
+    ),
+]
+Rethink = Annotated[
+    int,
+    _option(
+        "--rethink",
+        panel=LATENTS,
+        metavar="K",
+        parser=_whole("rethink", 0),
+        text="Rounds of rethinking (generate a trace, refit z on it; our reading of arXiv:2602.06584), beside K "
+        "independent draws at equal compute.",
     ),
 ]
 Preset = Annotated[

@@ -432,6 +432,60 @@ class LatentSummary:
 
 
 @dataclass(frozen=True)
+class EffectRow:
+    """One condition with one number of demonstrations."""
+
+    condition: str
+    """What z was fitted on and what the decoder read."""
+    shots: int
+    """Demonstrations per prompt."""
+    value: float
+    """The figure, a share."""
+    low: float
+    """Lower end of its 95 % interval."""
+    high: float
+    """Upper end."""
+    n: int
+    """Documents."""
+    against: str
+    """The combination it is compared with; empty for the reference itself."""
+    difference: Difference | None
+    """This minus that one."""
+
+
+@dataclass(frozen=True)
+class EffectTable:
+    """A figure under every condition and number of demonstrations."""
+
+    label: str
+    """Model."""
+    metric: str
+    """Metric."""
+    filter: str
+    """Filter."""
+    reference: str
+    """Condition the others are compared with."""
+    rows: tuple[EffectRow, ...]
+    """In the order they were run."""
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """Compute of rethinking or of its control, in one run."""
+
+    label: str
+    """Model."""
+    side: str
+    """rethinking or independent draws."""
+    fast_steps: int
+    """Fast steps of all refits."""
+    fitted_tokens: int
+    """Tokens those went through."""
+    new_tokens: int
+    """Tokens generated."""
+
+
+@dataclass(frozen=True)
 class TaskSection:
     """Everything about one task."""
 
@@ -443,6 +497,10 @@ class TaskSection:
     """Figures, one table per metric and filter."""
     bars: tuple[Bar, ...]
     """Shares for the figure."""
+    effect: tuple[EffectTable, ...]
+    """What the demonstrations do, where a sweep measured it."""
+    budget: tuple[BudgetRow, ...]
+    """Compute of rethinking, where it ran."""
     latents: tuple[LatentSummary, ...]
     """Latent inference, per run that has it."""
     published: tuple[Published, ...]

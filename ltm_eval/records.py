@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
     from ltm_eval.config import FitConfig
+    from ltm_eval.rethink import Candidate
 
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""
@@ -61,6 +62,21 @@ class Recorder:
             stop_reason=continuation.stop_reason if continuation else "",
             fit_seconds=seconds[0],
             decode_seconds=seconds[1],
+        )
+
+    def rethought(self, request: Instance, context: Context, candidate: Candidate, *, repeat: int) -> LatentRecord:
+        """One candidate of rethinking or of its control: the fit is that of its own trace."""
+        trace = candidate.continuation
+        fitted = candidate.fast_steps > 0
+        base = self.answered(
+            request, context, candidate.posterior, repeat=repeat, continuation=trace, seconds=(0.0, trace.seconds)
+        )
+        own = self._facts((candidate.posterior,), on_text=fitted)
+        return replace(
+            base,
+            **{**own, "t_fast": candidate.fast_steps},
+            fitted_tokens=candidate.fitted_tokens,
+            fitted_windows=int(fitted),
         )
 
     def bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:

@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
+from ltm_eval.effect_tables import budget_rows, effect_tables
 from ltm_eval.errors import ResultsError
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
@@ -98,6 +99,8 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
         tables=tables,
         bars=bars_of(tables),
+        effect=effect_tables(name, entries),
+        budget=budget_rows(name, entries),
         latents=tuple(
             latent_summary(entry.label, records) for entry in entries if (records := read_latents(entry.run, name))
         ),

@@ -48,7 +48,7 @@ class LatentRecord:
     prompt_hash: str
     """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
     condition: str
-    """What z was fitted on and what the decoder read: prompt, demos, demos+prompt or prior."""
+    """What z was fitted on and what the decoder read: prompt, demos, demos+prompt, shuffled, other or prior."""
     preset: str
     """Name of the fast loop's preset."""
     t_fast: int
@@ -317,6 +317,14 @@ class RunExtra:
     """Commit, versions, machine."""
     audit: AuditResult | None = None
     """The random-token audit of the fit settings; None where none was made."""
+    content_free: Mapping[str, Any] | None = None
+    """Task to what always answering the commonest training answers scores."""
+    effect: Mapping[str, Any] | None = None
+    """Table of a sweep over conditions and numbers of demonstrations, as module `effect` makes it."""
+    sweep_cell: str = ""
+    """Name of the combination where the run is a further one of a sweep."""
+    rethink_budget: Mapping[str, Any] | None = None
+    """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
 
@@ -375,7 +383,8 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
     """The runs in `paths`, each a results file or a folder that is searched with all below it.
 
     A folder that holds several results of one model and the same tasks yields the newest, unless `newest_only` is
-    false; a file named outright is always taken.
+    false, and of a sweep the first combination, whose file holds the table of all; a file named outright is always
+    taken.
 
     Raises:
         ResultsError: a path does not exist, holds no results, or a file is malformed.
@@ -403,7 +412,7 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not newest_only:
         return runs
     newest: dict[tuple[Path, str, frozenset[str]], Run] = {}
-    for run in runs:
+    for run in [run for run in runs if not run.extra.sweep_cell] or runs:
         key = (run.path.parent, run.model_name, frozenset(run.tasks))
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
@@ -522,6 +531,10 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         settings=_mapping(block.get("settings")),
         provenance=_mapping(block.get("provenance")),
         audit=_audit(block.get("audit"), where=f"{where}: field ltm_eval.audit"),
+        content_free=_mapping(block.get("content_free")),
+        effect=_mapping(block.get("effect")),
+        sweep_cell=str(block.get("sweep_cell") or ""),
+        rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
     )
 

@@ -32,11 +32,14 @@ from ltm_eval.signatures import signatures_of
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
     from ltm_eval.config import FitConfig
     from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.results import LatentRecord
 
 BOOTSTRAP_ITERS = 100_000
 """lm-eval's default; 0 would leave out standard errors that need no bootstrap as well."""
@@ -83,20 +86,41 @@ def run(config: RunConfig) -> Outcome:
     config, notes = settle(config)
     output = check_output(Path(config.output_path))
     check_place(str(config.model))
-    _quiet_hosts()
-    manager = task_manager(config)
-    names = known_tasks(config.tasks, manager)
-    tasks = load_tasks(manager, names, config)
-    subjects = [_ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
+    quiet_hosts()
+    tasks = tasks_of(config)
+    subjects = [ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
     written = []
     for subject in subjects:
-        lm = _construct(subject, config)
-        for line in notes:
-            print(f"ltm-eval: {line}", file=sys.stderr)
-        written.append(_evaluate_subject(subject, lm, tasks, config, output, notes))
+        lm = construct(subject, config)
+        show_notes(notes)
+        written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
         del lm
-    page = _write_page(written, output) if config.report else None
+    page = write_page(written, output) if config.report else None
     return Outcome(tuple(written), page)
+
+
+def show_notes(notes: list[str]) -> None:
+    """The sentences that every output must carry, on standard error."""
+    for line in notes:
+        print(f"ltm-eval: {line}", file=sys.stderr)
+
+
+def tasks_of(config: RunConfig) -> list[Any]:
+    """The tasks of a run, loaded and settled.
+
+    Raises:
+        LtmEvalError: a task is not known, its data are not there, or an option does not suit it.
+    """
+    manager = task_manager(config)
+    return load_tasks(manager, known_tasks(config.tasks, manager), config)
+
+
+def run_baselines(config: RunConfig, output: Path, notes: list[str]) -> list[Path]:
+    """The baselines' results files."""
+    tasks, written = tasks_of(config), []
+    for subject in map(_baseline_subject, config.baselines):
+        written.append(evaluate_subject(subject, construct(subject, config), tasks, config, output, notes))
+    return written
 
 
 def evaluate(
@@ -124,8 +148,7 @@ def evaluate(
 
     name = model if isinstance(model, str) else getattr(model.info, "source", "live")
     config, _ = settle(RunConfig(model=name, tasks=tuple(tasks), num_fewshot=shots, tokenizer=tokenizer, **options))
-    manager = task_manager(config)
-    loaded = load_tasks(manager, known_tasks(config.tasks, manager), config)
+    loaded = tasks_of(config)
     lm = LTM(model if not isinstance(model, str) else config.model, **_ltm_arguments(config))
     lm.progress = progress.silent
     parts = []
@@ -186,7 +209,13 @@ def task_manager(config: RunConfig) -> TaskManager:
     """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine."""
     from lm_eval.tasks import TaskManager
 
-    metadata = {"data": config.data, **task_metadata(config.metadata)}
+    asked = {"n": config.n if config.n > 1 else None, "k": list(config.k), "rethink": config.rethink}
+    metadata = {
+        "data": config.data,
+        **task_metadata(config.metadata),
+        "condition": config.condition,
+        **{name: value for name, value in asked.items() if value},
+    }
     return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata=metadata)
 
 
@@ -251,6 +280,9 @@ def _check_shots(task: Any) -> None:
             f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask "
             "for fewer"
         )
+    document = next(iter(task.test_docs() or []), None)
+    if shots and document is not None and hasattr(task, "show"):
+        task.show(document)
 
 
 # Models --------------------------------------------------------------------------------------------------------------
@@ -261,6 +293,8 @@ def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
         "t_fast": config.t_fast,
         "preset": config.preset,
         "condition": config.condition,
+        "fit_window": config.fit_window,
+        "rethink": config.rethink or None,
         "rows": config.rows,
         "causal_chunk": config.causal_chunk,
         "causal_t_fast": config.causal_t_fast,
@@ -273,7 +307,7 @@ def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _ltm_subject(config: RunConfig) -> Subject:
+def ltm_subject(config: RunConfig) -> Subject:
     given = {name: value for name, value in _ltm_arguments(config).items() if value is not None}
     return Subject(str(config.model), "ltm", {"pretrained": str(config.model), **given})
 
@@ -296,7 +330,7 @@ def _baseline_subject(spec: str) -> Subject:
     return Subject(spec, "hf", {"pretrained": spec})
 
 
-def _construct(subject: Subject, config: RunConfig) -> LM:
+def construct(subject: Subject, config: RunConfig) -> LM:
     """Load a model.
 
     Raises:
@@ -327,50 +361,105 @@ def _construct(subject: Subject, config: RunConfig) -> LM:
 # Evaluating ----------------------------------------------------------------------------------------------------------
 
 
-def _evaluate_subject(
-    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, output: Path, notes: list[str]
+def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject,
+    lm: LM,
+    tasks: list[Any],
+    config: RunConfig,
+    output: Path,
+    notes: list[str],
+    *,
+    cell: str = "",
 ) -> Path:
-    """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished."""
+    """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished.
+
+    Args:
+        cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
+    """
     date_id = datetime.now().isoformat().replace(":", "-")
-    folder = output / folder_name(subject.name)
+    folder = output / folder_name(subject.name) / cell
     path = folder / f"results_{date_id}.json"
     begun = time.perf_counter()
     parts = []
-    fast_steps: dict[str, list[int]] = {}
+    facts: dict[str, TaskFacts] = {}
     for task in tasks:
         part = _evaluate_task(lm, task, config)
-        samples = part.pop("samples")
-        for name, rows in samples.items():
-            write_jsonl_atomic(folder / f"samples_{name}_{date_id}.jsonl", [_sample_row(row) for row in rows])
-            part.setdefault("task_hashes", {})[name] = _task_hash(rows)
         records = list(getattr(lm, "records", []))
-        fast_steps[task.task_name] = [record.t_fast for record in records]
+        (rows,) = part.pop("samples").values()
+        stops = stop_reasons(records)
+        samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
+        write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
+        part["task_hashes"] = {task.task_name: _task_hash(rows)}
+        facts[task.task_name] = task_facts(task, rows, lm)
         if records:
-            write_jsonl_atomic(
-                folder / f"latents_{task.task_name}_{date_id}.jsonl", [record.to_json() for record in records]
-            )
+            lines = [record.to_json() for record in records]
+            write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
             lm.records.clear()
         parts.append(part)
         whole = _merged(parts)
         floors = whole.pop("floors", {})
-        whole |= _about(subject, lm, tasks, config, notes, fast_steps) | {
-            "total_evaluation_time_seconds": str(time.perf_counter() - begun)
-        }
+        whole |= _about(subject, lm, tasks, config, notes, facts)
+        whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
+            "sweep_cell": cell,
         }
         write_json_atomic(path, whole)
     _verify(path, tasks)
     return path
 
 
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a task's results hold beside lm-eval's own."""
+
+    fast_steps: tuple[int, ...]
+    """Fast steps of every fit on record."""
+    sampled: dict[str, Any] | None
+    """Figures of several samples per question, with intervals over questions; None where there was one answer."""
+    content_free: dict[str, Any]
+    """What the commonest training answers score; empty where answers are no numbers."""
+    budget: dict[str, Any] | None
+    """Compute of rethinking and of its control."""
+
+
+def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
+    """Facts of a task that has just been evaluated; `rows` are lm-eval's logged samples."""
+    from ltm_eval.repeats import content_free, summary
+
+    repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
+    floor: dict[str, Any] = {}
+    shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
+    if task.OUTPUT_TYPE == "generate_until" and shown:
+        asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
+        wanted = [str(row["target"]) for row in asked]
+        floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
+    budget = getattr(lm, "budget", None)
+    if rethinking and budget is not None:
+        lm.budget = type(budget)()
+    return TaskFacts(
+        fast_steps=tuple(record.t_fast for record in getattr(lm, "records", [])),
+        sampled=summary(rows) if repeats or rethinking else None,
+        content_free=floor,
+        budget=asdict(budget) if rethinking and budget is not None else None,
+    )
+
+
+def stop_reasons(records: list[LatentRecord]) -> dict[int, list[list[str]]]:
+    """Why each answer ended: by document, per request, per repeat; nothing where the model does not tell."""
+    found: dict[int, dict[int, list[str]]] = {}
+    for record in sorted(records, key=lambda record: (record.doc_id, record.idx, record.repeat)):
+        if record.stop_reason:
+            found.setdefault(record.doc_id, {}).setdefault(record.idx, []).append(record.stop_reason)
+    return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
+
+
 def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
-    import torch
     from lm_eval.evaluator import evaluate as lm_evaluate
 
-    torch.manual_seed(config.seed)  # a baseline's draws; an LTM has streams of its own
+    _seed_host(config.seed)
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
@@ -401,9 +490,21 @@ def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
     return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
 
 
-def _mean_fast_steps(fast_steps: dict[str, list[int]]) -> dict[str, float]:
+def _mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """Mean over requests, by task; tasks without fits left out."""
     return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
+
+
+def _seed_host(seed: int) -> None:
+    """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what hosts draw from
+    torch.manual_seed(seed)
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -418,7 +519,7 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _about(
-    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], fast_steps: dict[str, list[int]]
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], facts: dict[str, TaskFacts]
 ) -> dict[str, Any]:
     """Model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
@@ -451,7 +552,10 @@ def _about(
             "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
-            "mean_fast_steps": _mean_fast_steps(fast_steps),
+            "mean_fast_steps": _mean_fast_steps({name: own.fast_steps for name, own in facts.items()}),
+            "sampled": {name: own.sampled for name, own in facts.items() if own.sampled},
+            "content_free": {name: own.content_free for name, own in facts.items() if own.content_free},
+            "rethink_budget": {name: own.budget for name, own in facts.items() if own.budget},
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),
@@ -540,8 +644,8 @@ def folder_name(model: str) -> str:
     return (name or "model").encode()[-100:].decode("utf-8", "ignore")
 
 
-def _sample_row(sample: dict[str, Any]) -> dict[str, Any]:
-    """A logged sample in the form of lm-eval's samples file."""
+def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]:
+    """A logged sample in the form of lm-eval's samples file, with why each answer ended, where that is known."""
     from lm_eval.utils import sanitize_list
 
     arguments = {
@@ -554,6 +658,7 @@ def _sample_row(sample: dict[str, Any]) -> dict[str, Any]:
         "resps": sanitize_list(sample["resps"]),
         "filtered_resps": sanitize_list(sample["filtered_resps"]),
         "target": str(sample["target"]),
+        **({"stop_reasons": stops} if stops else {}),
     }
 
 
@@ -574,7 +679,7 @@ def _verify(path: Path, tasks: list[Any]) -> None:
             raise IncompleteError(f"{path}: no samples of task {task.task_name} were saved; run the same command again")
 
 
-def _write_page(results: list[Path], output: Path) -> Path:
+def write_page(results: list[Path], output: Path) -> Path:
     """Render the report of these results."""
     from ltm_eval import report
     from ltm_eval.results import find_runs
@@ -584,7 +689,7 @@ def _write_page(results: list[Path], output: Path) -> Path:
     return page
 
 
-def _quiet_hosts() -> None:
+def quiet_hosts() -> None:
     """Keep other libraries' bars and warnings from burying ours; LTM_EVAL_DEBUG=1 shows them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if os.environ.get("LTM_EVAL_DEBUG"):
@@ -606,7 +711,26 @@ def results_table(path: Path) -> str:
     config = content["config"]
     told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
     head = f"{config['model']} ({config['model_args']}), {told}"
-    return f"{head}\n{make_table(content)}"
+    lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
+    return "\n".join([head, make_table(content), *lines])
+
+
+def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:
+    """Figures of several samples with their intervals, and what answering without reading scores."""
+    from ltm_eval.repeats import interval_words
+
+    sampled = block.get("sampled", {}).get(task)
+    if sampled is None:
+        return []
+    figures = [
+        f"{task}: {key.replace(',', ', ')} {interval_words(value)}"
+        for key, value in sampled.items()
+        if isinstance(value, dict) and "low" in value
+    ]
+    floor = block.get("content_free", {}).get(task, {})
+    passes = [f"{key} {interval_words(value)}" for key, value in floor.items() if key.startswith("pass@")]
+    words = f"{task}: content-free, always the commonest training answers ({', '.join(floor.get('answers', []))}): "
+    return [*figures, *([words + "; ".join(passes)] if passes else [])]
 
 
 __all__ = ["LtmEvalError", "Outcome", "evaluate", "run"]

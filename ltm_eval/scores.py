@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NORMAL_QUANTILE = 1.96
 LEVEL = 0.05
-SHARES = ("exact_match", "acc", "pass@", "maj@")
+SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
     "ptb": ("PTB", "PTB validation"),
@@ -98,6 +98,7 @@ def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: st
         row = _row(entry, score, own, task=name, difference=difference)
         unpaired = pair is not None and difference is None and not row.note
         rows.append(replace(row, note="no per-document figures to pair") if unpaired else row)
+    rows += content_free_rows(entries, name, metric=metric)
     return ScoreTable(
         metric=metric,
         filter=filter_,
@@ -107,6 +108,37 @@ def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: st
         note=next((note for ending, note in METRIC_NOTES if metric.endswith(ending)), ""),
         rows=tuple(rows),
     )
+
+
+def content_free_rows(entries: Sequence[Entry], name: str, *, metric: str) -> list[ScoreRow]:
+    """What always answering the commonest training answers scores, beside the models' own figures; k of them for
+    pass@k.
+    """
+    size = 1 if metric == "exact_match" else int(metric.removeprefix("pass@")) if metric.startswith("pass@") else 0
+    for entry in entries:
+        facts = (entry.run.extra.content_free or {}).get(name)
+        found = facts.get(f"pass@{size}") if isinstance(facts, dict) else None
+        if not isinstance(facts, dict) or not isinstance(found, dict):
+            continue
+        answers = [str(answer) for answer in facts.get("answers", [])]
+        shown = ", ".join(answers[:size]) + (", …" if size > len(answers) else "")
+        one = "answer" if size == 1 else f"{size} answers"
+        return [
+            ScoreRow(
+                label=f"Content-free: always the commonest training {one} ({shown})",
+                series=len(entries) + 1,
+                value=found.get("value"),
+                interval=(found["low"], found["high"]) if {"low", "high"} <= found.keys() else None,
+                interval_kind=str(found.get("kind", "")),
+                bound=False,
+                n=found.get("n"),
+                n_shot=None,
+                note="no model ran",
+                signature="",
+                difference=None,
+            )
+        ]
+    return []
 
 
 def _score(run: Run, task: str, *, metric: str, filter_: str) -> Score | None:
@@ -150,6 +182,7 @@ def signature_of(score: Score, run: Run, result: TaskResult) -> str:
         version=result.version,
         n_shot=result.n_shot,
         config=run.config,
+        definition=result.config,
         read=read_facts((run.extra.data or {}).get("sets"), result.name),
         lm_eval=run.software.get("lm_eval_version", ""),
     )
@@ -157,14 +190,17 @@ def signature_of(score: Score, run: Run, result: TaskResult) -> str:
 
 
 def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
-    """Wilson's interval for yes-or-no documents, else 1.96 standard errors either side."""
-    from ltm_eval.metrics import wilson_interval
+    """Wilson's interval for yes-or-no documents, a bootstrap for other shares, else 1.96 standard errors each side."""
+    from ltm_eval.metrics import mean_interval, wilson_interval
 
     if score is None or score.value is None:
         return None, ""
     if values and set(values.values()) <= {0.0, 1.0}:
         wilson = wilson_interval(round(sum(values.values())), len(values))
         return (wilson.low, wilson.high), "Wilson"
+    if score.metric.startswith(SHARES) and len(values) > 1:
+        found = mean_interval(list(values.values()))
+        return (max(found.low, 0.0), min(found.high, 1.0)), "bootstrap"
     if score.stderr is None:
         return None, ""
     low, high = score.value - NORMAL_QUANTILE * score.stderr, score.value + NORMAL_QUANTILE * score.stderr

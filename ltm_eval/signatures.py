@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ROLLING = ("ppl_per_", "bits_per_", "nll_per_", "kl_per_", "word_perplexity", "byte_perplexity")
 """How metrics of whole texts begin: they depend on no demonstrations and no condition."""
+SAMPLED = ("pass@", "maj@", "rethink_", "independent_")
+"""How metrics of sampled answers begin."""
 PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")
 """Of the facts of a text set, those that say which text was scored."""
 OWN_FIT = "released"
@@ -37,6 +39,8 @@ class Setting:
     """Demonstrations per prompt."""
     config: Mapping[str, Any]
     """lm-eval's `config` block, `get_model_info()` included."""
+    definition: Mapping[str, Any] = field(default_factory=dict)
+    """The task as lm-eval dumped it."""
     read: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the data that were read."""
     lm_eval: str = ""
@@ -45,7 +49,8 @@ class Setting:
     def signature(self, metric: str, filter_: str = "none") -> str:
         """Name and value of every declared setting, in a fixed order; what is not told is left out."""
         rolling = metric.startswith(ROLLING)
-        asked = {"shots": self.n_shot, "condition": self._told("condition")}
+        asked = {"shots": self.n_shot, "condition": self._told("condition"), "fit_window": self._told("fit_window")}
+        asked |= self._sampling() if metric.startswith(SAMPLED) else {}
         declared = {
             "task": f"{self.task}@{self.version}" if self.version else self.task,
             "filter": filter_ if filter_ != "none" else None,
@@ -62,6 +67,13 @@ class Setting:
             "lm_eval": self.lm_eval,
         }
         return "|".join([metric, *(f"{name}:{_text(value)}" for name, value in declared.items() if _known(value))])
+
+    def _sampling(self) -> dict[str, Any]:
+        """What figures of sampled answers depend on."""
+        told = self.definition.get("metadata"), self.definition.get("generation_kwargs")
+        metadata, options = (one if isinstance(one, dict) else {} for one in told)
+        named = {name: metadata.get(name) for name in ("n", "rethink")}
+        return {**named, **{name: options.get(name) for name in ("temperature", "top_p", "top_k")}}
 
     def _told(self, *path: str) -> Any:
         found: Any = self.config
@@ -129,6 +141,7 @@ def signatures_of(content: Mapping[str, Any], *, sets: Mapping[str, Any]) -> dic
             version=str(content.get("versions", {}).get(task, "")),
             n_shot=content.get("n-shot", {}).get(task),
             config=content["config"],
+            definition=content.get("configs", {}).get(task) or {},
             read=read_facts(sets, task),
             lm_eval=str(content.get("lm_eval_version") or ""),
         )

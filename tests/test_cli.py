@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -366,3 +367,31 @@ def test_plain_terminal_and_c_locale(root: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"--shots" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--n", "0"], "n must be a whole number of at least 1"),
+        (["--k", "1,x"], "k must be a whole number of at least 1, got 'x'"),
+        (["--n", "2", "--k", "5"], "pass@5 needs at least 5 samples"),
+        (["--shots", "0,99"], "shots must be a whole number from 0 to 32"),
+        (["--condition", "demo"], "Did you mean"),
+        (["--condition", "demos,nothing"], "condition must be one of"),
+        (["--fit_window", "0"], "'each' or a whole number of at least 1"),
+        (["--rethink", "-1"], "rethink must be a whole number of at least 0"),
+        (["--n", "3", "--gen_kwargs", "temperature=0"], "all be the same"),
+        (["--condition", "other", "--shots", "32", "--task", "rules", "--data", "{rules}"], "training examples"),
+    ],
+)
+def test_options_of_samples_and_conditions_are_checked_before_a_model_is_loaded(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {i}?", "answer": "#### 1", "episode": i % 2} for i in range(40)]
+        (rules / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = [part.format(rules=rules) for part in arguments]
+    assert cli.main(["run", *given, "-o", str(tmp_path / "out"), "--quiet"]) == 2
+    assert words in capsys.readouterr().err

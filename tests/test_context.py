@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.context import Context, plan
+from ltm_eval.context import Context, Windows, plan
+from ltm_eval.errors import UsageError
 from ltm_eval.tokenizer import Tokenizer, load_ranks
 from tests.tiny import byte_ranks
 
@@ -106,3 +107,99 @@ def test_more_room_never_reads_less(tokenizer: Tokenizer) -> None:
 
 def test_the_ranks_file_stands(tmp_path: Path) -> None:
     assert load_ranks(byte_ranks(tmp_path / "r")).n_vocab == 257
+
+
+# Controls -------------------------------------------------------------------------------------------------------------
+
+
+def answers_of(text: str) -> list[str]:
+    return [piece.partition("\nAnswer:")[2] for piece in text.split("Question: ")[1:]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shuffled_moves_every_answer_and_nothing_else(seed: int, tokenizer: Tokenizer) -> None:
+    own = plan(PROMPT, "demos", tokenizer, budget=1000, window=1000)
+    found = plan(PROMPT, "shuffled", tokenizer, budget=1000, window=1000, seed=seed)
+    assert found.read == own.read and found.demonstrations_read == 0 and found.demonstrations_fitted == 5
+    text, answers = fitted_text(found, tokenizer), answers_of(fitted_text(found, tokenizer))
+    straight = answers_of(fitted_text(own, tokenizer))
+    assert sorted(answers) == sorted(straight)
+    assert all(a != b for a, b in zip(answers, straight, strict=True))
+    assert [piece.partition("\nAnswer:")[0] for piece in text.split("Question: ")[1:]] == [
+        f"{'abc' * i}?" for i in range(1, 6)
+    ]
+    assert plan(PROMPT, "shuffled", tokenizer, budget=1000, window=1000, seed=seed).document == found.document
+
+
+def test_shuffles_differ_between_seeds_and_prompts(tokenizer: Tokenizer) -> None:
+    found = {
+        fitted_text(plan(PROMPT, "shuffled", tokenizer, budget=99, window=99, seed=s), tokenizer) for s in range(20)
+    }
+    assert len(found) > 5
+    for seed in range(3):
+        turned = "".join(reversed(DEMONSTRATIONS)) + QUESTION
+        answers = answers_of(
+            fitted_text(plan(turned, "shuffled", tokenizer, budget=99, window=99, seed=seed), tokenizer)
+        )
+        assert len(set(answers)) == 5
+
+
+def test_a_cycle_is_uniform_over_derangements_in_one_cycle() -> None:
+    """With 4 places there are 3! = 6 of them."""
+    from collections import Counter
+
+    from ltm_eval.context import _cycle
+
+    counts = Counter(tuple(_cycle(4, seed=seed, demonstrations=["x"])) for seed in range(1200))
+    assert len(counts) == 6 and min(counts.values()) > 140
+    assert all(source != place for cycle in counts for place, source in enumerate(cycle))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (DEMONSTRATIONS[0] + QUESTION, "at least 2"),
+        ("Question: a\n\nQuestion: b\n\n" + QUESTION, "lacks the line 'Answer:'"),
+    ],
+)
+def test_what_cannot_be_shuffled_is_named(text: str, words: str, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan(text, "shuffled", tokenizer, budget=99, window=99)
+
+
+@pytest.mark.parametrize("condition", ["shuffled", "other"])
+def test_no_demonstrations_are_the_prior(condition: str, tokenizer: Tokenizer) -> None:
+    found = plan(QUESTION, condition, tokenizer, budget=99, window=99, others=QUESTION)
+    assert found.document is None and tokenizer.decode(found.read) == QUESTION
+
+
+def test_other_fits_on_the_demonstrations_it_is_given(tokenizer: Tokenizer) -> None:
+    others = "Question: else?\nAnswer: #### 9\n\n" + QUESTION
+    found = plan(PROMPT, "other", tokenizer, budget=1000, window=1000, others=others)
+    assert fitted_text(found, tokenizer) == "Question: else?\nAnswer: #### 9\n\n"
+    assert tokenizer.decode(found.read) == QUESTION
+    assert (found.demonstrations, found.demonstrations_read, found.demonstrations_fitted) == (5, 0, 1)
+    with pytest.raises(UsageError, match="demonstrations of another question"):
+        plan(PROMPT, "other", tokenizer, budget=1000, window=1000)
+
+
+# Windows --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["demos", "demos+prompt", "shuffled"])
+def test_each_demonstration_in_a_window_of_its_own(condition: str, tokenizer: Tokenizer) -> None:
+    layout = Windows.of("each", context=1000)
+    found = plan(PROMPT, condition, tokenizer, budget=1000, window=layout)
+    assert found.document is not None
+    texts = [tokenizer.decode(window.targets) for window in found.document.windows]
+    assert len(texts) == 5 + (condition == "demos+prompt")
+    assert all(text.count("Question:") == 1 for text in texts)
+    if condition != "shuffled":
+        assert texts[:5] == DEMONSTRATIONS
+
+
+def test_the_option_never_exceeds_the_context() -> None:
+    assert Windows.of(None, context=64) == Windows(64)
+    assert Windows.of(16, context=64) == Windows(16)
+    assert Windows.of(500, context=64) == Windows(64)
+    assert Windows.of("each", context=64) == Windows(64, each=True)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -136,3 +136,77 @@ def test_prompts_that_cannot_be_read_are_named(tokens: tuple[int, ...]) -> None:
 def test_wrong_options_are_named(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         GenerationConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_finished_place_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 prompts with room for 2 tokens among 16 that go on for 40: two batches would take 80 steps."""
+    from ltm_eval import decode
+
+    steps: list[int] = []
+    step = decode._Stepper.step
+
+    def counting(self: decode._Stepper, tokens: Sequence[int]) -> None:
+        steps.append(1)
+        step(self, tokens)
+
+    monkeypatch.setattr(decode._Stepper, "step", counting)
+    found = ordered(generate(tiny_model(), prompts([190, 20] * 16), GREEDY, batch_size=16))
+    assert [len(c.tokens) for c in found] == [2, 40] * 16
+    assert len(steps) < 60
+
+
+def test_prompts_are_taken_as_places_become_free() -> None:
+    taken: list[int] = []
+
+    def given() -> Iterator[Prompt]:
+        for i, prompt in enumerate(prompts([5] * 6)):
+            taken.append(i)
+            yield prompt
+
+    found = generate(tiny_model(), given(), replace(GREEDY, max_new_tokens=4), batch_size=2)
+    assert taken == []
+    assert len(next(found).tokens) == 4 and len(taken) <= 3
+    assert len(list(found)) == 5 and len(taken) == 6
+
+
+def test_greedy_prompts_among_samples_are_greedy() -> None:
+    model, given = tiny_model(), prompts([4, 9, 30, 50])
+    mixed = [replace(prompt, stream=None) if i % 2 else prompt for i, prompt in enumerate(given)]
+    sampling = replace(GREEDY, do_sample=True, temperature=1.5)
+    found = ordered(generate(model, mixed, sampling))
+    assert [list(c.tokens) for c in found[1::2]] == [without_cache(model, prompt, 40) for prompt in given[1::2]]
+    alone = ordered(generate(model, prompts([4, 9, 30, 50])[::2], sampling))
+    assert [c.tokens for c in found[::2]] == [c.tokens for c in alone]
+
+
+def test_cache_equals_no_cache_for_ragged_prompts_under_any_batch_size() -> None:
+    model, given = tiny_model(), prompts([2 + 9 * i for i in range(20)])
+    truth = [without_cache(model, prompt, 12) for prompt in given]
+    for batch_size in (1, 5, 64):
+        found = ordered(generate(model, given, replace(GREEDY, max_new_tokens=12), batch_size=batch_size))
+        assert [list(c.tokens) for c in found] == truth
+
+
+def test_time_is_shared_out_over_what_is_decoded() -> None:
+    found = list(generate(tiny_model(), prompts([5, 9, 12]), replace(GREEDY, max_new_tokens=6)))
+    assert all(0 < c.seconds < 60 for c in found)
+
+
+def test_few_lanes_are_taken_only_where_they_keep_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltm_eval import decode
+
+    model, sampling = tiny_model(), replace(GREEDY, do_sample=True, max_new_tokens=30)
+    here = decode.cpu_lanes(model, 1) == decode.FEW_LANES
+    found = {}
+    for kept in (True, False):
+        monkeypatch.setattr(decode, "few_rows_keep_bits", lambda *_, kept=kept: kept)
+        assert [decode.cpu_lanes(model, size) for size in (1, 4, 5, 64)] == ([4, 4, 16, 16] if kept else [16] * 4)
+        found[kept] = [c.tokens for c in ordered(generate(model, prompts([3, 40, 90]), sampling, batch_size=3))]
+    assert found[True] == found[False] or not here
+
+
+def test_a_product_that_changes_bits_with_its_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltm_eval import decode
+
+    monkeypatch.setattr(decode.F, "linear", lambda x, weight: x @ weight.T + 1e-6 * len(x))
+    assert not decode.few_rows_keep_bits.__wrapped__(((8, 8),), torch.float32, 0)

@@ -320,3 +320,81 @@ def test_generation_options() -> None:
         generation_config({"topp": 0.5})
     with pytest.raises(UsageError, match="temperature"):
         generation_config({"do_sample": True, "temperature": -1.0})
+
+
+# Several samples beside a greedy answer -------------------------------------------------------------------------------
+
+
+def mixed(documents: int, n: int) -> list[Instance]:
+    """As a task with n samples asks: per document a greedy request, then a sampled one n times."""
+    asked = []
+    for i in range(documents):
+        greedy, sampled = instances("generate_until", [(prompt(i), {**GREEDY, "until": ["zq"]}), (prompt(i), SAMPLED)])
+        for request, idx in ((greedy, 0), (sampled, 1)):
+            request.idx, request.doc_id = idx, i
+        asked += [greedy, *[sampled] * n]
+    return asked
+
+
+@pytest.mark.parametrize("condition", ["prompt", "demos", "prior"])
+def test_mixed_requests_give_the_same_bits_as_each_alone(condition: str, folder: Path) -> None:
+    requests = mixed(4, 5)
+    together = [model(folder, condition=condition, batch_size=size).generate_until(requests) for size in (1, 5, 32)]
+    assert together[0] == together[1] == together[2]
+    lm = model(folder, condition=condition)
+    greedy = lm.generate_until([r for r in requests if r.idx == 0])
+    sampled = lm.generate_until([r for r in requests if r.idx == 1])
+    assert [answer for r, answer in zip(requests, together[0], strict=True) if r.idx == 0] == greedy
+    assert [answer for r, answer in zip(requests, together[0], strict=True) if r.idx == 1] == sampled
+
+
+def test_greedy_and_samples_of_a_prompt_share_one_fit_and_its_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[bytes] = []
+
+    def counting(model: Any, documents: Any, *rest: Any, **options: Any) -> Any:
+        fitted.extend(document.key for document in documents)
+        return fit_documents(model, documents, *rest, **options)
+
+    monkeypatch.setattr(module, "fit_documents", counting)
+    lm = model(folder, batch_size=2)
+    requests = [replace_until(r, "zq") for r in mixed(3, 6)]
+    lm.generate_until(requests)
+    assert len(fitted) == len(set(fitted)) == 3
+    assert len(lm.records) == 3 * 7
+    assert {(r.doc_id, r.idx, r.repeat) for r in lm.records} == {
+        (d, idx, k) for d in range(3) for idx, n in ((0, 1), (1, 6)) for k in range(n)
+    }
+    assert len({r.fit_seconds for r in lm.records if r.doc_id == 1}) == 1
+
+
+def replace_until(request: Instance, stop: str) -> Instance:
+    """The same request object with greedy and sampled limits alike, so that both can be decoded side by side."""
+    text, options = request.arguments
+    request.arguments = (text, {**options, "until": [stop], "max_gen_toks": 16})
+    return request
+
+
+def test_condition_other_needs_the_tasks_help(folder: Path) -> None:
+    (request,) = instances("generate_until", [(prompt(1), GREEDY)])
+    lm = model(folder, condition="other")
+    with pytest.raises(UsageError, match="demonstrations of another question"):
+        lm.generate_until([request])
+    request.other_prompt = prompt(4)  # type: ignore[attr-defined]
+    assert len(lm.generate_until([request])) == 1
+    assert lm.records[0].condition == "other" and lm.records[0].demonstrations_read == 0
+
+
+def test_windows_of_demonstrations_are_an_option(folder: Path) -> None:
+    (request,) = instances("generate_until", [("Question: a\nAnswer: b\n\n" * 3 + "Question: c\nAnswer:", GREEDY)])
+    windows = {}
+    for given in (None, "each", 30, "60"):
+        lm = model(folder, condition="demos", fit_window=given)
+        lm.generate_until([request])
+        windows[given] = lm.records[0].fitted_windows
+        assert lm.get_model_info()["fit_window"] == (int(given) if given == "60" else given)
+    assert windows == {None: 1, "each": 3, 30: 3, "60": 2}
+    for wrong in (0, "many"):
+        with pytest.raises(UsageError, match="fit_window"):
+            model(folder, fit_window=wrong)

@@ -58,7 +58,8 @@ def latents(path: Path) -> list[dict[str, Any]]:
     """The sidecar without times."""
     rows = [json.loads(line) for line in next(path.parent.glob(f"latents_{TASK}_*.jsonl")).read_text().splitlines()]
     return sorted(
-        ({**row, "fit_seconds": 0, "decode_seconds": 0} for row in rows), key=lambda row: (row["doc_id"], row["repeat"])
+        ({**row, "fit_seconds": 0, "decode_seconds": 0} for row in rows),
+        key=lambda row: (row["doc_id"], row["idx"], row["repeat"]),
     )
 
 
@@ -228,3 +229,70 @@ def test_what_was_left_open_is_settled_and_said() -> None:
 def test_folders_stay_below_the_output(name: str, tmp_path: Path) -> None:
     made = folder_name(name)
     assert (tmp_path / made).resolve().parent == tmp_path.resolve() and len(made.encode()) <= 100 and made.isprintable()
+
+
+def test_samples_beside_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 32):
+        (path,) = run(config(folder, tmp_path / str(size), batch_size=size, n=4, k=(1, 4), limit=3)).results
+        found.append((scores(path), documents(path), latents(path)))
+    assert found[0] == found[1]
+    _, rows, records = found[0]
+    assert {"exact_match,strict-match", "pass@1,strict-match", "pass@4,flexible-extract", "maj@4,strict-match"} <= set(
+        found[0][0]
+    )
+    assert len(records) == 3 * 5 and len({tuple(row["resps"][1]) for row in rows}) == 3
+    assert all(len(set(row["resps"][1])) > 1 for row in rows)
+    assert [len(request) for request in rows[0]["stop_reasons"]] == [1, 4]
+    assert [len(request) for request in rows[0]["filtered_resps"]] == [1, 4]
+    (greedy,) = run(config(folder, tmp_path / "greedy", limit=3)).results
+    assert [row["resps"][0] for row in rows] == [row["resps"][0] for row in documents(greedy)]
+    (fewer,) = run(config(folder, tmp_path / "fewer", n=2, limit=3)).results
+    assert [row["resps"][1] for row in documents(fewer)] == [row["resps"][1][:2] for row in rows]
+
+
+def test_intervals_and_the_content_free_row_are_in_results_and_page(folder: Path, tmp_path: Path) -> None:
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    outcome = run(config(folder, tmp_path / "out", n=3, limit=4, baselines=(str(gpt2),), report=True))
+    for path in outcome.results:
+        content = json.loads(path.read_text())["ltm_eval"]
+        sampled, floor = content["sampled"][TASK], content["content_free"][TASK]
+        assert sampled["answers"] == {"strict-match": 16, "flexible-extract": 16}
+        assert sampled["pass@1,strict-match"]["n"] == 4 and sampled["pass@1,strict-match"]["low"] >= 0
+        assert len(floor["answers"]) == 5 and {"pass@1"} <= floor.keys()
+        assert [len(row["resps"][1]) for row in documents(path)] == [3] * 8
+    assert outcome.report is not None
+    page = outcome.report.read_text()
+    assert f"Content-free: always the commonest training answer ({floor['answers'][0]})" in page
+
+
+def test_a_baselines_samples_are_reproducible(folder: Path, tmp_path: Path) -> None:
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    found = []
+    for place in ("a", "b"):
+        outcome = run(config(folder, tmp_path / place, n=3, limit=2, baselines=(str(gpt2),)))
+        found.append([row["resps"] for row in documents(outcome.results[1])])
+    assert found[0] == found[1] and len(set(found[0][0][1])) > 1
+
+
+def test_greedy_samples_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="all be the same"):
+        run(config(folder, tmp_path, n=3, gen_kwargs="do_sample=False,max_gen_toks=4"))
+
+
+def test_rethinking_with_its_control_and_budget(folder: Path, tmp_path: Path) -> None:
+    outcome = run(config(folder, tmp_path, rethink=2, limit=2, report=True))
+    (path,) = outcome.results
+    assert {"rethink_best,strict-match", "independent_oracle,flexible-extract"} <= scores(path).keys()
+    budget = json.loads(path.read_text())["ltm_eval"]["rethink_budget"][TASK]
+    assert budget["rethink"]["fast_steps"] == budget["independent"]["fast_steps"] == 2 * 2 * 2
+    assert outcome.report is not None and "Compute of rethinking" in outcome.report.read_text()
+
+
+def test_the_command_prints_intervals(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--model", str(folder), "--shots", "1", "--data", "sample", "--limit", "2", "--t_fast", "1"]
+    arguments += ["--k", "1,2", "--gen-kwargs", "max_gen_toks=4", "-o", str(tmp_path), "--quiet", "--no_report"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"{TASK}: pass@2, strict-match" in out and "bootstrap" in out or "Wilson" in out
+    assert "content-free, always the commonest training answers" in out

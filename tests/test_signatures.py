@@ -110,3 +110,12 @@ def test_a_results_file_gets_one_for_every_figure() -> None:
 def test_facts_of_the_data_are_read_where_they_are_told() -> None:
     assert read_facts({"a": {"blocks": {"split": "test"}, "rows": 3}}, "a") == {"split": "test", "rows": 3}
     assert read_facts(None, "a") == read_facts({"b": 1}, "b") == {}
+
+
+def test_figures_of_samples_name_what_was_sampled() -> None:
+    definition = {"metadata": {"n": 10, "k": [1]}, "generation_kwargs": {"temperature": 0.7, "do_sample": True}}
+    setting = Setting("t", "1.0", 8, {"condition": "demos", "fit_window": "each"}, definition=definition)
+    assert setting.signature("pass@1", "strict") == (
+        "pass@1|task:t@1.0|filter:strict|shots:8|condition:demos|fit_window:each|n:10|temperature:0.7"
+    )
+    assert "n:10" not in setting.signature("exact_match", "strict")
