@@ -23,6 +23,7 @@ LAYERS = (
         "doctor",
         "elbo",
         "metrics",
+        "naive",
         "options",
         "perplexity",
         "plug",
