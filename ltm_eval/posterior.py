@@ -413,6 +413,8 @@ class Rows:
     """(R, T)."""
     owner: Tensor
     """(R,): which document of the batch each row belongs to."""
+    in_order: bool = False
+    """Whether there is one row per document, in their order, so that `owner` need not be looked up."""
 
 
 @dataclass(frozen=True)
@@ -448,16 +450,21 @@ class Batch:
         """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each,
         detached.
         """
-        mu.grad = log_var.grad = None
-        divergence = kl_nats(mu, log_var)
-        divergence.sum().backward()
-        total = torch.zeros_like(divergence)
+        with torch.no_grad():
+            sigma = (0.5 * log_var).exp()
+            mu.grad, log_var.grad = mu.detach().clone(), 0.5 * (log_var.exp() - 1)  # of the KL
+            total = torch.zeros(self.size, device=mu.device)
         for draw in noise:
             for rows in self.passes:
-                nll = self._nll(rows, mu + draw * (0.5 * log_var).exp()) / len(noise)
-                nll.sum().backward()
+                z = torch.addcmul(mu.detach(), draw, sigma).requires_grad_()
+                nll = self._nll(rows, z) / len(noise)
+                (slope,) = torch.autograd.grad(
+                    nll.sum(), z
+                )  # of z alone, also where a trainer's weights take gradients
                 total += nll.detach()
-        return total, divergence.detach()
+                mu.grad += slope
+                log_var.grad += slope * draw * (0.5 * sigma)
+        return total, kl_nats(mu.detach(), log_var.detach())
 
     def expected_nll_nats(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         """Mean over draws of -log p(x | mu + draw * sigma): (B,), no gradient."""
@@ -473,8 +480,10 @@ class Batch:
         return total
 
     def _nll(self, rows: Rows, z: Tensor | None) -> Tensor:
-        hidden = self.model.hidden(rows.prelude, None if z is None else z[rows.owner])
+        hidden = self.model.hidden(rows.prelude, z if z is None or rows.in_order else z[rows.owner])
         per_row = projected_nll_nats(hidden.states, self.model.output_weight, rows.targets)
+        if rows.in_order:
+            return per_row
         return torch.zeros(self.size, device=per_row.device).index_add(0, rows.owner, per_row)
 
 
@@ -488,7 +497,8 @@ def _rows(model: LatentThoughtModel, documents: Sequence[Document], part: slice,
         targets[row, : len(window.targets)] = torch.tensor(window.targets)
     owner = torch.tensor([owner for owner, _ in windows])
     device = model.device
-    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device))
+    in_order = len(documents[0].windows) == 1
+    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device), in_order)
 
 
 def padded_length(tokens: int) -> int:
