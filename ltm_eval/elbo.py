@@ -101,8 +101,8 @@ Places = slice | Tensor
 def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
     """Which positions of which row are computed together.
 
-    On a CPU only scored ones, and never of two rows: a row's chunks are then those it would have alone. On a GPU all, so
-    that nothing has to be known of the targets.
+    On a CPU only scored ones, and never of two rows: a row's chunks are then those it would have alone. On a GPU all,
+    so that nothing has to be known of the targets.
     """
     for row, own in enumerate(targets):
         places = (own != IGNORED).nonzero().squeeze(1) if own.device.type == "cpu" else None

@@ -302,10 +302,13 @@ class Hidden:
     """Of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)."""
 
     def repeated(self, times: int) -> Hidden:
-        """The same one text `times` times over, without a copy."""
-        keys, values = ([x.expand(times, -1, -1, -1) for x in held] for held in (self.keys, self.values))
-        queries = None if self.queries is None else self.queries.expand(times, -1, -1, -1)
-        return Hidden(self.states.expand(times, -1, -1), keys, values, queries)
+        """The same rows `times` times over; a single row is not copied."""
+
+        def over(x: Tensor) -> Tensor:
+            return x.expand(times, *x.shape).flatten(0, 1)
+
+        queries = None if self.queries is None else over(self.queries)
+        return Hidden(over(self.states), [over(k) for k in self.keys], [over(v) for v in self.values], queries)
 
 
 class LatentThoughtModel(nn.Module):

@@ -446,6 +446,20 @@ class Batch:
             ]
         return cls(model, tuple(passes), len(documents))
 
+    def repeated(self, times: int) -> Batch:
+        """Its one document `times` times over, to be evaluated under as many latents; the prelude is not made again."""
+        assert self.size == 1
+        passes = [
+            Rows(
+                rows.prelude.repeated(times),
+                rows.targets.repeat(times, 1),
+                torch.arange(times, device=rows.owner.device).repeat_interleave(len(rows.owner)),
+                rows.in_order,
+            )
+            for rows in self.passes
+        ]
+        return Batch(self.model, tuple(passes), times)
+
     def descend(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each,
         detached.

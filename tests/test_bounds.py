@@ -517,3 +517,31 @@ def test_adaptive_fit_reaches_what_a_long_fit_reaches() -> None:
 def test_adaptive_rules_are_checked(rule: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"window|tolerance"):
         Adaptive(**rule)
+
+
+# Sharing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "windows"), [(30, 1), (30, 2), (150, 1)])
+def test_a_draw_costs_the_same_bits_however_many_there_are(length: int, windows: int) -> None:
+    model = tiny_model(scale=4.0)
+    text = Document(tuple(document(seed, length).windows[0] for seed in range(windows)))
+    fitted = fit_documents(model, [text], fit_config("bound", t_fast=3), seed=1)
+    many = fresh_draws(model, [text], fitted, seed=1, draws=21).nll_nats
+    for draws in (2, 8, 11):
+        assert torch.equal(fresh_draws(model, [text], fitted, seed=1, draws=draws).nll_nats, many[:draws])
+
+
+def test_draws_that_share_a_pass_equal_draws_alone() -> None:
+    model, text = tiny_model(scale=4.0), document(3, 40)
+    z = torch.randn(8, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
+    alone = torch.cat([nll_of_latents(model, text, one.unsqueeze(0)) for one in z])
+    torch.testing.assert_close(nll_of_latents(model, text, z), alone, rtol=1e-6, atol=0)
+
+
+def test_the_prelude_is_made_once_for_all_draws_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    plain = LatentThoughtModel.prelude
+    monkeypatch.setattr(LatentThoughtModel, "prelude", lambda self, tokens: made.append(1) or plain(self, tokens))
+    iwae(tiny_model(), [document(1, 20)], Posterior.prior(tiny_model()), seed=1, draws=64)
+    assert len(made) == 1
