@@ -40,6 +40,7 @@ from ltm_eval.posterior import (
     Window,
     fit_documents,
     generator,
+    in_halves,
     padded_length,
     standard_normal,
 )
@@ -360,7 +361,7 @@ def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noi
         for draws in _packed(noise, lanes):
             z = mu + draws * sigma  # (S, L, N, D)
             filled = _filled(z, lanes) if model.device.type == "cpu" else z
-            nll.append(one.repeated(len(filled)).nll_nats(filled.to(model.device))[: len(z)].cpu().double())
+            nll.append(_nll_of_draws(one, filled.to(model.device))[: len(z)])
             wide, drawn = z.double(), draws.double()
             ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
     return _Weighed(torch.cat(nll), torch.cat(ratio))
@@ -389,7 +390,16 @@ def _packed(noise: Iterator[Tensor], lanes: int) -> Iterator[Tensor]:
 def nll_of_latents(model: LatentThoughtModel, document: Document, z: Tensor) -> Tensor:
     """-log p(x|z_s) of one document under several latents in one pass: (S, L, N, D) to (S,), float64 on the CPU."""
     with torch.no_grad():
-        return Batch.of(model, [document]).repeated(len(z)).nll_nats(z).cpu().double()
+        return _nll_of_draws(Batch.of(model, [document]), z)
+
+
+def _nll_of_draws(one: Batch, z: Tensor) -> Tensor:
+    """`nll_of_latents` of a batch of one document; in several passes where memory runs out."""
+
+    def together(draws: Sequence[int]) -> list[Tensor]:
+        return [one.repeated(len(draws)).nll_nats(z[draws[0] : draws[-1] + 1]).cpu().double()]
+
+    return torch.cat(in_halves(range(len(z)), together))
 
 
 def _tokens(document: Document) -> int:

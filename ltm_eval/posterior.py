@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
-from ltm_eval.errors import UsageError
+from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.model import Hidden, LatentThoughtModel
 
 Noise = Callable[[int], Tensor]
@@ -171,7 +172,7 @@ def fit_documents(
     """Fit every document; those of equal shape run together on a GPU, each alone on a CPU.
 
     On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's
-    bits are its own.
+    bits are its own. Where a GPU's memory runs out, the batch is fitted in two halves, and so on.
 
     Args:
         documents: each becomes one row of the result, in this order.
@@ -179,17 +180,61 @@ def fit_documents(
 
     Returns:
         Posterior of len(documents) rows.
+
+    Raises:
+        MachineError: there is not enough memory for one document.
     """
     if config.adaptive and starts is None:
         return fit_adaptive(model, documents, config, seed=seed, rule=Adaptive()).posterior
-    parts: list[Posterior | None] = [None] * len(documents)
+
+    def together(members: Sequence[int]) -> list[Posterior]:
+        own = None if starts is None else [starts[i] for i in members]
+        fitted = fit_together(model, [documents[i] for i in members], config, seed=seed, starts=own)
+        return [fitted.row(row) for row in range(len(members))]
+
+    parts: dict[int, Posterior] = {}
     for members in _groups(documents, alone=model.device.type == "cpu"):
-        chosen = [documents[i] for i in members]
-        start = _start(model, chosen, config, seed) if starts is None else _stacked([starts[i] for i in members])
-        fitted = fast_loop(Batch.of(model, chosen), start, document_noise(model, chosen, config, seed), config)
-        for row, i in enumerate(members):
-            parts[i] = fitted.row(row)
-    return Posterior.joined([part for part in parts if part is not None])
+        parts.update(zip(members, in_halves(members, together), strict=True))
+    return Posterior.joined([parts[i] for i in range(len(documents))])
+
+
+def fit_together(
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    config: FitConfig,
+    *,
+    seed: int,
+    starts: Sequence[Start] | None = None,
+) -> Posterior:
+    """Fit documents of one shape in one batch, for `config.t_fast` steps.
+
+    Raises:
+        torch.OutOfMemoryError: the batch does not fit.
+    """
+    start = _start(model, documents, config, seed) if starts is None else _stacked(starts)
+    return fast_loop(Batch.of(model, documents), start, document_noise(model, documents, config, seed), config)
+
+
+_Item = TypeVar("_Item")
+_Part = TypeVar("_Part")
+
+
+def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Part]]) -> list[_Part]:
+    """`work` on all items at once; where a GPU's memory runs out, on each half by itself, and so on.
+
+    Raises:
+        MachineError: there is not enough for a single item.
+    """
+    try:
+        return work(items)
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            raise MachineError(
+                "not enough memory for one document; use a smaller model, shorter context or another device"
+            ) from error
+    torch.cuda.empty_cache()  # after the error is gone, whose frames hold what was allocated
+    middle = len(items) // 2
+    return [*in_halves(items[:middle], work), *in_halves(items[middle:], work)]
 
 
 def _groups(documents: Sequence[Document], *, alone: bool) -> list[list[int]]:
@@ -281,12 +326,14 @@ def fit_adaptive(
 
     On a GPU, documents of equal shape share a batch until each is done; on a CPU each runs alone.
     """
-    parts: list[tuple[Posterior, int] | None] = [None] * len(documents)
+
+    def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
+        return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
+
+    parts: dict[int, tuple[Posterior, int]] = {}
     for members in _groups(documents, alone=model.device.type == "cpu"):
-        chosen = [documents[i] for i in members]
-        for i, part in zip(members, adaptive_loop(model, chosen, config, seed=seed, rule=rule), strict=True):
-            parts[i] = part
-    done = [part for part in parts if part is not None]
+        parts.update(zip(members, in_halves(members, together), strict=True))
+    done = [parts[i] for i in range(len(documents))]
     posterior = Posterior.joined([part for part, _ in done])
     return AdaptiveFit(posterior, tuple(steps for _, steps in done))
 

@@ -33,7 +33,7 @@ LAYERS = (
     ("fewshot", "model", "texts"),
     ("blocks", "checkpoint", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve"),
-    ("audit", "rolling"),
+    ("audit", "bench", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("page",),
