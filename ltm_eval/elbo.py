@@ -145,8 +145,8 @@ class _Projection:
         """Turn a block of logits into probabilities where it stands; its log-sum-exp in fp32, (r, 1)."""
         wide = logits if self.wide is None else self.wide[: len(logits)].copy_(logits)
         largest = wide.amax(1, keepdim=True)
-        torch.softmax(wide, 1, out=wide)
-        log_norm: Tensor = largest - wide.amax(1, keepdim=True).log()  # the largest term is exp(0) / sum
-        if wide is not logits:
-            logits.copy_(wide)
+        shares = torch.softmax(wide, 1, out=wide if wide.device.type == "cpu" else None)
+        log_norm: Tensor = largest - shares.amax(1, keepdim=True).log()  # the largest term is exp(0) / sum
+        if shares is not logits:
+            logits.copy_(shares)
         return log_norm

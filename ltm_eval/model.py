@@ -57,7 +57,9 @@ class _Normed(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         normed = x * scale
-        return normed.mul_(weight) if dtype == torch.float32 else torch.mul(normed, weight, out=normed.to(dtype))
+        if dtype == torch.float32:
+            return normed.mul_(weight)
+        return torch.mul(normed, weight, out=torch.empty_like(normed, dtype=dtype))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
