@@ -12,8 +12,8 @@ mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`, whose own-noise figure is
     as_released      the objective at the noise the fit was made for   no bound
     causal           z fitted on what precedes a chunk, chunk scored   a next-token code length
 
-Models compute in fp32; sums over windows, draws, chunks and documents are float64. On a CPU draws run one at a time, so
-a document's bits do not depend on its neighbours.
+Models compute in fp32; sums over windows, draws, chunks and documents are float64. Draws of one document share a pass,
+two documents never do, so a document's bits do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from ltm_eval.posterior import (
     Window,
     fit_documents,
     generator,
+    in_halves,
     padded_length,
     standard_normal,
 )
@@ -45,6 +47,11 @@ DRAWS = 8
 """Fresh noise draws per document."""
 
 _TOKENS_IN_FLIGHT = 65_536
+"""Of all draws of a pass on a GPU."""
+_CPU_TOKENS_IN_FLIGHT = 1024
+"""On a CPU: where matrix products are as fast as they get."""
+_CPU_LANES = 8
+"""Most draws of a pass on a CPU; the usual numbers of draws are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -346,31 +353,51 @@ def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noi
     """Score a document under z = mu + noise * sigma for every draw."""
     mu, sigma, log_var = own.mu.cpu(), (0.5 * own.log_var).exp().cpu(), own.log_var.cpu().double()
     nll, ratio = [], []
-    lanes = 1 if model.device.type == "cpu" else max(1, _TOKENS_IN_FLIGHT // _tokens(document))
-    for draws in _packed(noise, lanes):
-        z = mu + draws * sigma  # (S, L, N, D)
-        nll.append(nll_of_latents(model, document, z.to(model.device)))
-        wide, drawn = z.double(), draws.double()
-        ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
+    lanes = _lanes(model, document)
+    with torch.no_grad():
+        one = Batch.of(model, [document])
+        for draws in _packed(noise, lanes):
+            z = mu + draws * sigma  # (S, L, N, D)
+            filled = _filled(z, lanes) if model.device.type == "cpu" else z
+            nll.append(_nll_of_draws(one, filled.to(model.device))[: len(z)])
+            wide, drawn = z.double(), draws.double()
+            ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
     return _Weighed(torch.cat(nll), torch.cat(ratio))
+
+
+def _lanes(model: LatentThoughtModel, document: Document) -> int:
+    """Draws that share a pass; they depend on the document alone, so that a draw's bits do not depend on how many there
+    are.
+    """
+    if model.device.type == "cpu":
+        return max(1, min(_CPU_LANES, _CPU_TOKENS_IN_FLIGHT // _tokens(document)))
+    return max(1, _TOKENS_IN_FLIGHT // _tokens(document))
+
+
+def _filled(z: Tensor, lanes: int) -> Tensor:
+    """z with its last draw repeated up to `lanes`."""
+    return torch.cat([z, z[-1:].expand(lanes - len(z), *z.shape[1:])])
 
 
 def _packed(noise: Iterator[Tensor], lanes: int) -> Iterator[Tensor]:
     """Up to `lanes` draws at a time: (lanes, L, N, D)."""
-    held: list[Tensor] = []
-    for draw in noise:
-        held.append(draw)
-        if len(held) == lanes:
-            yield torch.cat(held)
-            held = []
-    if held:
+    while held := list(islice(noise, lanes)):
         yield torch.cat(held)
 
 
 def nll_of_latents(model: LatentThoughtModel, document: Document, z: Tensor) -> Tensor:
     """-log p(x|z_s) of one document under several latents in one pass: (S, L, N, D) to (S,), float64 on the CPU."""
     with torch.no_grad():
-        return Batch.of(model, [document] * len(z)).nll_nats(z).cpu().double()
+        return _nll_of_draws(Batch.of(model, [document]), z)
+
+
+def _nll_of_draws(one: Batch, z: Tensor) -> Tensor:
+    """`nll_of_latents` of a batch of one document; in several passes where memory runs out."""
+
+    def together(draws: Sequence[int]) -> list[Tensor]:
+        return [one.repeated(len(draws)).nll_nats(z[draws[0] : draws[-1] + 1]).cpu().double()]
+
+    return torch.cat(in_halves(range(len(z)), together))
 
 
 def _tokens(document: Document) -> int:

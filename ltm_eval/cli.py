@@ -336,6 +336,34 @@ def train(
     return 0
 
 
+@app.command(epilog=_examples("ltm-eval bench", "ltm-eval bench --size L --memory", "ltm-eval bench --growth figures/"))
+def bench(  # noqa: PLR0913 - the signature is the declaration of the options
+    *,
+    size: Annotated[str, typer.Option("--size", metavar="demo|S|M|L", help="Published size, or the demo's.")] = "S",
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of a row.")] = 1024,
+    batch: Annotated[int, typer.Option("--batch", help="Rows.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", help="Timings of each way, in turn.")] = 5,
+    device: Device = RunConfig.device,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu_time", help="CPU seconds of one thread: for a machine that others use too.")
+    ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure the peak of a fit too.")] = False,
+    growth: Annotated[
+        str | None, typer.Option("--growth", metavar="DIR", help="Measure time against size too; figure goes there.")
+    ] = None,
+) -> int:
+    """Time a fast step against the published algorithm, plainly written, and against the machine's ceiling."""
+    from ltm_eval import bench as benchmark
+    from ltm_eval.arguments import resolve_device
+
+    folder = filled("growth", growth)
+    where = str(resolve_device(checked_device(device)))
+    config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time)
+    for part in benchmark.report(config, folder=None if folder is None else Path(folder), memory=memory):
+        print(part, end="\n\n", flush=True)
+    return 0
+
+
 @app.command(epilog=_examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
 def ls(
     path: Annotated[bool, typer.Option("--path", help="Print the folder of task definitions, nothing else.")] = False,

@@ -39,9 +39,18 @@ from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
-from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError, leave, leaving
+from ltm_eval.errors import DataError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, padded_length, standard_normal
+from ltm_eval.posterior import (
+    Document,
+    Posterior,
+    Window,
+    fit_documents,
+    fit_together,
+    generator,
+    padded_length,
+    standard_normal,
+)
 from ltm_eval.progress import Progress, tqdm_bar
 from ltm_eval.records import Recorder
 from ltm_eval.results import LatentRecord
@@ -343,7 +352,7 @@ class LTM(TemplateLM):
         tokens = (self.eot_token_id,) * self.max_length
         while size > 1:
             try:
-                fit_documents(self.model, [Document((Window(tokens, tokens),))] * size, probe, seed=0)
+                fit_together(self.model, [Document((Window(tokens, tokens),))] * size, probe, seed=0)
                 return size
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
@@ -380,7 +389,7 @@ class LTM(TemplateLM):
         missing = {key: context for key, context in distinct.items() if key not in kept}
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
-        posterior = self._fit_halving(fits) if fits else None
+        posterior = fit_documents(self.model, fits, self.fit_config, seed=self.seed) if fits else None
         seconds = (time.monotonic() - begun) / max(1, len(missing))
         row = 0
         for key, context in missing.items():
@@ -391,19 +400,6 @@ class LTM(TemplateLM):
             row += 1
         self._last = kept
         return kept
-
-    def _fit_halving(self, documents: Sequence[Document]) -> Posterior:
-        """Fit; where memory runs out, in two halves, which changes no document's result."""
-        try:
-            return fit_documents(self.model, documents, self.fit_config, seed=self.seed)
-        except torch.OutOfMemoryError as error:
-            if len(documents) == 1:
-                raise MachineError(
-                    "not enough memory to fit one document; use a smaller model, shorter context or another device"
-                ) from error
-            torch.cuda.empty_cache()
-            middle = len(documents) // 2
-            return Posterior.joined([self._fit_halving(documents[:middle]), self._fit_halving(documents[middle:])])
 
     def _answered(self, jobs: Sequence[GenerationJob]) -> Iterator[tuple[GenerationJob, str, int]]:
         """Every job with its answer and the number of new tokens, in the order in which they end."""

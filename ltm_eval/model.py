@@ -7,7 +7,10 @@ windows; the part of layer 0 that z cannot change is a method of its own (`prelu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ from torch.nn import functional as F
 from ltm_eval.config import ModelConfig
 
 ROPE_THETA = 10_000.0
+_QUERIES = 64
+"""Queries of a block of self-attention on a CPU, by measurement."""
 
 
 class Linear(nn.Linear):
@@ -30,30 +35,58 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in fp32."""
+    """x / rms(x) * weight, in fp32; handed on in the dtype of the matrix products that follow."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.dtype = eps, torch.float32
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        normed: Tensor = _Normed.apply(x.float(), self.weight, self.eps, self.dtype)  # type: ignore[no-untyped-call]
+        return normed
+
+
+class _Normed(torch.autograd.Function):
+    """`x * rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight`, with a backward pass of four sweeps over x
+    instead of autograd's ten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normed = x * scale
+        if dtype == torch.float32:
+            normed.mul_(weight)
+            return normed
+        return torch.mul(normed, weight, out=torch.empty_like(normed, dtype=dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        (grad,) = grad_outputs
+        weight_grad = (grad * (x * scale)).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        inner = grad * weight  # fp32
+        shared = torch.linalg.vecdot(inner, x).unsqueeze(-1).mul_(scale).mul_(scale).div_(-x.shape[-1])
+        return inner.addcmul_(x, shared).mul_(scale), weight_grad, None, None
 
 
 def rope_table(head_dim: int, length: int) -> Tensor:
-    """Cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2)."""
+    """Cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
+
+    In memory each cosine stands beside its sine, so that `rotate` can read the table as complex numbers.
+    """
     freqs = 1.0 / (ROPE_THETA ** (torch.arange(0, head_dim, 2)[: head_dim // 2].float() / head_dim))
     angles = torch.outer(torch.arange(length), freqs).float()
-    return torch.stack([angles.cos(), angles.sin()])
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).movedim(-1, 0)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table[0], table[1]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+    """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2), as complex numbers."""
+    turns = torch.view_as_complex(table.movedim(0, -1).contiguous())
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
 
 
 class Attention(nn.Module):
@@ -108,6 +141,74 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     Returns:
         (B, H, T, head_dim).
     """
+    if q.device.type == "cpu":
+        attended: Tensor = _Windowed.apply(q, k, v, window)  # type: ignore[no-untyped-call]
+        return attended
+    return _windowed_in_blocks(q, k, v, window)
+
+
+class _Windowed(torch.autograd.Function):
+    """On a CPU: a block of queries at a time against the keys it can see, so that scores stay in cache.
+
+    A third of the masked positions of `_windowed_in_blocks` are computed, and nothing is padded or copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        ctx.shape, ctx.window = q.shape, window
+        q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q * q.shape[-1] ** -0.5, k, v))  # (B * H, T, hd)
+        out, shares = torch.empty_like(v), []
+        for queries, keys in _query_blocks(q.shape[1], window):
+            shares.append(_shares(q[:, queries], k[:, keys], window))
+            torch.bmm(shares[-1], v[:, keys], out=out[:, queries])
+        ctx.save_for_backward(q, k, v, *shares)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, *shares = ctx.saved_tensors
+        grad = grad_outputs[0].reshape(q.shape)
+        q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (queries, keys), share in zip(_query_blocks(q.shape[1], ctx.window), shares, strict=True):
+            above = torch.bmm(grad[:, queries], v[:, keys].mT)
+            slope = torch._softmax_backward_data(above, share, -1, share.dtype)
+            q_grad[:, queries] = torch.bmm(slope, k[:, keys])
+            k_grad[:, keys] += torch.bmm(slope.mT, q[:, queries])
+            v_grad[:, keys] += torch.bmm(share.mT, grad[:, queries])
+        q_grad.mul_(ctx.shape[-1] ** -0.5)
+        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None
+
+
+def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of queries, each with the keys that any of them sees."""
+    for start in range(0, length, _QUERIES):
+        end = min(start + _QUERIES, length)
+        yield slice(start, end), slice(max(0, start - window + 1), end)
+
+
+def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
+    """What share of its attention each query gives each key: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
+
+    The last query stands at the last key's position.
+    """
+    mask = _window_mask(q.shape[1], k.shape[1], window, q.device)
+    if q.dtype != torch.bfloat16:
+        scores = torch.baddbmm(mask.to(q.dtype), q, k.mT)
+        return torch.softmax(scores, -1, out=scores)
+    scores = torch.bmm(q, k.mT)
+    wide = scores + mask  # fp32
+    return scores.copy_(torch.softmax(wide, -1, out=wide))
+
+
+@lru_cache(maxsize=64)
+def _window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """0 where a query sees a key, else -inf: (R, S), fp32; the last query stands at the last key's position."""
+    gap = torch.arange(keys - queries, keys, device=device).unsqueeze(1) - torch.arange(keys, device=device)
+    return torch.zeros(queries, keys, device=device).masked_fill_((gap < 0) | (gap >= window), -math.inf)
+
+
+def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Elsewhere: torch's fused kernel over blocks of `window` queries, each with the keys of two blocks."""
     batch, heads, length, width = q.shape
     if length <= window:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -119,20 +220,21 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         [F.pad(kb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], kb], dim=3
     )  # previous block and own: (B, C, H, 2W, hd)
     values = torch.cat([F.pad(vb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], vb], dim=3)
-    mask = _block_mask(window, blocks, q.device)  # (C, 1, W, 2W)
-    mask = mask.repeat(batch, 1, 1, 1)
+    mask = _block_mask(window, blocks, batch, q.dtype, q.device)
     out = F.scaled_dot_product_attention(qb.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), attn_mask=mask)
     out = out.view(batch, blocks, heads, window, width).transpose(1, 2)
     return out.flatten(2, 3)[:, :, :length]
 
 
-def _block_mask(window: int, blocks: int, device: torch.device) -> Tensor:
-    """Which of the previous and the own block's keys each query of a block sees: (C, 1, W, 2W), bool."""
+@lru_cache(maxsize=16)
+def _block_mask(window: int, blocks: int, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where a query of a block sees a key of the previous or the own block, else -inf: (B * C, 1, W, 2W)."""
     query = torch.arange(window, device=device).view(-1, 1) + window
     key = torch.arange(2 * window, device=device).view(1, -1)
     seen = (key <= query) & (query - key < window)
     first = seen & (key >= window)
-    return torch.stack([first] + [seen] * (blocks - 1)).unsqueeze(1)
+    hidden = ~torch.stack([first] + [seen] * (blocks - 1)).unsqueeze(1)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -math.inf).repeat(batch, 1, 1, 1)
 
 
 class FeedForward(nn.Module):
@@ -167,11 +269,21 @@ class Block(nn.Module):
         k, v = self.attention.keys_values(normed, table)
         return x + self.attention.windowed(self.attention.queries(normed, table), k, v, self.window), k, v
 
-    def read_latents(self, x: Tensor, table: Tensor, latents: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Cross-attention to this layer's latents, given as keys and values; None skips it."""
+    def latent_queries(self, x: Tensor, table: Tensor) -> Tensor:
+        """What cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
+        return self.cross_attention.queries(self.cross_attention_norm(x), table)
+
+    def read_latents(
+        self, x: Tensor, table: Tensor, latents: tuple[Tensor, Tensor] | None, queries: Tensor | None = None
+    ) -> Tensor:
+        """Cross-attention to this layer's latents, given as keys and values; None skips it.
+
+        Args:
+            queries: `latent_queries` of x, where they are known already.
+        """
         if latents is None:
             return x
-        q = self.cross_attention.queries(self.cross_attention_norm(x), table)
+        q = self.latent_queries(x, table) if queries is None else queries
         return x + self.cross_attention.over(q, *latents)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -189,6 +301,17 @@ class Hidden:
     """L tensors (B, H_kv, T, head_dim)."""
     values: list[Tensor]
     """L tensors (B, H_kv, T, head_dim)."""
+    queries: Tensor | None = None
+    """Of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)."""
+
+    def repeated(self, times: int) -> Hidden:
+        """The same rows `times` times over; a single row is not copied."""
+
+        def over(x: Tensor) -> Tensor:
+            return x.expand(times, *x.shape).flatten(0, 1)
+
+        queries = None if self.queries is None else over(self.queries)
+        return Hidden(over(self.states), [over(k) for k in self.keys], [over(v) for v in self.values], queries)
 
 
 class LatentThoughtModel(nn.Module):
@@ -238,6 +361,8 @@ class LatentThoughtModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear):
                 module.to(dtype)
+            elif isinstance(module, RMSNorm) and module is not self.norm:
+                module.dtype = dtype
         self._output_cast = None if dtype == torch.float32 else self.tok_embeddings.weight.to(dtype)
         return self
 
@@ -259,9 +384,13 @@ class LatentThoughtModel(nn.Module):
         return [block.cross_attention.keys_values(z[:, i], table) for i, block in enumerate(self.blocks)]
 
     def prelude(self, tokens: Tensor) -> Hidden:
-        """Embedding and self-attention of layer 0, which no latent can change: (B, T) to (B, T, D)."""
-        x, k, v = self.blocks[0].attend(self.tok_embeddings(tokens), self.rope[:, : tokens.shape[1]])
-        return Hidden(x, [k], [v])
+        """What no latent can change: embedding, self-attention of layer 0 and its queries to the latents.
+
+        (B, T) to states (B, T, D).
+        """
+        block, table = self.blocks[0], self.rope[:, : tokens.shape[1]]
+        x, k, v = block.attend(self.tok_embeddings(tokens), table)
+        return Hidden(x, [k], [v], block.latent_queries(x, table))
 
     def hidden(self, prelude: Hidden, z: Tensor | None) -> Hidden:
         """The rest of the stack, up to the final norm.
@@ -278,7 +407,8 @@ class LatentThoughtModel(nn.Module):
                 x, k, v = block.attend(x, table)
                 keys.append(k)
                 values.append(v)
-            x = block.transform(block.read_latents(x, table, None if latents is None else latents[i]))
+            asked = prelude.queries if i == 0 else None
+            x = block.transform(block.read_latents(x, table, None if latents is None else latents[i], asked))
         return Hidden(self.norm(x), keys, values)
 
     def forward(self, tokens: Tensor, z: Tensor | None = None) -> Tensor:

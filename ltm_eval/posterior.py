@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
-from ltm_eval.errors import UsageError
+from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.model import Hidden, LatentThoughtModel
 
 Noise = Callable[[int], Tensor]
@@ -171,7 +172,7 @@ def fit_documents(
     """Fit every document; those of equal shape run together on a GPU, each alone on a CPU.
 
     On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's
-    bits are its own.
+    bits are its own. Where a GPU's memory runs out, the batch is fitted in two halves, and so on.
 
     Args:
         documents: each becomes one row of the result, in this order.
@@ -179,17 +180,61 @@ def fit_documents(
 
     Returns:
         Posterior of len(documents) rows.
+
+    Raises:
+        MachineError: there is not enough memory for one document.
     """
     if config.adaptive and starts is None:
         return fit_adaptive(model, documents, config, seed=seed, rule=Adaptive()).posterior
-    parts: list[Posterior | None] = [None] * len(documents)
+
+    def together(members: Sequence[int]) -> list[Posterior]:
+        own = None if starts is None else [starts[i] for i in members]
+        fitted = fit_together(model, [documents[i] for i in members], config, seed=seed, starts=own)
+        return [fitted.row(row) for row in range(len(members))]
+
+    parts: dict[int, Posterior] = {}
     for members in _groups(documents, alone=model.device.type == "cpu"):
-        chosen = [documents[i] for i in members]
-        start = _start(model, chosen, config, seed) if starts is None else _stacked([starts[i] for i in members])
-        fitted = fast_loop(Batch.of(model, chosen), start, document_noise(model, chosen, config, seed), config)
-        for row, i in enumerate(members):
-            parts[i] = fitted.row(row)
-    return Posterior.joined([part for part in parts if part is not None])
+        parts.update(zip(members, in_halves(members, together), strict=True))
+    return Posterior.joined([parts[i] for i in range(len(documents))])
+
+
+def fit_together(
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    config: FitConfig,
+    *,
+    seed: int,
+    starts: Sequence[Start] | None = None,
+) -> Posterior:
+    """Fit documents of one shape in one batch, for `config.t_fast` steps.
+
+    Raises:
+        torch.OutOfMemoryError: the batch does not fit.
+    """
+    start = _start(model, documents, config, seed) if starts is None else _stacked(starts)
+    return fast_loop(Batch.of(model, documents), start, document_noise(model, documents, config, seed), config)
+
+
+_Item = TypeVar("_Item")
+_Part = TypeVar("_Part")
+
+
+def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Part]]) -> list[_Part]:
+    """`work` on all items at once; where a GPU's memory runs out, on each half by itself, and so on.
+
+    Raises:
+        MachineError: there is not enough for a single item.
+    """
+    try:
+        return work(items)
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            raise MachineError(
+                "not enough memory for one document; use a smaller model, shorter context or another device"
+            ) from error
+    torch.cuda.empty_cache()  # after the error is gone, whose frames hold what was allocated
+    middle = len(items) // 2
+    return [*in_halves(items[:middle], work), *in_halves(items[middle:], work)]
 
 
 def _groups(documents: Sequence[Document], *, alone: bool) -> list[list[int]]:
@@ -281,12 +326,14 @@ def fit_adaptive(
 
     On a GPU, documents of equal shape share a batch until each is done; on a CPU each runs alone.
     """
-    parts: list[tuple[Posterior, int] | None] = [None] * len(documents)
+
+    def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
+        return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
+
+    parts: dict[int, tuple[Posterior, int]] = {}
     for members in _groups(documents, alone=model.device.type == "cpu"):
-        chosen = [documents[i] for i in members]
-        for i, part in zip(members, adaptive_loop(model, chosen, config, seed=seed, rule=rule), strict=True):
-            parts[i] = part
-    done = [part for part in parts if part is not None]
+        parts.update(zip(members, in_halves(members, together), strict=True))
+    done = [parts[i] for i in range(len(documents))]
     posterior = Posterior.joined([part for part, _ in done])
     return AdaptiveFit(posterior, tuple(steps for _, steps in done))
 
@@ -413,6 +460,8 @@ class Rows:
     """(R, T)."""
     owner: Tensor
     """(R,): which document of the batch each row belongs to."""
+    in_order: bool = False
+    """Whether there is one row per document, in their order, so that `owner` need not be looked up."""
 
 
 @dataclass(frozen=True)
@@ -444,20 +493,39 @@ class Batch:
             ]
         return cls(model, tuple(passes), len(documents))
 
+    def repeated(self, times: int) -> Batch:
+        """Its one document `times` times over, to be evaluated under as many latents; the prelude is not made again."""
+        assert self.size == 1
+        passes = [
+            Rows(
+                rows.prelude.repeated(times),
+                rows.targets.repeat(times, 1),
+                torch.arange(times, device=rows.owner.device).repeat_interleave(len(rows.owner)),
+                rows.in_order,
+            )
+            for rows in self.passes
+        ]
+        return Batch(self.model, tuple(passes), times)
+
     def descend(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; returns (nll, kl), (B,) each,
         detached.
         """
-        mu.grad = log_var.grad = None
-        divergence = kl_nats(mu, log_var)
-        divergence.sum().backward()
-        total = torch.zeros_like(divergence)
+        with torch.no_grad():
+            sigma = (0.5 * log_var).exp()
+            mu.grad, log_var.grad = mu.detach().clone(), 0.5 * (log_var.exp() - 1)  # of the KL
+            total = torch.zeros(self.size, device=mu.device)
         for draw in noise:
             for rows in self.passes:
-                nll = self._nll(rows, mu + draw * (0.5 * log_var).exp()) / len(noise)
-                nll.sum().backward()
+                z = torch.addcmul(mu.detach(), draw, sigma).requires_grad_()
+                nll = self._nll(rows, z) / len(noise)
+                (slope,) = torch.autograd.grad(
+                    nll.sum(), z
+                )  # of z alone, also where a trainer's weights take gradients
                 total += nll.detach()
-        return total, divergence.detach()
+                mu.grad += slope
+                log_var.grad += slope * draw * (0.5 * sigma)
+        return total, kl_nats(mu.detach(), log_var.detach())
 
     def expected_nll_nats(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
         """Mean over draws of -log p(x | mu + draw * sigma): (B,), no gradient."""
@@ -473,8 +541,10 @@ class Batch:
         return total
 
     def _nll(self, rows: Rows, z: Tensor | None) -> Tensor:
-        hidden = self.model.hidden(rows.prelude, None if z is None else z[rows.owner])
+        hidden = self.model.hidden(rows.prelude, z if z is None or rows.in_order else z[rows.owner])
         per_row = projected_nll_nats(hidden.states, self.model.output_weight, rows.targets)
+        if rows.in_order:
+            return per_row
         return torch.zeros(self.size, device=per_row.device).index_add(0, rows.owner, per_row)
 
 
@@ -488,7 +558,8 @@ def _rows(model: LatentThoughtModel, documents: Sequence[Document], part: slice,
         targets[row, : len(window.targets)] = torch.tensor(window.targets)
     owner = torch.tensor([owner for owner, _ in windows])
     device = model.device
-    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device))
+    in_order = len(documents[0].windows) == 1
+    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device), in_order)
 
 
 def padded_length(tokens: int) -> int:

@@ -22,12 +22,14 @@ from ltm_eval.bounds import (
     score_documents,
     text_of,
 )
+from ltm_eval.checkpoint import load
 from ltm_eval.config import FitConfig, ModelConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import (
     Adaptive,
+    Batch,
     Document,
     Posterior,
     Window,
@@ -423,3 +425,66 @@ def test_adaptive_fit_reaches_what_a_long_fit_reaches() -> None:
 def test_adaptive_rules_are_checked(rule: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"window|tolerance"):
         Adaptive(**rule)
+
+
+# Sharing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "windows"), [(30, 1), (30, 2), (150, 1)])
+def test_a_draw_costs_the_same_bits_however_many_there_are(length: int, windows: int) -> None:
+    model = tiny_model(scale=4.0)
+    text = Document(tuple(document(seed, length).windows[0] for seed in range(windows)))
+    fitted = fit_documents(model, [text], fit_config("bound", t_fast=3), seed=1)
+    many = fresh_draws(model, [text], fitted, seed=1, draws=21).nll_nats
+    for draws in (2, 8, 11):
+        assert torch.equal(fresh_draws(model, [text], fitted, seed=1, draws=draws).nll_nats, many[:draws])
+
+
+def test_draws_that_share_a_pass_equal_draws_alone() -> None:
+    model, text = tiny_model(scale=4.0), document(3, 40)
+    z = torch.randn(8, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
+    alone = torch.cat([nll_of_latents(model, text, one.unsqueeze(0)) for one in z])
+    torch.testing.assert_close(nll_of_latents(model, text, z), alone, rtol=1e-6, atol=0)
+
+
+def test_the_prelude_is_made_once_for_all_draws_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    plain = LatentThoughtModel.prelude
+    monkeypatch.setattr(LatentThoughtModel, "prelude", lambda self, tokens: made.append(1) or plain(self, tokens))
+    iwae(tiny_model(), [document(1, 20)], Posterior.prior(tiny_model()), seed=1, draws=64)
+    assert len(made) == 1
+
+
+def test_draws_that_memory_cannot_hold_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, text, passes = tiny_model(scale=4.0), document(3, 40), []
+    z = torch.randn(7, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
+    exact, plain = nll_of_latents(model, text, z), Batch.repeated
+
+    def crowded(self: Batch, times: int) -> Batch:
+        passes.append(times)
+        if times > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory (faked)")
+        return plain(self, times)
+
+    monkeypatch.setattr(Batch, "repeated", crowded)
+    torch.testing.assert_close(nll_of_latents(model, text, z), exact, rtol=1e-6, atol=0)
+    assert passes == [7, 3, 4, 2, 2]
+
+
+# Rounded fits ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_of_rounded_products_differs_by_less_than_its_monte_carlo_error() -> None:
+    """Corpus bound of the bundled model on random tokens, fitted and scored in bf16 and in fp32."""
+    texts = [document(seed, 60, vocab=1000) for seed in range(6)]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load("demo").set_matmul_dtype(dtype)
+        fitted = fit_documents(model, texts, fit_config("bound", t_fast=12), seed=1)
+        found.append(fresh_draws(model, texts, fitted, seed=1))
+    full, rounded = found
+    gap = (rounded.bound_nats - full.bound_nats).abs()
+    assert float((rounded.bound_nats - full.bound_nats).sum().abs()) < float(
+        full.bound_stderr_nats.square().sum().sqrt()
+    )
+    assert float(gap.max()) / 60 < 0.02

@@ -8,7 +8,15 @@ from torch.nn import functional as F
 
 from ltm_eval.config import ModelConfig
 from ltm_eval.errors import CheckpointError
-from ltm_eval.model import LatentThoughtModel, rope_table, rotate, windowed_attention
+from ltm_eval.model import (
+    LatentThoughtModel,
+    RMSNorm,
+    _windowed_in_blocks,
+    rope_table,
+    rotate,
+    windowed_attention,
+)
+from ltm_eval.naive import decoder
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 
 
@@ -45,6 +53,58 @@ def test_windowed_attention_equals_the_dense_mask(length: int, window: int) -> N
     gap = torch.arange(length).view(-1, 1) - torch.arange(length).view(1, -1)
     dense = F.scaled_dot_product_attention(q, k, v, attn_mask=(gap >= 0) & (gap < window))
     torch.testing.assert_close(windowed_attention(q, k, v, window), dense)
+    torch.testing.assert_close(_windowed_in_blocks(q, k, v, window), dense)  # the path of a GPU
+
+
+@pytest.mark.parametrize(("length", "window"), [(40, 7), (64, 64), (130, 30), (200, 256)])
+def test_gradient_of_windowed_attention_equals_autograd(length: int, window: int) -> None:
+    """Three ways: float64 truth and fp32 through torch's own attention with a dense mask, ours."""
+    q, k, v, grad = torch.randn(4, 2, 3, length, 8, generator=torch.Generator().manual_seed(length))
+    gap = torch.arange(length).view(-1, 1) - torch.arange(length).view(1, -1)
+    mask = (gap >= 0) & (gap < window)
+
+    def gradients(dtype: torch.dtype, *, ours: bool) -> tuple[torch.Tensor, ...]:
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        out = windowed_attention(*leaves, window) if ours else F.scaled_dot_product_attention(*leaves, attn_mask=mask)
+        return torch.autograd.grad(out, leaves, grad.to(dtype))
+
+    truth, naive = (gradients(dtype, ours=False) for dtype in (torch.float64, torch.float32))
+    for found, exact, plain in zip(gradients(torch.float32, ours=True), truth, naive, strict=True):
+        assert relative_error(found, exact) <= max(2 * relative_error(plain, exact), 3e-7)
+    for found, exact in zip(gradients(torch.bfloat16, ours=True), truth, strict=True):
+        assert relative_error(found, exact) < 0.01
+
+
+def test_gradients_of_weights_are_whole_where_a_trainer_asks_for_them() -> None:
+    """A step of training differentiates everything; compared with the yardstick's own backward pass in float64."""
+    model = tiny_model(scale=4.0).requires_grad_(True)
+    tokens = torch.randint(0, 256, (2, 60), generator=torch.Generator().manual_seed(7))
+    z = torch.randn(2, *TINY.latent_shape, generator=torch.Generator().manual_seed(8))
+    found = torch.autograd.grad(model(tokens, z).square().mean(), list(model.parameters()))
+    exact = {name: weight.detach().double().requires_grad_() for name, weight in model.named_parameters()}
+    truth = torch.autograd.grad(decoder(exact, TINY, tokens, z.double()).square().mean(), list(exact.values()))
+    for ours, wanted in zip(found, truth, strict=True):
+        assert relative_error(ours, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (2, 5, 16)])
+def test_norm_and_its_gradients_equal_the_formula(shape: tuple[int, ...]) -> None:
+    norm = RMSNorm(shape[-1], 1e-5)
+    norm.weight.data.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    wide, weight = (t.detach().double().requires_grad_() for t in (x, norm.weight))
+    truth = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5) * weight
+    torch.testing.assert_close(norm(x).double(), truth, rtol=1e-5, atol=1e-6)
+    found = torch.autograd.grad(norm(x).cos().sum(), (x, norm.weight))
+    for ours, wanted in zip(found, torch.autograd.grad(truth.cos().sum(), (wide, weight)), strict=True):
+        torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_repeated_prelude_is_the_prelude_of_repeated_tokens() -> None:
+    model, tokens = tiny_model(), torch.arange(20).view(1, 20)
+    z = torch.randn(3, *TINY.latent_shape, generator=torch.Generator().manual_seed(9))
+    once = model.hidden(model.prelude(tokens).repeated(3), z).states
+    torch.testing.assert_close(once, model.hidden(model.prelude(tokens.expand(3, -1)), z).states)
 
 
 def test_zero_latents_equal_none() -> None:

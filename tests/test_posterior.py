@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import ltm_eval
+from ltm_eval import posterior
 from ltm_eval.config import PRESETS, FitConfig, fit_config
-from ltm_eval.errors import UsageError
+from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.posterior import (
     Batch,
     Document,
+    Posterior,
     Start,
     Window,
     document_noise,
@@ -236,3 +240,40 @@ def test_rows_that_cannot_be_fitted_are_named() -> None:
     long = torch.ones(1, 300, dtype=torch.long)
     with pytest.raises(UsageError, match="300 tokens exceeds the model's context of 192"):
         fit(model, long, long)
+
+
+def _crowded(most: int, sizes: list[int]) -> Callable[..., Posterior]:
+    """A fast loop on a machine whose memory holds `most` documents."""
+
+    def loop(batch: Batch, *rest: Any) -> Posterior:
+        sizes.append(batch.size)
+        if batch.size > most:
+            raise torch.OutOfMemoryError("CUDA out of memory (faked)")
+        return fast_loop(batch, *rest)
+
+    return loop
+
+
+def test_a_batch_that_memory_cannot_hold_is_halved_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: seven documents of one shape share a batch, and no more than two fit."""
+    model, config, sizes = tiny_model(scale=4.0), fit_config("bound", t_fast=3), []
+    texts = [document(seed, 20) for seed in range(7)]
+    alone = fit_documents(model, texts, config, seed=1)
+    groups = posterior._groups
+    monkeypatch.setattr(posterior, "_groups", lambda documents, alone: groups(documents, alone=False))
+    monkeypatch.setattr(posterior, "fast_loop", _crowded(2, sizes))
+    found = fit_documents(model, texts, config, seed=1)
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert relative_error(found.mu, alone.mu) < 1e-3
+    monkeypatch.setattr(posterior, "fast_loop", _crowded(0, sizes))
+    with pytest.raises(MachineError, match="not enough memory for one document"):
+        fit_documents(model, texts[:2], config, seed=1)
+
+
+def test_fitting_leaves_a_trainers_gradients_alone() -> None:
+    """Weights that take gradients get none from the fast loop, and its result is the same up to rounding."""
+    model, config = tiny_model(scale=4.0), fit_config("bound", t_fast=3)
+    frozen = fit_documents(model, DOCUMENTS[:1], config, seed=1)
+    trained = fit_documents(model.requires_grad_(True), DOCUMENTS[:1], config, seed=1)
+    assert relative_error(trained.mu, frozen.mu) < 1e-4
+    assert all(weight.grad is None for weight in model.parameters())

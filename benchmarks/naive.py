@@ -1,0 +1,44 @@
+"""THE YARDSTICK: the published fast step (arXiv:2502.01567), plainly written; what our speed is measured against.
+
+The code stands in `ltm_eval/naive.py`, so that `python -m ltm_eval bench` finds it in an installed wheel too. Full fp32
+logits, gradients of all weights, dense window mask. Run as a script, it times one naive step of LTM-S:
+
+    python benchmarks/naive.py
+"""
+
+from __future__ import annotations
+
+from ltm_eval.naive import NaiveFit, NaiveStep, decoder, objective
+
+__all__ = ["NaiveFit", "NaiveStep", "decoder", "objective"]
+
+
+def main() -> None:
+    import torch
+    from torch.utils.benchmark import Timer
+
+    from ltm_eval.config import ModelConfig
+    from ltm_eval.model import LatentThoughtModel
+
+    config = ModelConfig(
+        dim=512,
+        n_layers=3,
+        n_heads=8,
+        n_kv_heads=8,
+        vocab_size=50258,
+        multiple_of=32,
+        max_seq_len=1024,
+        window_size=256,
+        max_z_len=24,
+    )
+    model = LatentThoughtModel(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    naive = NaiveFit(dict(model.named_parameters()), config)
+    tokens = torch.randint(0, 50257, (1, 1024), generator=torch.Generator().manual_seed(0))
+    z = torch.zeros(1, *config.latent_shape)
+    timer = Timer("naive.step((tokens, tokens), z, z, z)", globals=locals(), num_threads=torch.get_num_threads())
+    print(timer.timeit(5))
+
+
+if __name__ == "__main__":
+    main()

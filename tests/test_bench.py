@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltm_eval import bench
+from ltm_eval.bench import SIZES, Bench, BenchConfig, Curve, growth, necessary_flops, peak_bytes, write_figure
+from ltm_eval.cli import main
+from ltm_eval.config import ModelConfig
+from tests.tiny import TINY
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    """A size that is timed in no time."""
+    sizes = replace(TINY, vocab_size=512, max_z_len=4)
+    monkeypatch.setitem(SIZES, "S", sizes)
+    return sizes
+
+
+def test_necessary_arithmetic_of_the_published_size() -> None:
+    """LTM-S, 1,024 tokens: 4 FLOPs for each of 38.37 M parameters, less norms, latents' keys and values and layer 0's
+    self-attention: 38.37 M - 1.57 M (keys and values of 3 layers) - 1.05 M - 0.01 M = 35.74 M.
+    """
+    assert necessary_flops(SIZES["S"], 1024) == pytest.approx(4 * 1024 * 35.74e6, rel=1e-3)
+
+
+def test_published_sizes_are_meant() -> None:
+    with torch.device("meta"):
+        counts = {name: sum(p.numel() for p in bench.LatentThoughtModel(SIZES[name]).parameters()) for name in "SML"}
+    assert {name: round(count / 1e6, 2) for name, count in counts.items()} == {"S": 38.37, "M": 51.01, "L": 76.28}
+
+
+def test_table_has_every_way_and_ratios_of_its_own_times(small: ModelConfig) -> None:
+    rows = Bench(BenchConfig(tokens=64, rounds=1, cpu_time=True)).table()
+    assert [(row.way, row.dtype) for row in rows] == [("naive", "float32"), ("ours", "float32"), ("ours", "bfloat16")]
+    assert all(row.ratio == pytest.approx(rows[0].seconds / row.seconds) and row.ceiling_share > 0 for row in rows)
+
+
+def test_shares_of_a_profile_sum_to_one(small: ModelConfig) -> None:
+    made = Bench(BenchConfig(tokens=64, rounds=1))
+    for step in (made.naive(), made.ours(torch.float32)):
+        found = made.shares(step)
+        assert found.products + found.attention + found.rest == pytest.approx(1)
+        assert min(found.products, found.attention, found.rest) > 0
+
+
+def test_memory_of_a_fit_does_not_grow_with_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes at which a leak of one step's activations (4 MB) would show."""
+    monkeypatch.setitem(SIZES, "S", replace(SIZES["demo"], n_layers=2, max_z_len=8))
+    config = BenchConfig(tokens=512, rounds=1)
+    peaks = [peak_bytes(config, t_fast=steps) for steps in (2, 2, 12)]
+    if peaks[0] is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert peaks[1] is not None and peaks[2] is not None
+    assert peaks[2] < peaks[1] + 8e6
+
+
+def test_growth_is_measured_and_drawn(small: ModelConfig, tmp_path: Path) -> None:
+    curves = growth(BenchConfig(tokens=64, rounds=1, cpu_time=True))
+    assert [curve.quantity for curve in curves] == ["t_fast", "length", "layers", "batch", "vocabulary"]
+    write_figure(curves, tmp_path / "growth.svg")
+    assert "exponent" in (tmp_path / "growth.svg").read_text()
+
+
+def test_exponent_of_a_power() -> None:
+    assert Curve("length", (10, 20, 40), (3.0, 12.0, 48.0)).exponent == pytest.approx(2)
+
+
+def test_the_command_prints_ceilings_and_table(small: ModelConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--tokens", "48", "--rounds", "1", "--device", "cpu", "--memory"]) == 0
+    out = capsys.readouterr().out
+    assert "ceiling, GFLOP/s" in out and "times faster than naive" in out and "peak memory" in out
+    assert re.search(r"\| ours \| bfloat16 \| [0-9.]+ \| [0-9.]+ \| [0-9]+ % \|", out)
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [("--size", "XL", "size must be"), ("--tokens", "4000", "1 to")])
+def test_wrong_options_are_named(option: str, value: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", option, value]) == 2
+    assert words in capsys.readouterr().err
