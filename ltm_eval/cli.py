@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltm_eval import __version__, paths
-from ltm_eval.config import DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
+from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
     Baselines,
@@ -375,7 +375,7 @@ def ls(
     _print_section("Tasks (--task, 'ltm_' may be left out)", _task_rows())
     _print_section("Conditions (--condition)", CONDITION_TEXTS.items())
     _print_section("Fit presets (--preset)", ((name, _preset_text(name)) for name in PRESETS))
-    _print_section("Bundled models (--model)", _model_rows())
+    _print_section("Bundled models", _model_rows())
     return 0
 
 
@@ -475,7 +475,8 @@ def _preset_text(name: str) -> str:
 def _model_rows() -> Iterator[tuple[str, str]]:
     for folder in sorted(paths.assets_dir().glob("*/config.json")):
         name = folder.parent.name.removeprefix("ltm-")
-        yield name, f"{folder.parent}{' (taken without --model)' if name == DEMO_MODEL else ''}"
+        use = {DEMO_MODEL: " (taken without --model)", DEMO_BASELINE: " (as --baseline)"}.get(name, "")
+        yield name, f"{folder.parent}{use}"
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

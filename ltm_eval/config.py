@@ -21,6 +21,7 @@ DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
 MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
 DEMO_MODEL = "demo"
+DEMO_BASELINE = "gpt2-demo"
 AUTO = "auto"
 DEFAULT_K = (1, 5, 10)
 """pass@k that n samples are counted for unless k is named, as far as n reaches."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval import paths, progress
-from ltm_eval.config import DEMO_MODEL, RunConfig
+from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
 from ltm_eval.floors import FIELDS, floors_of
 from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
@@ -313,11 +313,13 @@ def ltm_subject(config: RunConfig) -> Subject:
 
 
 def _baseline_subject(spec: str) -> Subject:
-    """A causal language model for lm-eval's `hf`: a folder, a hub id, or a .gguf file."""
+    """A causal language model for lm-eval's `hf`: a folder, a hub id, a .gguf file, or `gpt2-demo`, the bundled one."""
     from importlib.util import find_spec
 
     if find_spec("transformers") is None or find_spec("accelerate") is None:
         raise MachineError("a baseline needs extra packages: pip install 'ltm-eval[hf]'")
+    if spec == DEMO_BASELINE:
+        return Subject(spec, "hf", {"pretrained": str(paths.assets_dir() / DEMO_BASELINE)})
     path = Path(spec)
     if path.is_file() and path.suffix == ".gguf":
         return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
@@ -548,7 +550,7 @@ def _about(
         "model_name_sanitized": folder_name(subject.name),
         "ltm_eval": {
             "warnings": [*notes, *_warnings(subject, lm)],
-            "demo_model": subject.name == DEMO_MODEL,
+            "demo_model": subject.name in (DEMO_MODEL, DEMO_BASELINE),
             "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
