@@ -56,7 +56,7 @@ class _Normed(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        normed = x * scale
+        normed: Tensor = x * scale
         if dtype == torch.float32:
             return normed.mul_(weight)
         return torch.mul(normed, weight, out=torch.empty_like(normed, dtype=dtype))
