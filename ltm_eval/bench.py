@@ -224,27 +224,43 @@ def _model(sizes: ModelConfig, device: torch.device, dtype: torch.dtype) -> Late
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-def peak_bytes(config: BenchConfig, *, t_fast: int, dtype: torch.dtype = torch.float32) -> int | None:
-    """Most memory a fit of `t_fast` steps holds beyond what is held before it begins, weights included in the latter.
+def peak_bytes(config: BenchConfig, t_fast: Sequence[int], *, dtype: torch.dtype = torch.float32) -> list[int] | None:
+    """Most memory that fits of so many steps, one after the other, hold beyond what is held before the first begins.
 
-    On a CPU from the kernel's own account of this process, on Linux only; None where nobody keeps one.
+    Weights are held before. All peaks count from that one moment: memory that an allocator keeps after a fit would
+    hide in a later baseline. On a CPU from the kernel's own account of this process, on Linux only; None where nobody
+    keeps one.
     """
     bench = Bench(config)
     model = bench.model(dtype)
     gc.collect()
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
-        before = torch.cuda.memory_allocated(bench.device)
-        _fit(model, bench, t_fast)
-        return torch.cuda.max_memory_allocated(bench.device) - before
-    status = Path("/proc/self/status")
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        held = _kilobytes(status, "VmRSS")
-        _fit(model, bench, t_fast)
-        return 1024 * (_kilobytes(status, "VmHWM") - held)
+        held, peaks = _held(bench.device), []
+        for steps in t_fast:
+            _forget_peak(bench.device)
+            _fit(model, bench, steps)
+            peaks.append(_peak(bench.device) - held)
     except OSError:
         return None
+    return peaks
+
+
+_STATUS = Path("/proc/self/status")
+
+
+def _held(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _kilobytes(_STATUS, "VmRSS") * 1024
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _kilobytes(_STATUS, "VmHWM") * 1024
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _kilobytes(status: Path, name: str) -> int:
@@ -377,8 +393,10 @@ def report(config: BenchConfig, *, folder: Path | None = None, memory: bool = Fa
     named = [("naive float32", bench.naive()), *((f"ours {name}", bench.ours(kind)) for name, kind in _KINDS.items())]
     yield shares_text((name, bench.shares(step)) for name, step in named)
     if memory:
-        peaks = {steps: peak_bytes(config, t_fast=steps) for steps in (1, 8)}
-        known = (f"t_fast {n}: {'unknown' if b is None else f'{b / 1e9:.2f} GB'}" for n, b in peaks.items())
+        steps = (1, 8)
+        peaks = peak_bytes(config, steps)
+        each = ["unknown"] * len(steps) if peaks is None else [f"{peak / 1e9:.2f} GB" for peak in peaks]
+        known = (f"t_fast {n}: {peak}" for n, peak in zip(steps, each, strict=True))
         yield f"peak memory of a float32 fit beyond weights: {', '.join(known)}"
     if folder is not None:
         curves = growth(config)
