@@ -7,8 +7,9 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --no-input 
 
 # The main job on the bundled model and sample data, from an empty machine to a report.
 demo: install
-	@echo "== evaluating the bundled demo model on the bundled sample problems"
-	$(VENV)/bin/python -m ltm_eval run --task gsm8k --shots 8 --limit 40 --t_fast 16 --output_path demo-results
+	@echo "== evaluating the bundled pair, ltm-demo and gpt2-demo, on the bundled sample data"
+	$(VENV)/bin/python -m ltm_eval run --task rules,gsm8k,wikitext --shots 8 --limit 24 --t_fast 16 \
+		--condition demos --fit_window each --rows bound --baseline gpt2-demo --output_path demo-results
 
 test: dev
 	$(VENV)/bin/python -m pytest -q
@@ -33,7 +34,7 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 	@echo "== installing ltm-eval"
-	$(PIP) -e .
+	$(PIP) -e '.[hf]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
