@@ -300,7 +300,7 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        return GenerationJob(index, request, repeat, self._plan(request, self.max_length - reserved), config)
+        return GenerationJob(index, request, repeat, self._plan(request, text, self.max_length - reserved), config)
 
     def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
         request, repeat = numbered
@@ -312,13 +312,13 @@ class LTM(TemplateLM):
                 f"exceeds the context of {self.max_length}; "
                 "score it as rolling log-likelihood"
             )
-        context = self._plan(request, self.max_length + 1 - len(wanted))
+        context = self._plan(request, text, self.max_length + 1 - len(wanted))
         return ScoringJob(index, request, repeat, context, tuple(wanted))
 
-    def _plan(self, request: Instance, budget: int) -> Context:
-        """What the decoder reads of a request and z is fitted on."""
+    def _plan(self, request: Instance, text: str, budget: int) -> Context:
+        """What the decoder reads of a request's prompt and z is fitted on."""
         return plan(
-            request.args[0],
+            text,
             self.condition,
             self.encoding,
             budget=budget,

@@ -71,8 +71,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     caches = tmp_path_factory.mktemp("caches")
     ranks = load_ranks(byte_ranks(caches / "bytes.tiktoken"))
-    for module in ("blocks", "run"):
-        monkeypatch.setattr(f"ltm_eval.{module}.load_gpt2", lambda: ranks)
+    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", lambda: ranks)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)

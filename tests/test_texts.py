@@ -314,7 +314,7 @@ def test_webtext_and_problems_are_read_whole(tmp_path: Path) -> None:
     assert list(documents(load_texts("webtext", data=tmp_path))) == [(" A page\n",)]
     (tmp_path / "test.jsonl").write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', "utf-8")
     assert load_texts("gsm8k", data=tmp_path).examples == ("Question: 1 + 1?\nAnswer: 2\n#### 2",)
-    assert len(load_texts("gsm8k", data="sample").examples) == 100
+    assert len(load_texts("gsm8k", data="sample").examples) == 219
 
 
 def test_a_missing_webtext_says_where_it_is_had(tmp_path: Path) -> None:
