@@ -31,8 +31,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.config import DEMO_MODEL
 from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.paths import assets_dir
+from ltm_eval.paths import demo_model_dir
 from ltm_eval.texts import SAMPLE, Texts, documents, load_texts, text_set
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 
@@ -43,9 +44,8 @@ PROTOCOLS = ("mdlm", "documents")
 BLOCK_TOKENS = 1_024
 SAMPLE_BLOCK_TOKENS = 256
 """Of the bundled sample data, which are short."""
-GPT2, DEMO = "gpt2", "demo"
-"""Tokenizers by name: GPT-2's, and the bundled model's, which is there without a network."""
-DEMO_FOLDER = "ltm-demo"
+GPT2 = "gpt2"
+"""GPT-2's tokenizer by name; the bundled model's, which is there without a network, is `DEMO_MODEL`."""
 FEWEST_TOKENS = 16
 """A character can take several tokens; below this a block might hold none."""
 SPLIT = "blocks"
@@ -179,7 +179,7 @@ def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptio
     if str(data) != SAMPLE:
         return BlockOptions(protocol)
     length = SAMPLE_BLOCK_TOKENS if protocol == PROTOCOLS[0] else BLOCK_TOKENS
-    return BlockOptions(protocol, length, block_tokenizer=DEMO)
+    return BlockOptions(protocol, length, block_tokenizer=DEMO_MODEL)
 
 
 def block_tokenizer(spec: str) -> Tokenizer:
@@ -202,8 +202,8 @@ def block_tokenizer(spec: str) -> Tokenizer:
                 'downloaded; set TIKTOKEN_CACHE_DIR, or pass --metadata \'{"block_tokenizer": "demo"}\' (other blocks '
                 "than the published ones)"
             ) from error
-    if spec == DEMO:
-        return replace(load_tokenizer(str(assets_dir() / DEMO_FOLDER)), name=DEMO)
+    if spec == DEMO_MODEL:
+        return replace(load_tokenizer(str(demo_model_dir())), name=DEMO_MODEL)
     if not Path(spec).exists():
         raise UsageError(f"block_tokenizer must be gpt2, demo or a file of mergeable ranks, got {spec!r}")
     return load_tokenizer(spec)

@@ -23,7 +23,7 @@ import torch
 from ltm_eval.config import DEMO_MODEL, ModelConfig
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError
 from ltm_eval.model import LatentThoughtModel
-from ltm_eval.paths import assets_dir
+from ltm_eval.paths import assets_dir, demo_model_dir
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Find, read and check a checkpoint; see `load`."""
     check_place(source)
     if str(source) == DEMO_MODEL:
-        return _read_folder(assets_dir() / "ltm-demo", source=DEMO_MODEL, revision=None)
+        return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
     path = Path(source)
     if path.is_dir():
         return _read_folder(path, source=str(source), revision=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -84,8 +85,6 @@ def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: weights in fp16, computed in fp32."""
-    import copy
-
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     copy.deepcopy(model).cpu().half().save_pretrained(part)

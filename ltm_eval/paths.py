@@ -29,6 +29,11 @@ def assets_dir() -> Path:
     return PACKAGE / "assets"
 
 
+def demo_model_dir() -> Path:
+    """The bundled LTM, its encoding beside it."""
+    return assets_dir() / "ltm-demo"
+
+
 def sample_data_dir() -> Path:
     """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
     return assets_dir() / "sample"

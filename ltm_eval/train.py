@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -310,7 +311,8 @@ class Trainer:
     def _finish(self) -> Trained:
         validated = self.recipe.validate_every and self.step % self.recipe.validate_every == 0
         if not validated:
-            _cut_rows(self.folder / VALIDATION_FILE, self.step - 1)
+            if self.process.rank == 0:
+                _cut_rows(self.folder / VALIDATION_FILE, self.step - 1)
             self._validate()
         final = self.folder / FINAL
         if self.process.rank == 0:
@@ -620,8 +622,6 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _emptied(target: Path) -> Path:
     """The path, free for a new folder."""
-    import shutil
-
     shutil.rmtree(target, ignore_errors=True)
     return target
 

@@ -260,6 +260,25 @@ def test_every_kind_of_fast_loop_and_slow_step_runs(recipe: Recipe, tmp_path: Pa
     assert len(rows_of(tmp_path / LOG_FILE)) == 2
 
 
+def test_a_compiler_that_fails_changes_nothing(
+    recipe: Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = []
+
+    def compile_nothing(function: object) -> object:
+        def fail(*arguments: object) -> None:
+            tried.append(arguments)
+            raise RuntimeError("no compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    train(replace(recipe, compile=True), tmp_path, device="cpu")
+    assert len(tried) == 1 and "torch.compile failed (RuntimeError)" in caplog.text
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(tmp_path)[name]), name
+
+
 def test_released_slow_steps_take_the_noise_of_the_fit(recipe: Recipe, tmp_path: Path) -> None:
     """z = mu + e sigma with the fit's own e: the slow step's nll is then the fit's last one."""
     tokenizer, packed = prepare(recipe, data=None, folder=tmp_path)
