@@ -169,7 +169,7 @@ def _limit_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
     for entry in entries:
         result, limit = entry.run.tasks[name], entry.run.extra.limit
         scored, whole = result.n_effective, result.n_original
-        if limit is not None or (scored is not None and whole is not None and scored < whole):
+        if (limit is not None) if scored is None or whole is None else scored < whole:
             parts.setdefault((limit, scored, whole), []).append(entry.label)
     banners = []
     for (limit, scored, whole), labels in parts.items():

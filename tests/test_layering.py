@@ -40,7 +40,7 @@ LAYERS = (
     ("effect", "fewshot"),
     ("blocks", "checkpoint", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
-    ("audit", "bench", "rethink", "rolling"),
+    ("audit", "bench", "learners", "rethink", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("page",),

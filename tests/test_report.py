@@ -232,6 +232,11 @@ def test_a_limit_is_announced(tmp_path: Path) -> None:
     assert alarms(tmp_path) == ["Limit 40 used: 40 of 1,319 documents of ltm_gsm8k were scored (gpt2-x)."]
 
 
+def test_a_limit_that_left_nothing_out_is_no_alarm(tmp_path: Path) -> None:
+    write_two(tmp_path, change={"config": {"limit": 40}, "n-samples": {TASK: {"original": 21, "effective": 21}}})
+    assert alarms(tmp_path) == []
+
+
 def test_other_prompts_are_announced_wherever_the_pairs_are_used(tmp_path: Path) -> None:
     write_two(tmp_path, shots=1)
     data = data_of(tmp_path)

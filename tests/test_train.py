@@ -24,9 +24,10 @@ from ltm_eval.cli import main
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import CheckpointError, RefusedError
 from ltm_eval.gpt2 import joined_rows
+from ltm_eval.learners import LatentLearner, _Noise, training_flops
 from ltm_eval.packing import prepare
 from ltm_eval.recipe import Recipe, read_recipe
-from ltm_eval.train import FINAL, LOG_FILE, STATE_FILE, LatentLearner, slow_rate, train, training_flops
+from ltm_eval.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
 
 CONTENT: dict[str, Any] = {
     "model": {
@@ -285,8 +286,6 @@ def test_released_slow_steps_take_the_noise_of_the_fit(recipe: Recipe, tmp_path:
     changed = replace(recipe, coded_steps=0, preset="released", slow_latents="fit", t_fast=3)
     learner = LatentLearner(changed, tokenizer, torch.device("cpu"))
     batch = packed["problems"].documents(np.arange(2))
-    from ltm_eval.train import _Noise
-
     noise = _Noise(changed.seed, [b"0/0/0", b"0/0/1"], learner.config, torch.device("cpu"))
     fitted = learner._fit(batch, 0, noise)
     nll, _ = learner.backward(batch, 0, ["0/0", "0/1"], batch.scored)
