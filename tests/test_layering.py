@@ -35,6 +35,7 @@ LAYERS = (
         "templates_measures",
         "templates_things",
         "tokenizer",
+        "workers",
     ),
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
