@@ -95,9 +95,9 @@ class Line:
     """Whether no model ran."""
 
 
-def answer_facts(name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]]) -> tuple[
-    AnswerFacts, ...
-]:
+def answer_facts(
+    name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]]
+) -> tuple[AnswerFacts, ...]:
     """Facts per run with generated answers; nothing for tasks that are scored and not answered."""
     generating = [
         entry

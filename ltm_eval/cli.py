@@ -234,6 +234,9 @@ def report(
             "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
         ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All documents and answers, however large the page becomes.")
+    ] = False,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
@@ -245,7 +248,7 @@ def report(
         target = Path(found[0]).with_name("report.html")
     if target.is_dir():
         target = target / "report.html"
-    page.write(page.render(page.build(find_runs(found))), target)
+    page.write(page.render(page.build(find_runs(found), full=full)), target)
     print(f"report: {target.resolve()}")
     return 0
 

@@ -82,7 +82,9 @@ class SizeRow:
     """Where that stands."""
 
 
-def cost_rows(name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]]) -> tuple[CostRow, ...]:
+def cost_rows(
+    name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]]
+) -> tuple[CostRow, ...]:
     """What task `name` cost each run."""
     return tuple(_row(name, entry, records.get(entry.label, ())) for entry in entries)
 

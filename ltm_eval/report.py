@@ -31,9 +31,9 @@ from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
 from ltm_eval.results import read_latents, write_text_atomic
 from ltm_eval.samples import sample_browser
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
+from ltm_eval.signatures import read_facts
 from ltm_eval.summary import summary_of
 from ltm_eval.summary_text import summary_texts
-from ltm_eval.signatures import read_facts
 from ltm_eval.verdicts import audit_line, missing_task_banners, run_banners, task_banners, verdicts_of
 from ltm_eval.wording import (
     cut,
@@ -108,9 +108,7 @@ def build(runs: Sequence[Run], *, full: bool = False) -> ReportData:
     )
 
 
-def _section(
-    name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int, full: bool
-) -> TaskSection:
+def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int, full: bool) -> TaskSection:
     generation = generation_section(name, entries)
     elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
     scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in elsewhere]

@@ -191,9 +191,8 @@ def _generation_row(
     for series, label in enumerate(labels, 1):
         line = lines.get(label)
         value, spread = (line.mauve, line.mauve_sd) if line is not None else (None, None)
-        known = value is not None and spread is not None
-        ends = (value - spread, value + spread) if known and value is not None and spread is not None else (None, None)
-        cells.append(SummaryCell(label, series, value, *ends, bound=False))
+        low, high = (value - spread, value + spread) if value is not None and spread is not None else (None, None)
+        cells.append(SummaryCell(label, series, value, low, high, bound=False))
     return SummaryRow(
         task=section.name,
         number=number,
@@ -250,7 +249,7 @@ def _published_perplexity(rows: Iterable[Published], *, released: bool) -> tuple
 
 
 def _few(rows: Sequence[Published]) -> tuple[Published, ...]:
-    first = {}
+    first: dict[tuple[str, int | None], Published] = {}
     for row in sorted(rows, key=lambda row: not row.model.startswith("LTM")):
         first.setdefault((row.model, row.shots), row)
     return tuple(first.values())[:MOST_PUBLISHED]

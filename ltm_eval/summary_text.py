@@ -47,9 +47,7 @@ def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
         return ["–", "–", "–"]
     scale = 100 if row.share else 1
     write = signed_bits if row.bits else signed
-    estimate, low, high = (
-        write(scale * value) for value in (difference.estimate, difference.low, difference.high)
-    )
+    estimate, low, high = (write(scale * value) for value in (difference.estimate, difference.low, difference.high))
     return [estimate, f"{low} to {high}" if difference.n > 1 else "–", p_words(difference.p_value).removeprefix("= ")]
 
 

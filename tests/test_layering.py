@@ -14,8 +14,10 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "paths", "progress", "results", "wording"),
-    ("answers",),
+    ("config", "drafts", "flops", "paths", "progress", "results", "table_text", "telemetry", "wording"),
+    ("answers", "rerun"),
+    ("answering", "cost"),
+    ("bound_curves",),
     (
         "arguments",
         "corpora",
@@ -44,8 +46,9 @@ LAYERS = (
     ("audit", "bench", "learners", "rethink", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
-    ("page",),
-    ("effect_tables", "latents", "samples", "scores"),
+    ("line_plots", "page"),
+    ("effect_tables", "latents", "samples", "scores", "summary"),
+    ("summary_text",),
     ("generation", "ppl_tables"),
     ("verdicts",),
     ("report",),
