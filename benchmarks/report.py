@@ -26,7 +26,7 @@ from fake_runs import DATE, LATENT, TASK, write_run  # noqa: E402
 
 from ltm_eval.results import digest, write_jsonl_atomic  # noqa: E402
 
-WORDS = "so the number of apples that she has left after lunch is twice what Tom sold on the first market day".split()
+WORDS = "so the number of apples that she has left after lunch is twice what Tom sold on market day".split()  # noqa: SIM905
 
 
 def write_models(folder: Path, *, documents: int, models: int) -> None:

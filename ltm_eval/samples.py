@@ -222,7 +222,8 @@ def _facts_by_document(records: Sequence[LatentRecord]) -> dict[int, tuple[tuple
 
 
 def _facts(record: LatentRecord) -> Iterable[tuple[str, str]]:
-    yield "z", f"{record.condition}, {record.preset}, {record.t_fast:,} fast steps on {record.fitted_tokens:,} tokens"
+    settings = cut(f"{record.condition}, {record.preset}")
+    yield "z", f"{settings}, {record.t_fast:,} fast steps on {record.fitted_tokens:,} tokens"
     if record.kl_nats is not None:
         yield "KL", f"{number(record.kl_nats)} nats"
     if record.nll_nats is not None:

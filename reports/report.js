@@ -87,20 +87,23 @@
     const order = tools.querySelector("button[data-sort]");
     const texts = new Map();
     let tag = "";
+    function plain(text) {
+      return text.toLowerCase().replace(/\s+/g, " ");
+    }
     function textOf(sample) {
-      if (!texts.has(sample)) { texts.set(sample, sample.textContent.toLowerCase()); }
+      if (!texts.has(sample)) { texts.set(sample, plain(sample.textContent)); }
       return texts.get(sample);
     }
     function show() {
-      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const phrase = plain(search.value).trim();
       let shown = 0;
       samples.forEach(function (sample) {
         const tagged = !tag || sample.dataset.tags.split(" ").includes(tag);
-        const keep = tagged && words.every(function (word) { return textOf(sample).includes(word); });
+        const keep = tagged && (!phrase || textOf(sample).includes(phrase));
         sample.hidden = !keep;
         shown += keep ? 1 : 0;
       });
-      count.textContent = tag || words.length ? shown + " of " + samples.length + " shown" : "";
+      count.textContent = tag || phrase ? shown + " of " + samples.length + " shown" : "";
     }
     tools.hidden = false;
     search.addEventListener("input", show);
@@ -131,7 +134,7 @@
 
   // Permalinks open what they point to
   function openTarget() {
-    let target = document.getElementById(decodeURIComponent(window.location.hash.slice(1)));
+    const target = document.getElementById(decodeURIComponent(window.location.hash.slice(1)));
     if (!target) { return; }
     for (let above = target; above; above = above.parentElement) {
       if (above.tagName === "DETAILS") { above.open = true; }
