@@ -106,7 +106,8 @@ def summary_of(sections: Sequence[TaskSection], labels: Sequence[str]) -> Summar
         if section.generation is not None:
             rows.append(_generation_row(section, section.generation, labels, number=number))
         rows += [_score_row(section, table, labels, number=number) for table in section.tables]
-    return Summary(labels=tuple(labels), rows=tuple(rows))
+    told = [row for row in rows if any(cell.value is not None for cell in row.cells)]
+    return Summary(labels=tuple(labels), rows=tuple(told))
 
 
 def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *, number: int) -> SummaryRow:

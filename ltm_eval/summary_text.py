@@ -72,7 +72,7 @@ def _plain(row: SummaryRow) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else repr(value)
+    return "" if value is None else f"{value:.10g}"
 
 
 def _flag(value: bool | None) -> str:

@@ -17,6 +17,7 @@ import pytest
 from fake_runs import TASK, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
+from ltm_eval import __version__
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"
+PAGE = DATA / "plain_page.txt"
 RENEW = "RENEW_SNAPSHOTS" in os.environ
 
 
@@ -90,6 +92,19 @@ def test_snapshot_of_the_page_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if RENEW:
         SNAPSHOT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert found == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+
+
+def test_snapshot_of_the_page() -> None:
+    """What a reader reads on the page of another model's results, line by line; renewed like the one above."""
+    html = re.sub(r"<(style|script|svg).*?</\1>", "", render(data_of(DATA / "plain")), flags=re.DOTALL)
+    shown = (
+        "".join(Structure(html).text).replace(str(DATA), "DATA").replace(f"ltm_eval {__version__}", "ltm_eval VERSION")
+    )
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    found = "".join(f"{line}\n" for line in lines if line)
+    if RENEW:
+        PAGE.write_text(found, encoding="utf-8")
+    assert found == PAGE.read_text(encoding="utf-8")
 
 
 def test_scores_and_paired_difference(tmp_path: Path) -> None:
