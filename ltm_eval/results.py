@@ -701,13 +701,18 @@ def _parsed(data: bytes, *, where: str) -> Any:
 # Writing
 
 
+def strict_json(obj: Any) -> str:
+    """`obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
+    return _strict(obj, indent=2) + "\n"
+
+
 def write_json_atomic(path: str | Path, obj: Any) -> None:
     """Write `obj` as strict, indented JSON: complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, _strict(obj, indent=2) + "\n")
+    write_text_atomic(path, strict_json(obj))
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
