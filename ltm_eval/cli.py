@@ -218,7 +218,11 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
 
 
 @app.command(
-    epilog=_examples("ltm-eval report results/", "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html")
+    epilog=_examples(
+        "ltm-eval report results/",
+        "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html",
+        "ltm-eval report results/ --format html,latex,csv -o paper/ --plots_dir paper/figures",
+    )
 )
 def report(
     sources: Annotated[
@@ -231,6 +235,8 @@ def report(
             "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
         ),
     ] = None,
+    format_: cli_compare.Formats = None,
+    plots_dir: cli_compare.PlotsDir = None,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
@@ -240,10 +246,11 @@ def report(
     target = Path(filled("output", output) or Path(found[0]) / "report.html")
     if output is None and not Path(found[0]).is_dir():
         target = Path(found[0]).with_name("report.html")
-    if target.is_dir():
-        target = target / "report.html"
-    page.write(page.render(page.build(find_runs(found))), target)
-    print(f"report: {target.resolve()}")
+    places = cli_compare.report_places(format_, output, beside=target)
+    for path in cli_compare.write_report(
+        page.build(find_runs(found)), places, plots_dir=filled("plots_dir", plots_dir)
+    ):
+        print(f"report: {path.resolve()}")
     return 0
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_eval.document import Document
+    from ltm_eval.page import ReportData
 
 WORSE = 7
 """Exit code of `compare --fail_if_worse`."""
@@ -31,6 +32,26 @@ Output = Annotated[
         "--output", "--output_path", "-o", metavar="FILE|DIR", help="Where it goes; its suffix tells the format."
     ),
 ]
+
+PlotsDir = Annotated[
+    str | None,
+    typer.Option("--plots_dir", metavar="DIR", help="Write every figure there as PNG, SVG and PDF."),
+]
+
+
+def report_places(format_: str | None, output: str | None, *, beside: Path) -> dict[str, Path]:
+    """Where the report goes in each format; `beside` is the page's place where nothing else was said."""
+    formats = formats_of(format_) or suffix_format(output) or ("html",)
+    if output is None:
+        return targets(formats, None, stem=beside.with_suffix(""))
+    return targets(formats, output, stem=Path("report"))
+
+
+def write_report(data: ReportData, places: dict[str, Path], *, plots_dir: str | None) -> list[Path]:
+    """Write the report in every format, and its figures; return what was written."""
+    from ltm_eval.export import export
+
+    return export(data, places, plots_dir=None if plots_dir is None else Path(plots_dir))
 
 
 def _examples(*lines: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from ltm_eval.page import Banner
 
+LONG_TEXT = 45
+
 
 @dataclass(frozen=True)
 class Column:
@@ -197,7 +199,7 @@ def _latex_table(table: Table, *, part: Part, document: Document) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{latex(caption)}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
+        rf"\begin{{tabular}}{{{_latex_columns(table)}}}",
         r"\toprule",
         " & ".join(latex(column.name) for column in table.columns) + r" \\",
         r"\midrule",
@@ -207,6 +209,17 @@ def _latex_table(table: Table, *, part: Part, document: Document) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines)
+
+
+def _latex_columns(table: Table) -> str:
+    """Figures at the right; a column of long texts as wide as a third of the page."""
+    longest = [
+        max((len(row[i].text) + len(row[i].note) for row in table.rows), default=0) for i in range(len(table.columns))
+    ]
+    kinds = zip(table.columns, longest, strict=True)
+    return "".join(
+        "r" if column.numeric else r"p{0.3\linewidth}" if size > LONG_TEXT else "l" for column, size in kinds
+    )
 
 
 def _sentence(text: str) -> str:

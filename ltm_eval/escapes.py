@@ -13,7 +13,7 @@ from ltm_eval.wording import visible
 
 CELL_LIMIT = 1_000
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#+-]|^\d+(?=[.)])")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -59,8 +59,13 @@ def one_line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text of a GitHub-flavoured Markdown table cell or sentence: no mark-up, no HTML, no column of its own."""
-    shown = _MARKDOWN.sub(r"\\\1", one_line(text))
+    shown = _MARKDOWN.sub(_backslashed, one_line(text).strip())
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _backslashed(found: re.Match[str]) -> str:
+    """A backslash before the character; before the dot of what would start a numbered list."""
+    return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
 
 
 def latex(text: str) -> str:

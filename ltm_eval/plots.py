@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -47,6 +49,32 @@ _RC: dict[Any, Any] = {
 }
 _LABEL_LIMIT = 36
 _BINS = 40
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was drawn, to be drawn again for another target."""
+
+    name: str
+    """Its name within the page."""
+    size: tuple[float, float]
+    """Width and height in inches."""
+    draw: Callable[[Any], None]
+    """Draws on an axes."""
+
+
+_KEPT: ContextVar[list[Drawn] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def kept() -> Iterator[list[Drawn]]:
+    """Collect every figure that is drawn within the block."""
+    found: list[Drawn] = []
+    token = _KEPT.set(found)
+    try:
+        yield found
+    finally:
+        _KEPT.reset(token)
 
 
 @dataclass(frozen=True)
@@ -265,6 +293,8 @@ def _svg(draw: Any, *, size: tuple[float, float], name: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    if (collected := _KEPT.get()) is not None:
+        collected.append(Drawn(name, size, draw))
     with mpl.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
         # The page's font draws the text; whether matplotlib's own font holds every glyph is of no account.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -276,6 +306,53 @@ def _svg(draw: Any, *, size: tuple[float, float], name: str) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return _for_page(buffer.getvalue(), name=name)
+
+
+_NO_DATES: dict[str, dict[str, Any]] = {
+    "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+    "png": {"Software": None},
+}
+FILE_FORMATS = tuple(_NO_DATES)
+
+
+def as_file(drawn: Drawn, format_: str, *, colours: Mapping[str, str]) -> bytes:
+    """The figure as a file of its own: PNG at 300 dots an inch, SVG with text as outlines, PDF with TrueType.
+
+    Args:
+        drawn: what to draw.
+        format_: png, svg or pdf.
+        colours: of `ink`, `muted`, `rule`, `paper` and `series-1` to `series-6`, as #rrggbb.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    wanted = {**_RC, "svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
+    with mpl.rc_context(wanted), warnings.catch_warnings(), _painted(colours):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure: Figure = Figure(figsize=drawn.size, layout="constrained", facecolor=colours["paper"])
+        drawn.draw(figure.add_subplot())
+        buffer = BytesIO()
+        figure.savefig(buffer, format=format_, dpi=300, metadata=_NO_DATES[format_])
+    return buffer.getvalue()
+
+
+@contextmanager
+def _painted(colours: Mapping[str, str]) -> Iterator[None]:
+    """The stand-in colours as names of real ones, which matplotlib looks up before it reads a colour as numbers."""
+    from matplotlib.colors import get_named_colors_mapping
+
+    named = get_named_colors_mapping()
+    stands = {
+        stand_in: colours[variable.removeprefix("var(--").rstrip(")")] for stand_in, variable in _STAND_INS.items()
+    }
+    named.update(stands)
+    try:
+        yield
+    finally:
+        for stand_in in stands:
+            del named[stand_in]
 
 
 def _for_page(svg: str, *, name: str) -> str:
