@@ -133,6 +133,39 @@ def _later(render: Any, document: Document) -> Any:
     return lambda: render(document)
 
 
+def history(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="DIR...", help="Results of many checkpoints: files or folders.")
+    ],
+    *,
+    format_: Formats = None,
+    output: Output = None,
+) -> int:
+    """Set every figure against the training step, over the checkpoints of a training run; nothing is evaluated."""
+    from ltm_eval.history import document
+    from ltm_eval.results import find_runs
+
+    _say(document(find_runs(sources, newest_only=False)), format_, output, stem=Path("history"))
+    return 0
+
+
+def index(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder of results.")],
+    *,
+    format_: Formats = None,
+    output: Output = None,
+) -> int:
+    """List every run below a folder on one page, with its main figures and links; nothing is evaluated."""
+    from ltm_eval.results_index import document
+    from ltm_eval.results_index import index as indexed
+
+    stem = Path(folder) / "index"
+    formats = formats_of(format_) or suffix_format(output) or ("html",)
+    place = targets(formats, output, stem=stem)[formats[0]]
+    _say(document(indexed(Path(folder)), base=place.parent), ",".join(formats), output, stem=stem)
+    return 0
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(
@@ -142,3 +175,7 @@ def register(app: typer.Typer) -> None:
             "ltm-eval compare a/ b/ --format html,latex,csv -o paper/gsm8k",
         )
     )(compare)
+    app.command(epilog=_examples("ltm-eval history results/", "ltm-eval history runs/*/results -o history.html"))(
+        history
+    )
+    app.command(epilog=_examples("ltm-eval index results/", "ltm-eval index results/ --format csv"))(index)

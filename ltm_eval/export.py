@@ -6,17 +6,17 @@ share a row of the summary or a table of a task; the table says which setting it
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import report
+from ltm_eval.comparable import apart_of, groups_of
 from ltm_eval.document import RENDERERS, Cell, Column, Document, Part, Table
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, status_note, value_text
 from ltm_eval.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, flat_figures
 from ltm_eval.outputs import write_all
 from ltm_eval.plot_files import write_figures
 from ltm_eval.plots import kept
-from ltm_eval.signatures import PREPARATION
 from ltm_eval.wording import p_words, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ltm_eval.page import Published, ReportData, TaskSection
 
 UNTOLD = "–"
-SIGNED_SETTINGS = ("task", "shots", "fewshot_seed", *PREPARATION)
-"""Parts of a signature in which comparable figures agree."""
 SUMMARY_ROWS = {"bound": "headline", "exact": "headline"}
 """Rows of the perplexity table that are one row of the summary: each model's own headline figure."""
 VERDICTS = {"better": "better", "worse": "worse", "open": "not distinguishable", "": "differs"}
@@ -106,48 +104,6 @@ def _published(name: str, one: Published) -> FlatFigure:
     )
 
 
-# What may share a column
-
-
-@dataclass
-class Group:
-    """Figures under the same settings, as far as they tell them."""
-
-    settings: dict[str, str] = field(default_factory=dict)
-    """What the members tell."""
-    figures: list[FlatFigure] = field(default_factory=list)
-    """The members."""
-
-
-def groups_of(figures: Sequence[FlatFigure]) -> list[Group]:
-    """The figures by settings; one that does not tell a setting belongs to the first group it does not contradict."""
-    groups: list[Group] = []
-    for figure in figures:
-        own = _settings(figure)
-        fitting = (g for g in groups if all(g.settings.get(key, value) == value for key, value in own.items()))
-        group = next(fitting, None)
-        if group is None:
-            group = Group()
-            groups.append(group)
-        group.settings |= own
-        group.figures.append(figure)
-    return groups
-
-
-def _settings(figure: FlatFigure) -> dict[str, str]:
-    pairs = (part.partition(":")[::2] for part in figure.signature.split("|")[1:])
-    found = {key: value for key, value in pairs if key in SIGNED_SETTINGS}
-    if figure.n is not None:
-        found["documents"] = str(figure.n)
-    return found
-
-
-def _apart(groups: Sequence[Group], group: Group) -> str:
-    """What sets the group apart from the others: `shots 8, documents 100`."""
-    keys = [key for key in group.settings if len({one.settings.get(key) for one in groups}) > 1]
-    return ", ".join(f"{key} {group.settings[key]}" for key in keys)
-
-
 # Tables
 
 
@@ -162,7 +118,7 @@ def _summary(figures: Sequence[FlatFigure], data: ReportData) -> Part:
     for (task, name), members in rows.items():
         groups = groups_of(members)
         for group in groups:
-            apart = _apart(groups, group)
+            apart = apart_of(groups, group)
             by_model = {one.model: one for one in group.figures}
             shown = (_summary_cell(by_model.get(model.label)) for model in data.models)
             cells.append((Cell(task), Cell(name, note=f"only {apart}" if apart else ""), *shown))
@@ -193,7 +149,7 @@ def _task_part(task: TaskSection, figures: Sequence[FlatFigure]) -> Part:
     reference = [one for one in own if one.status == REFERENCE]
     tables = []
     for index, group in enumerate(groups):
-        apart = _apart(groups, group)
+        apart = apart_of(groups, group)
         members = group.figures + (reference if index == 0 else [])
         tables.append(_task_table(members, title=f"only {apart}" if apart else ""))
     published = [one for one in figures if one.task == task.name and one.status == PUBLISHED]

@@ -141,6 +141,16 @@ class Divergence:
     """exp(-c KL(generated | mixture)) and exp(-c KL(human | mixture)), both 0 to 1."""
 
 
+@dataclass(frozen=True)
+class StepCurve:
+    """A figure over training steps."""
+
+    label: str
+    """What the curve stands for: the training run."""
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+    """Step, value, and both ends of the 95 % interval or None."""
+
+
 def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
     """Horizontal bars in percent, grouped, one colour per label; SVG text.
 
@@ -276,6 +286,34 @@ def divergence_curves(curves: Sequence[Divergence], *, name: str) -> str:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor=_INK, borderaxespad=0)
 
     return _svg(draw, size=(6.4, 3.4), name=name)
+
+
+def step_curves(curves: Sequence[StepCurve], *, name: str, axis: str) -> str:
+    """A figure over training steps with its 95 % intervals, one colour per run; SVG text.
+
+    Args:
+        curves: points in order of their steps.
+        name: prefix of every id in the figure.
+        axis: what the figure is, with its unit.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(axes: Axes) -> None:
+        for index, curve in enumerate(curves):
+            steps, values = [point[0] for point in curve.points], [point[1] for point in curve.points]
+            for step, _, low, high in curve.points:
+                if low is not None and high is not None:
+                    axes.plot([step, step], [low, high], color=_series(index), linewidth=1.2, alpha=0.6)
+            axes.plot(steps, values, color=_series(index), linewidth=1.8, marker="o", ms=4, label=_short(curve.label))
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set_ylabel(axis)
+        axes.grid(color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="best", labelcolor=_INK)
+
+    return _svg(draw, size=(6.4, 2.8), name=name)
 
 
 def _series(index: int) -> str:
