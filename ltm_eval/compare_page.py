@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("task", "figure", "A", "B", "A - B", "95 % interval", "p", "p, Holm", "n", "differ", "what follows")
 NUMERIC = COLUMNS[2:10]
+SCALE_WORDS = {"bits": "bits", "ppl": "perplexity", "nats": "nats"}
 SETTINGS = 80
 LEFT_OUT = 40
 UNTOLD = "–"
@@ -125,6 +126,8 @@ def _cells(row: Comparison, *, first: bool) -> tuple[Cell, ...]:
 
 
 def _figure_name(first: Series, second: Series) -> str:
+    if first.scale in SCALE_WORDS and first.unit != "unit":
+        return f"{SCALE_WORDS[first.scale]} per {first.unit}"
     name = first.metric if first.metric == second.metric else f"{first.metric}, {second.metric}"
     return name if first.filter == "none" else f"{name}, {first.filter}"
 
@@ -151,10 +154,9 @@ def _difference(series: Series, value: float) -> str:
 
 def _ratio(row: Comparison) -> str:
     found = row.found
-    if found.ratio is None or found.ratio_interval is None:
+    if found.ratio is None:
         return ""
-    low, high = found.ratio_interval.low, found.ratio_interval.high
-    return f"ratio {number(found.ratio)}, {number(low)} to {number(high)}"
+    return f"ratio {number(found.ratio)}"
 
 
 def _settings(found: Comparisons) -> tuple[Part, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ltm_eval.page import Banner
 
 LONG_TEXT = 45
+LONG_WORD = 28
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Cell:
     """Where it leads, a relative address of our own making; empty for none."""
     kind: str = ""
     """better, worse or empty."""
+
+    @property
+    def long(self) -> bool:
+        """Whether it holds a word that must be broken to fit."""
+        return any(len(word) > LONG_WORD for word in self.text.split())
 
 
 @dataclass(frozen=True)

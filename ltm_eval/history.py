@@ -15,7 +15,6 @@ from ltm_eval.document import Cell, Column, Document, Drawing, Part, Table
 from ltm_eval.errors import ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
 from ltm_eval.figures import EVALUATED, task_figures
-from ltm_eval.page import Banner
 from ltm_eval.plots import StepCurve, step_curves
 from ltm_eval.scores import Entry
 from ltm_eval.verdicts import run_banners
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ltm_eval.figures import FlatFigure
+    from ltm_eval.page import Banner
     from ltm_eval.results import Run
 
 _STEP = re.compile(r"(?<![a-z])(?:ckpt|checkpoint|global_step|step|iter)s?[-_=]?(\d{1,12})(?!\d)", re.IGNORECASE)
@@ -176,7 +176,7 @@ def document(runs: Sequence[Run]) -> Document:
         kind="history",
         title=f"History of {', '.join(names)}",
         lead=f"{len(steps):,} checkpoints, training steps {steps[0]:,} to {steps[-1]:,}. ≤ marks upper bounds.",
-        banners=(*_unique_banners(stepped), Banner("note", CAVEAT)),
+        banners=tuple(_unique_banners(stepped)),
         parts=tuple(parts),
         records=records,
         data={
