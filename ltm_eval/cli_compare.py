@@ -87,6 +87,7 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     from ltm_eval.compare_page import document
     from ltm_eval.results import find_runs
 
+    formats_of(format_)  # a wrong name is told before anything is read
     found = compared(
         _first_ltm_first(find_runs, runs), allow_mismatch=allow_mismatch, tasks=_listed(tasks), metrics=_listed(metric)
     )
@@ -145,6 +146,7 @@ def history(
     from ltm_eval.history import document
     from ltm_eval.results import find_runs
 
+    formats_of(format_)
     _say(document(find_runs(sources, newest_only=False)), format_, output, stem=Path("history"))
     return 0
 

@@ -324,7 +324,7 @@ def conclusion(first: Series, second: Series, sign: int) -> tuple[str, str]:
     if {first.kind, second.kind} & {RELEASED, UNSOUND}:
         return "open", f"The first figure is {word}; neither is a bound, so nothing about the likelihoods follows."
     if any(bounds):
-        return OF_BOUNDS[(*bounds, sign)]
+        return OF_BOUNDS[bounds[0], bounds[1], sign]
     if first.kind == PART or first.higher_is_better is None:
         return "open", f"The first figure is {word}; no direction is better."
     verdict = "better" if (sign > 0) == first.higher_is_better else "worse"

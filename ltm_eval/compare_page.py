@@ -6,10 +6,9 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.compare import RELEASED
 from ltm_eval.document import Cell, Column, Document, Part, Table
 from ltm_eval.page import Banner
-from ltm_eval.pairing import BOUND_KINDS
+from ltm_eval.pairing import BOUND_KINDS, RELEASED
 from ltm_eval.scores import flat
 from ltm_eval.verdicts import run_banners
 from ltm_eval.wording import number, p_words, percent, signed, signed_bits
@@ -88,7 +87,7 @@ def _part(found: Comparisons, label: str) -> Part:
     title = f"A: {found.labels[0]}, B: {label}"
     table = Table(
         title="",
-        columns=tuple(Column(name, numeric=name in NUMERIC) for name in COLUMNS),
+        columns=tuple(Column(name, numeric=name in NUMERIC, roomy=name == COLUMNS[-1]) for name in COLUMNS),
         rows=tuple(_cells(row, first=row is rows[0] or row.task != before.task) for row, before in _with_before(rows)),
         caption=_caption(rows, headlines=sum(row.headline for row in found.rows)),
     )

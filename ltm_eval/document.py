@@ -34,6 +34,8 @@ class Column:
     """What it holds."""
     numeric: bool = False
     """Whether it holds figures, which stand at the right."""
+    roomy: bool = False
+    """Whether it holds sentences, which need room."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _run_cells(one: Listed, base: Path) -> tuple[Cell, ...]:
     page = Cell(one.pages[0].name, href=link(one.pages[0], base)) if one.pages else Cell(UNTOLD)
     return (
         Cell(one.label, note=one.run.model_kind),
-        Cell(one.run.date_id or UNTOLD),
+        Cell(one.run.date_id.partition(".")[0].replace("T", " ") or UNTOLD),
         Cell(digest_of(one.run)[:DIGEST_DIGITS] or UNTOLD),
         Cell(", ".join(one.run.tasks)),
         Cell(_settings(one.run) or UNTOLD),
