@@ -385,8 +385,12 @@ def _painted(colours: Mapping[str, str]) -> Iterator[None]:
     stands = {
         stand_in: colours[variable.removeprefix("var(--").rstrip(")")] for stand_in, variable in _STAND_INS.items()
     }
-    named.update(stands)
     try:
+        for (
+            stand_in,
+            colour,
+        ) in stands.items():  # one by one: `update` would leave matplotlib's cache of colours as it is
+            named[stand_in] = colour
         yield
     finally:
         for stand_in in stands:

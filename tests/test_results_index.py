@@ -54,9 +54,7 @@ def test_every_run_is_listed_with_its_facts(tmp_path: Path) -> None:
 def test_figures_under_other_settings_stand_in_tables_of_their_own(tmp_path: Path) -> None:
     fill(tmp_path)
     part = next(part for part in of(tmp_path).parts if part.title == "ltm_gsm8k")
-    assert [one.title for one in part.tables] == ["only shots 0", "only shots 2"] or [
-        one.title for one in part.tables
-    ] == ["only shots 2", "only shots 0"]
+    assert sorted(one.title for one in part.tables) == ["only shots 0", "only shots 2"]
     assert part.sentences == ("Figures under other settings are not comparable and stand in tables of their own.",)
     values = {row["model"]: row["bits per byte ↓"] for row in table(of(tmp_path), "ltm_ptb")}
     assert sorted(value.startswith("≤ ") for value in values.values()) == [False, True]
@@ -83,7 +81,7 @@ def test_links_are_relative_and_lead_to_the_files(tmp_path: Path) -> None:
         assert all(not href.startswith("/") for href in hrefs)
 
 
-@pytest.mark.parametrize("name", ["javascript:alert(1)", 'a"b<c>', "a b#c?d%20", "ü‮x"])
+@pytest.mark.parametrize("name", ["javascript:alert(1)", 'a"b<c>', "a b#c?d%20", "ü\u202ex"])
 def test_a_folders_name_cannot_become_another_address(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     write_run(folder, model="m", right=lambda _: True)
