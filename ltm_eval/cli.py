@@ -101,7 +101,7 @@ HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_
 
 [bold]Exit codes[/bold]
 
-0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, resumes   6 refused   130 interrupted"""
+0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete   6 refused   7 worse   130 interrupted"""
 
 
 def _print_version(wanted: bool) -> None:

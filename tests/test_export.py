@@ -11,14 +11,28 @@ import pytest
 from fake_runs import FLOORS, PPL_TASK, TASK, write_ppl_run, write_run
 from hostile import HOSTILE
 
-from ltm_eval import cli
+from ltm_eval import cli, compare_page
+from ltm_eval.compare import compare
 from ltm_eval.document import RENDERERS
 from ltm_eval.errors import MachineError
 from ltm_eval.export import document, export
+from ltm_eval.paths import reports_dir
 from ltm_eval.plot_files import light_colours, write_figures
 from ltm_eval.plots import Bar, accuracy_bars, as_file, kept
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
+
+PARTS = (
+    "low",
+    "high",
+    "minus_this_low",
+    "minus_this_high",
+    "second_metric",
+    "second_kind",
+    "second_relation",
+    "second_value",
+)
+"""Endings that the documentation names once."""
 
 
 def fill(folder: Path, *, word: str = "apples", shots: int = 2) -> None:
@@ -167,3 +181,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", source, "-o", str(tmp_path / "one.tex")]) == 0
     assert (tmp_path / "one.tex").read_text("utf-8").startswith("% needs")
     assert cli.main(["report", source, "--format", "docx"]) == 2
+
+
+def test_every_key_is_documented(tmp_path: Path) -> None:
+    fill(tmp_path)
+    text = (reports_dir() / "FORMATS.md").read_text("utf-8")
+    made = document(build(find_runs([tmp_path])))
+    paths = [path for path in sorted(tmp_path.rglob("results_*")) if "/p/" in path.as_posix()]
+    compared = compare_page.document(compare(find_runs(sorted(paths, reverse=True))))
+    for one in (made, compared):
+        told = [*one.data, *one.records[0]]
+        short = [key.removeprefix("first_").removeprefix("difference_").removeprefix("ratio_") for key in told]
+        assert [key for key, end in zip(told, short, strict=True) if f"`{key}`" not in text and end not in PARTS] == []
