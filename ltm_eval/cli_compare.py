@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,13 +126,9 @@ def _say(document: Document, format_: str | None, output: str | None, *, stem: P
         print(RENDERERS[formats[0]](document), end="")
     else:
         places = targets(formats, output, stem=stem)
-        write_all({name: _later(RENDERERS[name], document) for name in formats}, places)
+        write_all({name: partial(RENDERERS[name], document) for name in formats}, places)
         for path in places.values():
             print(f"{document.kind}: {path.resolve()}")
-
-
-def _later(render: Any, document: Document) -> Any:
-    return lambda: render(document)
 
 
 def history(

@@ -7,7 +7,8 @@ share a row of the summary or a table of a task; the table says which setting it
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ltm_eval import report
 from ltm_eval.comparable import apart_of, groups_of
@@ -43,12 +44,12 @@ def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | No
         with kept() as drawn:
             page = report.render(data)
         figures = write_figures(drawn, plots_dir, tasks=[task.name for task in data.tasks])
-    made = document(data)
-
-    def renderer(name: str) -> Any:
-        return (lambda: page or report.render(data)) if name == "html" else (lambda: RENDERERS[name](made))
-
-    write_all({name: renderer(name) for name in places}, places)
+    if "html" in places:
+        report.write(page or report.render(data), places["html"])
+    tables = {name: path for name, path in places.items() if name != "html"}
+    if tables:
+        made = document(data)
+        write_all({name: partial(RENDERERS[name], made) for name in tables}, tables)
     return [*places.values(), *figures]
 
 
