@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_runs import AUDIT, PPL_TASK, TASK, write_ppl_run, write_run
+from fake_runs import AUDIT, DATE, PPL_TASK, TASK, write_ppl_run, write_run
 
 from ltm_eval import cli
 from ltm_eval.compare import compare, conclusion
@@ -17,7 +18,7 @@ from ltm_eval.compare_page import document
 from ltm_eval.document import RENDERERS, as_terminal
 from ltm_eval.errors import RefusedError, ResultsError, UsageError
 from ltm_eval.pairing import Series
-from ltm_eval.results import find_runs
+from ltm_eval.results import find_runs, write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,3 +328,55 @@ def test_a_folder_with_baselines_puts_the_ltm_first(tmp_path: Path, capsys: pyte
     assert cli.main(["compare", str(tmp_path / "all"), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [run["label"] for run in found["runs"]] == ["ltm-x", "gpt2-x"]
+
+
+def write_plain(folder: Path, *, kind: str, metrics: dict[str, list[Any]], task: str = "lambada_openai") -> str:
+    """A run of one of lm-eval's own tasks, as lm-eval logs it: any metric, by document."""
+    count = len(next(iter(metrics.values())))
+    values = {
+        f"{name},none": None if isinstance(rows[0], list) else sum(rows) / count for name, rows in metrics.items()
+    }
+    path = folder / f"results_{DATE}.json"
+    content = {
+        "results": {task: values},
+        "higher_is_better": {task: {"acc": True}},
+        "n-samples": {task: {"original": count, "effective": count}},
+        "config": {"model": kind},
+        "model_name": f"{kind}-model",
+    }
+    write_json_atomic(path, content)
+    rows = [
+        {
+            "doc_id": i,
+            "doc": {"text": f"text {i}"},
+            "arguments": [],
+            "target": "t",
+            "metrics": list(metrics),
+            "filter": "none",
+        }
+        | {name: rows[i] for name, rows in metrics.items()}
+        for i in range(count)
+    ]
+    write_jsonl_atomic(folder / f"samples_{task}_{DATE}.jsonl", rows)
+    return str(path)
+
+
+def test_last_word_accuracy_is_the_headline_and_its_perplexity_is_over_targets(tmp_path: Path) -> None:
+    ours = {"perplexity": [-1.0, -2.0, -3.0, -2.0], "acc": [1.0, 1.0, 0.0, 1.0]}
+    theirs = {"perplexity": [-2.0, -2.0, -4.0, -4.0], "acc": [0.0, 1.0, 0.0, 1.0]}
+    paths = [write_plain(tmp_path / k, kind=k, metrics=m) for k, m in (("a", ours), ("b", theirs))]
+    acc, perplexity = of(paths).rows
+    assert (acc.first.metric, acc.headline) == ("acc", True)
+    # lm-eval's lambada perplexity: exp of minus the mean log-likelihood of the last words.
+    assert (perplexity.found.first, perplexity.found.second) == pytest.approx((math.exp(2), math.exp(3)))
+
+
+def test_what_an_ltm_answers_lm_evals_rolling_tasks_is_a_bound(tmp_path: Path) -> None:
+    pairs = {"word_perplexity": [[-10.0, 4], [-12.0, 5]], "bits_per_byte": [[-10.0, 20], [-12.0, 24]]}
+    paths = [write_plain(tmp_path / k, kind=k, metrics=pairs, task="wikitext") for k in ("ltm", "hf")]
+    found = of(paths).rows
+    assert [(row.first.unit, row.first.kind, row.second.kind) for row in found] == [
+        ("byte", "bound", "exact"),
+        ("word", "bound", "exact"),
+    ]
+    assert found[1].found.first == pytest.approx(math.exp(22 / 9))
