@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval import __version__, paths
+from ltm_eval import __version__, cli_compare, paths
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
@@ -101,7 +101,7 @@ HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_
 
 [bold]Exit codes[/bold]
 
-0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, resumes   6 refused   130 interrupted"""
+0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete   6 refused   7 worse   130 interrupted"""
 
 
 def _print_version(wanted: bool) -> None:
@@ -218,7 +218,11 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
 
 
 @app.command(
-    epilog=_examples("ltm-eval report results/", "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html")
+    epilog=_examples(
+        "ltm-eval report results/",
+        "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html",
+        "ltm-eval report results/ --format html,latex,csv -o paper/ --plots_dir paper/figures",
+    )
 )
 def report(
     sources: Annotated[
@@ -231,6 +235,8 @@ def report(
             "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
         ),
     ] = None,
+    format_: cli_compare.Formats = None,
+    plots_dir: cli_compare.PlotsDir = None,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
@@ -240,10 +246,11 @@ def report(
     target = Path(filled("output", output) or Path(found[0]) / "report.html")
     if output is None and not Path(found[0]).is_dir():
         target = Path(found[0]).with_name("report.html")
-    if target.is_dir():
-        target = target / "report.html"
-    page.write(page.render(page.build(find_runs(found))), target)
-    print(f"report: {target.resolve()}")
+    places = cli_compare.report_places(format_, output, beside=target)
+    for path in cli_compare.write_report(
+        page.build(find_runs(found)), places, plots_dir=filled("plots_dir", plots_dir)
+    ):
+        print(f"report: {path.resolve()}")
     return 0
 
 
@@ -414,6 +421,9 @@ def doctor() -> int:
     for name, finding in findings():
         print(f"{name:<10} {printable(finding)}")
     return 0
+
+
+cli_compare.register(app)
 
 
 # What `ls` knows ------------------------------------------------------------------------------------------------------

@@ -10,10 +10,8 @@ the clock, so the same results give the same bytes.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltm_eval import __version__
 from ltm_eval.effect_tables import budget_rows, effect_tables
@@ -21,6 +19,7 @@ from ltm_eval.errors import ResultsError
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
 from ltm_eval.latents import latent_summary
+from ltm_eval.layout import environment, markup, policy
 from ltm_eval.page import ModelCard, ReportData, TaskSection
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
@@ -29,13 +28,12 @@ from ltm_eval.results import read_latents, write_text_atomic
 from ltm_eval.samples import sample_views
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
 from ltm_eval.verdicts import audit_line, run_banners, task_banners, verdicts_of
-from ltm_eval.wording import cut, duration, number, p_words, percent, short, signed, signed_bits, visible
+from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from jinja2 import Environment
     from markupsafe import Markup
 
     from ltm_eval.page import PerplexitySection
@@ -148,24 +146,24 @@ def render(data: ReportData) -> str:
     figures = {}
     for index, task in enumerate(data.tasks, 1):
         if task.bars:
-            figures[f"bars-{index}"] = _markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
+            figures[f"bars-{index}"] = markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
         curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
         if curves:
-            figures[f"fit-{index}"] = _markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
+            figures[f"fit-{index}"] = markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
         if task.generation is not None and task.generation.curves:
             shown = [replace(one, label=visible(one.label)) for one in task.generation.curves]
-            figures[f"divergence-{index}"] = _markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
+            figures[f"divergence-{index}"] = markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
         if task.perplexity is not None:
             figures |= _perplexity_figures(task.perplexity, index=index)
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja2")
         .render(
             data=data,
             figures=figures,
-            style=_markup(style),
-            script=_markup(script),
-            policy=_policy(style=style, script=script),
+            style=markup(style),
+            script=markup(script),
+            policy=policy(style=style, script=script),
             settings=_side_by_side(data.models),
         )
     )
@@ -178,65 +176,14 @@ def _perplexity_figures(section: PerplexitySection, *, index: int) -> dict[str, 
     stacks = [replace(stack, label=visible(stack.label)) for stack in section.stacks]
     spreads = [replace(spread, label=visible(spread.label)) for spread in section.spreads if len(spread.values) > 1]
     if stacks:
-        figures[f"parts-{index}"] = _markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
+        figures[f"parts-{index}"] = markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
     if spreads:
-        figures[f"spread-{index}"] = _markup(plots.histogram(spreads, name=f"spread-{index}"))
+        figures[f"spread-{index}"] = markup(plots.histogram(spreads, name=f"spread-{index}"))
     return figures
-
-
-def _markup(text: str) -> Markup:
-    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped."""
-    from markupsafe import Markup
-
-    return Markup(text)  # noqa: S704 - never called with text of a model or a results file
 
 
 def _shown(bars: Sequence[Bar]) -> list[Bar]:
     return [Bar(group=visible(b.group), label=visible(b.label), value=b.value, low=b.low, high=b.high) for b in bars]
-
-
-def _environment() -> Environment:
-    """Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(reports_dir() / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters.update(
-        percent=percent,
-        number=number,
-        short=short,
-        signed=signed,
-        signed_bits=signed_bits,
-        p_words=p_words,
-        duration=duration,
-        grouped=lambda value: f"{value:,}",
-    )
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What every expression of a template passes through; our own mark-up is left alone."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return visible(cut(value))
-    return value
-
-
-def _policy(*, style: str, script: str) -> str:
-    """Content security policy that admits exactly this style and this script."""
-
-    def allowed(text: str) -> str:
-        return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:

@@ -400,12 +400,7 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
 def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such file or folder; give a results_*.json file or a folder that holds some")
-    files = sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
-    )
+    files = results_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs = [read_run(file) for file in files]
@@ -417,6 +412,16 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
     return sorted(newest.values(), key=lambda run: run.path)
+
+
+def results_files(folder: Path) -> list[Path]:
+    """Files below `folder` whose names are those of results."""
+    return sorted(
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
+    )
 
 
 def read_run(path: Path) -> Run:
@@ -701,13 +706,18 @@ def _parsed(data: bytes, *, where: str) -> Any:
 # Writing
 
 
+def strict_json(obj: Any) -> str:
+    """`obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
+    return _strict(obj, indent=2) + "\n"
+
+
 def write_json_atomic(path: str | Path, obj: Any) -> None:
     """Write `obj` as strict, indented JSON: complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, _strict(obj, indent=2) + "\n")
+    write_text_atomic(path, strict_json(obj))
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
     ("config", "drafts", "paths", "progress", "results", "wording"),
-    ("answers",),
+    ("answers", "escapes", "layout", "outputs"),
     (
         "arguments",
         "corpora",
@@ -37,18 +37,21 @@ LAYERS = (
         "tokenizer",
         "workers",
     ),
-    ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
+    ("bpe", "features", "floors", "model", "paired", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
     ("blocks", "checkpoint", "compiling", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
     ("audit", "bench", "learners", "rethink", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
-    ("page",),
+    ("page", "plot_files"),
+    ("document",),
     ("effect_tables", "latents", "samples", "scores"),
     ("generation", "ppl_tables"),
-    ("verdicts",),
-    ("report",),
+    ("figures", "pairing", "verdicts"),
+    ("comparable", "compare", "figure_tables", "report"),
+    ("compare_page", "export", "history", "results_index"),
+    ("cli_compare",),
     ("run",),
     ("sweep",),
     ("cli",),
@@ -119,7 +122,23 @@ def test_package_is_flat() -> None:
     assert [path for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))] == []
 
 
-@pytest.mark.parametrize("module", ["cli", "config", "doctor", "fewshot", "paths", "plug", "report", "results"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cli",
+        "compare_page",
+        "config",
+        "doctor",
+        "export",
+        "fewshot",
+        "history",
+        "paths",
+        "plug",
+        "report",
+        "results",
+        "results_index",
+    ],
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     look = f"import sys, ltm_eval.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
