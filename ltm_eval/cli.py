@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval import __version__, paths
+from ltm_eval import __version__, paths, probe_command
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
@@ -234,7 +234,6 @@ def report(
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
-    from ltm_eval.results import find_runs
 
     found = sources or [RunConfig.output_path]
     target = Path(filled("output", output) or Path(found[0]) / "report.html")
@@ -242,7 +241,7 @@ def report(
         target = Path(found[0]).with_name("report.html")
     if target.is_dir():
         target = target / "report.html"
-    page.write(page.render(page.build(find_runs(found))), target)
+    page.write(page.render(page.build(*page.gather(found))), target)
     print(f"report: {target.resolve()}")
     return 0
 
@@ -413,6 +412,9 @@ def doctor() -> int:
     for name, finding in findings():
         print(f"{name:<10} {printable(finding)}")
     return 0
+
+
+probe_command.register(app, lambda: _STATE.argv)
 
 
 # What `ls` knows ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ltm_eval.latent_page import ProbeView, TaskLatents
     from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
 
 
@@ -503,6 +504,8 @@ class TaskSection:
     """Compute of rethinking, where it ran."""
     latents: tuple[LatentSummary, ...]
     """Latent inference, per run that has it."""
+    inference: TaskLatents
+    """Layers' latents and test-time compute."""
     published: tuple[Published, ...]
     """Published figures for the same data set."""
     definition: tuple[tuple[str, str], ...]
@@ -535,5 +538,7 @@ class ReportData:
     """What ran."""
     tasks: tuple[TaskSection, ...]
     """One section per task."""
+    probes: tuple[ProbeView, ...]
+    """What the layers carry, where it was probed."""
     version: str
     """Version of this program."""

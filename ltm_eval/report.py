@@ -13,19 +13,25 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
+from ltm_eval.compute import compute_curves
 from ltm_eval.effect_tables import budget_rows, effect_tables
 from ltm_eval.errors import ResultsError
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
+from ltm_eval.latent_page import TaskLatents
 from ltm_eval.latents import latent_summary
-from ltm_eval.page import ModelCard, ReportData, TaskSection
+from ltm_eval.layer_maps import layers_view
+from ltm_eval.page import Banner, ModelCard, ReportData, TaskSection
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
 from ltm_eval.ppl_tables import METRICS, perplexity_section
-from ltm_eval.results import read_latents, write_text_atomic
+from ltm_eval.probe_results import find_probes, is_probe
+from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
+from ltm_eval.results import find_runs, read_latents, result_files, write_text_atomic
 from ltm_eval.samples import sample_views
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
 from ltm_eval.verdicts import audit_line, run_banners, task_banners, verdicts_of
@@ -33,12 +39,13 @@ from ltm_eval.wording import cut, duration, number, p_words, percent, short, sig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from jinja2 import Environment
     from markupsafe import Markup
 
+    from ltm_eval.latent_page import ProbeView
     from ltm_eval.page import PerplexitySection
+    from ltm_eval.probe_results import Probe
     from ltm_eval.results import Run
     from ltm_eval.scores import Entry
 
@@ -50,12 +57,31 @@ PARAMETER_KEYS = ("parameters", "model_num_parameters")
 # Building
 
 
-def build(runs: Sequence[Run]) -> ReportData:
-    """Compute the page for `runs`; the first LTM among them is compared with all others.
+def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
+    """The runs and the probes in `paths`, files or folders with all below them.
 
     Raises:
-        ResultsError: no runs, or a samples file or sidecar is malformed.
+        ResultsError: a path holds neither, or a file is malformed.
     """
+    places = list(map(Path, paths))
+    probed = {place: find_probes([place]) for place in places}
+    with_runs = [
+        place
+        for place in places
+        if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
+    ]
+    return find_runs(with_runs), find_probes(places)
+
+
+def build(runs: Sequence[Run], probes: Sequence[Probe] = ()) -> ReportData:
+    """Compute the page for `runs`; the first LTM among them is compared with all others. `probes` follow.
+
+    Raises:
+        ResultsError: neither, or a samples file or sidecar is malformed.
+    """
+    views = tuple(map(probe_view, probe_labels(probes), probes))
+    if not runs and views:
+        return _of_probes(views)
     if not runs:
         raise ResultsError("nothing to report: no runs were given; pass a results file or a folder that holds some")
     labels = labels_of(runs)
@@ -79,6 +105,24 @@ def build(runs: Sequence[Run]) -> ReportData:
         verdicts=tuple(verdicts),
         models=tuple(_card(label, run) for label, run in named),
         tasks=tuple(sections),
+        probes=views,
+        version=__version__,
+    )
+
+
+def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
+    """A page without runs."""
+    demo = [
+        Banner("alarm", f"Demo model: {view.label} is bundled to try the program with.") for view in views if view.demo
+    ]
+    return ReportData(
+        title=f"Probe of {', '.join(view.label for view in views)}",
+        subject=views[0].label,
+        banners=tuple(dict.fromkeys(demo)),
+        verdicts=(),
+        models=(),
+        tasks=(),
+        probes=views,
         version=__version__,
     )
 
@@ -93,6 +137,8 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     )
     perplexity = perplexity_section(name, entries, subject=subject)
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
+    records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
+    layers = (layers_view(label, own) for label, own in records.items())
     samples, documents = ((), 0) if scored_texts_only else sample_views(entries, budget=share_of_page)
     return TaskSection(
         name=name,
@@ -101,8 +147,10 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         bars=bars_of(tables),
         effect=effect_tables(name, entries),
         budget=budget_rows(name, entries),
-        latents=tuple(
-            latent_summary(entry.label, records) for entry in entries if (records := read_latents(entry.run, name))
+        latents=tuple(latent_summary(label, own) for label, own in records.items()),
+        inference=TaskLatents(
+            layers=tuple(view for view in layers if view is not None),
+            compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         ),
         published=published_for(name),
         definition=flat(entries[0].run.tasks[name].config),
@@ -142,10 +190,14 @@ def _card(label: str, run: Run) -> ModelCard:
 def render(data: ReportData) -> str:
     """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
     from ltm_eval import plots
+    from ltm_eval.latent_plots import latent_figures
 
     folder = reports_dir()
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    figures = {}
+    style, script = (
+        "".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in ("report", "explorer"))
+        for kind in ("css", "js")
+    )
+    figures = {name: _markup(svg) for name, svg in latent_figures(data)}
     for index, task in enumerate(data.tasks, 1):
         if task.bars:
             figures[f"bars-{index}"] = _markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
@@ -167,6 +219,8 @@ def render(data: ReportData) -> str:
             script=_markup(script),
             policy=_policy(style=style, script=script),
             settings=_side_by_side(data.models),
+            explorers=[_markup(explorer_json(view)) for view in data.probes],
+            figures_of=figures_of,
         )
     )
 

@@ -30,6 +30,8 @@ DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 REPLACED = "replaced"
+PROBE_PREFIX = "probe_"
+"""A probe's file beside the runs; `probe_results` reads it."""
 STOP_REASONS = ("stop_string", "end_of_text", "length", "")
 
 
@@ -400,12 +402,7 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
 def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such file or folder; give a results_*.json file or a folder that holds some")
-    files = sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
-    )
+    files = result_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs = [read_run(file) for file in files]
@@ -417,6 +414,17 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
     return sorted(newest.values(), key=lambda run: run.path)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The results files in a folder and below it, by name alone."""
+    return sorted(
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if (name.startswith("results") and name.endswith(".json"))
+        or (DATE_ID.search(name) and not name.startswith(PROBE_PREFIX))
+    )
 
 
 def read_run(path: Path) -> Run:
@@ -448,6 +456,19 @@ def read_run(path: Path) -> Run:
         seconds=_finite(content.get("total_evaluation_time_seconds")),
         extra=_extra(content, where=str(path)),
     )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        ResultsError: not JSON, or no object.
+        MachineError: the file cannot be read.
+    """
+    content = _parsed(_read_bytes(path), where=str(path))
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: str) -> TaskResult:

@@ -14,8 +14,8 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "paths", "progress", "results", "wording"),
-    ("answers",),
+    ("config", "drafts", "flops", "latent_page", "paths", "progress", "results", "subsets", "wording"),
+    ("answers", "layer_maps", "probe_results"),
     (
         "arguments",
         "corpora",
@@ -44,12 +44,13 @@ LAYERS = (
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("page",),
-    ("effect_tables", "latents", "samples", "scores"),
-    ("generation", "ppl_tables"),
+    ("effect_tables", "latent_plots", "latents", "samples", "scores"),
+    ("compute", "generation", "ppl_tables", "probe_views"),
     ("verdicts",),
     ("report",),
     ("run",),
-    ("sweep",),
+    ("probing", "sweep"),
+    ("probe_command",),
     ("cli",),
     ("__main__",),
 )
