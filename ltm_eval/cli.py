@@ -414,9 +414,6 @@ def doctor() -> int:
     return 0
 
 
-probe_command.register(app, lambda: _STATE.argv)
-
-
 # What `ls` knows ------------------------------------------------------------------------------------------------------
 
 CONDITION_TEXTS = {
@@ -491,6 +488,7 @@ class _State:
 
 
 _STATE = _State()
+probe_command.register(app, lambda: _STATE.argv)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ltm_eval.page import ReportData
 
 _AXES = {"percent": "percent of tokens", "nats": "nats per token", "tokens": "tokens"}
+DRAWN = ("top1", "saved", "greedy", "prefix")
+"""Measures with a figure; NLL itself, whose texts differ more than its layers, stands in the table alone."""
+_LEAST_TOP = {"percent": 5.0, "nats": 0.05, "tokens": 1.0}
+"""The axis reaches at least so far, so that nothing is not drawn large."""
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--")
 
@@ -32,7 +36,7 @@ def latent_figures(data: ReportData) -> Iterator[tuple[str, str]]:
             if own and all(point.flops is not None for curve in own for point in curve.points):
                 yield f"flops-{kind}-{index}", against_flops(own, name=f"flops-{kind}-{index}")
     for index, view in enumerate(data.probes, 1):
-        for measure in view.measures:
+        for measure in (one for one in view.measures if one.key in DRAWN):
             name = f"probe-{index}-{measure.key}"
             yield name, reconstruction(measure, name=name)
 
@@ -69,8 +73,8 @@ def reconstruction(measure: Measure, *, name: str) -> str:
         axes.set_xlabel("active layers l")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(_AXES[measure.unit])
-        if measure.unit != "nats":
-            axes.set_ylim(bottom=0)
+        tops = [value for ladder in measure.ladders for value in _scaled(ladder.points, scale)[2]]
+        axes.set_ylim(None if measure.unit == "nats" else 0, max(1.05 * max(tops), _LEAST_TOP[measure.unit]))
         axes.grid(color=_RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, labelcolor=_INK, borderaxespad=0)

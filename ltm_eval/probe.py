@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -178,7 +178,7 @@ def _cell(subject: Subject, z: Tensor | None, greedy: tuple[int, ...] | None) ->
     return Cell(nll, hits, sum(right), right.index(False) if False in right else len(right))
 
 
-def _fit_facts(posterior: Posterior) -> dict[str, object]:
+def _fit_facts(posterior: Posterior) -> dict[str, Any]:
     return {
         "t_fast": len(posterior.trace.nll_nats) - 1,
         "kl_nats": float(posterior.trace.kl_nats[-1, 0]),

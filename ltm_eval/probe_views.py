@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from ltm_eval.subsets import downward, group_sets, groups_of, key_of, ranges_of,
 from ltm_eval.wording import cut, number, percent, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ltm_eval.probe_results import Cell, Explored, Probe, ProbedText
 
@@ -22,35 +23,45 @@ PERCENT, NATS, TOKENS = "percent", "nats", "tokens"
 _FACTS = ("preset", "t_fast", "rest", "latents", "max_tokens", "seed")
 _ORDERS = (("upward", upward), ("downward", downward))
 
-_Value = tuple[str, str, str, str]
-_MEASURES: tuple[tuple[_Value, Callable[[Cell, int], float | None]], ...] = (
+_Figure = Callable[["ProbedText", "Cell"], "float | None"]
+_MEASURES: tuple[tuple[str, str, str, str, _Figure], ...] = (
     (
-        ("top1", "Teacher-forced top-1", PERCENT, "tokens that are the likeliest after the text’s own earlier tokens"),
-        lambda cell, tokens: cell.top1 / tokens,
+        "top1",
+        "Teacher-forced top-1",
+        PERCENT,
+        "tokens that are the likeliest after the text’s own earlier tokens",
+        lambda text, cell: cell.top1 / text.tokens,
     ),
     (
-        ("nll", "Teacher-forced NLL", NATS, "−log p(token | z, the text’s own earlier tokens), per token"),
-        lambda cell, tokens: cell.nll_nats / tokens,
+        "nll",
+        "Teacher-forced NLL",
+        NATS,
+        "−log p(token | z, the text’s own earlier tokens), per token",
+        lambda text, cell: cell.nll_nats / text.tokens,
     ),
     (
-        (
-            "greedy",
-            "Free-running, by position",
-            PERCENT,
-            "positions at which the greedy continuation of end-of-text alone has the text’s token",
-        ),
-        lambda cell, tokens: None if cell.greedy is None else cell.greedy / tokens,
+        "saved",
+        "NLL saved by z",
+        NATS,
+        "teacher-forced NLL without z minus the one with it, per token, paired by text; KL is not charged",
+        lambda text, cell: (text.no_z.nll_nats - cell.nll_nats) / text.tokens,
     ),
     (
-        (
-            "prefix",
-            "Free-running, until the first error",
-            TOKENS,
-            "tokens of that continuation before its first wrong one",
-        ),
-        lambda cell, tokens: cell.prefix,
+        "greedy",
+        "Free-running, by position",
+        PERCENT,
+        "positions at which the greedy continuation of end-of-text alone has the text’s token",
+        lambda text, cell: None if cell.greedy is None else cell.greedy / text.tokens,
+    ),
+    (
+        "prefix",
+        "Free-running, until the first error",
+        TOKENS,
+        "tokens of that continuation before its first wrong one",
+        lambda text, cell: cell.prefix,
     ),
 )
+"""Key, title, unit, what is counted, and how."""
 
 
 def probe_view(label: str, probe: Probe) -> ProbeView:
@@ -89,8 +100,8 @@ def probe_labels(probes: Sequence[Probe]) -> list[str]:
 def measures_of(probe: Probe) -> tuple[Measure, ...]:
     """Every measure that all texts have, in every direction that was run."""
     found = []
-    for (key, title, unit, what), figure in _MEASURES:
-        no_z = _estimate([figure(text.no_z, text.tokens) for text in probe.texts])
+    for key, title, unit, what, figure in _MEASURES:
+        no_z = _estimate([figure(text, text.no_z) for text in probe.texts])
         ladders = []
         for name, order in _ORDERS:
             steps = order(probe.n_layers)
@@ -103,8 +114,9 @@ def measures_of(probe: Probe) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _at(key: str, texts: Sequence[ProbedText], figure: Callable[[Cell, int], float | None]) -> Estimate | None:
-    cells = [(text.cells[key], text.tokens) for text in texts if key in text.cells]
+def _at(key: str, texts: Sequence[ProbedText], figure: _Figure) -> Estimate | None:
+    """Mean under one set of layers; None where a text lacks it."""
+    cells = [(text, text.cells[key]) for text in texts if key in text.cells]
     return _estimate([figure(*one) for one in cells]) if len(cells) == len(texts) else None
 
 
@@ -135,7 +147,8 @@ def _item(probe: Probe, one: Explored) -> ExplorerItem:
     text = probe.texts[one.index]
     ranges = set(map(key_of, ranges_of(probe.n_layers)))
     grouped = set(map(key_of, group_sets(probe.n_layers)))
-    rows, first = [], {}
+    rows: list[SetRow] = []
+    first: dict[int, str] = {}
     for key, made in one.cells.items():
         cell = text.cells.get(key)
         words = words_of(key)
@@ -195,7 +208,7 @@ def figures_of(row: SetRow) -> tuple[str, str, str, str]:
 def text_table(probe: Probe) -> str:
     """The curves in plain text: a line for each number of active layers."""
     measures = measures_of(probe)
-    heads = [f"{measure.key} {ladder.name}" for measure in measures for ladder in measure.ladders]
+    heads = [f"{measure.key} {ladder.name.removesuffix('ward')}" for measure in measures for ladder in measure.ladders]
     lines = [["layers", *heads]]
     for count in range(probe.n_layers + 1):
         points = [(measure, ladder.points[count]) for measure in measures for ladder in measure.ladders]

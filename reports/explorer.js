@@ -42,8 +42,9 @@
         const on = between(group[0], group[1]).every(function (layer) { return active.includes(layer); });
         button.setAttribute("aria-pressed", String(on));
       });
-      shown.first.textContent = first.value;
-      shown.last.textContent = last.value;
+      const isRange = active.length > 0 && active.length === active[active.length - 1] - active[0] + 1;
+      shown.first.textContent = isRange ? first.value : "–";
+      shown.last.textContent = isRange ? last.value : "–";
       shown.prompt.textContent = item.prompt || "(end-of-text alone)";
       shown.rest.textContent = item.rest;
       shown.whole.textContent = all ? item.texts[all[0]] || "(nothing)" : "–";
@@ -89,6 +90,7 @@
     first.addEventListener("input", moved);
     last.addEventListener("input", moved);
     if (choice) { choice.addEventListener("change", show); }
+    box.style.setProperty("--layers", String(data.layers));
     box.hidden = false;
     choose(whole);
   });
