@@ -11,8 +11,8 @@ class HeatRow:
 
     label: str
     """What it is of."""
-    values: tuple[float, ...]
-    """One a layer."""
+    values: tuple[str, ...]
+    """One a layer, as readers see it."""
     levels: tuple[int, ...]
     """Depth of each value's colour, 0 to `LEVELS`."""
 

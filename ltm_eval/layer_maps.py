@@ -84,4 +84,9 @@ def _rows(names: Sequence[str], rows: Sequence[Layers], *, deep_is_high: bool) -
     signed = [[value if deep_is_high else -value for value in row] for row in rows]
     top = max(0.0, *(max(row) for row in signed))
     levels = [tuple(round(LEVELS * max(value, 0.0) / top) if top > 0 else 0 for value in row) for row in signed]
-    return tuple(HeatRow(*one) for one in zip(names, rows, levels, strict=True))
+    shown = [tuple(_words(value, digits=2 if deep_is_high else 3) for value in row) for row in rows]
+    return tuple(HeatRow(*one) for one in zip(names, shown, levels, strict=True))
+
+
+def _words(value: float, *, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero

@@ -44,7 +44,7 @@ def layers_of(key: str) -> Layers:
         if last > MOST_LAYERS:
             raise ValueError(f"a set of layers such as 1-3,7 or {NONE}")
         found += range(first, last + 1)
-    if key_of(tuple(found)) != key:
+    if key_of(tuple(found)) != key or found != sorted(set(found)):
         raise ValueError(f"a set of layers such as 1-3,7 or {NONE}")
     return tuple(found)
 
