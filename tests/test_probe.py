@@ -247,7 +247,14 @@ def test_similarity(a: str, b: str, wanted: float) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"rest": "mean"}, {"latents": "mu"}, {"direction": "sideways"}, {"max_tokens": 1}, {"explore": -1}, {"t_fast": -1}],
+    [
+        {"rest": "mean"},
+        {"latents": "mu"},
+        {"direction": "sideways"},
+        {"max_tokens": 1},
+        {"explore": -1},
+        {"t_fast": -1},
+    ],
 )
 def test_options_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
