@@ -13,6 +13,7 @@ zeros stand for the latents (the prior's mean; the same as no cross-attention) o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,13 +123,22 @@ def scored(model: LatentThoughtModel, window: Window, z: Tensor | None) -> tuple
     """-log p of a window's targets in nats, and how many of them were the likeliest token.
 
     One row at a time, so that a figure does not depend on what else is computed.
+
+    Raises:
+        DataError: the likelihood is not finite.
     """
     tokens = torch.tensor([window.tokens], device=model.device)
     targets = torch.tensor([window.targets], device=model.device)
     hidden: Hidden = model.hidden(model.prelude(tokens), None if z is None else z.unsqueeze(0))
     logits = model.logits(hidden.states)  # (1, T, V)
+    nll = float(token_nll_nats(logits, targets).double().sum())
+    if not math.isfinite(nll):
+        raise DataError(
+            f"a window of {len(window.tokens)} tokens: the model gives no finite likelihood; its weights may be damaged, "
+            "or the fit has diverged: try --preset bound or fewer fast steps"
+        )
     hits = (logits.argmax(-1) == targets) & (targets != IGNORED)
-    return float(token_nll_nats(logits, targets).double().sum()), int(hits.sum())
+    return nll, int(hits.sum())
 
 
 def probe_text(

@@ -196,6 +196,14 @@ def test_positions_that_are_not_scored_do_not_count() -> None:
     assert hits == int(logits.argmax() == 4)
 
 
+def test_a_likelihood_that_is_no_number_is_refused() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="no finite likelihood"):
+        scored(model, Window((1, 2), (2, 3)), None)
+
+
 def test_the_same_probe_twice_has_the_same_bits_whatever_else_is_probed(tokenizer: Tokenizer) -> None:
     first, second = (probe_text(deep_model(), TEXT, tokenizer, QUICK, index=index) for index in (0, 2))
     assert first[0] == second[0]
