@@ -134,8 +134,8 @@ def scored(model: LatentThoughtModel, window: Window, z: Tensor | None) -> tuple
     nll = float(token_nll_nats(logits, targets).double().sum())
     if not math.isfinite(nll):
         raise DataError(
-            f"a window of {len(window.tokens)} tokens: the model gives no finite likelihood; its weights may be damaged, "
-            "or the fit has diverged: try --preset bound or fewer fast steps"
+            f"a window of {len(window.tokens)} tokens: the model gives no finite likelihood; its weights may be "
+            "damaged, or the fit has diverged: try --preset bound or fewer fast steps"
         )
     hits = (logits.argmax(-1) == targets) & (targets != IGNORED)
     return nll, int(hits.sum())
