@@ -33,6 +33,7 @@ from ltm_eval.options import (
     Condition,
     Data,
     Device,
+    Documents,
     Dtype,
     FastSteps,
     FitWindow,
@@ -140,6 +141,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     data: Data = RunConfig.data,
     metadata: Metadata = RunConfig.metadata,
     limit: Limit = RunConfig.limit,
+    documents: Documents = None,
     gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
     n: Samples = RunConfig.n,
     k: PassAt = None,
@@ -177,6 +179,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         data=filled("data", data) or RunConfig.data,
         metadata=metadata,
         limit=limit,
+        documents=documents or (),
         output_path=filled("output_path", output_path) or RunConfig.output_path,
         batch_size="auto" if batch_size == "auto" else int(batch_size),
         device=checked_device(device),
@@ -231,6 +234,9 @@ def report(
             "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
         ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All documents and answers, however large the page becomes.")
+    ] = False,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
@@ -241,7 +247,7 @@ def report(
         target = Path(found[0]).with_name("report.html")
     if target.is_dir():
         target = target / "report.html"
-    page.write(page.render(page.build(*page.gather(found))), target)
+    page.write(page.render(page.build(*page.gather(found), full=full)), target)
     print(f"report: {target.resolve()}")
     return 0
 

@@ -329,6 +329,8 @@ class RunExtra:
     """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
+    cost: Mapping[str, Any] | None = None
+    """Task to wall time and peak memory, as `telemetry.TaskCost`."""
 
 
 @dataclass(frozen=True)
@@ -557,6 +559,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
+        cost=_mapping(block.get("cost")),
     )
 
 
