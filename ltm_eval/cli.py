@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval import __version__, cli_compare, paths
+from ltm_eval import __version__, cli_compare, paths, probe_command
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
@@ -33,6 +33,7 @@ from ltm_eval.options import (
     Condition,
     Data,
     Device,
+    Documents,
     Dtype,
     FastSteps,
     FitWindow,
@@ -140,6 +141,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     data: Data = RunConfig.data,
     metadata: Metadata = RunConfig.metadata,
     limit: Limit = RunConfig.limit,
+    documents: Documents = None,
     gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
     n: Samples = RunConfig.n,
     k: PassAt = None,
@@ -177,6 +179,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         data=filled("data", data) or RunConfig.data,
         metadata=metadata,
         limit=limit,
+        documents=documents or (),
         output_path=filled("output_path", output_path) or RunConfig.output_path,
         batch_size="auto" if batch_size == "auto" else int(batch_size),
         device=checked_device(device),
@@ -237,19 +240,22 @@ def report(
     ] = None,
     format_: cli_compare.Formats = None,
     plots_dir: cli_compare.PlotsDir = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All documents and answers, however large the page becomes.")
+    ] = False,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
-    from ltm_eval.results import find_runs
 
     found = sources or [RunConfig.output_path]
     target = Path(filled("output", output) or Path(found[0]) / "report.html")
     if output is None and not Path(found[0]).is_dir():
         target = Path(found[0]).with_name("report.html")
+    if target.is_dir():
+        target = target / "report.html"
     places = cli_compare.report_places(format_, output, beside=target)
-    for path in cli_compare.write_report(
-        page.build(find_runs(found)), places, plots_dir=filled("plots_dir", plots_dir)
-    ):
+    data = page.build(*page.gather(found), full=full)
+    for path in cli_compare.write_report(data, places, plots_dir=filled("plots_dir", plots_dir)):
         print(f"report: {path.resolve()}")
     return 0
 
@@ -500,6 +506,7 @@ class _State:
 
 
 _STATE = _State()
+probe_command.register(app, lambda: _STATE.argv)
 
 
 def main(args: Sequence[str] | None = None) -> int:

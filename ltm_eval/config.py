@@ -319,6 +319,8 @@ class RunConfig:
     """JSON object of task options, as lm-eval's `--metadata`, for example `{"protocol": "documents"}`."""
     limit: int | None = None
     """Only the first documents of each task."""
+    documents: tuple[int, ...] = ()
+    """Only these documents of each task, by their index; empty takes all."""
     output_path: str = "results"
     """Folder for results."""
     batch_size: int | Literal["auto"] = "auto"
@@ -371,6 +373,8 @@ class RunConfig:
             raise UsageError(f"shots must be a whole number from 0 to {MAX_SHOTS}, got {self.num_fewshot}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit must be at least 1 document, got {self.limit}; leave it out for all documents")
+        if self.limit is not None and self.documents:
+            raise UsageError("limit and documents exclude each other; give one of them")
         if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
         if self.n < 1 or any(k < 1 for k in self.k) or self.rethink < 0:

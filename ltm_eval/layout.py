@@ -11,7 +11,19 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.paths import reports_dir
-from ltm_eval.wording import cut, duration, number, p_words, percent, short, signed, signed_bits, visible
+from ltm_eval.wording import (
+    cut,
+    duration,
+    number,
+    operations,
+    p_words,
+    percent,
+    short,
+    signed,
+    signed_bits,
+    size,
+    visible,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,6 +51,8 @@ def environment() -> Environment:
         p_words=p_words,
         duration=duration,
         grouped=lambda value: f"{value:,}",
+        operations=operations,
+        size=size,
     )
     return made
 

@@ -142,6 +142,17 @@ Limit = Annotated[
         show_default="all",
     ),
 ]
+Documents = Annotated[
+    Any,
+    _option(
+        "--documents",
+        panel=WHAT,
+        metavar="I,...",
+        parser=_wholes("documents", 0),
+        text="Only these documents of each task, by their index from 0, as the report's sample browser names them.",
+        show_default="all",
+    ),
+]
 GenKwargs = Annotated[
     str | None,
     _option(

@@ -105,6 +105,8 @@ class Curve:
     """10 % quantile per step."""
     high: tuple[float, ...]
     """90 % quantile per step."""
+    worst: tuple[float, ...] = ()
+    """The request that gained least, per step."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
             steps = range(len(curve.median))
             axes.fill_between(steps, curve.low, curve.high, color=_series(index), alpha=0.18, linewidth=0)
             axes.plot(steps, curve.median, color=_series(index), linewidth=1.8, label=_short(curve.label))
+            if curve.worst:
+                axes.plot(steps, curve.worst, color=_series(index), linewidth=1.0, linestyle="--")
         axes.axhline(0.0, color=_RULE, linewidth=0.8)
         axes.set_xlabel("fast step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

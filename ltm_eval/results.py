@@ -30,6 +30,8 @@ DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 REPLACED = "replaced"
+PROBE_PREFIX = "probe_"
+"""A probe's file beside the runs; `probe_results` reads it."""
 STOP_REASONS = ("stop_string", "end_of_text", "length", "")
 
 
@@ -327,6 +329,8 @@ class RunExtra:
     """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
+    cost: Mapping[str, Any] | None = None
+    """Task to wall time and peak memory, as `telemetry.TaskCost`."""
 
 
 @dataclass(frozen=True)
@@ -400,7 +404,7 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
 def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such file or folder; give a results_*.json file or a folder that holds some")
-    files = results_files(folder)
+    files = result_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs = [read_run(file) for file in files]
@@ -414,13 +418,14 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     return sorted(newest.values(), key=lambda run: run.path)
 
 
-def results_files(folder: Path) -> list[Path]:
-    """Files below `folder` whose names are those of results."""
+def result_files(folder: Path) -> list[Path]:
+    """The results files in a folder and below it, by name alone."""
     return sorted(
         Path(root) / name
         for root, _, names in os.walk(folder)
         for name in names
-        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
+        if (name.startswith("results") and name.endswith(".json"))
+        or (DATE_ID.search(name) and not name.startswith(PROBE_PREFIX))
     )
 
 
@@ -453,6 +458,19 @@ def read_run(path: Path) -> Run:
         seconds=_finite(content.get("total_evaluation_time_seconds")),
         extra=_extra(content, where=str(path)),
     )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        ResultsError: not JSON, or no object.
+        MachineError: the file cannot be read.
+    """
+    content = _parsed(_read_bytes(path), where=str(path))
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: str) -> TaskResult:
@@ -541,6 +559,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
+        cost=_mapping(block.get("cost")),
     )
 
 

@@ -13,7 +13,7 @@ from ltm_eval.errors import InputError, MachineError, ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
 from ltm_eval.figures import EVALUATED, FlatFigure, task_figures
 from ltm_eval.report import DIGEST_KEYS
-from ltm_eval.results import read_run, results_files
+from ltm_eval.results import read_run, result_files
 from ltm_eval.scores import Entry, labels_of
 from ltm_eval.verdicts import audit_line
 
@@ -69,7 +69,7 @@ def index(folder: Path) -> Index:
     """
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such folder; give one that holds results_*.json files")
-    files = results_files(folder)
+    files = result_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs: list[Run] = []

@@ -29,6 +29,7 @@ from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineErr
 from ltm_eval.floors import FIELDS, floors_of
 from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
+from ltm_eval.telemetry import Meter, sizes_of
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
         notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
+    if config.documents:
+        notes.append(f"only documents {', '.join(map(str, config.documents))} of each task")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes
 
 
@@ -384,8 +387,11 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     begun = time.perf_counter()
     parts = []
     facts: dict[str, TaskFacts] = {}
+    costs: dict[str, dict[str, Any]] = {}
     for task in tasks:
+        meter = Meter(lm.device)
         part = _evaluate_task(lm, task, config)
+        costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
@@ -404,6 +410,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
+            "cost": costs,
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
             "sweep_cell": cell,
         }
@@ -466,6 +473,7 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
+        samples=chosen_documents(config, task),
         bootstrap_iters=BOOTSTRAP_ITERS,
         log_samples=True,
         confirm_run_unsafe_code=False,
@@ -479,6 +487,22 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     if hasattr(task, "generation_facts"):
         part["generation"] = {task.task_name: task.generation_facts()}
     return part
+
+
+def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | None:
+    """The documents of `--documents`, as lm-eval takes them.
+
+    Raises:
+        UsageError: the task has no such document.
+    """
+    if not config.documents:
+        return None
+    count = len(task.eval_docs)
+    if max(config.documents) >= count:
+        raise UsageError(
+            f"documents: task {task.task_name} has documents 0 to {count - 1}, {max(config.documents)} was asked for"
+        )
+    return {task.task_name: list(config.documents)}
 
 
 def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
@@ -531,6 +555,7 @@ def _about(
             "model": subject.kind,
             "model_args": subject.arguments,
             **info,
+            **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),
