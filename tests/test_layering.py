@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "paths", "progress", "results", "wording"),
+    ("config", "drafts", "heartbeat", "launch", "paths", "progress", "results", "wording"),
     ("answers",),
     (
         "arguments",

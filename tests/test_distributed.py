@@ -1,0 +1,226 @@
+"""Processes of one job: meeting, sharing, exchanging, and noticing who is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ltm_eval.distributed import Job, current, join, share
+from ltm_eval.errors import LtmEvalError, MachineError, UsageError
+from ltm_eval.launch import Launch, read_launch, speaks
+from tests.gang import Gang, Started, told
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture(scope="module")
+def gang() -> Iterator[Gang]:
+    with Gang() as gang:
+        yield gang
+
+
+# What launchers say ---------------------------------------------------------------------------------------------------
+
+
+def test_launchers_variables() -> None:
+    assert read_launch({}) == read_launch({"WORLD_SIZE": "1"}) == Launch()
+    assert read_launch({"RANK": "0", "WORLD_SIZE": "1"}).leads
+    assert read_launch(TORCHRUN) == Launch(1, 2, 1, "node0", 29500)
+    assert read_launch({**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True"}).served
+    assert speaks({}) and not speaks(TORCHRUN) and speaks({"WORLD_SIZE": "2", "RANK": "0"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"WORLD_SIZE": ""}, "RANK=1 is set and WORLD_SIZE is not"),
+        ({"RANK": ""}, "WORLD_SIZE=2 is set and RANK is not"),
+        ({"RANK": "2"}, "RANK=2 must be below WORLD_SIZE=2"),
+        ({"RANK": "-1"}, "RANK must be a whole number from 0, got '-1'"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK must be a whole number"),
+        ({"MASTER_ADDR": ""}, "needs MASTER_ADDR"),
+        ({"MASTER_PORT": ""}, "needs MASTER_PORT"),
+        ({"MASTER_PORT": "70000"}, "from 1 to 65535"),
+    ],
+)
+def test_contradictory_variables_are_named(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_launch({**TORCHRUN, **changes})
+
+
+# Sharing --------------------------------------------------------------------------------------------------------------
+
+
+def test_alone() -> None:
+    job = current()
+    assert (job.rank, job.world, job.leads) == (0, 1, True)
+    assert job.exchange(b"x") == [b"x"] and join(Launch()).world == 1
+    job.agree({"anything": 1})
+    job.check()
+    job.close()
+
+
+def test_shares_are_even_and_keep_together_what_belongs_together() -> None:
+    rng = random.Random(0)
+    for world in (1, 2, 3, 8):
+        work = [(rng.randrange(30), rng.uniform(1, 100)) for _ in range(100)]
+        ranks = share(work, world)
+        assert ranks == share(work, world)
+        assert len({(owner, rank) for (owner, _), rank in zip(work, ranks, strict=True)}) == len({w for w, _ in work})
+        loads = [sum(cost for (_, cost), rank in zip(work, ranks, strict=True) if rank == r) for r in range(world)]
+        pieces: dict[int, float] = {}
+        for owner, cost in work:
+            pieces[owner] = pieces.get(owner, 0.0) + cost
+        best = max(sum(loads) / world, *pieces.values())
+        assert max(loads) <= 4 / 3 * best + 1e-9
+    assert share([], 3) == [] and share([("a", 1.0)], 5) == [0]
+    assert share([("a", 1.0), ("b", 5.0), ("c", 4.0)], 2) == [1, 0, 1]
+
+
+# Meeting and exchanging -----------------------------------------------------------------------------------------------
+
+
+def exchanged(argument: dict[str, Any]) -> int:
+    """Each rank sends others something of its own length, twice."""
+    job = join()
+    assert join() is job is current() and job.leads == (job.rank == 0)
+    own = bytes(range(256)) * job.rank
+    assert job.exchange(own) == [bytes(range(256)) * rank for rank in range(job.world)]
+    assert job.exchange(b"") == [b""] * job.world
+    job.agree({"same": "for all"})
+    job.close()
+    assert not isinstance(current(), type(job)) and current().world == 1
+    return 0
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_everyone_gets_what_everyone_sent(gang: Gang, world: int) -> None:
+    done = gang.run(world, "tests.test_distributed:exchanged", {})
+    assert [done.err(rank) for rank in range(world)] == [""] * world
+
+
+def stale(argument: dict[str, Any]) -> int:
+    """The store still holds what ranks of an earlier start left there."""
+    from torch.distributed import TCPStore
+
+    port, rank = int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
+    if rank == 0:
+        store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, multi_tenant=True)
+        store.set("hello/1", "a dead process")
+        store.set("welcome", '{"nonce": "old", "ranks": ["a", "b"]}')
+        store.set("old/go", "1")
+    return exchanged(argument)
+
+
+def test_a_restart_is_not_confused_by_what_the_dead_left(gang: Gang) -> None:
+    gang.run(2, "tests.test_distributed:stale", {})
+
+
+def differing(argument: dict[str, Any]) -> int:
+    job = join()
+    try:
+        job.agree({"checkpoint": "ab" * 32 if job.rank != 2 else "cd" * 32, "t_fast": 16})
+    except LtmEvalError as error:
+        print(error, "told" if job.tell(error) else "quiet")
+        return error.exit_code
+    return 0
+
+
+def test_a_rank_that_differs_is_named_once(gang: Gang) -> None:
+    job = gang.start(3, "tests.test_distributed:differing", {})
+    assert job.wait() == [6, 6, 6]
+    said = [job.out(rank) for rank in range(3)]
+    assert all("rank 2 (on" in text and "another checkpoint" in text and "cdcdcd" in text for text in said)
+    assert sum(text.endswith("told\n") for text in said) == 1
+
+
+def failing(argument: dict[str, Any]) -> int:
+    """Rank 1 cannot go on; the others wait for it."""
+    job = join()
+    if job.rank == 1:
+        assert job.tell(MachineError("no disk"))
+        return 4
+    return told(lambda: job.exchange(b""))
+
+
+def test_the_others_end_when_one_fails(gang: Gang) -> None:
+    job = gang.start(3, "tests.test_distributed:failing", {})
+    assert job.wait() == [5, 4, 5]
+    assert job.err(0) == job.err(2) == ""
+
+
+def test_a_taken_port_is_one_line(gang: Gang) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        job = gang.start(2, "tests.test_distributed:joining", {}, environ={"MASTER_PORT": port})
+        assert job.wait([0]) == [4]
+        assert f"port {port} of 127.0.0.1: cannot be opened (another program has it)" in job.err(0)
+        os.kill(job.pids[1], signal.SIGKILL)
+        job.wait([1])
+
+
+def joining(argument: dict[str, Any]) -> int:
+    return told(join)
+
+
+# Who is lost ----------------------------------------------------------------------------------------------------------
+
+SILENCE = 3.0
+
+
+def waiting(argument: dict[str, Any]) -> int:
+    """All ranks but the first wait in an exchange; the first computes and does not look."""
+    job = join()
+    print("here", flush=True)
+    if job.rank == 0:
+        time.sleep(60)
+    return told(lambda: job.exchange(b""))
+
+
+def lose(gang: Gang, how: signal.Signals, rank: int = 1) -> tuple[Started, float]:
+    """Start 3 processes and lose one of them; seconds until the two others have ended with code 5."""
+    job = gang.start(3, "tests.test_distributed:waiting", {}, environ={"LTM_EVAL_RANK_SILENCE": str(SILENCE)})
+    end = time.monotonic() + 60
+    while not all(job.out(r) for r in range(3)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(job.pids[rank], how)
+    begun = time.monotonic()
+    others = [r for r in range(3) if r != rank]
+    codes = job.wait(others)
+    seconds = time.monotonic() - begun
+    if how == signal.SIGSTOP:
+        os.kill(job.pids[rank], signal.SIGKILL)
+    job.wait([rank])
+    assert codes == [5, 5], [job.err(r) for r in others]
+    return job, seconds
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_is_noticed_and_named_once(gang: Gang, how: signal.Signals) -> None:
+    job, seconds = lose(gang, how)
+    said = job.err(0) + job.err(2)
+    assert said.count("\n") == 1 and f"process {job.pids[1]}" in said, said
+    assert said.startswith("ltm-eval: error[5]: rank 1 (") and "the same command resumes" in said
+    assert seconds < 30 and "has not answered for 3 s" in said
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_first_rank_is_noticed_by_those_whose_store_it_kept(gang: Gang, how: signal.Signals) -> None:
+    job, seconds = lose(gang, how, rank=0)
+    said = job.err(1) + job.err(2)
+    assert said.count("error[5]") == 1 and "no longer answers" in said and seconds < 30
