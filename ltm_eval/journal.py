@@ -3,9 +3,9 @@
     <folder>/journal/<uuid>.jsonl    one file per process, append-only: crc32 (8 hex digits), space, ASCII JSON, LF
     <folder>/journal/<uuid>.bad      lines of that file that were damaged, set aside
 
-A line is a head (settings of what follows), a plan (a call of the model that begins) or an answer. An answer's key is the
-sha256 of the settings and the request's content, so that any process may read every file and none takes an answer of
-another checkpoint or other settings. A line is handed to the system whole and kept only whole: what a failed or
+A line is a head (settings of what follows), a plan (a call of the model that begins) or an answer. An answer's key is
+the sha256 of the settings and the request's content, so that any process may read every file and none takes an answer
+of another checkpoint or other settings. A line is handed to the system whole and kept only whole: what a failed or
 interrupted write left is cut off at once, or dropped by the next reader. Nothing here is ever unpickled.
 """
 
@@ -42,11 +42,11 @@ _NON_FINITE = "non-finite"
 
 
 def canonical(content: Any) -> str:
-    """`content` as ASCII JSON, the same text for equal content; floats keep every bit, non-finite ones are spelt out."""
+    """`content` as strict ASCII JSON; floats keep every bit, those that are not finite are spelt out."""
     try:
-        return json.dumps(content, separators=(",", ":"), allow_nan=False, default=str)
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
     except ValueError:
-        return json.dumps(_spelt(content), separators=(",", ":"), allow_nan=False, default=str)
+        return json.dumps(_spelt(content), separators=(",", ":"), allow_nan=False)
 
 
 def _spelt(content: Any) -> Any:
@@ -390,7 +390,9 @@ class Writer:
 
     def _lost(self, error: OSError, wanted: str) -> MachineError:
         reason = error.strerror or error
-        return MachineError(f"{self.path}: could not {wanted} ({reason}); free some space and run the same command again")
+        return MachineError(
+            f"{self.path}: could not {wanted} ({reason}); free some space and run the same command again"
+        )
 
 
 # Both -----------------------------------------------------------------------------------------------------------------
@@ -447,4 +449,3 @@ class Journal:
     def close(self) -> None:
         """Flush, and write no more."""
         self.writer.close()
-
