@@ -14,7 +14,8 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "heartbeat", "launch", "paths", "progress", "results", "wording"),
+    ("failpoints",),
+    ("config", "drafts", "heartbeat", "launch", "lock", "paths", "progress", "results", "wording"),
     ("answers",),
     (
         "arguments",
@@ -40,7 +41,7 @@ LAYERS = (
     ("effect", "fewshot"),
     ("blocks", "checkpoint", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
-    ("audit", "bench", "learners", "rethink", "rolling"),
+    ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("page",),
