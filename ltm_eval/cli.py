@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltm_eval import __version__, paths
-from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
+from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, GridConfig, RunConfig, SweepConfig, conditions_of
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
 from ltm_eval.options import (
     Baselines,
     BatchSize,
     CausalChunk,
     CausalFastSteps,
+    CellCpus,
     Condition,
     Data,
     Device,
@@ -41,16 +42,20 @@ from ltm_eval.options import (
     LogSamples,
     Metadata,
     Model,
+    Models,
     OutputPath,
     PassAt,
     Preset,
     Quiet,
+    RayAddress,
     Rethink,
     Revision,
     Rows,
     Samples,
     Seed,
+    Seeds,
     Shots,
+    SweptSteps,
     Tasks,
     Tokenizer,
     WriteReport,
@@ -214,6 +219,92 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         print(f"results: {path}")
     if outcome.report is not None:
         print(f"report: {outcome.report}")
+    return 0
+
+
+@app.command(
+    epilog=_examples(
+        "ltm-eval sweep --task rules --t_fast 0,16,64 --shots 0,8 --seed 1,2 --limit 40",
+        "ltm-eval sweep --model a.pt,b.pt --task gsm8k --condition demos,other --data DIR --ray_address local",
+    )
+)
+def sweep(  # noqa: PLR0913 - the signature is the declaration of the options
+    *,
+    model: Models = None,
+    tasks: Tasks = list(RunConfig.tasks),  # noqa: B006 - typer copies it
+    num_fewshot: Shots = RunConfig.num_fewshot,
+    data: Data = RunConfig.data,
+    metadata: Metadata = RunConfig.metadata,
+    limit: Limit = RunConfig.limit,
+    gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
+    n: Samples = RunConfig.n,
+    k: PassAt = None,
+    tokenizer: Tokenizer = RunConfig.tokenizer,
+    revision: Revision = RunConfig.revision,
+    condition: Condition = RunConfig.condition,
+    preset: Preset = RunConfig.preset,
+    t_fast: SweptSteps = None,
+    fit_window: FitWindow = RunConfig.fit_window,
+    rethink: Rethink = RunConfig.rethink,
+    rows: Rows = RunConfig.rows,
+    causal_chunk: CausalChunk = RunConfig.causal_chunk,
+    causal_t_fast: CausalFastSteps = RunConfig.causal_t_fast,
+    seed: Seeds = None,
+    device: Device = RunConfig.device,
+    dtype: Dtype = RunConfig.dtype,
+    batch_size: BatchSize = str(RunConfig.batch_size),
+    output_path: OutputPath = RunConfig.output_path,
+    quiet: Quiet = RunConfig.quiet,
+    ray_address: RayAddress = GridConfig.ray_address,
+    cell_cpus: CellCpus = GridConfig.cell_cpus,
+) -> int:
+    """Run every combination of checkpoints, tasks, conditions, demonstrations, fast steps and seeds.
+
+    Finished cells are not run again by the same command; sweep.json holds all figures.
+    """
+    from ltm_eval import grid
+
+    several = k if k is not None else ()
+    base = RunConfig(
+        tasks=tuple(name.strip() for part in tasks for name in part.split(",") if name.strip()),
+        data=filled("data", data) or RunConfig.data,
+        metadata=metadata,
+        limit=limit,
+        output_path=filled("output_path", output_path) or RunConfig.output_path,
+        batch_size="auto" if batch_size == "auto" else int(batch_size),
+        device=checked_device(device),
+        dtype=dtype,
+        preset=preset,
+        fit_window=fit_window,
+        n=max(several) if several and n == RunConfig.n else n,
+        k=several,
+        rethink=rethink,
+        rows=rows,
+        causal_chunk=causal_chunk,
+        causal_t_fast=causal_t_fast,
+        tokenizer=filled("tokenizer", tokenizer),
+        revision=filled("revision", revision),
+        gen_kwargs=gen_kwargs,
+        report=False,
+        quiet=quiet,
+        command=(PROGRAM, *_STATE.argv),
+    )
+    given = [name for part in model or () for name in ([part] if Path(part).exists() else part.split(","))]
+    swept = grid.run(
+        GridConfig(
+            base,
+            models=tuple(dict.fromkeys(filled("model", name) for name in given)) or (None,),
+            t_fast=(None,) if t_fast is None else t_fast,
+            shots=(None,) if num_fewshot is None else num_fewshot,
+            conditions=conditions_of(condition),
+            seeds=(RunConfig.seed,) if seed is None else seed,
+            ray_address=filled("ray_address", ray_address),
+            cell_cpus=cell_cpus,
+        )
+    )
+    print(grid.table(swept))
+    print(f"sweep: {swept.summary}")
+    grid.check(swept)
     return 0
 
 

@@ -136,10 +136,11 @@ def told(function: Callable[[], object]) -> int:
 
 def serve() -> None:
     """Fork and wait on request, until standard input ends."""
-    import tests.conftest  # noqa: F401 - settings of every test
+    import lm_eval.evaluator  # noqa: F401
+
     import ltm_eval.lm
     import ltm_eval.run  # noqa: F401
-    import lm_eval.evaluator  # noqa: F401
+    import tests.conftest  # noqa: F401 - settings of every test
 
     for line in sys.stdin:
         request = json.loads(line)

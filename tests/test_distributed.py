@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ltm_eval.distributed import Job, current, join, share
+from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
 from tests.gang import Gang, Started, told

@@ -51,6 +51,8 @@ LAYERS = (
     ("report",),
     ("run",),
     ("sweep",),
+    ("cells",),
+    ("grid",),
     ("cli",),
     ("__main__",),
 )
