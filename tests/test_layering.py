@@ -36,6 +36,7 @@ LAYERS = (
         "templates_measures",
         "templates_things",
         "tokenizer",
+        "workers",
     ),
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
