@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("failpoints",),
+    ("failpoints", "stopping"),
     ("config", "drafts", "lock", "paths", "progress", "results", "wording"),
     ("answers",),
     (
@@ -49,7 +49,7 @@ LAYERS = (
     ("effect_tables", "latents", "samples", "scores"),
     ("generation", "ppl_tables"),
     ("verdicts",),
-    ("report",),
+    ("report", "resume"),
     ("run",),
     ("sweep",),
     ("cli",),
