@@ -37,6 +37,7 @@ from ltm_eval.options import (
     Dtype,
     FastSteps,
     FitWindow,
+    Fresh,
     GenKwargs,
     Limit,
     LogSamples,
@@ -62,12 +63,12 @@ from ltm_eval.options import (
     checked_device,
     filled,
 )
+from ltm_eval.stopping import code_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PROGRAM = "ltm-eval"
-INTERRUPTED = 130
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -166,6 +167,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     report: WriteReport = RunConfig.report,
     log_samples: LogSamples = True,
     quiet: Quiet = RunConfig.quiet,
+    fresh: Fresh = RunConfig.fresh,
 ) -> int:
     """Evaluate a checkpoint, and baselines on the same documents; write results and a report.
 
@@ -202,6 +204,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         gen_kwargs=gen_kwargs,
         report=report,
         quiet=quiet,
+        fresh=fresh,
         command=(PROGRAM, *_STATE.argv),
     )
     from ltm_eval import run as runner
@@ -591,9 +594,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except (KeyboardInterrupt, typer.Abort):
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        print(f"{PROGRAM}: {told(stop)}", file=sys.stderr)
+        return code_of(stop)
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

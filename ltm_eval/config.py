@@ -359,6 +359,8 @@ class RunConfig:
     """Whether the HTML page is written at the end."""
     quiet: bool = False
     """No progress."""
+    fresh: bool = False
+    """Whether an unfinished run of other settings in the output folder is given up."""
     command: tuple[str, ...] = field(default=())
     """The command line, for the report."""
 

@@ -401,13 +401,12 @@ class Writer:
 class Journal:
     """The answers of one model under one set of settings: what is there, and what is added."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, head: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Read what is there.
 
         Args:
             folder: of the run.
             settings: everything that changes an answer and is not part of a request.
-            head: what else stands in the first line of this process's file.
 
         Raises:
             MachineError: a file cannot be read.
@@ -418,9 +417,9 @@ class Journal:
         self.launch = uuid4().hex
         """Shared by the processes of one start of the command."""
         self.contents = read(folder)
-        self.writer = Writer(
-            folder, {"journal": FORMAT, "launch": self.launch, "settings": dict(settings), **(head or {})}
-        )
+        self.head: dict[str, Any] = {"journal": FORMAT, "launch": self.launch, "settings": dict(settings)}
+        """First line of this process's file; more may be added before anything is appended."""
+        self.writer = Writer(folder, self.head)
 
     def key(self, content: Any) -> str:
         """Names a request under these settings."""

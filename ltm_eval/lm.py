@@ -59,7 +59,7 @@ from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
-from ltm_eval.worklist import Answer, Item, Worklist, item_of
+from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +254,9 @@ class LTM(TemplateLM):
         """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
         info = self.get_model_info()
         if not info["model_sha"]:
-            info["model_sha"] = weights_sha256({name: one.detach() for name, one in self.model.named_parameters()})
+            info["model_sha"] = weights_sha256(
+                {name: one.detach().cpu() for name, one in self.model.named_parameters()}
+            )
         return {"model": "ltm", **{name: info[name] for name in KEPT_UNDER}, "device": self.model.device.type}
 
     @leaving
@@ -264,7 +266,7 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
-        jobs = [self._generation_job(i, request) for i, request in enumerate(_numbered(requests))]
+        jobs = [self._generation_job(i, request) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
         units = _units(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
@@ -289,7 +291,7 @@ class LTM(TemplateLM):
 
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
-        jobs = [self._scoring_job(i, request) for i, request in enumerate(_numbered(requests))]
+        jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
         work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
         left = [jobs[place] for place in work.todo]
         self._begin(left)
@@ -616,14 +618,6 @@ class ScoringJob:
     repeat: int
     context: Context
     continuation: tuple[int, ...]
-
-
-def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
-    """Each request with how often the same one came before: its repeat."""
-    seen: dict[int, int] = defaultdict(int)
-    for request in requests:
-        yield request, seen[id(request)]
-        seen[id(request)] += 1
 
 
 def _units(jobs: Sequence[GenerationJob]) -> list[Unit]:

@@ -376,6 +376,10 @@ LogSamples = Annotated[
     ),
 ]
 Quiet = Annotated[bool, _option("--quiet", "-q", panel=OUTPUT, text="No progress.")]
+Fresh = Annotated[
+    bool,
+    _option("--fresh", panel=OUTPUT, text="Give up an unfinished run of other settings in the output folder."),
+]
 
 
 def filled(name: str, value: str | None) -> str | None:

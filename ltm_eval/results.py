@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval import failpoints
 from ltm_eval.errors import MachineError, ResultsError, nearest
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 REPLACED = "replaced"
+UNFINISHED = ("running", "incomplete")
 STOP_REASONS = ("stop_string", "end_of_text", "length", "")
 
 
@@ -327,6 +329,8 @@ class RunExtra:
     """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
+    status: str = ""
+    """running, incomplete or complete; empty where the file does not tell."""
 
 
 @dataclass(frozen=True)
@@ -412,11 +416,24 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not newest_only:
         return runs
     newest: dict[tuple[Path, str, frozenset[str]], Run] = {}
-    for run in [run for run in runs if not run.extra.sweep_cell] or runs:
+    for run in _not_superseded([run for run in runs if not run.extra.sweep_cell] or runs):
         key = (run.path.parent, run.model_name, frozenset(run.tasks))
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
     return sorted(newest.values(), key=lambda run: run.path)
+
+
+def _not_superseded(runs: Sequence[Run]) -> list[Run]:
+    """Without what was cut off and later done in full: all its tasks are in complete runs of the folder and model."""
+    done: dict[tuple[Path, str], set[str]] = {}
+    for run in runs:
+        if run.extra.status not in UNFINISHED:
+            done.setdefault((run.path.parent, run.model_name), set()).update(run.tasks)
+    return [
+        run
+        for run in runs
+        if run.extra.status not in UNFINISHED or set(run.tasks) - done.get((run.path.parent, run.model_name), set())
+    ]
 
 
 def read_run(path: Path) -> Run:
@@ -536,6 +553,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
+        status=str(block.get("status") or ""),
     )
 
 
@@ -731,12 +749,17 @@ def write_jsonl_atomic(path: str | Path, rows: Iterable[Any]) -> None:
 def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
     partial = path.with_name(f".{digest(path.name)[:8]}.{os.getpid()}.tmp")
     try:
+        failpoints.hit("results.open")
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as file:
+            failpoints.hit("results.write")
             file.writelines(chunks)
             file.flush()
+            failpoints.hit("results.sync")
             os.fsync(file.fileno())
+        failpoints.hit("results.replace")
         partial.replace(path)
+        failpoints.hit("results.replaced")
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"cannot write {path}: {reason}; free some space or choose another --output_path") from error

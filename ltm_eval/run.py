@@ -16,19 +16,20 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
-from ltm_eval import paths, progress
+from ltm_eval import failpoints, paths, progress, resume
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
 from ltm_eval.floors import FIELDS, floors_of
-from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
+from ltm_eval.lock import holding
+from ltm_eval.results import Floor, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
+from ltm_eval.stopping import stopping
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,8 +86,14 @@ def run(config: RunConfig) -> Outcome:
 
     config, notes = settle(config)
     output = check_output(Path(config.output_path))
-    check_place(str(config.model))
-    quiet_hosts()
+    with stopping(), holding(output):
+        check_place(str(config.model))
+        quiet_hosts()
+        return _run(config, output, notes)
+
+
+def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
+    """`run` in a folder that is held."""
     tasks = tasks_of(config)
     subjects = [ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
     written = []
@@ -347,17 +354,19 @@ def construct(subject: Subject, config: RunConfig) -> LM:
     from lm_eval.api.registry import get_model
 
     from ltm_eval.arguments import resolve_device
+    from ltm_eval.baselines import keep_answers
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
     try:
-        return get_model("hf").create_from_arg_obj(subject.arguments, host)
+        lm = get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
         raise DataError(
             f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
             f"{cause[0] if cause else ''})"
         ) from error
+    return keep_answers(lm, seed=config.seed, progress=progress.silent if config.quiet else progress.for_terminal())
 
 
 # Evaluating ----------------------------------------------------------------------------------------------------------
@@ -373,19 +382,40 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     *,
     cell: str = "",
 ) -> Path:
-    """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished.
+    """All tasks of one model; the results file is rewritten after each, and the same call goes on after an end.
 
     Args:
         cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
     """
-    date_id = datetime.now().isoformat().replace(":", "-")
+    data = {task.task_name: data_facts(task) for task in tasks}
+    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
     folder = output / folder_name(subject.name) / cell
-    path = folder / f"results_{date_id}.json"
+    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh) as session:
+        return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
+
+
+NOT_ASKED = frozenset(
+    ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
+)
+"""Options that change neither what is asked nor the figures, or stand elsewhere."""
+
+
+def asked_of(config: RunConfig) -> dict[str, Any]:
+    """The options of a run that tell whether another is the same one."""
+    return {name: value for name, value in asdict(config).items() if name not in NOT_ASKED}
+
+
+def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
+) -> Path:
+    """`evaluate_subject` in a folder where answers are kept."""
+    folder, date_id = session.folder, session.date_id
     begun = time.perf_counter()
     parts = []
     facts: dict[str, TaskFacts] = {}
     for task in tasks:
         part = _evaluate_task(lm, task, config)
+        failpoints.hit("run.task")
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
@@ -401,15 +431,16 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         whole = _merged(parts)
         floors = whole.pop("floors", {})
         whole |= _about(subject, lm, tasks, config, notes, facts)
-        whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
+        whole["total_evaluation_time_seconds"] = str(session.seconds_before + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
-            "sweep_cell": cell,
+            "sweep_cell": str(session.manifest.asked["cell"]),
         }
-        write_json_atomic(path, whole)
-    _verify(path, tasks)
-    return path
+        session.write(whole, status=resume.RUNNING)
+    session.write(whole, status=resume.COMPLETE)
+    _verify(session.results, tasks)
+    return session.results
 
 
 @dataclass(frozen=True)
@@ -461,7 +492,9 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
-    _seed_host(config.seed)
+    from ltm_eval.baselines import seed_host
+
+    seed_host(config.seed)
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
@@ -495,18 +528,6 @@ def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
 def _mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """Mean over requests, by task; tasks without fits left out."""
     return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
-
-
-def _seed_host(seed: int) -> None:
-    """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what hosts draw from
-    torch.manual_seed(seed)
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:

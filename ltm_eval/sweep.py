@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ltm_eval import run as runner
-from ltm_eval.config import SweepConfig
+from ltm_eval.config import RunConfig, SweepConfig
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
+from ltm_eval.lock import holding
 from ltm_eval.results import read_run, write_json_atomic
+from ltm_eval.stopping import stopping
 
 NEEDS_TWO = "shuffled"
 """The condition that has nothing to exchange with a single demonstration."""
@@ -67,8 +69,14 @@ def run(config: SweepConfig) -> runner.Outcome:
 
     base, notes = runner.settle(config.base)
     output = runner.check_output(Path(base.output_path))
-    check_place(str(base.model))
-    runner.quiet_hosts()
+    with stopping(), holding(output):
+        check_place(str(base.model))
+        runner.quiet_hosts()
+        return _run(config, base, output, notes)
+
+
+def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -> runner.Outcome:
+    """`run` in a folder that is held."""
     wanted = combinations(config)
     prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
     tasks = {one: _checked(runner.tasks_of(own)) for one, own in prepared}

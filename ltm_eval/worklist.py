@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,14 @@ def item_of(request: Instance, *, repeat: int | None = 0) -> Item:
     size = sum(len(part) for part in request.args if isinstance(part, str))
     together = [request.args[0], getattr(request, "other_prompt", None)]
     return Item(content_of(request, repeat=repeat), str(request.task_name), size, together)
+
+
+def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
+    """Each request with how often the same one came before: its repeat."""
+    seen: dict[int, int] = defaultdict(int)
+    for request in requests:
+        yield request, seen[id(request)]
+        seen[id(request)] += 1
 
 
 class Worklist:

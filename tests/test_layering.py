@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("failpoints",),
+    ("failpoints", "stopping"),
     ("config", "drafts", "heartbeat", "launch", "lock", "paths", "progress", "results", "wording"),
     ("answers",),
     (
@@ -36,6 +36,7 @@ LAYERS = (
         "templates_measures",
         "templates_things",
         "tokenizer",
+        "workers",
     ),
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
@@ -48,7 +49,7 @@ LAYERS = (
     ("effect_tables", "latents", "samples", "scores"),
     ("generation", "ppl_tables"),
     ("verdicts",),
-    ("report",),
+    ("report", "resume"),
     ("run",),
     ("sweep",),
     ("cells",),
