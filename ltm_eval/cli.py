@@ -24,7 +24,9 @@ import typer
 
 from ltm_eval import __version__, paths
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, GridConfig, RunConfig, SweepConfig, conditions_of
+from ltm_eval.distributed import current, may_tell
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
+from ltm_eval.launch import quiet_torch, speaks
 from ltm_eval.options import (
     Baselines,
     BatchSize,
@@ -213,7 +215,8 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         from ltm_eval import sweep
 
         outcome = sweep.run(SweepConfig(config, conditions, shots))
-        print(sweep.table(outcome.results[0]))
+        for path in outcome.results[:1]:
+            print(sweep.table(path))
     else:
         outcome = runner.run(config)
     for path in outcome.results:
@@ -589,13 +592,18 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command `args` (None: of this process) and return its exit code."""
     _STATE.argv = tuple(sys.argv[1:] if args is None else args)
     _tolerate_narrow_terminal()
+    if "RANK" in os.environ:
+        quiet_torch()
     try:
         code = _invoke(list(_STATE.argv) or ["--help"])
         if sys.stdout is not None:
             sys.stdout.flush()
+        current().close()
         return code
     except (KeyboardInterrupt, typer.Abort) as stop:
-        print(f"{PROGRAM}: {told(stop)}", file=sys.stderr)
+        may_tell(None)
+        if speaks():
+            print(f"{PROGRAM}: {told(stop)}", file=sys.stderr)
         return code_of(stop)
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
@@ -607,8 +615,15 @@ def main(args: Sequence[str] | None = None) -> int:
         explained = _explained(error)
         if os.environ.get("LTM_EVAL_DEBUG") == "1":
             traceback.print_exception(error)
-        print(error_line(explained), file=sys.stderr)
+        if may_tell(explained):
+            print(error_line(_placed(explained)), file=sys.stderr)
         return explained.exit_code
+
+
+def _placed(error: LtmEvalError) -> LtmEvalError:
+    """`error` with the rank it happened on, where that is not the first."""
+    rank = current().rank
+    return type(error)(f"rank {rank}: {error}") if rank and not str(error).startswith("rank ") else error
 
 
 def _tolerate_narrow_terminal() -> None:

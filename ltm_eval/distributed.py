@@ -24,9 +24,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.errors import IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
+from ltm_eval.errors import LISTENERS, IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
 from ltm_eval.heartbeat import FAILED, SILENCE_SECONDS, TOLD, Heartbeat, beat_key
-from ltm_eval.launch import Launch, read_launch
+from ltm_eval.launch import Launch, read_launch, speaks
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -70,6 +70,14 @@ class Job:
     def tell(self, error: LtmEvalError | None) -> bool:
         """That this process ends early; True where it is the one to print `error`."""
         return True
+
+    def wait(self) -> None:
+        """Until every rank is here.
+
+        Raises:
+            IncompleteError: a rank is lost.
+        """
+        self.exchange(b"")
 
     def close(self) -> None:
         """Wait for all others, and leave."""
@@ -150,7 +158,7 @@ class _Joined(Job):
 
     def close(self) -> None:
         if self._open:
-            self.exchange(b"")
+            self.wait()
             self._leave()
 
     def _leave(self) -> None:
@@ -177,6 +185,11 @@ def current() -> Job:
     return _joined or Job()
 
 
+def may_tell(error: LtmEvalError | None) -> bool:
+    """Tell the others that this process ends early; True where it is the one to print `error`."""
+    return _joined.tell(error) if _joined is not None else speaks()
+
+
 def join(launch: Launch | None = None) -> Job:
     """Join the processes that the launcher started; once a process, later calls return the same.
 
@@ -187,6 +200,8 @@ def join(launch: Launch | None = None) -> Job:
     global _joined  # noqa: PLW0603 - one job a process
     if _joined is not None:
         return _joined
+    if may_tell not in LISTENERS:
+        LISTENERS.append(may_tell)
     launch = launch or read_launch()
     if launch.world == 1:
         return Job(launch)

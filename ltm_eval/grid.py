@@ -17,7 +17,8 @@ from typing import Any
 from ltm_eval import run as runner
 from ltm_eval.cells import AXES, COMPLETE, FAILED, FOLDER, Cell, Done, cells_of, finished, run_cell
 from ltm_eval.config import GridConfig
-from ltm_eval.errors import IncompleteError, MachineError, error_line, printable
+from ltm_eval.errors import IncompleteError, MachineError, UsageError, error_line, printable
+from ltm_eval.launch import read_launch
 from ltm_eval.lock import holding
 from ltm_eval.results import write_json_atomic
 
@@ -51,6 +52,11 @@ def run(config: GridConfig) -> Swept:
         MachineError: the output folder cannot be written, or Ray is asked for and is not there.
         RefusedError: another command works in the output folder.
     """
+    if read_launch().world > 1:
+        raise UsageError(
+            "a sweep places whole cells: start it in one process, with --ray_address to run cells side by side; "
+            "torchrun and accelerate are for `run`"
+        )
     manager = runner.task_manager(config.base)
     tasks = tuple(runner.known_tasks(config.base.tasks, manager))
     output = runner.check_output(Path(config.base.output_path))

@@ -7,7 +7,8 @@ speaks before it loads anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ltm_eval.errors import UsageError
@@ -72,6 +73,17 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
         return read_launch(environ).leads
     except UsageError:
         return environ.get("RANK") in (None, "", "0") or "WORLD_SIZE" not in environ
+
+
+@contextmanager
+def unlaunched() -> Iterator[None]:
+    """Hide the launcher from a library that would divide the work by itself."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def quiet_torch() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
 from tests.gang import Gang, Started, told
+from tests.tiny import tiny_folder
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 
@@ -172,6 +176,89 @@ def test_a_taken_port_is_one_line(gang: Gang) -> None:
 
 def joining(argument: dict[str, Any]) -> int:
     return told(join)
+
+
+# One result whatever the number of processes --------------------------------------------------------------------------
+
+TIMINGS = ("_seconds", "date", "total_evaluation_time_seconds", "command", "output_path", "batch_sizes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("distributed") / "tiny")
+
+
+def timeless(value: Any) -> Any:
+    """Without what tells when and how fast."""
+    if isinstance(value, dict):
+        return {name: timeless(part) for name, part in value.items() if not name.endswith(TIMINGS)}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def left(output: Path) -> dict[str, Any]:
+    """What a run left: results, samples in their order, sidecar lines sorted; JSON keeps every bit."""
+    found: dict[str, Any] = {}
+    for path in sorted(output.rglob("*.json*")):
+        name = re.sub(r"_20\d\d-.*", "", str(path.relative_to(output)))
+        if path.parent.name == "journal" or path.name == "run.json":
+            continue
+        assert name not in found
+        text = path.read_text("utf-8")
+        if path.suffix == ".json":
+            found[name] = timeless(json.loads(text))
+            continue
+        found[name] = [timeless(json.loads(line)) for line in text.splitlines()]
+        if path.name.startswith("latents"):
+            found[name].sort(key=json.dumps)
+    return found
+
+
+def command(folder: Path, output: Path, *more: str) -> list[str]:
+    argv = ["run", "--model", str(folder), "--data", "sample", "--t_fast", "1", "--device", "cpu", "--no_report"]
+    return [*argv, "--rows", "bound", "--gen_kwargs", "max_gen_toks=6", "--output_path", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def alone(gang: Gang, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """Files and standard output of one process."""
+    output = tmp_path_factory.mktemp("alone")
+    done = gang.run(1, "tests.gang:command", command(folder, output, *MANY))
+    return left(output), done.out(0).replace(str(output), "OUT")
+
+
+MANY = ("--task", "gsm8k,wikitext", "--shots", "2", "--limit", "3", "--n", "2")
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_results_do_not_depend_on_the_number_of_processes(
+    gang: Gang, folder: Path, tmp_path: Path, alone: tuple[dict[str, Any], str], world: int
+) -> None:
+    done = gang.run(world, "tests.gang:command", command(folder, tmp_path, *MANY))
+    files, said = alone
+    found = left(tmp_path)
+    assert found.keys() == files.keys() and any("latents" in name for name in found)
+    for name, content in files.items():
+        assert found[name] == content, name
+    undated = [re.sub(r"_20\d\d-[\d:T.-]*", "", text) for text in (done.out(0).replace(str(tmp_path), "OUT"), said)]
+    assert undated[0] == undated[1]
+    assert all(done.out(rank) == done.err(rank) == "" for rank in range(1, world))
+    journals = list(tmp_path.rglob("journal/*.jsonl"))
+    assert 1 < len(journals) <= world
+
+
+def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    argv = ("--task", "gsm8k", "--shots", "1", "--limit", "1")
+    gang.run(1, "tests.gang:command", command(folder, tmp_path / "1", *argv))
+    done = gang.run(4, "tests.gang:command", command(folder, tmp_path / "4", *argv))
+    assert left(tmp_path / "1") == left(tmp_path / "4")
+    assert len(list((tmp_path / "4").rglob("journal/*.jsonl"))) <= 2 and done.err(3) == ""
+
+
+def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    job = gang.start(3, "tests.gang:command", command(folder, tmp_path, "--task", "gsm9k"))
+    assert job.wait() == [2, 2, 2]
+    said = [job.err(rank) for rank in range(3)]
+    assert sum(text.count("error[2]") for text in said) == 1 == "".join(said).count("\n")
 
 
 # Who is lost ----------------------------------------------------------------------------------------------------------
