@@ -386,6 +386,10 @@ def construct(subject: Subject, config: RunConfig) -> LM:
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    if not os.environ.get("LTM_EVAL_DEBUG"):
+        from transformers.utils import logging as host_logging
+
+        host_logging.disable_progress_bar()
     try:
         with unlaunched():
             lm = get_model("hf").create_from_arg_obj(subject.arguments, host)

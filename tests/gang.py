@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 90.0
+LIMIT_SECONDS = 240.0
 
 
 def free_port() -> int:
@@ -137,6 +137,7 @@ def told(function: Callable[[], object]) -> int:
 def serve() -> None:
     """Fork and wait on request, until standard input ends."""
     import lm_eval.evaluator  # noqa: F401
+    import transformers  # noqa: F401
 
     import ltm_eval.lm
     import ltm_eval.run  # noqa: F401
