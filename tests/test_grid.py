@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -102,14 +103,17 @@ def test_a_second_attempt_waits_for_the_first(folder: Path, tmp_path: Path, monk
     held = holding(cell.folder)
     held.__enter__()
 
-    def the_first_ends(_: float) -> None:
+    def the_first_ends() -> None:
         (cell.folder / "results.json").write_text("{}")
         (cell.folder / "cell.json").write_text(json.dumps({**done.__dict__, "scores": []}))
         held.__exit__(None, None, None)
 
-    monkeypatch.setattr(cells_module.time, "sleep", the_first_ends)
+    monkeypatch.setattr(cells_module, "WAIT_SECONDS", 0.1)
     monkeypatch.setattr(cells_module.runner, "run", lambda own: refused(own.output_path))
+    first = threading.Timer(1.0, the_first_ends)
+    first.start()
     found = run_cell(cell)
+    first.join()
     assert (found.state, found.kept, found.results) == ("complete", True, "results.json")
 
 
