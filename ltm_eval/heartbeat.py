@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-SILENCE_SECONDS = 45.0
+SILENCE_SECONDS = 40.0
 """A rank that has said nothing for so long is lost."""
 PERIOD_SECONDS = 2.0
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0
 """Between the verdict and the end of this process, so that work that looks at it can end by itself."""
 LEFT, FAILED, TOLD = b"left", "failed", "told"
 
