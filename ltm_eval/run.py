@@ -396,8 +396,10 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
 
 NOT_ASKED = frozenset(
     ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
+    + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
+    + ("revision",)
 )
-"""Options that change neither what is asked nor the figures, or stand elsewhere."""
+"""Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
 
 
 def asked_of(config: RunConfig) -> dict[str, Any]:
