@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Ended:
 class Forks:
     """The client's side."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm: dict[str, Any]) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forks"],
@@ -52,15 +53,20 @@ class Forks:
             env=environment,
             cwd=ROOT,
         )
+        self._ask({"warm": warm})
 
     def run(
         self, options: dict[str, Any], *, env: dict[str, str] | None = None, signals: Sequence[tuple[float, int]] = ()
     ) -> Ended:
         """One run; `signals` are sent so many seconds after it began."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"options": options, "env": env or {}, "signals": list(signals)}) + "\n")
-        self._process.stdin.flush()
+        self._ask({"options": options, "env": env or {}, "signals": list(signals)})
+        assert self._process.stdout is not None
         return Ended(**json.loads(self._process.stdout.readline()))
+
+    def _ask(self, asked: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
 
     def close(self) -> None:
         """End the process."""
@@ -71,9 +77,9 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks() -> Iterator[Forks]:
-    """A process that forks, until the block ends."""
-    client = Forks()
+def forks(warm: dict[str, Any]) -> Iterator[Forks]:
+    """A process that forks, until the block ends; it has made a run of the options `warm`."""
+    client = Forks(warm)
     try:
         yield client
     finally:
@@ -82,21 +88,22 @@ def forks() -> Iterator[Forks]:
 
 def serve() -> None:
     """The server's side."""
-    import datasets.arrow_dataset
-    import lm_eval.evaluator
-    import lm_eval.tasks
     import torch
 
-    import ltm_eval.baselines
-    import ltm_eval.cli
-    import ltm_eval.lm
-    import ltm_eval.sweep  # noqa: F401 - imported once, for every fork
+    from ltm_eval.config import RunConfig
+    from ltm_eval.run import run
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a fork of a process with threads may wait for one that it has not
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
     for line in sys.stdin:
         asked = json.loads(line)
+        if "warm" in asked:  # imports, the audit and the templates, once for all forks
+            _cache_templates()
+            with tempfile.TemporaryDirectory() as folder:
+                run(RunConfig(**_options({**asked["warm"], "limit": 2, "output_path": folder})))
+            continue
         with tempfile.TemporaryFile() as said:
             begun = time.monotonic()
             child = os.fork()
@@ -122,12 +129,22 @@ def _run(options: dict[str, Any], env: dict[str, str], stderr: int) -> None:
         from ltm_eval import cli, run
         from ltm_eval.config import RunConfig
 
-        chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        cli._invoke = lambda argv: run.run(RunConfig(**chosen)) and 0  # type: ignore[assignment]
+        cli._invoke = lambda argv: run.run(RunConfig(**_options(options))) and 0  # type: ignore[assignment]
         code = cli.main(["run"])
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _cache_templates() -> None:
+    """lm-eval compiles a template anew for every document, which is most of what a run without fits costs."""
+    import lm_eval.utils
+
+    lm_eval.utils.env.from_string = cache(lm_eval.utils.env.from_string)
 
 
 def _wait(child: int, signals: list[tuple[float, int]]) -> int:
