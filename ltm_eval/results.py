@@ -331,6 +331,8 @@ class RunExtra:
     """Reference rows of perplexity sets, by task; None where the run tells none."""
     status: str = ""
     """running, incomplete or complete; empty where the file does not tell."""
+    groups: Mapping[str, Any] | None = None
+    """Task to figures by a field of its documents, where `rescore` made them."""
 
 
 @dataclass(frozen=True)
@@ -554,6 +556,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
         status=str(block.get("status") or ""),
+        groups=_mapping(block.get("groups")),
     )
 
 

@@ -28,6 +28,7 @@ from ltm_eval.worklist import Worklist, say_on_stderr
 
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
+REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
 SHOWN = 4
 """Differing fields that an error names."""
 
@@ -63,7 +64,7 @@ class Manifest:
         except OSError as error:
             raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ResultsError(f"{path}: damaged or edited; {_rebuild_hint(folder)}") from None
+            raise ResultsError(f"{path}: damaged or edited; {REBUILD}") from None
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
@@ -73,10 +74,6 @@ class Manifest:
     def results(self, folder: Path) -> Path:
         """Its results file."""
         return folder / f"results_{self.date_id}.json"
-
-
-def _rebuild_hint(folder: Path) -> str:
-    return f"`ltm-eval status {folder} --rebuild` writes it anew from the journal"
 
 
 @dataclass
@@ -197,7 +194,7 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
     """The manifest of the run that goes on, or of the one that begins, written."""
     there = Manifest.read(folder)
     if there is None and found.answers:
-        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {_rebuild_hint(folder)}")
+        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
     if there is not None:
         changes = _changes(there, wanted)
         if not changes and there.asked == wanted.asked:

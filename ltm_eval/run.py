@@ -160,7 +160,7 @@ def evaluate(
     lm.progress = progress.silent
     parts = []
     for task in loaded:
-        parts.append(_evaluate_task(lm, task, config))
+        parts.append(evaluate_task(lm, task, config))
         parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
     return _merged(parts)
@@ -416,14 +416,14 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     parts = []
     facts: dict[str, TaskFacts] = {}
     for task in tasks:
-        part = _evaluate_task(lm, task, config)
+        part = evaluate_task(lm, task, config)
         failpoints.hit("run.task")
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
-        part["task_hashes"] = {task.task_name: _task_hash(rows)}
+        part["task_hashes"] = {task.task_name: task_hash(rows)}
         facts[task.task_name] = task_facts(task, rows, lm)
         if records:
             lines = [record.to_json() for record in records]
@@ -490,7 +490,7 @@ def stop_reasons(records: list[LatentRecord]) -> dict[int, list[list[str]]]:
     return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
 
 
-def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
@@ -687,7 +687,7 @@ def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]
     }
 
 
-def _task_hash(rows: list[dict[str, Any]]) -> str:
+def task_hash(rows: list[dict[str, Any]]) -> str:
     """Equal where two runs saw the same documents, prompts and targets."""
     from lm_eval.utils import hash_string
 

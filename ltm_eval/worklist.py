@@ -127,8 +127,8 @@ class Work:
         key, item = self.keys[place], self.items[place]
         self.answers[key] = answer
         if self.worklist.journal is not None:
-            row = {"task": item.task, "value": answer.value, "records": list(answer.records)}
-            self.worklist.journal.append(key, row, sync=batch_ended)
+            row = {"value": answer.value, "records": list(answer.records)}
+            self.worklist.journal.append(key, item.task, row, sync=batch_ended)
 
     def close(self) -> list[Answer]:
         """The answer of every item, in their order.

@@ -1,7 +1,7 @@
 """Runs in forks of one process that has imported everything and computed nothing: a whole run takes a part of a second.
 
 `python -m tests.forks` reads a JSON object a line from stdin and answers each with one on stdout:
-`{"options": {…RunConfig…}, "env": {…}, "signals": [[seconds, number], …]}` → `{"code": …, "signal": …, "seconds": …, "stderr": …}`.
+`{"options": {…RunConfig…}, "env": {…}, "signals": [[seconds, number], …]}` gets the fields of `Ended`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def serve() -> None:
             said.seek(0)
             code = os.waitstatus_to_exitcode(status)
             ended = Ended(
-                code if code >= 0 else None, -code if code < 0 else None, seconds, said.read().decode("utf-8", "replace")
+                code if code >= 0 else None,
+                -code if code < 0 else None,
+                seconds,
+                said.read().decode("utf-8", "replace"),
             )
         print(json.dumps(ended.__dict__), file=answers, flush=True)
 
