@@ -85,7 +85,7 @@ def _kept(host: Any, name: str, *, seed: int, show: Callable[[int], Progress]) -
         sizes = [item.size for item in items]
         for chunk in _chunks(sizes, max(CHUNK, _batch_size(host))):
             if not todo.isdisjoint(chunk):
-                failpoints.hit("baselines.chunk")
+                failpoints.moment("baselines.chunk")
                 seed_host(int(digest([seed, work.keys[chunk[0]]])[:8], 16))
                 found = ask([requests[place] for place in chunk], disable_tqdm=True)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]

@@ -333,7 +333,7 @@ class Writer:
                 raise OSError(0, "an earlier flush failed")
             failpoints.hit("journal.sync")
             os.fsync(self._handle)
-            failpoints.hit("journal.synced")
+            failpoints.moment("journal.synced")
         except OSError as error:
             self._failed = True
             raise self._lost(error, "reach the disk") from error
@@ -384,7 +384,7 @@ class Writer:
                 raise self._lost(error, f"take {len(line)} bytes more") from error
             raise
         self._end += len(line)
-        failpoints.hit("journal.written")
+        failpoints.moment("journal.written")
 
     def _cut(self) -> None:
         """Back to the last whole line; where even that fails, the next reader drops the rest."""

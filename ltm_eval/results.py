@@ -762,7 +762,7 @@ def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
             os.fsync(file.fileno())
         failpoints.hit("results.replace")
         partial.replace(path)
-        failpoints.hit("results.replaced")
+        failpoints.moment("results.replaced")
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"cannot write {path}: {reason}; free some space or choose another --output_path") from error

@@ -68,7 +68,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
-        failpoints.hit("manifest.write")
+        failpoints.moment("manifest.write")
         write_json_atomic(folder / MANIFEST, asdict(self))
 
     def results(self, folder: Path) -> Path:
@@ -105,7 +105,7 @@ class Session:
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
-            failpoints.hit("results.written")
+            failpoints.moment("results.written")
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def session(
         ResultsError: its manifest cannot be used although there is a journal.
         MachineError: the folder cannot be read or written.
     """
-    failpoints.hit("resume.begin")
+    failpoints.moment("resume.begin")
     damaged = repair(folder)
     wanted = Manifest(datetime.now().isoformat().replace(":", "-"), _plain(lm.settings), _plain(asked), _plain(data))
     journal = Journal(folder, wanted.settings)

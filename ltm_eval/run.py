@@ -417,7 +417,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     facts: dict[str, TaskFacts] = {}
     for task in tasks:
         part = evaluate_task(lm, task, config)
-        failpoints.hit("run.task")
+        failpoints.moment("run.task")
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)

@@ -9,7 +9,7 @@ import ltm_eval
 from ltm_eval import failpoints
 
 HERE = Path(__file__)
-SITE = re.compile(r"failpoints\.hit\(\"([a-z.]+)\"\)")
+SITE = re.compile(r"failpoints\.(?:hit|moment)\(\"([a-z.]+)\"\)")
 
 
 def sites() -> set[str]:
@@ -20,7 +20,7 @@ def sites() -> set[str]:
 
 def test_every_place_has_a_test() -> None:
     tests = "".join(path.read_text("utf-8") for path in HERE.parent.glob("test_*.py") if path != HERE)
-    untested = {name for name in sites() if not re.search(rf"[\"' ]{re.escape(name)}[:\"',]", tests)}
+    untested = {name for name in sites() if not re.search(rf"[\"' ,]{re.escape(name)}[:\"',]", tests)}
     assert sites() and not untested, f"no test makes these fail: {sorted(untested)}"
 
 

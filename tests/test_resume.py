@@ -229,7 +229,7 @@ def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: st
         assert ended.lines[-1].startswith("ltm-eval: error[4]: ")
         assert place.server.run(chosen).code == 0
         assert outcome(tmp_path / str(number), place.checkpoint) == truth
-    assert codes[-1] == 0 and len(codes) > 60 // EVERY // 2
+    assert codes[-1] == 0 and len(codes) > 30 // EVERY
 
 
 def test_a_short_write_is_completed_or_cut_back(place: Place, tmp_path: Path) -> None:
@@ -365,9 +365,9 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
         return [json.loads(line) for line in next(folder.glob("samples_*.jsonl")).read_text().splitlines()]
 
     run(config)
-    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "baselines.chunk:4:eio")
+    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "baselines.chunk:4:int")
     interrupted = RunConfig(**{**config.__dict__, "output_path": str(tmp_path / "b")})
-    with pytest.raises(OSError, match="baselines.chunk"):
+    with pytest.raises(KeyboardInterrupt):
         run(interrupted)
     monkeypatch.delenv("LTM_EVAL_FAILPOINT")
     kept = len(journal.read(tmp_path / "b" / folder_name(str(gpt2))).answers)

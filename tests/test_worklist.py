@@ -116,9 +116,8 @@ def test_equal_requests_are_answered_once(folder: Path, tmp_path: Path) -> None:
 
 def test_settings_tell_models_apart(folder: Path) -> None:
     base = model(folder)
-    others = [
-        LTM(str(folder), t_fast=2, rows="bound+prior", device="cpu", **change) for change in ({"seed": 5}, {"lr": 0.2})
-    ]
+    changes: list[dict[str, Any]] = [{"seed": 5}, {"lr": 0.2}, {"rows": "bound"}, {"condition": "demos"}]
+    others = [LTM(str(folder), **{"t_fast": 2, "rows": "bound+prior", "device": "cpu", **change}) for change in changes]
     assert base.settings == model(folder).settings
     assert all(other.settings != base.settings for other in others)
     base.condition = "demos"
