@@ -47,7 +47,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     if getattr(host, "batch_size", None) == "auto":
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
     for name, label in METHODS.items():
-        setattr(host, name, _kept(host, name, seed=seed, show=partial(progress, label=label)))
+        setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label)))
     return host
 
 
@@ -90,7 +90,7 @@ def _kept(host: Any, name: str, *, seed: int, show: Callable[[int], Progress]) -
         bar = show(len(todo))
         for chunk in chunks:
             if not todo.isdisjoint(chunk):
-                failpoints.hit("baselines.chunk")
+                failpoints.moment("baselines.chunk")
                 seed_host(int(digest([seed, work.keys[chunk[0]]])[:8], 16))
                 found = ask([requests[place] for place in chunk], disable_tqdm=True)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
@@ -101,6 +101,10 @@ def _kept(host: Any, name: str, *, seed: int, show: Callable[[int], Progress]) -
         return [_read_back(answer.value) for answer in work.close()]
 
     return method
+
+
+def _bar(progress: Callable[[int, str], Progress], label: str, total: int) -> Progress:
+    return progress(total, label)
 
 
 def _chunks(sizes: Sequence[int], length: int) -> Iterator[list[int]]:

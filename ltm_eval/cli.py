@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval import __version__, paths
+from ltm_eval import __version__, paths, run_commands
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, GridConfig, RunConfig, SweepConfig, conditions_of
 from ltm_eval.distributed import current, may_tell
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
@@ -510,6 +510,9 @@ def doctor() -> int:
     for name, finding in findings():
         print(f"{name:<10} {printable(finding)}")
     return 0
+
+
+run_commands.register(app)
 
 
 # What `ls` knows ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ltm_eval.heartbeat import FAILED, SILENCE_SECONDS, TOLD, Heartbeat, beat_ke
 from ltm_eval.launch import Launch, read_launch, speaks
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 SILENCE_VARIABLE = "LTM_EVAL_RANK_SILENCE"
 JOIN_SECONDS = 300.0
@@ -205,7 +205,7 @@ def join(launch: Launch | None = None) -> Job:
     launch = launch or read_launch()
     if launch.world == 1:
         return Job(launch)
-    from torch.distributed import PrefixStore, ProcessGroupGloo
+    from torch.distributed import PrefixStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
     silence = _silence()
     store = _connect(launch)
@@ -244,7 +244,7 @@ def _silence() -> float:
 
 def _connect(launch: Launch) -> Store:
     """The job's store, which rank 0 keeps unless torchrun does."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     if launch.served or not launch.leads:
         _reach(launch)
@@ -263,7 +263,7 @@ def _cause(error: RuntimeError) -> str:
 
 
 def _client(launch: Launch, seconds: float) -> Store:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     limit = timedelta(seconds=seconds)
     return TCPStore(launch.address, launch.port, is_master=False, wait_for_workers=False, timeout=limit)
@@ -298,7 +298,8 @@ def _meet(store: Store, launch: Launch) -> tuple[str, list[str]]:
     own = f"{socket.gethostname()}, process {os.getpid()}, {secrets.token_hex(8)}"
     store.set(f"hello/{launch.rank}", own)
     end = time.monotonic() + JOIN_SECONDS
-    nonce, seen, answered = "", [], ""
+    nonce, answered = "", ""
+    seen: list[str] = []
     while True:
         if launch.leads:
             found = _hellos(store, launch.world)

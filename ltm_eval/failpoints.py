@@ -1,7 +1,7 @@
 """Named places where tests make the machine fail: `LTM_EVAL_FAILPOINT=name:n:action`, several joined by commas.
 
-The n-th time (from 1) the named place is passed, the action happens, once; `*` counts every place together. Without the
-variable a place costs one look into the environment. Nothing but tests sets it.
+The n-th time (from 1) the named place is passed, the action happens, once; `*` counts every place together. Without
+the variable a place costs one look into the environment. Nothing but tests sets it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _State:
 
 
 def hit(name: str) -> str | None:
-    """Pass the place `name`.
+    """Pass the place `name`, right before a file operation.
 
     Returns:
         `short` or `nan` where the place itself must write too little or answer NaN; else None.
@@ -47,15 +47,28 @@ def hit(name: str) -> str | None:
         OSError: the armed action is one of `enospc`, `eio`, `eacces`.
         ValueError: the variable is malformed.
     """
+    return _pass(name, _armed())
+
+
+def moment(name: str) -> None:
+    """Pass the place `name`, where no operation could fail but the process may be killed, stopped or held up."""
+    _pass(name, tuple(armed for armed in _armed() if armed.action in (*SIGNALS, "sleep")))
+
+
+def _pass(name: str, every: tuple[_Armed, ...]) -> str | None:
+    passed = [armed for armed in every if armed.name in (name, "*")]
+    for armed in passed:
+        armed.left -= 1
+    due = next((armed for armed in passed if armed.left == 0), None)
+    return None if due is None else _fail(due.action, name)
+
+
+def _armed() -> tuple[_Armed, ...]:
+    """What the variable arms; it is read again when it changes."""
     text = os.environ.get(VARIABLE, "")
     if text != _State.text:
         _State.armed, _State.text = _parsed(text), text
-    for armed in _State.armed:
-        if armed.name in (name, "*"):
-            armed.left -= 1
-            if armed.left == 0:
-                return _fail(armed.action, name)
-    return None
+    return _State.armed
 
 
 def _parsed(text: str) -> tuple[_Armed, ...]:

@@ -7,6 +7,7 @@ that fails does not stop the others.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -151,7 +152,7 @@ def _started(address: str) -> Any:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'") from error
     where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except Exception as error:  # Ray raises many types; each means that there is no cluster to use
         cause = str(error).strip().splitlines()
         raise MachineError(
@@ -209,7 +210,7 @@ class Show:
 
 def table(swept: Swept) -> str:
     """All cells as text."""
-    rows = [(*AXES, "seconds", "result")]
+    rows: list[tuple[str, ...]] = [(*AXES, "seconds", "result")]
     for one in swept.done:
         shown = ["" if value is None else printable(str(value)) for value in one.axes.values()]
         rows.append((*shown, f"{one.seconds:.0f}", _outcome(one)))

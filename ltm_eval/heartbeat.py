@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ltm_eval.errors import IncompleteError, error_line
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 R = TypeVar("R")
 
@@ -28,7 +28,7 @@ SILENCE_SECONDS = 40.0
 PERIOD_SECONDS = 2.0
 GRACE_SECONDS = 3.0
 """Between the verdict and the end of this process, so that work that looks at it can end by itself."""
-LEFT, FAILED, TOLD = b"left", "failed", "told"
+LEFT, FAILED, TOLD = "left", "failed", "told"
 
 
 def beat_key(rank: int) -> str:
@@ -80,7 +80,7 @@ class Heartbeat:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
-                if all(beat == LEFT for beat in self._store.multi_get(self._keys)):
+                if all(beat == LEFT.encode() for beat in self._store.multi_get(self._keys)):
                     return True
             except RuntimeError:
                 return False
@@ -122,7 +122,7 @@ class Heartbeat:
             silent = [
                 rank
                 for rank, (beat, since) in enumerate(self._heard)
-                if beat != LEFT and self._answered - since > self._silence
+                if beat != LEFT.encode() and self._answered - since > self._silence
             ]
             if self._failed:
                 self._end("", tell=False)

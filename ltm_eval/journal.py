@@ -16,6 +16,7 @@ import math
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -35,6 +36,7 @@ SYNC_SECONDS = 0.1
 _CRC = 9
 _KEY = slice(_CRC + 8, _CRC + 8 + 64)
 _KEYED = b'{"key":"'
+_TASK = b'","task":"'
 _NON_FINITE = "non-finite"
 
 
@@ -117,6 +119,8 @@ class Contents:
     """Settings of the runs that wrote here."""
     plans: list[dict[str, Any]] = field(default_factory=list)
     """Calls of the model that were begun."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Answers by file name and task."""
     damaged: int = 0
     """Lines that are not as they were written; what they held is done again."""
 
@@ -157,6 +161,8 @@ def _take(line: bytes, place: Place, found: Contents) -> None:
         found.damaged += 1
     elif line.startswith(_KEYED, _CRC):
         _take_answer(line[_KEY].decode("ascii", "replace"), place, found)
+        task = line[_KEY.stop :].removeprefix(_TASK).partition(b'"')[0]
+        found.counts[place.path.name, task.decode("ascii", "replace")] += 1
     else:
         try:
             row = decode(line)
@@ -327,7 +333,7 @@ class Writer:
                 raise OSError(0, "an earlier flush failed")
             failpoints.hit("journal.sync")
             os.fsync(self._handle)
-            failpoints.hit("journal.synced")
+            failpoints.moment("journal.synced")
         except OSError as error:
             self._failed = True
             raise self._lost(error, "reach the disk") from error
@@ -378,7 +384,7 @@ class Writer:
                 raise self._lost(error, f"take {len(line)} bytes more") from error
             raise
         self._end += len(line)
-        failpoints.hit("journal.written")
+        failpoints.moment("journal.written")
 
     def _cut(self) -> None:
         """Back to the last whole line; where even that fails, the next reader drops the rest."""
@@ -429,13 +435,13 @@ class Journal:
         """The row that was appended under a key by any process before this one began; None where there is none."""
         return self.contents.find(key)
 
-    def append(self, key: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
-        """Append an answer.
+    def append(self, key: str, task: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Append an answer; key and task stand first, where a reader finds them without parsing the line.
 
         Raises:
             MachineError: it could not be written.
         """
-        self.writer.append({"key": key, **row}, sync=sync)
+        self.writer.append({"key": key, "task": task, **row}, sync=sync)
 
     def plan(self, row: Mapping[str, Any]) -> None:
         """Append what a call of the model is about to do, for those who watch."""

@@ -436,7 +436,7 @@ class LTM(TemplateLM):
         kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
         self.worklist.sync()  # what the batch before has answered
-        failpoints.hit("lm.fit")
+        failpoints.moment("lm.fit")
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
         posterior = fit_documents(self.model, fits, self.fit_config, seed=self.seed) if fits else None

@@ -331,6 +331,8 @@ class RunExtra:
     """Reference rows of perplexity sets, by task; None where the run tells none."""
     status: str = ""
     """running, incomplete or complete; empty where the file does not tell."""
+    groups: Mapping[str, Any] | None = None
+    """Task to figures by a field of its documents, where `rescore` made them."""
 
 
 @dataclass(frozen=True)
@@ -554,6 +556,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
         status=str(block.get("status") or ""),
+        groups=_mapping(block.get("groups")),
     )
 
 
@@ -759,7 +762,7 @@ def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
             os.fsync(file.fileno())
         failpoints.hit("results.replace")
         partial.replace(path)
-        failpoints.hit("results.replaced")
+        failpoints.moment("results.replaced")
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"cannot write {path}: {reason}; free some space or choose another --output_path") from error

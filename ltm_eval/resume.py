@@ -29,6 +29,7 @@ from ltm_eval.worklist import Worklist, say_on_stderr
 
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
+REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
 SHOWN = 4
 """Differing fields that an error names."""
 
@@ -64,20 +65,16 @@ class Manifest:
         except OSError as error:
             raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ResultsError(f"{path}: damaged or edited; {_rebuild_hint(folder)}") from None
+            raise ResultsError(f"{path}: damaged or edited; {REBUILD}") from None
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
-        failpoints.hit("manifest.write")
+        failpoints.moment("manifest.write")
         write_json_atomic(folder / MANIFEST, asdict(self))
 
     def results(self, folder: Path) -> Path:
         """Its results file."""
         return folder / f"results_{self.date_id}.json"
-
-
-def _rebuild_hint(folder: Path) -> str:
-    return f"`ltm-eval status {folder} --rebuild` writes it anew from the journal"
 
 
 @dataclass
@@ -109,7 +106,7 @@ class Session:
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
-            failpoints.hit("results.written")
+            failpoints.moment("results.written")
 
 
 @contextmanager
@@ -142,7 +139,7 @@ def session(
         ResultsError: its manifest cannot be used although there is a journal.
         MachineError: the folder cannot be read or written.
     """
-    failpoints.hit("resume.begin")
+    failpoints.moment("resume.begin")
     job = job or Job()
     wanted = Manifest(datetime.now().isoformat().replace(":", "-"), _plain(lm.settings), _plain(asked), _plain(data))
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
@@ -217,7 +214,7 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
     """The manifest of the run that goes on, or of the one that begins, written."""
     there = Manifest.read(folder)
     if there is None and found.answers:
-        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {_rebuild_hint(folder)}")
+        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
     if there is not None:
         changes = _changes(there, wanted)
         if not changes and there.asked == wanted.asked:

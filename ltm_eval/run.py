@@ -188,7 +188,7 @@ def evaluate(
     lm.progress = progress.silent
     parts = []
     for task in loaded:
-        parts.append(_evaluate_task(lm, task, config))
+        parts.append(evaluate_task(lm, task, config))
         parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
     return _merged(parts)
@@ -434,8 +434,10 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
 
 NOT_ASKED = frozenset(
     ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
+    + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
+    + ("revision",)
 )
-"""Options that change neither what is asked nor the figures, or stand elsewhere."""
+"""Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
 
 
 def asked_of(config: RunConfig) -> dict[str, Any]:
@@ -452,14 +454,14 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     parts = []
     facts: dict[str, TaskFacts] = {}
     for task in tasks:
-        part = _evaluate_task(lm, task, config)
-        failpoints.hit("run.task")
+        part = evaluate_task(lm, task, config)
+        failpoints.moment("run.task")
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
-        part["task_hashes"] = {task.task_name: _task_hash(rows)}
+        part["task_hashes"] = {task.task_name: task_hash(rows)}
         facts[task.task_name] = task_facts(task, rows, lm)
         if records:
             lines = [record.to_json() for record in records]
@@ -541,14 +543,14 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
 
     setattr(lm, name, helped)
     try:
-        _evaluate_task(lm, task, config)
+        evaluate_task(lm, task, config)
     except _Helped:
         getattr(lm, "records", []).clear()
     finally:
         setattr(lm, name, method)
 
 
-def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
@@ -745,7 +747,7 @@ def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]
     }
 
 
-def _task_hash(rows: list[dict[str, Any]]) -> str:
+def task_hash(rows: list[dict[str, Any]]) -> str:
     """Equal where two runs saw the same documents, prompts and targets."""
     from lm_eval.utils import hash_string
 

@@ -172,8 +172,8 @@ class Work:
         key, item = self.keys[place], self.items[place]
         self.answers[key] = answer
         if self.worklist.journal is not None:
-            row = {"task": item.task, "value": answer.value, "records": list(answer.records)}
-            self.worklist.journal.append(key, row, sync=batch_ended)
+            row = {"value": answer.value, "records": list(answer.records)}
+            self.worklist.journal.append(key, item.task, row, sync=batch_ended)
         self.worklist.job.check()
 
     def close(self) -> list[Answer]:

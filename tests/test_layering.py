@@ -50,10 +50,11 @@ LAYERS = (
     ("generation", "ppl_tables"),
     ("verdicts",),
     ("report", "resume"),
-    ("run",),
-    ("sweep",),
+    ("run", "status"),
+    ("rescore", "sweep"),
     ("cells",),
     ("grid",),
+    ("run_commands",),
     ("cli",),
     ("__main__",),
 )
@@ -122,7 +123,9 @@ def test_package_is_flat() -> None:
     assert [path for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))] == []
 
 
-@pytest.mark.parametrize("module", ["cli", "config", "doctor", "fewshot", "paths", "plug", "report", "results"])
+@pytest.mark.parametrize(
+    "module", ["cli", "config", "doctor", "fewshot", "paths", "plug", "report", "results", "status"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     look = f"import sys, ltm_eval.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
