@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
-from ltm_eval import baselines
+from ltm_eval import baselines, paths
 from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
 from tests.gang import Gang, Started, told
 from tests.gang import command as run_command
-from tests.tiny import tiny_folder, tiny_gpt2
+from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 SILENCE = 6.0
 """Seconds after which a rank counts as lost in these tests."""
@@ -62,6 +63,45 @@ def test_launchers_variables() -> None:
 def test_contradictory_variables_are_named(changes: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         read_launch({**TORCHRUN, **changes})
+
+
+def test_every_process_of_a_machine_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ltm_eval.arguments import resolve_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(resolve_device("auto")) == str(resolve_device("cuda")).replace("cuda", "cuda:0") == "cuda:0"
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    for name in ("auto", "cuda", "cuda:0", None):  # lm-eval's command says cuda:0 to all of them
+        assert str(resolve_device(name)) == "cuda:1"
+    assert str(resolve_device("cpu")) == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(MachineError, match="local rank 2 needs cuda:2, and this machine shows 2"):
+        resolve_device("auto")
+
+
+def hosted(argument: dict[str, Any]) -> int:
+    """lm-eval's own command with the model `ltm`, which is shared there too."""
+    from ltm_eval.lm import LTM
+
+    lm = LTM.create_from_arg_obj({"pretrained": argument["folder"], "t_fast": 1, "device": "cpu"}, {"batch_size": 1})
+    requests = [Instance("loglikelihood", {}, (f"text {i}", " more"), 0, ("task", i, 1)) for i in range(5)]
+    answers = lm.loglikelihood(requests)
+    kept = sorted(record.doc_id for record in lm.records)
+    print(json.dumps([answers, kept, lm.rank, lm.world_size]))
+    return 0
+
+
+def test_lm_evals_own_command_is_shared_too(gang: Gang, folder: Path) -> None:
+    said = []
+    for world in (1, 2):
+        done = gang.run(world, "tests.test_distributed:hosted", {"folder": str(folder)})
+        said += [json.loads(done.out(rank)) for rank in range(world)]
+    assert said[0] == said[1] == said[2]
+    assert said[0][1:] == [[0, 1, 2, 3, 4], 0, 1]
 
 
 # Sharing --------------------------------------------------------------------------------------------------------------
@@ -340,6 +380,29 @@ def test_a_rank_killed_under_max_restarts_changes_nothing(gang: Gang, folder: Pa
     every = answers_in(tmp_path / "2")
     assert len(every) == len(set(every)) == 8
     assert left(tmp_path / "1") == left(tmp_path / "2")
+
+
+def unlike(argument: dict[str, Any]) -> int:
+    """The command; rank 1 has other files under the same names."""
+    os.chdir(argument["here"])
+    if os.environ["RANK"] == "1" and argument["what"] == "checkpoint":
+        os.chdir(argument["elsewhere"])
+    if os.environ["RANK"] == "1" and argument["what"] == "program":
+        paths.source_sha256 = lambda: "another"
+    return run_command(argument["argv"])
+
+
+@pytest.mark.parametrize(("what", "words"), [("checkpoint", "settings.model_sha"), ("program", "source code")])
+def test_ranks_with_other_files_are_refused(gang: Gang, tmp_path: Path, what: str, words: str) -> None:
+    for name, seed in (("here", 0), ("there", 1)):
+        (tmp_path / name).mkdir()
+        tiny_folder(tmp_path / name / "tiny", tiny_model(seed=seed))
+    argv = command(Path("tiny"), tmp_path / "out", "--task", "gsm8k", "--shots", "0", "--limit", "1")
+    argument = {"what": what, "argv": argv, "elsewhere": str(tmp_path / "there")}
+    job = gang.start(2, "tests.test_distributed:unlike", {**argument, "here": str(tmp_path / "here")})
+    assert job.wait() == [6, 6]
+    said = job.err(0) + job.err(1)
+    assert said.count("error[6]") == 1 and "rank 1 (on " in said and words in said
 
 
 def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None:

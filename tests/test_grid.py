@@ -23,6 +23,7 @@ from ltm_eval.cli import main
 from ltm_eval.config import GridConfig, RunConfig
 from ltm_eval.errors import IncompleteError, UsageError
 from ltm_eval.lock import holder_of, holding
+from tests.gang import launcher
 from tests.tiny import tiny_folder
 
 OPTIONS = ("--task", "gsm8k", "--data", "sample", "--limit", "2", "--gen_kwargs", "max_gen_toks=6", "--quiet")
@@ -115,6 +116,15 @@ def test_a_second_attempt_waits_for_the_first(folder: Path, tmp_path: Path, monk
     found = run_cell(cell)
     first.join()
     assert (found.state, found.kept, found.results) == ("complete", True, "results.json")
+
+
+def test_processes_of_a_launcher_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in launcher(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    assert main(["sweep", "--model", str(folder), *OPTIONS, "--output_path", str(tmp_path)]) == 2
+    assert "a sweep places whole cells" in capsys.readouterr().err
 
 
 def refused(folder: str) -> Any:
