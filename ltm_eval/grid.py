@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,6 +64,8 @@ def run(config: GridConfig) -> Swept:
     output = runner.check_output(Path(config.base.output_path))
     config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
     cells = cells_of(config)
+    notes = _notes(config)
+    runner.show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
     with holding(output):
         show = Show(cells, quiet=config.base.quiet)
         done = {index: found for index, cell in enumerate(cells) if (found := finished(cell)) is not None}
@@ -74,10 +77,10 @@ def run(config: GridConfig) -> Swept:
             for index, one in run_all([cells[index] for index in left], config):
                 done[left[index]] = one
                 show.ended(left[index], one)
-                _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells))
+                _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells), notes)
         finally:
             show.close()
-        _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells))
+        _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells), notes)
     return Swept(tuple(done[i] for i in range(len(cells))), output / SUMMARY)
 
 
@@ -95,8 +98,14 @@ def check(swept: Swept) -> None:
         )
 
 
-def _write(path: Path, done: Sequence[Done], number: int) -> None:
-    write_json_atomic(path, {"cells": [{**asdict(one), "kept": one.kept} for one in done], "of": number})
+def _notes(config: GridConfig) -> list[str]:
+    """The sentences that every output of these cells must carry, each once."""
+    found = [note for model in config.models for note in runner.settle(replace(config.base, model=model))[1]]
+    return list(dict.fromkeys(found))
+
+
+def _write(path: Path, done: Sequence[Done], number: int, notes: Sequence[str]) -> None:
+    write_json_atomic(path, {"notes": list(notes), "cells": [asdict(one) for one in done], "of": number})
 
 
 # Where cells run ------------------------------------------------------------------------------------------------------
@@ -198,14 +207,20 @@ class Show:
             self._live.stop()
 
     def _table(self) -> Any:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(*AXES, "result", title=f"{len(self._done)} of {len(self._cells)} cells")
-        for index, cell in enumerate(self._cells):
+        for index in self._rows():
             done = self._done.get(index)
-            shown = ["" if value is None else printable(str(value)) for value in cell.axes.values()]
-            table.add_row(*shown, _outcome(done) if done is not None else "…")
+            shown = ["" if value is None else printable(str(value)) for value in self._cells[index].axes.values()]
+            table.add_row(*map(escape, shown), escape(_outcome(done)) if done is not None else "…")
         return table
+
+    def _rows(self) -> list[int]:
+        """All cells, or as many of those that ended last as fit the screen."""
+        room = max(4, shutil.get_terminal_size().lines - 6)
+        return list(range(len(self._cells))) if len(self._cells) <= room else list(self._done)[-room:]
 
 
 def table(swept: Swept) -> str:

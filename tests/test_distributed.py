@@ -24,7 +24,7 @@ from tests.gang import Gang, Started, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
-SILENCE = 6.0
+SILENCE = 5.0
 """Seconds after which a rank counts as lost in these tests."""
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 
@@ -341,7 +341,7 @@ def dying(argv: list[str]) -> int:
 def test_a_killed_job_resumes_on_another_number_of_processes(gang: Gang, folder: Path, tmp_path: Path) -> None:
     gang.run(1, "tests.gang:command", command(folder, tmp_path / "1", *RESUMED))
     argv = command(folder, tmp_path / "3", *RESUMED)
-    job = gang.start(3, "tests.test_distributed:dying", argv, environ={"LTM_EVAL_RANK_SILENCE": str(3 * SILENCE)})
+    job = gang.start(3, "tests.test_distributed:dying", argv, environ={"LTM_EVAL_RANK_SILENCE": str(2 * SILENCE)})
     assert job.wait() == [5, -9, 5]
     assert (job.err(0) + job.err(2)).count("error[5]: rank 1 (") == 1
     kept = answers_in(tmp_path / "3")
@@ -451,7 +451,7 @@ def test_a_lost_rank_is_noticed_and_named_once(gang: Gang, how: signal.Signals) 
     said = job.err(0) + job.err(2)
     assert said.count("\n") == 1 and f"process {job.pids[1]}" in said, said
     assert said.startswith("ltm-eval: error[5]: rank 1 (") and "the same command resumes" in said
-    assert seconds < 30 and "has not answered for 6 s" in said
+    assert seconds < 30 and "has not answered for 5 s" in said
 
 
 @pytest.mark.faults

@@ -132,6 +132,24 @@ def refused(folder: str) -> Any:
         raise AssertionError("the folder is held")
 
 
+def test_the_live_table_shows_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    cells = cells_of(config(folder, Path("out"), seeds=tuple(range(30))))
+    monkeypatch.setenv("LINES", "16")
+    show = grid.Show(cells, quiet=True)
+    for index in range(20):
+        score = {"metric": "exact_match", "filter": "strict-match", "value": index / 100, "stderr": 0.25}
+        show.ended(index, Done(cells[index].axes, "", "complete", 1.0, scores=(score,)))
+    show.ended(20, Done(cells[20].axes, "", "failed", 1.0, line="ltm-eval: error[3]: [bold]x"))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(show._table())
+    shown = capture.get()
+    assert "21 of 60 cells" in shown and "exact_match 0.19 ± 0.25" in shown and "error[3]: [bold]x" in shown
+    assert "exact_match 0.05" not in shown and shown.count("│\n") == 10
+
+
 def test_without_ray_one_line_says_what_to_install(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
