@@ -24,9 +24,9 @@ import typer
 
 from ltm_eval import __version__, paths, run_commands
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, GridConfig, RunConfig, SweepConfig, conditions_of
-from ltm_eval.distributed import current, may_tell
-from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
-from ltm_eval.launch import quiet_torch, speaks
+from ltm_eval.distributed import abandon, current, may_tell
+from ltm_eval.errors import IncompleteError, LtmEvalError, MachineError, UsageError, error_line, nearest, printable
+from ltm_eval.launch import quiet_torch
 from ltm_eval.options import (
     Baselines,
     BatchSize,
@@ -604,9 +604,10 @@ def main(args: Sequence[str] | None = None) -> int:
         current().close()
         return code
     except (KeyboardInterrupt, typer.Abort) as stop:
-        may_tell(None)
-        if speaks():
-            print(f"{PROGRAM}: {told(stop)}", file=sys.stderr)
+        stopped = _placed(IncompleteError(told(stop)))
+        if may_tell(stopped):
+            print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+        abandon(code_of(stop))
         return code_of(stop)
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
@@ -620,6 +621,7 @@ def main(args: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         if may_tell(explained):
             print(error_line(_placed(explained)), file=sys.stderr)
+        abandon(explained.exit_code)
         return explained.exit_code
 
 

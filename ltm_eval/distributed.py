@@ -19,13 +19,15 @@ import math
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import LISTENERS, IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
-from ltm_eval.heartbeat import FAILED, SILENCE_SECONDS, TOLD, Heartbeat, beat_key
+from ltm_eval.heartbeat import FAILED, GRACE_SECONDS, SILENCE_SECONDS, TOLD, Heartbeat, beat_key
 from ltm_eval.launch import Launch, read_launch, speaks
 
 if TYPE_CHECKING:
@@ -114,6 +116,8 @@ class _Joined(Job):
         super().__init__(launch)
         self._store, self._group, self._heartbeat = store, group, heartbeat
         self._open = True
+        self._pending: Any = None
+        """What is being exchanged."""
         atexit.register(self._leave)
 
     def exchange(self, payload: bytes) -> list[bytes]:
@@ -133,7 +137,16 @@ class _Joined(Job):
         self.check()
         found = [torch.zeros_like(tensor) for _ in range(self.world)]
         try:
-            self._group.allgather([found], [tensor]).wait()
+            self._pending = self._group.allgather([found], [tensor])
+            pause = _POLL_SECONDS / 64
+            while (
+                not self._pending.is_completed()
+            ):  # a wait inside torch would let neither signals nor verdicts through
+                self.check()
+                time.sleep(pause)
+                pause = min(2 * pause, _POLL_SECONDS)
+            self._pending.wait()
+            self._pending = None
         except RuntimeError as error:
             verdict = self._heartbeat.wait_for_verdict()
             if verdict is None:
@@ -167,9 +180,15 @@ class _Joined(Job):
         if not self._open:
             return
         self._open, _joined = False, None
+        if self._pending is not None:
+            _end(IncompleteError.exit_code)
+        self.part(LEAVING_SECONDS if self._heartbeat.verdict is None else GRACE_SECONDS)
+
+    def part(self, seconds: float) -> None:
+        """Be heard no more; where the store is kept here, wait so long for the others to do the same."""
         self._heartbeat.leave()
-        if self.leads and not self.launch.served and self._heartbeat.verdict is None:
-            self._heartbeat.others_left(LEAVING_SECONDS)
+        if self.leads and not self.launch.served:
+            self._heartbeat.others_left(seconds)
 
 
 def _stands_in(launch: Launch) -> bool:
@@ -186,8 +205,28 @@ def current() -> Job:
 
 
 def may_tell(error: LtmEvalError | None) -> bool:
-    """Tell the others that this process ends early; True where it is the one to print `error`."""
-    return _joined.tell(error) if _joined is not None else speaks()
+    """Tell the others that this process ends early; True where it is the one to print `error`.
+
+    Before they have met, a wrong option is the same in all of them; anything else need not be.
+    """
+    return _joined.tell(error) if _joined is not None else speaks() or not isinstance(error, UsageError)
+
+
+def abandon(code: int) -> None:
+    """End this process of a job now: what torch still wants to exchange will not come about. Alone, do nothing.
+
+    Whoever keeps the store gives the others some seconds to learn from it who has told what.
+    """
+    if _joined is not None:
+        _joined.part(GRACE_SECONDS)
+        _end(code)
+
+
+def _end(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 def join(launch: Launch | None = None) -> Job:

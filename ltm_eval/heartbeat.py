@@ -72,7 +72,7 @@ class Heartbeat:
         self._stop.set()
         for thread in self._threads:
             thread.join(GRACE_SECONDS)
-        if self.verdict is None:
+        if not self._broken:
             _tried(lambda: self._store.set(self._keys[self._rank], LEFT))
 
     def others_left(self, seconds: float) -> bool:

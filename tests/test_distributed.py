@@ -405,6 +405,24 @@ def test_ranks_with_other_files_are_refused(gang: Gang, tmp_path: Path, what: st
     assert said.count("error[6]") == 1 and "rank 1 (on " in said and words in said
 
 
+@pytest.mark.faults
+def test_a_rank_that_waits_for_the_others_can_be_stopped(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    argv = command(folder, tmp_path, "--task", "gsm8k", "--shots", "0", "--limit", "1")
+    argv[argv.index("--t_fast") + 1] = "9999"
+    job = gang.start(2, "tests.gang:command", argv)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("*/run.json")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(2)
+    begun = time.monotonic()
+    os.kill(job.pids[1], signal.SIGTERM)
+    codes = job.wait()
+    assert time.monotonic() - begun < 30
+    said = job.err(0) + job.err(1)
+    assert codes == [5, 143] and said.count("rank 1: stopped by SIGTERM") == 1 and "Traceback" not in said, said
+
+
 def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None:
     job = gang.start(3, "tests.gang:command", command(folder, tmp_path, "--task", "gsm9k"))
     assert job.wait() == [2, 2, 2]
