@@ -444,6 +444,7 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     cpu_time: Annotated[
         bool, typer.Option("--cpu_time", help="CPU seconds of one thread: for a machine that others use too.")
     ] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Time our step with compiled layers too.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure the peak of a fit too.")] = False,
     growth: Annotated[
         str | None, typer.Option("--growth", metavar="DIR", help="Measure time against size too; figure goes there.")
@@ -455,7 +456,7 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
 
     folder = filled("growth", growth)
     where = str(resolve_device(checked_device(device)))
-    config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time)
+    config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time, compile_)
     for part in benchmark.report(config, folder=None if folder is None else Path(folder), memory=memory):
         print(part, end="\n\n", flush=True)
     return 0

@@ -40,7 +40,7 @@ LAYERS = (
     ),
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
-    ("blocks", "checkpoint", "gpt2", "posterior"),
+    ("blocks", "checkpoint", "compiling", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
     ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
     ("records",),
