@@ -105,6 +105,8 @@ LTM_EVAL_<OPTION>: any option of 'run', for example LTM_EVAL_BATCH_SIZE=8; the c
 
 LTM_EVAL_DATA_DIR: folder of data sets   LTM_EVAL_DEBUG=1: traceback with every error
 
+LTM_EVAL_RANK_SILENCE: seconds after which a silent process of a job counts as lost (40)
+
 HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_COLOR: as usual
 
 [bold]Exit codes[/bold]

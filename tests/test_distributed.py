@@ -299,6 +299,15 @@ def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> 
     assert len(list((tmp_path / "4").rglob("journal/*.jsonl"))) <= 2 and done.err(3) == ""
 
 
+@pytest.mark.parametrize("more", [("--condition", "demos,prior", "--shots", "2"), ("--rethink", "1", "--shots", "1")])
+def test_conditions_and_rethinking_are_shared_too(
+    gang: Gang, folder: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    for world in (1, 2):
+        gang.run(world, "tests.gang:command", command(folder, tmp_path / str(world), "--limit", "2", *more))
+    assert left(tmp_path / "1") == left(tmp_path / "2")
+
+
 def small_chunks(argv: list[str]) -> int:
     """The command, baselines being given two requests at a time."""
     baselines.CHUNK = 2
