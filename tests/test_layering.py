@@ -14,11 +14,15 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
+    ("failpoints", "stopping"),
     (
         "config",
         "drafts",
         "flops",
+        "heartbeat",
         "latent_page",
+        "launch",
+        "lock",
         "paths",
         "progress",
         "results",
@@ -55,7 +59,7 @@ LAYERS = (
     ("effect", "fewshot"),
     ("blocks", "checkpoint", "compiling", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
-    ("audit", "bench", "learners", "rethink", "rolling"),
+    ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("line_plots", "page", "plot_files"),
@@ -64,12 +68,14 @@ LAYERS = (
     ("compute", "probe_views", "summary_text"),
     ("generation", "ppl_tables"),
     ("figures", "pairing", "verdicts"),
-    ("comparable", "compare", "figure_tables", "report"),
+    ("comparable", "compare", "figure_tables", "report", "resume"),
     ("compare_page", "export", "history", "results_index"),
     ("cli_compare",),
-    ("run",),
-    ("probing", "sweep"),
-    ("probe_command",),
+    ("run", "status"),
+    ("probing", "rescore", "sweep"),
+    ("cells",),
+    ("grid",),
+    ("probe_command", "run_commands"),
     ("cli",),
     ("__main__",),
 )
@@ -153,6 +159,7 @@ def test_package_is_flat() -> None:
         "report",
         "results",
         "results_index",
+        "status",
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str) -> None:
