@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def run(config: GridConfig) -> Swept:
             "a sweep places whole cells: start it in one process, with --ray_address to run cells side by side; "
             "torchrun and accelerate are for `run`"
         )
+    if config.ray_address is not None and find_spec("ray") is None:
+        raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
     manager = runner.task_manager(config.base)
     tasks = tuple(runner.known_tasks(config.base.tasks, manager))
     output = runner.check_output(Path(config.base.output_path))
@@ -155,10 +158,8 @@ def _started(address: str) -> Any:
     """Ray, connected; a cluster that is started here has no dashboard, whose port would run anybody's code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'") from error
+    import ray
+
     where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
