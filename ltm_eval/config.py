@@ -361,6 +361,8 @@ class RunConfig:
     """Whether the HTML page is written at the end."""
     quiet: bool = False
     """No progress."""
+    fresh: bool = False
+    """Whether an unfinished run of other settings in the output folder is given up."""
     command: tuple[str, ...] = field(default=())
     """The command line, for the report."""
 
@@ -406,6 +408,34 @@ class SweepConfig:
     def reference(self) -> str:
         """The condition that the others are compared with: `demos`, or else the first."""
         return "demos" if "demos" in self.conditions else self.conditions[0]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Every combination of the values named, each a run of its own."""
+
+    base: RunConfig
+    """Everything else; its own values of what is varied are not used."""
+    models: tuple[str | None, ...]
+    """Checkpoints; None is the bundled one."""
+    t_fast: tuple[int | Literal["auto"] | None, ...]
+    """Fast steps; None is the preset's."""
+    shots: tuple[int | None, ...]
+    """Numbers of demonstrations; None is the task's own."""
+    conditions: tuple[str, ...]
+    """Conditions."""
+    seeds: tuple[int, ...]
+    """Seeds."""
+    ray_address: str | None = None
+    """`local`, `auto` or a cluster's address; None runs one cell after another in this process."""
+    cell_cpus: int = 1
+    """CPU cores that Ray gives a cell; beside a whole GPU where the cluster has GPUs and the device is not cpu."""
+
+    def __post_init__(self) -> None:
+        if self.cell_cpus < 1:
+            raise UsageError(f"cell_cpus must be at least 1, got {self.cell_cpus}")
+        if self.base.baselines:
+            raise UsageError("a sweep runs no baselines; give --baseline to `run`, and both folders to `report`")
 
 
 def conditions_of(text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ltm_eval.answering import AnswerFacts, Line
     from ltm_eval.bound_curves import StepCurve
     from ltm_eval.cost import CostRow, SizeRow
+    from ltm_eval.latent_page import ProbeView, TaskLatents
     from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
     from ltm_eval.summary import Summary
 
@@ -545,6 +546,8 @@ class TaskSection:
     """Compute of rethinking, where it ran."""
     latents: tuple[LatentSummary, ...]
     """Latent inference, per run that has it."""
+    inference: TaskLatents
+    """Layers' latents and test-time compute."""
     published: tuple[Published, ...]
     """Published figures for the same data set."""
     definition: tuple[tuple[str, str], ...]
@@ -591,5 +594,7 @@ class ReportData:
     """What ran."""
     tasks: tuple[TaskSection, ...]
     """One section per task."""
+    probes: tuple[ProbeView, ...]
+    """What the layers carry, where it was probed."""
     version: str
     """Version of this program."""

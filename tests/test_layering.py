@@ -14,8 +14,24 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "flops", "paths", "progress", "results", "table_text", "telemetry", "wording"),
-    ("answers", "rerun"),
+    ("failpoints", "stopping"),
+    (
+        "config",
+        "drafts",
+        "flops",
+        "heartbeat",
+        "latent_page",
+        "launch",
+        "lock",
+        "paths",
+        "progress",
+        "results",
+        "subsets",
+        "table_text",
+        "telemetry",
+        "wording",
+    ),
+    ("answers", "escapes", "layer_maps", "layout", "outputs", "probe_results", "rerun"),
     ("answering", "cost"),
     ("bound_curves",),
     (
@@ -39,21 +55,27 @@ LAYERS = (
         "tokenizer",
         "workers",
     ),
-    ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
+    ("bpe", "features", "floors", "model", "paired", "problems", "repeats", "texts"),
     ("effect", "fewshot"),
-    ("blocks", "checkpoint", "gpt2", "posterior"),
+    ("blocks", "checkpoint", "compiling", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
-    ("audit", "bench", "learners", "rethink", "rolling"),
+    ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
-    ("line_plots", "page"),
-    ("effect_tables", "latents", "samples", "scores", "summary"),
-    ("summary_text",),
+    ("line_plots", "page", "plot_files"),
+    ("document",),
+    ("effect_tables", "latent_plots", "latents", "samples", "scores", "summary"),
+    ("compute", "probe_views", "summary_text"),
     ("generation", "ppl_tables"),
-    ("verdicts",),
-    ("report",),
-    ("run",),
-    ("sweep",),
+    ("figures", "pairing", "verdicts"),
+    ("comparable", "compare", "figure_tables", "report", "resume"),
+    ("compare_page", "export", "history", "results_index"),
+    ("cli_compare",),
+    ("run", "status"),
+    ("probing", "rescore", "sweep"),
+    ("cells",),
+    ("grid",),
+    ("probe_command", "run_commands"),
     ("cli",),
     ("__main__",),
 )
@@ -122,7 +144,24 @@ def test_package_is_flat() -> None:
     assert [path for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))] == []
 
 
-@pytest.mark.parametrize("module", ["cli", "config", "doctor", "fewshot", "paths", "plug", "report", "results"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cli",
+        "compare_page",
+        "config",
+        "doctor",
+        "export",
+        "fewshot",
+        "history",
+        "paths",
+        "plug",
+        "report",
+        "results",
+        "results_index",
+        "status",
+    ],
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     look = f"import sys, ltm_eval.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
