@@ -42,6 +42,8 @@ class ModelCard:
     """Layers, width and latents in words, if the run tells them."""
     sources: tuple[str, ...]
     """Data set of every task, with its number of documents."""
+    sample_data: bool
+    """Whether these are the bundled samples."""
     date: str
     """Date in the results file's name."""
     seconds: float | None

@@ -194,6 +194,7 @@ def _card(label: str, run: Run) -> ModelCard:
         step=_step(run),
         sizes=_sizes(run),
         sources=tuple(_sources(run)),
+        sample_data=run.extra.sample_data,
         date=run.date_id,
         seconds=run.seconds,
         path=run.path.as_posix(),

@@ -597,7 +597,8 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
         raise UsageError(
             f"documents: task {task.task_name} has documents 0 to {count - 1}, {max(config.documents)} was asked for"
         )
-    return {task.task_name: list(config.documents)}
+    # lm-eval 0.4.13 goes through the documents in their own order and takes the n-th name of this list for the n-th.
+    return {task.task_name: sorted(config.documents)}
 
 
 def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:

@@ -296,3 +296,21 @@ def test_the_command_prints_intervals(folder: Path, tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert f"{TASK}: pass@2, strict-match" in out and "bootstrap" in out or "Wilson" in out
     assert "content-free, always the commonest training answers" in out
+
+
+def test_named_documents_are_scored_as_in_the_whole_run(folder: Path, tmp_path: Path) -> None:
+    whole = run(config(folder, tmp_path / "whole", limit=6)).results[0]
+    part = run(config(folder, tmp_path / "part", limit=None, documents=(5, 2))).results[0]
+    asked = [row for row in documents(whole) if row["doc_id"] in (2, 5)]
+    found = sorted(documents(part), key=lambda row: (row["filter"] != asked[0]["filter"], row["doc_id"]))
+    assert [(row["doc_id"], row["prompt_hash"], row["resps"]) for row in found] == [
+        (row["doc_id"], row["prompt_hash"], row["resps"]) for row in asked
+    ]
+    content = json.loads(part.read_text())
+    assert "only documents 5, 2 of each task" in content["ltm_eval"]["warnings"]
+    cost = content["ltm_eval"]["cost"][TASK]
+    assert cost["seconds"] > 0 and cost["memory_of"] == "process"
+    with pytest.raises(UsageError, match=r"has documents 0 to \d+, 99999 was asked for"):
+        run(config(folder, tmp_path / "none", limit=None, documents=(99_999,)))
+    with pytest.raises(UsageError, match="limit and documents exclude each other"):
+        config(folder, tmp_path, documents=(1,))
