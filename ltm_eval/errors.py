@@ -30,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LINE_LIMIT = 300
+SHOWN_LIMIT = 80
 
 
 class LtmEvalError(Exception):
@@ -89,6 +90,14 @@ def printable(text: str) -> str:
     text = re.sub(r"hf_[A-Za-z0-9]{8,}", "hf_***", text)
     text = re.sub(r"\s*\n\s*", " ", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """A value that came from outside, short: plain ones as Python writes them, others by their type."""
+    if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
+        text = repr(value)
+        return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"
+    return "a very large number" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def error_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("config", "drafts", "paths", "progress", "results", "wording"),
+    ("archives", "config", "drafts", "headers", "paths", "progress", "results", "wording"),
     ("answers",),
     (
         "arguments",
@@ -37,7 +37,7 @@ LAYERS = (
         "tokenizer",
     ),
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
-    ("effect", "fewshot"),
+    ("effect", "fewshot", "weights"),
     ("blocks", "checkpoint", "gpt2", "posterior"),
     ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
     ("audit", "bench", "learners", "rethink", "rolling"),
