@@ -22,6 +22,7 @@ from ltm_eval.archives import check_archive
 from ltm_eval.config import DEMO_MODEL, ModelConfig
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
 from ltm_eval.headers import check_header
+from ltm_eval.hub import commit_of
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.paths import assets_dir, demo_model_dir
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
@@ -370,16 +371,21 @@ def refuse_impostors(path: Path) -> None:
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
     """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    cause: Exception | None = None
     try:
         if not constants.HF_HUB_OFFLINE:
-            revision = HfApi().model_info(repo, revision=revision, timeout=10).sha
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub library and its HTTP client raise many types; each means the same to a user
+            revision = commit_of(repo, revision)
+    except Exception as error:  # noqa: BLE001 - the hub's client raises many types; each means the same to a user
+        cause = error
+    try:
+        offline = cause is not None or constants.HF_HUB_OFFLINE
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, local_files_only=offline))
+    except Exception as error:  # as above
         raise MachineError(
             f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched "
-            f"({type(error).__name__}). "
+            f"({type(cause or error).__name__}). "
             f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name

@@ -365,6 +365,8 @@ class RunConfig:
     """Commit of a hub checkpoint."""
     gen_kwargs: str | None = None
     """Generation options that replace the task's, as lm-eval spells them."""
+    max_failed: str = "0"
+    """Documents of a task that may fail, or a share such as `1%`; with more the run ends incomplete."""
     report: bool = True
     """Whether the HTML page is written at the end."""
     quiet: bool = False

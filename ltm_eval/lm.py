@@ -39,8 +39,10 @@ from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
-from ltm_eval.errors import DataError, LtmEvalError, UsageError, leave, leaving
+from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
+from ltm_eval.failures import Failure, listed, why_unusable
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import (
     Document,
     Posterior,
@@ -55,7 +57,7 @@ from ltm_eval.progress import Progress, tqdm_bar
 from ltm_eval.records import Recorder
 from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
-from ltm_eval.rolling import ALL_ROWS, row_options, score_texts, windows_of
+from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -75,9 +77,21 @@ class Fitted:
     """Names the fitted text."""
     fit_seconds: float
     """Share of the batch's fitting time."""
+    failure: str | None = None
+    """Why the fit cannot be used; its request gets no answer then."""
+
+    @property
+    def usable(self) -> Posterior:
+        """The posterior, or one of zeros where the fit failed."""
+        if self.failure is None:
+            return self.posterior
+        zeros = torch.zeros_like(self.posterior.mu)
+        return replace(self.posterior, mu=zeros, log_var=zeros.clone())
 
     def z(self, noise: Tensor | None) -> Tensor:
-        """mu, or mu + noise * sigma: (L, N, D)."""
+        """mu, or mu + noise * sigma: (L, N, D); zeros where the fit failed, so that nothing is computed with NaN."""
+        if self.failure is not None:
+            return torch.zeros_like(self.posterior.mu[0])
         return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
 
 
@@ -135,6 +149,8 @@ class LTM(TemplateLM):
         super().__init__()
         check_choice("condition", condition, CONDITIONS)
         check_choice("dtype", dtype, DTYPES)
+        for name, value in (("rows", rows), ("tokenizer", tokenizer), ("revision", revision)):
+            arguments.text(name, value)
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_window = arguments.fit_window(fit_window)
         self.rethink = whole("rethink", rethink, 0)
@@ -154,6 +170,8 @@ class LTM(TemplateLM):
         self.records: list[LatentRecord] = []
         self._last: dict[bytes, Fitted] = {}
         self.budget = Budget()
+        self.failures: list[Failure] = []
+        self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = tqdm_bar
 
     @classmethod
@@ -249,6 +267,7 @@ class LTM(TemplateLM):
             answers[job.index] = text
             bar.advance(1, tokens)
         bar.close()
+        self._refuse_failures()
         return answers
 
     @leaving
@@ -266,6 +285,7 @@ class LTM(TemplateLM):
             self._keep(job, own, None)
             bar.advance(1, len(job.continuation))
         bar.close()
+        self._refuse_failures()
         return answers
 
     @leaving
@@ -278,12 +298,38 @@ class LTM(TemplateLM):
         for done in score_texts(
             self.model, texts, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
         ):
-            answers[done.index] = done.score
+            answers[done.index] = self._usable_score(requests[done.index], done)
             if done.posteriors:
                 self.records.append(self._recorder.bounded(requests[done.index], texts[done.index], done))
             bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[done.index]))
         bar.close()
+        self._refuse_failures()
         return answers
+
+    def _fail(self, request: Instance, reason: str) -> None:
+        """Keep that a request has no answer."""
+        self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), reason))
+
+    def _refuse_failures(self) -> None:
+        """End where something failed and nobody above counts it: a host would take the blank for an answer."""
+        if self.failures and not self.keeps_failures:
+            raise IncompleteError(
+                f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
+                f"{listed(self.failures)}. Lower lr, or use `ltm-eval run --max_failed N`"
+            )
+
+    def _usable_score(self, request: Instance, done: TextScore) -> RollingScore | float:
+        """The score of a text; one whose rows are no numbers where it failed."""
+        if not isinstance(done.score, RollingScore):
+            return done.score
+        rows, tokens = done.score.rows, done.score.tokens
+        reasons = [why_unusable(own, tokens=tokens) for own in done.posteriors]
+        odd = [name for name, nats in rows.items() if not math.isfinite(nats)]
+        reason = next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else None)
+        if reason is None:
+            return done.score
+        self._fail(request, reason)
+        return RollingScore(dict.fromkeys(rows, math.nan), tokens=tokens)
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
@@ -396,7 +442,8 @@ class LTM(TemplateLM):
             if context.document is None or posterior is None:
                 kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
                 continue
-            kept[key] = Fitted(posterior.row(row), key, seconds)
+            own = posterior.row(row)
+            kept[key] = Fitted(own, key, seconds, why_unusable(own, tokens=context.fitted_tokens))
             row += 1
         self._last = kept
         return kept
@@ -408,7 +455,7 @@ class LTM(TemplateLM):
             for continuation in self._decode(self._prompts(group, held), config, len(group)):
                 job, fitted = held.pop(continuation.index)
                 self._keep(job, fitted, continuation)
-                yield job, self._answer(continuation, job.config), len(continuation.tokens)
+                yield job, self._usable_answer(job, fitted, continuation), len(continuation.tokens)
         yield from self._rethought([job for job in jobs if job.config.rethink])
 
     def _prompts(
@@ -446,7 +493,11 @@ class LTM(TemplateLM):
     ) -> Iterator[tuple[GenerationJob, Rethought]]:
         """Chain and control of a batch of questions."""
         fitted = {job.index: own for job, own in self._fitted(jobs)}
-        questions = [Question(job.context.read, fitted[job.index].posterior, fitted[job.index].key) for job in jobs]
+        for job in jobs:
+            reason = fitted[job.index].failure
+            if reason is not None:
+                self._fail(job.request, reason)
+        questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
         found = rethink(
             self.model,
             questions,
@@ -476,6 +527,15 @@ class LTM(TemplateLM):
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
         return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
 
+    def _usable_answer(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> str:
+        """The text of an answer; nothing where the fit or the decoder failed."""
+        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else None
+        reason = fitted.failure or odd
+        if reason is None:
+            return self._answer(continuation, job.config)
+        self._fail(job.request, reason)
+        return ""
+
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""
         text = self.encoding.decode(continuation.tokens)
@@ -483,6 +543,9 @@ class LTM(TemplateLM):
 
     def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
         """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
+        if fitted.failure is not None:
+            self._fail(job.request, fitted.failure)
+            return math.nan, False
         if not job.continuation:
             return 0.0, True
         tokens = torch.tensor([*job.context.read, *job.continuation[:-1]], device=self.model.device)
@@ -504,7 +567,10 @@ class LTM(TemplateLM):
             shape = (1, *self.model.config.latent_shape)
             draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
-        return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
+        score = float(totals.logsumexp(0)) - math.log(SCORE_DRAWS)
+        if math.isnan(score) or score == math.inf:
+            self._fail(job.request, f"its log-likelihood is {score}")
+        return score, greedy
 
     def _keep(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None) -> None:
         """Keep the sidecar line of an answered request; requests that share a fit share its time."""
@@ -595,7 +661,5 @@ def _model_and_tokenizer(
         raise UsageError(
             f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number"
         )
-    if revision is not None and not isinstance(revision, str):
-        raise UsageError(f"revision must be text, got {revision!r}; quote it: revision='{revision}'")
     model, encoding = load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))
     return model, encoding

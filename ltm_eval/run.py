@@ -24,10 +24,23 @@ from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval import paths, progress
+from ltm_eval.caveats import task_caveats
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
-from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
+from ltm_eval.errors import (
+    DataError,
+    IncompleteError,
+    LtmEvalError,
+    MachineError,
+    UsageError,
+    masked,
+    masked_all,
+    nearest,
+    printable,
+)
+from ltm_eval.failures import Failure, allowed, failed_answers, listed, without
 from ltm_eval.floors import FIELDS, floors_of
-from ltm_eval.results import Floor, write_json_atomic, write_jsonl_atomic
+from ltm_eval.hub import go_offline_unless_reached
+from ltm_eval.results import SCHEMA, Floor, write_json_atomic, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
 from ltm_eval.tokenizer import Tokenizer
 
@@ -61,6 +74,8 @@ class Outcome:
     """One `results_*.json` per model."""
     report: Path | None
     """The HTML page."""
+    failed: str = ""
+    """Which task has more failed documents than `max_failed` allows: the run is incomplete. Else empty."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,8 @@ def run(config: RunConfig) -> Outcome:
     from ltm_eval.checkpoint import check_place
 
     config, notes = settle(config)
+    allowed(config.max_failed, 1)
+    refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
     output = check_output(Path(config.output_path))
     check_place(str(config.model))
     quiet_hosts()
@@ -96,13 +113,13 @@ def run(config: RunConfig) -> Outcome:
         written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
         del lm
     page = write_page(written, output) if config.report else None
-    return Outcome(tuple(written), page)
+    return Outcome(tuple(written), page, beyond_allowed(written, config))
 
 
 def show_notes(notes: list[str]) -> None:
     """The sentences that every output must carry, on standard error."""
     for line in notes:
-        print(f"ltm-eval: {line}", file=sys.stderr)
+        print(printable(f"ltm-eval: {line}"), file=sys.stderr)
 
 
 def tasks_of(config: RunConfig) -> list[Any]:
@@ -154,6 +171,7 @@ def evaluate(
     parts = []
     for task in loaded:
         parts.append(_evaluate_task(lm, task, config))
+        del parts[-1]["failures"]
         parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
     return _merged(parts)
@@ -203,6 +221,33 @@ def check_output(folder: Path) -> Path:
             "free some space"
         )
     return folder.resolve()
+
+
+def refuse_inside(output: Path, models: Sequence[str]) -> None:
+    """Raise UsageError where results would be written into the folder of a model.
+
+    Args:
+        output: the folder of results.
+        models: checkpoints and baselines as given; those that are no folders cannot hold it.
+    """
+    for spec in models:
+        place = Path(spec)
+        holds = place.is_dir() and place.resolve() in (output.resolve(), *output.resolve().parents)
+        if holds and (place / "config.json").is_file():
+            raise UsageError(f"output_path {output}: lies inside the model {spec}; name a folder elsewhere")
+
+
+def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
+    """Which task has more failed documents than `max_failed` allows, in words for an error; else nothing."""
+    for path in results:
+        for task, told in json.loads(path.read_text("utf-8"))["ltm_eval"]["failed"].items():
+            failures = [Failure(task, one["doc_id"], one["reason"]) for one in told["failures"]]
+            if len(failures) > allowed(config.max_failed, told["documents"]):
+                return (
+                    f"{task}: {len(failures)} of {told['documents']} documents failed ({listed(failures)}); the "
+                    f"figures in {path} leave them out. --max_failed {len(failures)} allows it"
+                )
+    return ""
 
 
 def task_manager(config: RunConfig) -> TaskManager:
@@ -342,6 +387,7 @@ def construct(subject: Subject, config: RunConfig) -> LM:
         from ltm_eval.lm import LTM
 
         lm = LTM(**subject.arguments)
+        lm.keeps_failures = True
         lm.progress = progress.silent if config.quiet else progress.for_terminal()
         return lm
     from lm_eval.api.registry import get_model
@@ -350,10 +396,17 @@ def construct(subject: Subject, config: RunConfig) -> LM:
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    spec = str(subject.arguments["pretrained"])
+    silent = "" if Path(spec).exists() else go_offline_unless_reached(spec)
     try:
         return get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
+        if silent:
+            raise MachineError(
+                f"baseline {subject.name}: not in the cache, and the hub was not reached ({silent}). Download it where "
+                "there is a network and pass the folder"
+            ) from error
         raise DataError(
             f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
             f"{cause[0] if cause else ''})"
@@ -379,7 +432,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
     """
     date_id = datetime.now().isoformat().replace(":", "-")
-    folder = output / folder_name(subject.name) / cell
+    folder = output / folder_name(masked(subject.name)) / cell
     path = folder / f"results_{date_id}.json"
     begun = time.perf_counter()
     parts = []
@@ -392,7 +445,13 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
         part["task_hashes"] = {task.task_name: _task_hash(rows)}
-        facts[task.task_name] = task_facts(task, rows, lm)
+        scored = [row for row in rows if "failed" not in row]
+        facts[task.task_name] = replace(
+            task_facts(task, scored, lm),
+            failures=tuple(part.pop("failures")),
+            documents=len({row["doc_id"] for row in rows}),
+            caveats=tuple(task_caveats(task, rows, records, lm)),
+        )
         if records:
             lines = [record.to_json() for record in records]
             write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
@@ -400,7 +459,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         parts.append(part)
         whole = _merged(parts)
         floors = whole.pop("floors", {})
-        whole |= _about(subject, lm, tasks, config, notes, facts)
+        whole |= masked_all(_about(subject, lm, tasks, config, notes, facts))
         whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
@@ -408,6 +467,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
             "sweep_cell": cell,
         }
         write_json_atomic(path, whole)
+    show_notes([note for own in facts.values() for note in own.notes])
     _verify(path, tasks)
     return path
 
@@ -424,6 +484,20 @@ class TaskFacts:
     """What the commonest training answers score; empty where answers are no numbers."""
     budget: dict[str, Any] | None
     """Compute of rethinking and of its control."""
+    documents: int = 0
+    """Documents that were evaluated, failed ones included."""
+    failures: tuple[Failure, ...] = ()
+    """Documents that could not be scored; no figure contains them."""
+    caveats: tuple[str, ...] = ()
+    """What was found odd in documents and prompts."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that every output must carry."""
+        if not self.failures:
+            return list(self.caveats)
+        count = f"{len(self.failures):,} of {self.documents:,} documents failed and are left out of its figures"
+        return [f"{self.failures[0].task}: {count} ({listed(self.failures)})", *self.caveats]
 
 
 def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
@@ -433,7 +507,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
     repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
     floor: dict[str, Any] = {}
     shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
-    if task.OUTPUT_TYPE == "generate_until" and shown:
+    if task.OUTPUT_TYPE == "generate_until" and shown and rows:
         asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
         wanted = [str(row["target"]) for row in asked]
         floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
@@ -442,7 +516,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
         lm.budget = type(budget)()
     return TaskFacts(
         fast_steps=tuple(record.t_fast for record in getattr(lm, "records", [])),
-        sampled=summary(rows) if repeats or rethinking else None,
+        sampled=summary(rows) if rows and (repeats or rethinking) else None,
         content_free=floor,
         budget=asdict(budget) if rethinking and budget is not None else None,
     )
@@ -472,13 +546,27 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    part = dict(found)
-    documents = [row["doc"] for row in part["samples"].get(task.task_name, [])]
+    part = _without_failed(dict(found), lm, task)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
         part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
     if hasattr(task, "generation_facts"):
         part["generation"] = {task.task_name: task.generation_facts()}
     return part
+
+
+def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
+    """The figures of a task without the documents that failed, which stand under `failures`."""
+    name = task.task_name
+    told = [one for one in getattr(lm, "failures", []) if one.task == name]
+    if task.OUTPUT_TYPE != "generate_until":
+        told += failed_answers(name, part["samples"].get(name, []))
+    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
+    if hasattr(lm, "failures"):
+        lm.failures.clear()
+    if failures:
+        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
+    return part | {"failures": failures}
 
 
 def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
@@ -549,7 +637,13 @@ def _about(
         "model_name": subject.name,
         "model_name_sanitized": folder_name(subject.name),
         "ltm_eval": {
-            "warnings": [*notes, *_warnings(subject, lm)],
+            "schema": SCHEMA,
+            "warnings": [*notes, *_warnings(subject, lm), *(note for own in facts.values() for note in own.notes)],
+            "failed": {
+                name: {"documents": own.documents, "failures": [asdict(one) for one in own.failures]}
+                for name, own in facts.items()
+                if own.failures
+            },
             "demo_model": subject.name in (DEMO_MODEL, DEMO_BASELINE),
             "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
@@ -590,10 +684,15 @@ def _is_sample(facts: dict[str, Any]) -> bool:
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:
     """What a reader of the numbers must know."""
-    dtype = str(getattr(lm, "dtype", ""))
-    return (
-        [f"matrix products in {dtype.removeprefix('torch.')}"] if subject.kind == "ltm" and "bfloat16" in dtype else []
-    )
+    if subject.kind != "ltm":
+        return []
+    dtype, fit, info = str(getattr(lm, "dtype", "")), getattr(lm, "fit_config", None), lm.model.info
+    found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
+    if "bfloat16" in dtype:
+        found.append(f"matrix products in {dtype.removeprefix('torch.')}")
+    if fit is not None and fit.t_fast == 0 and not fit.adaptive:
+        found.append("no fitting (t_fast 0): z is the prior, and a bound is one on texts that nothing was fitted to")
+    return found
 
 
 def provenance() -> dict[str, Any]:
@@ -710,11 +809,11 @@ def results_table(path: Path) -> str:
     from lm_eval.utils import make_table
 
     content = json.loads(path.read_text("utf-8"))
-    config = content["config"]
+    config = masked_all(content["config"])
     told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
     head = f"{config['model']} ({config['model_args']}), {told}"
     lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
-    return "\n".join([head, make_table(content), *lines])
+    return "\n".join(map(printable, [head, *make_table(content).splitlines(), *lines]))
 
 
 def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:

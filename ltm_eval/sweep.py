@@ -16,6 +16,7 @@ from ltm_eval import run as runner
 from ltm_eval.config import SweepConfig
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
+from ltm_eval.failures import allowed
 from ltm_eval.results import read_run, write_json_atomic
 
 NEEDS_TWO = "shuffled"
@@ -66,6 +67,8 @@ def run(config: SweepConfig) -> runner.Outcome:
     from ltm_eval.checkpoint import check_place
 
     base, notes = runner.settle(config.base)
+    allowed(base.max_failed, 1)
+    runner.refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
     output = runner.check_output(Path(base.output_path))
     check_place(str(base.model))
     runner.quiet_hosts()
@@ -85,7 +88,8 @@ def run(config: SweepConfig) -> runner.Outcome:
         _store(written, wanted, config.reference)
     results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]
     page = runner.write_page(results, output) if base.report else None
-    return runner.Outcome(tuple(results), page)
+    failed = runner.beyond_allowed([*written, *results[1:]], base)
+    return runner.Outcome(tuple(results), page, failed)
 
 
 def _checked(tasks: list[Any]) -> list[Any]:

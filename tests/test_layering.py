@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("archives", "config", "drafts", "headers", "paths", "progress", "results", "wording"),
+    ("archives", "config", "drafts", "headers", "hub", "paths", "progress", "results", "wording"),
     ("answers",),
     (
         "arguments",
@@ -39,7 +39,7 @@ LAYERS = (
     ("bpe", "features", "floors", "model", "problems", "repeats", "texts"),
     ("effect", "fewshot", "weights"),
     ("blocks", "checkpoint", "gpt2", "posterior"),
-    ("bounds", "context", "decode", "distributed", "journal", "mauve", "packing"),
+    ("bounds", "caveats", "context", "decode", "distributed", "failures", "journal", "mauve", "packing"),
     ("audit", "bench", "learners", "rethink", "rolling"),
     ("records",),
     ("baselines", "lm", "plots", "probe", "train"),
