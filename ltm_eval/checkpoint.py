@@ -183,7 +183,9 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
     config = ModelConfig.from_mapping(fields.get("model", {}), where=str(folder / CONFIG_FILE))
     weights = checked(_read_safetensors(folder / WEIGHTS_FILE), config, where=str(folder / WEIGHTS_FILE))
     digest = weights_sha256(weights)
-    recorded, pinned = (_told_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256"))
+    recorded, pinned, named = (
+        _told_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256", "tokenizer")
+    )
     if recorded is not None and recorded != digest:
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE}: content sha256 {digest[:12]} differs from {str(recorded)[:12]} in "
@@ -191,7 +193,7 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
             "the file was changed or damaged, copy it again"
         )
     ranks = folder / RANKS_FILE
-    spec = str(ranks) if ranks.is_file() else _told_text(fields, "tokenizer", folder)
+    spec = str(ranks) if ranks.is_file() else named
     step = fields.get("step")
     info = CheckpointInfo(
         source,
@@ -230,9 +232,8 @@ def _explain_folder(folder: Path, absent: str) -> None:
     released = sorted(folder.glob("*.pt"))
     if released:
         raise CheckpointError(
-            f"checkpoint {folder}: holds no {absent} but {len(released)} .pt file(s); pass the file itself "
-            f"({released[-1]}) or "
-            f"convert it: python -m ltm_eval convert {released[-1]} NEW_FOLDER"
+            f"checkpoint {folder}: no {absent} but {len(released)} .pt file(s); pass one itself, such as "
+            f"{released[-1].name}, or make a folder of it: ltm-eval convert FILE NEW_FOLDER"
         )
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:_LISTED]) or "nothing"
     raise CheckpointError(f"checkpoint {folder}: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found {found}")
@@ -355,14 +356,15 @@ def refuse_impostors(path: Path) -> None:
     """Recognise the small text files that stand where a checkpoint's should be."""
     try:
         with path.open("rb") as file:
-            head = file.read(200).lstrip().lower()
+            start = file.read(200)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    head = start.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull`")
     if head.startswith((b"<!doctype", b"<html")):
         raise CheckpointError(f"{path}: this is an HTML page, not a checkpoint; download it again")
-    if not head:
+    if not start:
         raise CheckpointError(f"{path}: the file is empty; copy it again")
 
 

@@ -65,3 +65,10 @@ def go_offline_unless_reached(repo: str) -> str:
         constants.HF_HUB_OFFLINE = True
         return type(error).__name__
     return ""
+
+
+def is_cached(repo: str) -> bool:
+    """Whether the cache holds the config of a model repository."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, "config.json"), str)

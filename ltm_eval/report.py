@@ -185,10 +185,13 @@ def _perplexity_figures(section: PerplexitySection, *, index: int) -> dict[str, 
 
 
 def _markup(text: str) -> Markup:
-    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped."""
+    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped.
+
+    Never called with text of a model or a results file.
+    """
     from markupsafe import Markup
 
-    return Markup(text)  # noqa: S704 - never called with text of a model or a results file
+    return Markup(text)  # noqa: S704 # nosec B704
 
 
 def _shown(bars: Sequence[Bar]) -> list[Bar]:

@@ -39,7 +39,7 @@ from ltm_eval.errors import (
 )
 from ltm_eval.failures import Failure, allowed, failed_answers, listed, without
 from ltm_eval.floors import FIELDS, floors_of
-from ltm_eval.hub import go_offline_unless_reached
+from ltm_eval.hub import go_offline_unless_reached, is_cached
 from ltm_eval.results import SCHEMA, Floor, write_json_atomic, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
 from ltm_eval.tokenizer import Tokenizer
@@ -374,7 +374,19 @@ def _baseline_subject(spec: str) -> Subject:
         )
     if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
         raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
+    if not path.exists():
+        _check_hub(spec)
     return Subject(spec, "hf", {"pretrained": spec})
+
+
+def _check_hub(spec: str) -> None:
+    """Raise MachineError where a baseline of the hub can be had neither there nor from the cache."""
+    silent = go_offline_unless_reached(spec)
+    if silent and not is_cached(spec):
+        raise MachineError(
+            f"baseline {spec}: not in the cache, and the hub was not reached ({silent}). Download it where there is a "
+            "network and pass the folder"
+        )
 
 
 def construct(subject: Subject, config: RunConfig) -> LM:
@@ -396,17 +408,10 @@ def construct(subject: Subject, config: RunConfig) -> LM:
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
-    spec = str(subject.arguments["pretrained"])
-    silent = "" if Path(spec).exists() else go_offline_unless_reached(spec)
     try:
         return get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
-        if silent:
-            raise MachineError(
-                f"baseline {subject.name}: not in the cache, and the hub was not reached ({silent}). Download it where "
-                "there is a network and pass the folder"
-            ) from error
         raise DataError(
             f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
             f"{cause[0] if cause else ''})"
@@ -459,6 +464,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         parts.append(part)
         whole = _merged(parts)
         floors = whole.pop("floors", {})
+        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
         whole |= masked_all(_about(subject, lm, tasks, config, notes, facts))
         whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
         whole["ltm_eval"] |= {

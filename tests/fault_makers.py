@@ -131,7 +131,9 @@ def header(place: Place, *, how: str) -> None:
 
 
 @maker
-def tensors(place: Place, *, how: str, dtype: str = "") -> None:
+def tensors(  # noqa: PLR0912 - a list of kinds
+    place: Place, *, how: str, dtype: str = ""
+) -> None:
     """Tensors that do not fit, are of another type or hold no numbers."""
     held = load_file(place.weights)
     name = "layers.0.attention.wq.weight"
@@ -322,7 +324,7 @@ def ranks(place: Place, *, how: str) -> None:
         tokens = [line.split()[0] for line in lines]
         path.write_bytes(b"".join(b"%s %d\n" % (token, 255 - i) for i, token in enumerate(tokens)))
     elif how == "too many":
-        more = [base64.b64encode(b"%c%c" % (i, i)) + b" %d\n" % (256 + i) for i in range(1, 9)]
+        more = [base64.b64encode(b"%c%c" % (i, i)) + b" %d\n" % (255 + i) for i in range(1, 9)]
         path.write_bytes(b"".join([*lines, *more]))
     elif how == "negative":
         path.write_bytes(b"".join([*lines[:-1], lines[-1].split()[0] + b" -1\n"]))
@@ -450,7 +452,7 @@ def results(place: Place, *, how: str = "whole", change: dict[str, Any] | None =
     place.names["results"] = str(folder)
     samples = next(path.parent.glob("samples_*"))
     if how == "nan":
-        path.write_text(path.read_text().replace("0.", "NaN, \"x\": 0.", 1))
+        path.write_text(path.read_text().replace("0.", 'NaN, "x": 0.', 1))
     elif how == "cut":
         path.write_text(path.read_text()[:200])
     elif how == "array":
