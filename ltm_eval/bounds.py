@@ -19,9 +19,10 @@ two documents never do, so a document's bits do not depend on its neighbours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ from ltm_eval.posterior import (
     padded_length,
     standard_normal,
 )
+from ltm_eval.workers import side_by_side
+
+_Result = TypeVar("_Result")
 
 DRAWS = 8
 """Fresh noise draws per document."""
@@ -242,14 +246,14 @@ def fresh_draws(
     """
     if draws < 2:
         raise UsageError(f"a bound needs at least 2 fresh draws for its standard error, got {draws}")
-    columns, divergence = [], []
-    for i, document in enumerate(documents):
-        own = posterior.row(i)
-        columns.append(
-            _weigh(model, document, own, noise=_noise(own, document.key, "bound", seed=seed, draws=draws)).nll
-        )
-        divergence.append(kl_nats(own.mu.cpu().double(), own.log_var.cpu().double()))
-    return Draws(torch.stack(columns, dim=1), torch.cat(divergence))
+
+    def column(i: int) -> Tensor:
+        own, key = posterior.row(i), documents[i].key
+        return _weigh(model, documents[i], own, noise=_noise(own, key, "bound", seed=seed, draws=draws)).nll
+
+    columns = _each(model, documents, column)
+    kl = kl_nats(posterior.mu.cpu().double(), posterior.log_var.cpu().double())
+    return Draws(torch.stack(columns, dim=1), kl[: len(documents)])
 
 
 def iwae(
@@ -260,21 +264,30 @@ def iwae(
     Its expectation falls with K towards -log p(x); K = 1 is the ELBO with a sampled KL. The first draws are the same
     for every K.
     """
-    found = []
-    for i, document in enumerate(documents):
-        own = posterior.row(i)
-        weighed = _weigh(model, document, own, noise=_noise(own, document.key, "iwae", seed=seed, draws=draws))
-        found.append(minus_log_mean(weighed.log_weight))
-    return found
+
+    def estimate(i: int) -> Estimate:
+        own, key = posterior.row(i), documents[i].key
+        noise = _noise(own, key, "iwae", seed=seed, draws=draws)
+        return minus_log_mean(_weigh(model, documents[i], own, noise=noise).log_weight)
+
+    return _each(model, documents, estimate)
 
 
 def prior(model: LatentThoughtModel, documents: Sequence[Document], *, seed: int, draws: int) -> list[Estimate]:
     """-log mean of p(x|z) over z ~ N(0, I), nothing fitted; its expectation is a bound for any number of draws."""
-    unfitted, found = Posterior.prior(model), []
-    for document in documents:
-        noise = _noise(unfitted, document.key, "prior", seed=seed, draws=draws)
-        found.append(minus_log_mean(_weigh(model, document, unfitted, noise=noise).log_weight))
-    return found
+    unfitted = Posterior.prior(model)
+
+    def estimate(i: int) -> Estimate:
+        noise = _noise(unfitted, documents[i].key, "prior", seed=seed, draws=draws)
+        return minus_log_mean(_weigh(model, documents[i], unfitted, noise=noise).log_weight)
+
+    return _each(model, documents, estimate)
+
+
+def _each(model: LatentThoughtModel, items: Sequence[Any], work: Callable[[int], _Result]) -> list[_Result]:
+    """`work` on the place of each item; on a CPU several side by side."""
+    places = range(len(items))
+    return side_by_side(places, work) if model.device.type == "cpu" else [work(i) for i in places]
 
 
 def as_released(
@@ -447,8 +460,7 @@ def causal(
         active = [stream for stream in streams if len(stream.text) - 1 > first]
         if first and config.t_fast:
             _refit(model, active, config, first=first, seed=seed)
-        for stream in active:
-            _score_chunk(model, stream, options, first=first, seed=seed)
+        _each(model, active, lambda i: _score_chunk(model, active[i], options, first=first, seed=seed))  # noqa: B023 - called before the next
     return [stream.result(options) for stream in streams]
 
 

@@ -24,7 +24,7 @@ from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
 
 import ltm_eval
-from ltm_eval import arguments
+from ltm_eval import arguments, failpoints
 from ltm_eval.arguments import (
     batch_size_or_auto,
     generation_config,
@@ -39,6 +39,7 @@ from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
+from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
 from ltm_eval.model import LatentThoughtModel
@@ -53,18 +54,27 @@ from ltm_eval.posterior import (
     padded_length,
     standard_normal,
 )
-from ltm_eval.progress import Progress, tqdm_bar
-from ltm_eval.records import Recorder
+from ltm_eval.progress import Progress, silent, tqdm_bar
+from ltm_eval.records import Recorder, named
 from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
+from ltm_eval.weights import weights_sha256
+from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
 
 log = logging.getLogger(__name__)
 
 SCORE_DRAWS = 8
 """Draws z ~ q averaged when a continuation is scored."""
 MAX_BATCH = 64
+LETTERS_PER_NEW_TOKEN = 4
+"""What a new token costs beside a letter of the prompt, where work is shared out."""
+KEPT_UNDER = (
+    *("model_sha", "model_dtype", "sizes", "fit", "rows", "condition", "fit_window", "latent_seed", "tokenizer"),
+    "versions",
+)
+"""Of `get_model_info`, what changes an answer."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +183,19 @@ class LTM(TemplateLM):
         self.failures: list[Failure] = []
         self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = tqdm_bar
+        self.worklist = Worklist()
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
         """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
         try:
             known = [name for name in inspect.signature(cls).parameters if name != "self"]
-            return cls(**host_arguments(known, arg_dict, additional_config or {}))
+            job = join()
+            lm = cls(**host_arguments(known, arg_dict, additional_config or {}))
+            job.agree(lm.settings if job.world > 1 else {})
+            lm.worklist = Worklist(job=job)
+            lm.progress = tqdm_bar if job.leads else silent
+            return lm
         except LtmEvalError as error:
             leave(error)
 
@@ -251,6 +267,16 @@ class LTM(TemplateLM):
             "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
         }
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
+        info = self.get_model_info()
+        if not info["model_sha"]:
+            info["model_sha"] = weights_sha256(
+                {name: one.detach().cpu() for name, one in self.model.named_parameters()}
+            )
+        return {"model": "ltm", **{name: info[name] for name in KEPT_UNDER}, "device": self.model.device.type}
+
     @leaving
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One continuation per request; a request that occurs K times gets K draws of z and tokens.
@@ -258,15 +284,23 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
-        jobs = [self._generation_job(i, request) for i, request in enumerate(_numbered(requests))]
+        jobs = [self._generation_job(i, request) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
-        answers = [""] * len(jobs)
-        self._begin(jobs)
-        bar = self.progress(len(jobs), "generating")
-        for job, text, tokens in self._answered(jobs):
-            answers[job.index] = text
-            bar.advance(1, tokens)
+        units = _units(jobs)
+        work = self.worklist.open("generate_until", [unit.item for unit in units])
+        left = [units[place] for place in work.todo]
+        self._begin([job for unit in left for job in unit.jobs])
+        bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
+        for unit, answer, tokens in self._answered(left):
+            work.done(unit.place, answer)
+            bar.advance(len(unit.jobs), tokens)
         bar.close()
+        answers = [""] * len(jobs)
+        for unit, answer in zip(units, work.close(), strict=True):
+            self._keep(unit.jobs[0].request, answer)
+            self.budget = self.budget + Budget.from_json(answer.value["budget"])
+            for job, text in zip(unit.jobs, answer.value["texts"], strict=True):
+                answers[job.index] = text
         self._refuse_failures()
         return answers
 
@@ -276,39 +310,54 @@ class LTM(TemplateLM):
 
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
-        jobs = [self._scoring_job(i, request) for i, request in enumerate(_numbered(requests))]
-        answers = [(0.0, True)] * len(jobs)
-        self._begin(jobs)
-        bar = self.progress(len(jobs), "scoring")
-        for job, own in self._fitted(jobs):
-            answers[job.index] = self._score(job, own)
-            self._keep(job, own, None)
+        jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
+        work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
+        left = [jobs[place] for place in work.todo]
+        self._begin(left)
+        bar = self.progress(len(left), "scoring")
+        for job, own in self._fitted(left):
+            score, greedy = self._score(job, own)
+            odd = f"its log-likelihood is {score}" if math.isnan(score) or score == math.inf else ""
+            record = self._record(job, own, None)
+            work.done(job.index, Answer([score, greedy], (record.to_json(),), own.failure or odd))
             bar.advance(1, len(job.continuation))
         bar.close()
+        answers = work.close()
+        for job, answer in zip(jobs, answers, strict=True):
+            self._keep(job.request, answer)
         self._refuse_failures()
-        return answers
+        return [(answer.value[0], answer.value[1]) for answer in answers]
 
     @leaving
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
-        answers: list[float] = [0.0] * len(requests)
-        bar = self.progress(len(requests), "bounding")
+        work = self.worklist.open("loglikelihood_rolling", [item_of(request) for request in requests])
+        bar = self.progress(len(work.todo), "bounding")
         self._begin([])
+        left = [texts[place] for place in work.todo]
         for done in score_texts(
-            self.model, texts, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
+            self.model, left, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
         ):
-            answers[done.index] = self._usable_score(requests[done.index], done)
-            if done.posteriors:
-                self.records.append(self._recorder.bounded(requests[done.index], texts[done.index], done))
-            bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[done.index]))
+            place = work.todo[done.index]
+            work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
+            bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[place]))
         bar.close()
+        answers = work.close()
+        for request, answer in zip(requests, answers, strict=True):
+            self._keep(request, answer)
         self._refuse_failures()
-        return answers
+        return [_rolling_score(answer) for answer in answers]
 
-    def _fail(self, request: Instance, reason: str) -> None:
-        """Keep that a request has no answer."""
-        self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), reason))
+    def _bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> Answer:
+        """A text's score with its parts and its sidecar line, which one without tokens has not."""
+        if not isinstance(done.score, RollingScore):
+            return Answer({"rows": {}, "tokens": 0})
+        record = self._recorder.bounded(request, windows, done)
+        rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
+        if reason:
+            rows = dict.fromkeys(rows, math.nan)
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason)
 
     def _refuse_failures(self) -> None:
         """End where something failed and nobody above counts it: a host would take the blank for an answer."""
@@ -317,19 +366,6 @@ class LTM(TemplateLM):
                 f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
                 f"{listed(self.failures)}. Lower lr, or use `ltm-eval run --max_failed N`"
             )
-
-    def _usable_score(self, request: Instance, done: TextScore) -> RollingScore | float:
-        """The score of a text; one whose rows are no numbers where it failed."""
-        if not isinstance(done.score, RollingScore):
-            return done.score
-        rows, tokens = done.score.rows, done.score.tokens
-        reasons = [why_unusable(own, tokens=tokens) for own in done.posteriors]
-        odd = [name for name, nats in rows.items() if not math.isfinite(nats)]
-        reason = next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else None)
-        if reason is None:
-            return done.score
-        self._fail(request, reason)
-        return RollingScore(dict.fromkeys(rows, math.nan), tokens=tokens)
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
@@ -433,6 +469,8 @@ class LTM(TemplateLM):
         distinct = {_key(context): context for context in contexts}
         kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
+        self.worklist.sync()  # what the batch before has answered
+        failpoints.moment("lm.fit")
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
         posterior = fit_documents(self.model, fits, self.fit_config, seed=self.seed) if fits else None
@@ -448,15 +486,15 @@ class LTM(TemplateLM):
         self._last = kept
         return kept
 
-    def _answered(self, jobs: Sequence[GenerationJob]) -> Iterator[tuple[GenerationJob, str, int]]:
-        """Every job with its answer and the number of new tokens, in the order in which they end."""
-        for config, group in _side_by_side([job for job in jobs if not job.config.rethink]):
+    def _answered(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
+        """Every unit with its answer and the number of new tokens, in the order in which they end."""
+        plain = {unit.jobs[0].index: unit for unit in units if not unit.rethinks}
+        for config, group in _side_by_side([unit.jobs[0] for unit in plain.values()]):
             held: dict[int, tuple[GenerationJob, Fitted]] = {}
             for continuation in self._decode(self._prompts(group, held), config, len(group)):
                 job, fitted = held.pop(continuation.index)
-                self._keep(job, fitted, continuation)
-                yield job, self._usable_answer(job, fitted, continuation), len(continuation.tokens)
-        yield from self._rethought([job for job in jobs if job.config.rethink])
+                yield plain[job.index], self._generated(job, fitted, continuation), len(continuation.tokens)
+        yield from self._rethought([unit for unit in units if unit.rethinks])
 
     def _prompts(
         self, jobs: Sequence[GenerationJob], held: dict[int, tuple[GenerationJob, Fitted]]
@@ -477,26 +515,24 @@ class LTM(TemplateLM):
             batch_size=min(self.batch_size, number),
         )
 
-    def _rethought(self, jobs: Sequence[GenerationJob]) -> Iterator[tuple[GenerationJob, str, int]]:
+    def _rethought(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
         """The answers of rethinking requests, `batch_size` questions at a time."""
-        repeats: dict[int, list[GenerationJob]] = defaultdict(list)
-        for job in jobs:
-            repeats[id(job.request)].append(job)
-        for config in dict.fromkeys(job.config for job in jobs):
-            firsts = [own[0] for own in repeats.values() if own[0].config == config]
-            for start in range(0, len(firsts), self.batch_size):
-                for first, done in self._rethink_batch(firsts[start : start + self.batch_size], config):
-                    yield from self._slots(repeats[id(first.request)], done)
+        for config in dict.fromkeys(unit.jobs[0].config for unit in units):
+            own = [unit for unit in units if unit.jobs[0].config == config]
+            for start in range(0, len(own), self.batch_size):
+                part = own[start : start + self.batch_size]
+                found, failed = self._rethink_batch([one.jobs[0] for one in part], config)
+                for unit, done, reason in zip(part, found, failed, strict=True):
+                    candidates = (*done.chain, *done.control)
+                    answer = replace(self._slots(unit, done), failed=reason)
+                    yield unit, answer, sum(len(one.continuation.tokens) for one in candidates)
 
     def _rethink_batch(
         self, jobs: Sequence[GenerationJob], config: GenerationConfig
-    ) -> Iterator[tuple[GenerationJob, Rethought]]:
-        """Chain and control of a batch of questions."""
+    ) -> tuple[list[Rethought], list[str]]:
+        """Chain and control of a batch of questions, and why the fit of each cannot be used."""
         fitted = {job.index: own for job, own in self._fitted(jobs)}
-        for job in jobs:
-            reason = fitted[job.index].failure
-            if reason is not None:
-                self._fail(job.request, reason)
+        failed = [fitted[job.index].failure or "" for job in jobs]
         questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
         found = rethink(
             self.model,
@@ -507,17 +543,21 @@ class LTM(TemplateLM):
             eot_id=self.eot_token_id,
             decode=lambda prompts: self._decode(prompts, config, len(prompts)),
         )
-        return zip(jobs, found, strict=True)
+        return found, failed
 
-    def _slots(self, jobs: Sequence[GenerationJob], done: Rethought) -> Iterator[tuple[GenerationJob, str, int]]:
+    def _slots(self, unit: Unit, done: Rethought) -> Answer:
         """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
-        self.budget = self.budget + done.budget
         slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
         slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
-        for job, (candidate, own) in zip(jobs, slots, strict=True):
-            if own:
-                self.records.append(self._recorder.rethought(job.request, job.context, candidate, repeat=job.repeat))
-            yield job, self._answer(candidate.continuation, job.config), own * len(candidate.continuation.tokens)
+        pairs = list(zip(unit.jobs, slots, strict=True))
+        records = [
+            self._recorder.rethought(job.request, job.context, candidate, repeat=job.repeat)
+            for job, (candidate, own) in pairs
+            if own
+        ]
+        texts = [self._answer(candidate.continuation, job.config) for job, (candidate, _) in pairs]
+        value = {"texts": texts, "budget": asdict(done.budget)}
+        return Answer(value, tuple(record.to_json() for record in records))
 
     def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
         """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
@@ -527,14 +567,13 @@ class LTM(TemplateLM):
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
         return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
 
-    def _usable_answer(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> str:
-        """The text of an answer; nothing where the fit or the decoder failed."""
-        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else None
+    def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
+        """The answer of a request; no text where the fit or the decoder failed."""
+        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
         reason = fitted.failure or odd
-        if reason is None:
-            return self._answer(continuation, job.config)
-        self._fail(job.request, reason)
-        return ""
+        text = "" if reason else self._answer(continuation, job.config)
+        record = self._record(job, fitted, continuation)
+        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason)
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""
@@ -544,7 +583,6 @@ class LTM(TemplateLM):
     def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
         """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
         if fitted.failure is not None:
-            self._fail(job.request, fitted.failure)
             return math.nan, False
         if not job.continuation:
             return 0.0, True
@@ -567,24 +605,28 @@ class LTM(TemplateLM):
             shape = (1, *self.model.config.latent_shape)
             draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
             totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
-        score = float(totals.logsumexp(0)) - math.log(SCORE_DRAWS)
-        if math.isnan(score) or score == math.inf:
-            self._fail(job.request, f"its log-likelihood is {score}")
-        return score, greedy
+        return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
 
-    def _keep(self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None) -> None:
-        """Keep the sidecar line of an answered request; requests that share a fit share its time."""
+    def _record(
+        self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None
+    ) -> LatentRecord:
+        """The sidecar line of an answered request; requests that share a fit share its time."""
         shared = fitted.fit_seconds / max(1, self._sharing[_key(job.context)])
-        self.records.append(
-            self._recorder.answered(
-                job.request,
-                job.context,
-                fitted.posterior,
-                repeat=job.repeat,
-                continuation=continuation,
-                seconds=(shared, continuation.seconds if continuation else 0.0),
-            )
+        return self._recorder.answered(
+            job.request,
+            job.context,
+            fitted.posterior,
+            repeat=job.repeat,
+            continuation=continuation,
+            seconds=(shared, continuation.seconds if continuation else 0.0),
         )
+
+    def _keep(self, request: Instance, answer: Answer) -> None:
+        """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
+        if answer.failed:
+            self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
+        rows = ({**row, **named(request)} for row in answer.records)
+        self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
 
 
 @dataclass(frozen=True)
@@ -599,6 +641,26 @@ class GenerationJob:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """Continuations that are finished together: one, or all of a request that rethinks."""
+
+    place: int
+    jobs: tuple[GenerationJob, ...]
+
+    @property
+    def rethinks(self) -> bool:
+        """Whether it is a request that rethinks."""
+        return bool(self.jobs[0].config.rethink)
+
+    @property
+    def item(self) -> Item:
+        """As an item of the worklist."""
+        first = self.jobs[0]
+        item = item_of(first.request, repeat=None if self.rethinks else first.repeat)
+        return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
+
+
+@dataclass(frozen=True)
 class ScoringJob:
     """One continuation to score."""
 
@@ -609,12 +671,25 @@ class ScoringJob:
     continuation: tuple[int, ...]
 
 
-def _numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
-    """Each request with how often the same one came before: its repeat."""
-    seen: dict[int, int] = defaultdict(int)
-    for request in requests:
-        yield request, seen[id(request)]
-        seen[id(request)] += 1
+def _units(jobs: Sequence[GenerationJob]) -> list[Unit]:
+    """Jobs as units, in their order."""
+    together: dict[tuple[int, int], list[GenerationJob]] = defaultdict(list)
+    for job in jobs:
+        together[id(job.request), 0 if job.config.rethink else job.repeat].append(job)
+    return [Unit(place, tuple(own)) for place, own in enumerate(together.values())]
+
+
+def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
+    """Why a text's rows cannot be used; nothing where they can."""
+    reasons = [why_unusable(own, tokens=score.tokens) for own in posteriors]
+    odd = [name for name, nats in score.rows.items() if not math.isfinite(nats)]
+    return next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else "")
+
+
+def _rolling_score(answer: Answer) -> float:
+    """Minus the bound of a text with its parts; 0.0 of one without tokens."""
+    rows, tokens = answer.value["rows"], answer.value["tokens"]
+    return RollingScore(rows, tokens=tokens) if rows else 0.0
 
 
 J = TypeVar("J", "GenerationJob", "ScoringJob")

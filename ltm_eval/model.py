@@ -84,6 +84,10 @@ def rope_table(head_dim: int, length: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2), as complex numbers."""
+    if torch.compiler.is_compiling():  # a compiler knows no complex numbers, and fuses these four products
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = table
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
     turns = torch.view_as_complex(table.movedim(0, -1).contiguous())
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)

@@ -22,6 +22,7 @@ from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.model import Hidden, LatentThoughtModel
+from ltm_eval.workers import side_by_side
 
 Noise = Callable[[int], Tensor]
 """Step to standard normal noise (draws, B, L, N, D)."""
@@ -192,10 +193,7 @@ def fit_documents(
         fitted = fit_together(model, [documents[i] for i in members], config, seed=seed, starts=own)
         return [fitted.row(row) for row in range(len(members))]
 
-    parts: dict[int, Posterior] = {}
-    for members in _groups(documents, alone=model.device.type == "cpu"):
-        parts.update(zip(members, in_halves(members, together), strict=True))
-    return Posterior.joined([parts[i] for i in range(len(documents))])
+    return Posterior.joined(in_groups(model, documents, together, alone=model.device.type == "cpu"))
 
 
 def fit_together(
@@ -237,14 +235,43 @@ def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Pa
     return [*in_halves(items[:middle], work), *in_halves(items[middle:], work)]
 
 
-def _groups(documents: Sequence[Document], *, alone: bool) -> list[list[int]]:
-    """Indices of documents that are computed together."""
+def in_groups(
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    work: Callable[[Sequence[int]], list[_Part]],
+    *,
+    alone: bool,
+) -> list[_Part]:
+    """`work` on the indices of documents that are computed together: one part per document, in their order.
+
+    Those of equal shape are, in as many batches as memory asks for; or each is `alone`, on a core of its own.
+    """
     if alone:
-        return [[i] for i in range(len(documents))]
+        largest = max((_tokens_per_pass(document) for document in documents), default=0)
+        groups = [[i] for i in range(len(documents))]
+        found = side_by_side(groups, work, bytes_each=largest * _bytes_per_token(model))
+    else:
+        groups = _shapes(documents)
+        found = [in_halves(members, work) for members in groups]
+    parts = {i: part for members, own in zip(groups, found, strict=True) for i, part in zip(members, own, strict=True)}
+    return [parts[i] for i in range(len(documents))]
+
+
+def _shapes(documents: Sequence[Document]) -> list[list[int]]:
+    """Indices of documents with equal numbers of windows and equal padded lengths."""
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, document in enumerate(documents):
         shapes[len(document.windows), _padded_length(document)].append(i)
     return list(shapes.values())
+
+
+def _tokens_per_pass(document: Document) -> int:
+    return min(_TOKENS_PER_PASS, len(document.windows) * _padded_length(document))
+
+
+def _bytes_per_token(model: LatentThoughtModel) -> int:
+    """Memory that a fast step keeps for its backward pass, per token: about 24 numbers of the width in each layer."""
+    return 24 * 4 * model.config.dim * model.config.n_layers
 
 
 def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
@@ -330,10 +357,7 @@ def fit_adaptive(
     def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
         return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
 
-    parts: dict[int, tuple[Posterior, int]] = {}
-    for members in _groups(documents, alone=model.device.type == "cpu"):
-        parts.update(zip(members, in_halves(members, together), strict=True))
-    done = [parts[i] for i in range(len(documents))]
+    done = in_groups(model, documents, together, alone=model.device.type == "cpu")
     posterior = Posterior.joined([part for part, _ in done])
     return AdaptiveFit(posterior, tuple(steps for _, steps in done))
 

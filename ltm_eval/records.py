@@ -47,7 +47,7 @@ class Recorder:
     ) -> LatentRecord:
         """One generated or scored continuation; `seconds` are of fitting and decoding."""
         return LatentRecord(
-            **_named(request),
+            **named(request),
             **self._facts((posterior,), on_text=context.document is not None),
             repeat=repeat,
             demonstrations=context.demonstrations,
@@ -83,7 +83,7 @@ class Recorder:
         """One text; figures are sums over its windows."""
         tokens = sum(len(document.windows[0].tokens) for document in windows)
         return LatentRecord(
-            **_named(request),
+            **named(request),
             **self._facts(done.posteriors, on_text=True),
             repeat=0,
             demonstrations=0,
@@ -123,7 +123,7 @@ class Recorder:
         }
 
 
-def _named(request: Instance) -> dict[str, Any]:
+def named(request: Instance) -> dict[str, Any]:
     """Which request a record is of."""
     return {
         "task": str(request.task_name),

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval import failpoints
 from ltm_eval.errors import MachineError, ResultsError, nearest
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ SCHEMA = 1
 """Of the block `ltm_eval`; files without the number are of the first one."""
 FILE_LIMIT = 2**28
 """Bytes of a results file; samples and latents, which lie beside it, may be larger."""
+PROBE_PREFIX = "probe_"
+"""A probe's file beside the runs; `probe_results` reads it."""
+UNFINISHED = ("running", "incomplete")
 STOP_REASONS = ("stop_string", "end_of_text", "length", "not_finite", "")
 
 
@@ -333,6 +337,12 @@ class RunExtra:
     """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
+    cost: Mapping[str, Any] | None = None
+    """Task to wall time and peak memory, as `telemetry.TaskCost`."""
+    status: str = ""
+    """running, incomplete or complete; empty where the file does not tell."""
+    groups: Mapping[str, Any] | None = None
+    """Task to figures by a field of its documents, where `rescore` made them."""
 
 
 @dataclass(frozen=True)
@@ -406,23 +416,42 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
 def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such file or folder; give a results_*.json file or a folder that holds some")
-    files = sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
-    )
+    files = result_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs = [read_run(file) for file in files]
     if not newest_only:
         return runs
     newest: dict[tuple[Path, str, frozenset[str]], Run] = {}
-    for run in [run for run in runs if not run.extra.sweep_cell] or runs:
+    for run in _not_superseded([run for run in runs if not run.extra.sweep_cell] or runs):
         key = (run.path.parent, run.model_name, frozenset(run.tasks))
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
     return sorted(newest.values(), key=lambda run: run.path)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The results files in a folder and below it, by name alone."""
+    return sorted(
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if (name.startswith("results") and name.endswith(".json"))
+        or (DATE_ID.search(name) and not name.startswith(PROBE_PREFIX))
+    )
+
+
+def _not_superseded(runs: Sequence[Run]) -> list[Run]:
+    """Without what was cut off and later done in full: all its tasks are in complete runs of the folder and model."""
+    done: dict[tuple[Path, str], set[str]] = {}
+    for run in runs:
+        if run.extra.status not in UNFINISHED:
+            done.setdefault((run.path.parent, run.model_name), set()).update(run.tasks)
+    return [
+        run
+        for run in runs
+        if run.extra.status not in UNFINISHED or set(run.tasks) - done.get((run.path.parent, run.model_name), set())
+    ]
 
 
 def read_run(path: Path) -> Run:
@@ -456,6 +485,19 @@ def read_run(path: Path) -> Run:
         seconds=_finite(content.get("total_evaluation_time_seconds")),
         extra=_extra(content, where=str(path)),
     )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        ResultsError: not JSON, or no object.
+        MachineError: the file cannot be read.
+    """
+    content = _parsed(_read_bytes(path), where=str(path))
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: str) -> TaskResult:
@@ -549,6 +591,9 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
+        cost=_mapping(block.get("cost")),
+        status=str(block.get("status") or ""),
+        groups=_mapping(block.get("groups")),
     )
 
 
@@ -714,13 +759,18 @@ def _parsed(data: bytes, *, where: str) -> Any:
 # Writing
 
 
+def strict_json(obj: Any) -> str:
+    """`obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
+    return _strict(obj, indent=2) + "\n"
+
+
 def write_json_atomic(path: str | Path, obj: Any) -> None:
     """Write `obj` as strict, indented JSON: complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, _strict(obj, indent=2) + "\n")
+    write_text_atomic(path, strict_json(obj))
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -744,12 +794,17 @@ def write_jsonl_atomic(path: str | Path, rows: Iterable[Any]) -> None:
 def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
     partial = path.with_name(f".{digest(path.name)[:8]}.{os.getpid()}.tmp")
     try:
+        failpoints.hit("results.open")
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as file:
+            failpoints.hit("results.write")
             file.writelines(chunks)
             file.flush()
+            failpoints.hit("results.sync")
             os.fsync(file.fileno())
+        failpoints.hit("results.replace")
         partial.replace(path)
+        failpoints.moment("results.replaced")
     except OSError as error:
         reason = error.strerror or error
         raise MachineError(f"cannot write {path}: {reason}; free some space or choose another --output_path") from error

@@ -17,7 +17,7 @@ be ranked by the same rule. Rethinking is worth its name where it beats that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ltm_eval.bounds import fresh_draws
@@ -90,6 +90,11 @@ class Budget:
 
     def __add__(self, other: Budget) -> Budget:
         return Budget(self.rethink + other.rethink, self.independent + other.independent)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Mapping[str, int]] | None) -> Budget:
+        """What `asdict` gave, or nothing spent."""
+        return cls() if row is None else cls(Spent(**row["rethink"]), Spent(**row["independent"]))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -86,6 +86,8 @@ class TextScore:
     """Of its windows, in order."""
     fit_seconds: float
     """Its windows' share of the fitting time."""
+    ends_batch: bool = True
+    """Whether it is the last text that its batch finished."""
 
 
 def score_texts(
@@ -116,13 +118,16 @@ def score_texts(
         posterior = fit_documents(model, documents, config, seed=seed)
         seconds = (time.monotonic() - begun) / len(part)
         found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior)
+        finished = []
         for row, (index, place) in enumerate(part):
             held[index].scored.append((found[row], posterior.row(row), place))
             held[index].fit_seconds += seconds
             held[index].open -= 1
             if not held[index].open:
-                yield _text_score(index, held[index], texts[index])
+                finished.append(_text_score(index, held[index], texts[index]))
                 held[index].scored = []
+        for score in finished:
+            yield replace(score, ends_batch=score is finished[-1])
 
 
 def _text_score(index: int, text: _Text, windows: Sequence[Document]) -> TextScore:

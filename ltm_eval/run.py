@@ -15,17 +15,18 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
-from ltm_eval import paths, progress
+from ltm_eval import failpoints, paths, progress, resume
 from ltm_eval.caveats import task_caveats
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
+from ltm_eval.distributed import Job, current, join
 from ltm_eval.errors import (
     DataError,
     IncompleteError,
@@ -40,12 +41,16 @@ from ltm_eval.errors import (
 from ltm_eval.failures import Failure, allowed, failed_answers, listed, without
 from ltm_eval.floors import FIELDS, floors_of
 from ltm_eval.hub import go_offline_unless_reached, is_cached
-from ltm_eval.results import SCHEMA, Floor, write_json_atomic, write_jsonl_atomic
+from ltm_eval.launch import unlaunched
+from ltm_eval.lock import holding
+from ltm_eval.results import SCHEMA, Floor, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
+from ltm_eval.stopping import stopping
+from ltm_eval.telemetry import Meter, sizes_of
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
@@ -71,7 +76,7 @@ class Outcome:
     """Where a run left its results."""
 
     results: tuple[Path, ...]
-    """One `results_*.json` per model."""
+    """One `results_*.json` per model; none in a process that does not lead its job."""
     report: Path | None
     """The HTML page."""
     failed: str = ""
@@ -98,12 +103,37 @@ def run(config: RunConfig) -> Outcome:
     """
     from ltm_eval.checkpoint import check_place
 
-    config, notes = settle(config)
+    job = join()
+    config, notes = settle(quieted(config, job))
     allowed(config.max_failed, 1)
     refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
     output = check_output(Path(config.output_path))
-    check_place(str(config.model))
-    quiet_hosts()
+    with stopping(), held(output, job):
+        check_place(str(config.model))
+        quiet_hosts()
+        return _run(config, output, notes)
+
+
+@contextmanager
+def held(output: Path, job: Job) -> Iterator[None]:
+    """Hold an output folder for all processes of a job, which wait for one another at both ends.
+
+    Raises:
+        RefusedError: another command works there, or the processes differ in program or options.
+    """
+    with holding(output) if job.leads else nullcontext():
+        job.agree({"ltm_eval": ltm_eval.__version__, "source code": paths.source_sha256(), "torch": _version("torch")})
+        yield
+        job.wait()
+
+
+def quieted(config: RunConfig, job: Job) -> RunConfig:
+    """The options of a process that does not speak for its job, or as they are."""
+    return config if job.leads else replace(config, quiet=True)
+
+
+def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
+    """`run` in a folder that is held."""
     tasks = tasks_of(config)
     subjects = [ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
     written = []
@@ -112,13 +142,24 @@ def run(config: RunConfig) -> Outcome:
         show_notes(notes)
         written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
         del lm
+    return outcome(written, config, output)
+
+
+def outcome(written: list[Path], config: RunConfig, output: Path, *, counted: Sequence[Path] = ()) -> Outcome:
+    """What a run leaves, its page written; nothing for a process that does not lead.
+
+    Args:
+        counted: further results files whose failed documents count.
+    """
+    if not current().leads:
+        return Outcome((), None)
     page = write_page(written, output) if config.report else None
-    return Outcome(tuple(written), page, beyond_allowed(written, config))
+    return Outcome(tuple(written), page, beyond_allowed([*written, *counted], config))
 
 
 def show_notes(notes: list[str]) -> None:
     """The sentences that every output must carry, on standard error."""
-    for line in notes:
+    for line in notes if current().leads else ():
         print(printable(f"ltm-eval: {line}"), file=sys.stderr)
 
 
@@ -170,7 +211,7 @@ def evaluate(
     lm.progress = progress.silent
     parts = []
     for task in loaded:
-        parts.append(_evaluate_task(lm, task, config))
+        parts.append(evaluate_task(lm, task, config))
         del parts[-1]["failures"]
         parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
@@ -193,6 +234,8 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
         notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
+    if config.documents:
+        notes.append(f"only documents {', '.join(map(str, config.documents))} of each task")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes
 
 
@@ -405,17 +448,24 @@ def construct(subject: Subject, config: RunConfig) -> LM:
     from lm_eval.api.registry import get_model
 
     from ltm_eval.arguments import resolve_device
+    from ltm_eval.baselines import keep_answers
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    if not os.environ.get("LTM_EVAL_DEBUG"):
+        from transformers.utils import logging as host_logging
+
+        host_logging.disable_progress_bar()
     try:
-        return get_model("hf").create_from_arg_obj(subject.arguments, host)
+        with unlaunched():
+            lm = get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
         raise DataError(
             f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
             f"{cause[0] if cause else ''})"
         ) from error
+    return keep_answers(lm, seed=config.seed, progress=progress.silent if config.quiet else progress.for_terminal())
 
 
 # Evaluating ----------------------------------------------------------------------------------------------------------
@@ -431,25 +481,56 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     *,
     cell: str = "",
 ) -> Path:
-    """All tasks of one model; the results file is rewritten after each, so an interruption keeps what is finished.
+    """All tasks of one model; the results file is rewritten after each, and the same call goes on after an end.
 
     Args:
         cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
     """
-    date_id = datetime.now().isoformat().replace(":", "-")
+    data = {task.task_name: data_facts(task) for task in tasks}
+    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
     folder = output / folder_name(masked(subject.name)) / cell
-    path = folder / f"results_{date_id}.json"
+    job = current()
+    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
+        if not job.leads:
+            for task in tasks:
+                _help(lm, task, config)
+            return session.results
+        return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
+
+
+NOT_ASKED = frozenset(
+    ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
+    + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
+    + ("revision", "max_failed")
+)
+"""Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
+
+
+def asked_of(config: RunConfig) -> dict[str, Any]:
+    """The options of a run that tell whether another is the same one."""
+    return {name: value for name, value in asdict(config).items() if name not in NOT_ASKED}
+
+
+def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
+) -> Path:
+    """`evaluate_subject` in a folder where answers are kept."""
+    folder, date_id = session.folder, session.date_id
     begun = time.perf_counter()
     parts = []
     facts: dict[str, TaskFacts] = {}
+    costs: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        part = _evaluate_task(lm, task, config)
+        meter = Meter(lm.device)
+        part = evaluate_task(lm, task, config)
+        failpoints.moment("run.task")
+        costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
-        part["task_hashes"] = {task.task_name: _task_hash(rows)}
+        part["task_hashes"] = {task.task_name: task_hash(rows)}
         scored = [row for row in rows if "failed" not in row]
         facts[task.task_name] = replace(
             task_facts(task, scored, lm),
@@ -466,16 +547,18 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         floors = whole.pop("floors", {})
         whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
         whole |= masked_all(_about(subject, lm, tasks, config, notes, facts))
-        whole["total_evaluation_time_seconds"] = str(time.perf_counter() - begun)
+        whole["total_evaluation_time_seconds"] = str(session.seconds_before + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
+            "cost": costs,
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
-            "sweep_cell": cell,
+            "sweep_cell": str(session.manifest.asked["cell"]),
         }
-        write_json_atomic(path, whole)
+        session.write(whole, status=resume.RUNNING)
     show_notes([note for own in facts.values() for note in own.notes])
-    _verify(path, tasks)
-    return path
+    session.write(whole, status=resume.COMPLETE)
+    _verify(session.results, tasks)
+    return session.results
 
 
 @dataclass(frozen=True)
@@ -537,15 +620,40 @@ def stop_reasons(records: list[LatentRecord]) -> dict[int, list[list[str]]]:
     return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
 
 
-def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+class _Helped(Exception):  # noqa: N818 - not an error
+    """A share is done, and what lm-eval does next is the leading process's job."""
+
+
+def _help(lm: Any, task: Any, config: RunConfig) -> None:
+    """One task in a process that does not lead: its share of the requests, no metrics."""
+    name = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+    method = getattr(lm, name)
+
+    def helped(requests: list[Any], **options: Any) -> None:
+        method(requests, **options)
+        raise _Helped
+
+    setattr(lm, name, helped)
+    try:
+        evaluate_task(lm, task, config)
+    except _Helped:
+        getattr(lm, "records", []).clear()
+    finally:
+        setattr(lm, name, method)
+
+
+def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
-    _seed_host(config.seed)
+    from ltm_eval.baselines import seed_host
+
+    seed_host(config.seed)
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
+        samples=chosen_documents(config, task),
         bootstrap_iters=BOOTSTRAP_ITERS,
         log_samples=True,
         confirm_run_unsafe_code=False,
@@ -559,6 +667,22 @@ def _evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     if hasattr(task, "generation_facts"):
         part["generation"] = {task.task_name: task.generation_facts()}
     return part
+
+
+def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | None:
+    """The documents of `--documents`, as lm-eval takes them.
+
+    Raises:
+        UsageError: the task has no such document.
+    """
+    if not config.documents:
+        return None
+    count = len(task.eval_docs)
+    if max(config.documents) >= count:
+        raise UsageError(
+            f"documents: task {task.task_name} has documents 0 to {count - 1}, {max(config.documents)} was asked for"
+        )
+    return {task.task_name: list(config.documents)}
 
 
 def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
@@ -591,18 +715,6 @@ def _mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float
     return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
 
 
-def _seed_host(seed: int) -> None:
-    """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what hosts draw from
-    torch.manual_seed(seed)
-
-
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Results of single tasks as one: mappings are joined, the rest is taken from the last."""
     whole: dict[str, Any] = {}
@@ -625,6 +737,7 @@ def _about(
             "model": subject.kind,
             "model_args": subject.arguments,
             **info,
+            **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),
@@ -769,7 +882,7 @@ def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]
     }
 
 
-def _task_hash(rows: list[dict[str, Any]]) -> str:
+def task_hash(rows: list[dict[str, Any]]) -> str:
     """Equal where two runs saw the same documents, prompts and targets."""
     from lm_eval.utils import hash_string
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ltm_eval import run as runner
-from ltm_eval.config import SweepConfig
+from ltm_eval.config import RunConfig, SweepConfig
+from ltm_eval.distributed import current, join
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
 from ltm_eval.failures import allowed
 from ltm_eval.results import read_run, write_json_atomic
+from ltm_eval.stopping import stopping
 
 NEEDS_TWO = "shuffled"
 """The condition that has nothing to exchange with a single demonstration."""
@@ -66,12 +68,19 @@ def run(config: SweepConfig) -> runner.Outcome:
     """
     from ltm_eval.checkpoint import check_place
 
-    base, notes = runner.settle(config.base)
+    job = join()
+    base, notes = runner.settle(runner.quieted(config.base, job))
     allowed(base.max_failed, 1)
     runner.refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
     output = runner.check_output(Path(base.output_path))
-    check_place(str(base.model))
-    runner.quiet_hosts()
+    with stopping(), runner.held(output, job):
+        check_place(str(base.model))
+        runner.quiet_hosts()
+        return _run(config, base, output, notes)
+
+
+def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -> runner.Outcome:
+    """`run` in a folder that is held."""
     wanted = combinations(config)
     prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
     tasks = {one: _checked(runner.tasks_of(own)) for one, own in prepared}
@@ -85,11 +94,10 @@ def run(config: SweepConfig) -> runner.Outcome:
         cell = one.folder if place else ""
         subject = runner.ltm_subject(own)
         written.append(runner.evaluate_subject(subject, lm, tasks[one], own, output, notes, cell=cell))
-        _store(written, wanted, config.reference)
+        if current().leads:
+            _store(written, wanted, config.reference)
     results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]
-    page = runner.write_page(results, output) if base.report else None
-    failed = runner.beyond_allowed([*written, *results[1:]], base)
-    return runner.Outcome(tuple(results), page, failed)
+    return runner.outcome(results, base, output, counted=written[1:])
 
 
 def _checked(tasks: list[Any]) -> list[Any]:

@@ -1,0 +1,295 @@
+"""A model's run in its folder: what was begun there, whether it goes on, and under which names its results stand.
+
+    <output>/<model>/run.json                 the run: settings, what is asked, data, name of its results; written once
+    <output>/<model>/journal/                 finished answers (`journal`)
+    <output>/<model>/results_<date>.json      `ltm_eval.status`: running, incomplete or complete
+
+The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
+their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ltm_eval
+from ltm_eval import failpoints
+from ltm_eval.distributed import Job
+from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError
+from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.results import write_json_atomic
+from ltm_eval.worklist import Worklist, say_on_stderr
+
+MANIFEST = "run.json"
+RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
+REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
+SHOWN = 4
+"""Differing fields that an error names."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `run.json` holds."""
+
+    date_id: str
+    """In the names of results, samples and latents."""
+    settings: Mapping[str, Any]
+    """What finished answers are kept under."""
+    asked: Mapping[str, Any]
+    """Tasks and options that choose the requests and the figures."""
+    data: Mapping[str, Any]
+    """By task: files, counts and digests."""
+    version: str = ltm_eval.__version__
+    """Of the program that began it."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a run's folder; None where there is none.
+
+        Raises:
+            ResultsError: it cannot be used.
+        """
+        path = folder / MANIFEST
+        try:
+            row = json.loads(path.read_text("utf-8"))
+            return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ResultsError(f"{path}: damaged or edited; {REBUILD}") from None
+
+    def write(self, folder: Path) -> None:
+        """Write it, complete or not at all."""
+        failpoints.moment("manifest.write")
+        write_json_atomic(folder / MANIFEST, asdict(self))
+
+    def results(self, folder: Path) -> Path:
+        """Its results file."""
+        return folder / f"results_{self.date_id}.json"
+
+
+@dataclass
+class Session:
+    """A model at work in its folder."""
+
+    folder: Path
+    manifest: Manifest
+    worklist: Worklist
+    was_complete: bool
+    """Whether its results were complete already; they stay until new ones are."""
+    warnings: list[str]
+    """For readers of the results."""
+    seconds_before: float
+    """Wall time of the starts that were cut off."""
+
+    @property
+    def date_id(self) -> str:
+        """In the names of its files."""
+        return self.manifest.date_id
+
+    @property
+    def results(self) -> Path:
+        """Its results file."""
+        return self.manifest.results(self.folder)
+
+    def write(self, content: dict[str, Any], *, status: str) -> None:
+        """Write the results of the tasks that are finished."""
+        if status == COMPLETE or not self.was_complete:
+            content["ltm_eval"]["status"] = status
+            write_json_atomic(self.results, content)
+            failpoints.moment("results.written")
+
+
+@contextmanager
+def session(
+    folder: Path,
+    lm: Any,
+    *,
+    asked: Mapping[str, Any],
+    data: Mapping[str, Any],
+    fresh: bool = False,
+    job: Job | None = None,
+) -> Iterator[Session]:
+    """Begin or go on with a run; only while its output folder is held (`lock`).
+
+    Of several processes the leading one repairs, settles and writes; each appends to a journal file of its own.
+
+    `lm.settings` names what answers are kept under; `lm.worklist` is replaced until the block ends. However it ends,
+    finished answers are on disk and the results file says how far it is.
+
+    Args:
+        folder: of the model.
+        lm: the model.
+        asked: see `Manifest`.
+        data: see `Manifest`.
+        fresh: leave an unfinished run of other settings behind.
+        job: the processes that share the run; None is this one alone.
+
+    Raises:
+        RefusedError: an unfinished run of other settings or data lies there, or the processes differ in them.
+        ResultsError: its manifest cannot be used although there is a journal.
+        MachineError: the folder cannot be read or written.
+    """
+    failpoints.moment("resume.begin")
+    job = job or Job()
+    wanted = Manifest(datetime.now().isoformat().replace(":", "-"), _plain(lm.settings), _plain(asked), _plain(data))
+    job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
+    damaged = repair(folder) if job.leads else 0
+    journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
+    journal.head |= {"run": asdict(manifest), "launch": journal.launch}
+    warnings = [f"{damaged} damaged lines of the journal were set aside and done again"] if damaged else []
+    for line in warnings:
+        say_on_stderr(line)
+    state = Session(
+        folder,
+        manifest,
+        Worklist(journal, say=say_on_stderr, job=job),
+        was_complete=status_of(manifest.results(folder)) == COMPLETE,
+        warnings=warnings,
+        seconds_before=_seconds_of(folder, manifest, journal.contents),
+    )
+    before, lm.worklist = lm.worklist, state.worklist
+    try:
+        yield state
+    except BaseException:
+        _leave(state, journal, leads=job.leads)
+        raise
+    else:
+        journal.close()
+    finally:
+        lm.worklist = before
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file."""
+    found: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return found
+
+
+def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[Journal, Manifest]:
+    """The journal, and the manifest as the leading process settles it; the others read once that is done."""
+    told = b""
+    if job.leads:
+        journal = Journal(folder, wanted.settings)
+        manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
+        told = json.dumps([journal.launch, asdict(manifest)]).encode()
+    launch, settled = json.loads(job.exchange(told)[0])
+    if not job.leads:
+        journal, manifest = Journal(folder, wanted.settings), Manifest(**settled)
+        journal.launch = launch
+    return journal, manifest
+
+
+def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
+    """Close the books of a run that ends early; what ended it is told, not what else goes wrong now."""
+    try:
+        journal.close()
+        if leads and status_of(state.results) == RUNNING:
+            content = json.loads(state.results.read_text("utf-8"))
+            content["ltm_eval"]["status"] = INCOMPLETE
+            write_json_atomic(state.results, content)
+    except (LtmEvalError, OSError, ValueError):
+        return
+
+
+def status_of(results: Path) -> str:
+    """How far a results file says it is; empty where there is none, or it does not tell."""
+    try:
+        block = json.loads(results.read_text("utf-8")).get("ltm_eval", {})
+        return str(block.get("status", COMPLETE if block else ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) -> Manifest:
+    """The manifest of the run that goes on, or of the one that begins, written."""
+    there = Manifest.read(folder)
+    if there is None and found.answers:
+        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
+    if there is not None:
+        changes = _changes(there, wanted)
+        if not changes and there.asked == wanted.asked:
+            return there
+        if changes:
+            _check_other(folder, there, found, changes, fresh=fresh)
+    wanted.write(folder)
+    return wanted
+
+
+def _changes(there: Manifest, wanted: Manifest) -> list[str]:
+    """What differs in settings, and in the data of tasks that both have: `field old → new`."""
+    shared = there.data.keys() & wanted.data.keys()
+    old = {**flat(there.settings), **flat({"data": {name: there.data[name] for name in shared}})}
+    new = {**flat(wanted.settings), **flat({"data": {name: wanted.data[name] for name in shared}})}
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [f"{name} {_short(old.get(name))} → {_short(new.get(name))}" for name in names]
+
+
+def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[str], *, fresh: bool) -> None:
+    """Refuse to begin beside an unfinished run; say what is not used of a finished one."""
+    count = answers_under(there.settings, found)
+    told = ", ".join(changes[:SHOWN]) + (f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
+    if not count:
+        return
+    if status_of(there.results(folder)) != COMPLETE and not fresh:
+        raise RefusedError(
+            f"{folder} holds an unfinished run ({count} answers) of other settings: {told}. Finish it with its own "
+            "command, name another --output_path, or give it up with --fresh"
+        )
+    say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {told}")
+
+
+def _seconds_of(folder: Path, manifest: Manifest, found: Contents) -> float:
+    """Wall time of a run's earlier starts: of each, from its first plan to the last line of its processes."""
+    spans: dict[str, tuple[float, float]] = {}
+    own = [head for head in found.heads if head.get("run", {}).get("date_id") == manifest.date_id]
+    begun = {str(plan["launch"]): float(plan["time"]) for plan in reversed(found.plans)}
+    for head in own:
+        launch = str(head.get("launch"))
+        if launch in begun:
+            last = max((folder / FOLDER / head["file"]).stat().st_mtime, spans.get(launch, (0.0, 0.0))[1])
+            spans[launch] = (begun[launch], last)
+    return sum(max(0.0, last - first) for first, last in spans.values())
+
+
+def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
+    """How many answers in a journal are of these settings."""
+    wanted = digest(settings)
+    files = {head["file"] for head in found.heads if digest(head.get("settings")) == wanted}
+    return sum(place.path.name in files for place in found.answers.values())
+
+
+def flat(content: Mapping[str, Any], *, at: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= flat(value, at=f"{at}{name}.") if isinstance(value, Mapping) else {f"{at}{name}": value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 20 else f"{text[:12]}…"
+
+
+def rebuild(folder: Path) -> Path:
+    """Write a lost manifest anew from the journal's newest file.
+
+    Raises:
+        ResultsError: no file of the journal tells of a run.
+    """
+    heads = {head["file"]: head for head in read(folder).heads if isinstance(head.get("run"), dict)}
+    newest = max((path for path in files_of(folder) if path.name in heads), key=os.path.getmtime, default=None)
+    if newest is None:
+        raise ResultsError(f"{folder}: no journal that tells of a run; evaluate with --output_path first")
+    Manifest(**heads[newest.name]["run"]).write(folder)
+    return folder / MANIFEST

@@ -1,0 +1,167 @@
+"""Runs in forks of one process that has imported everything and computed nothing: a whole run takes a part of a second.
+
+`python -m tests.forks` reads a JSON object a line from stdin and answers each with one on stdout:
+`{"options": {…RunConfig…}, "env": {…}, "signals": [[seconds, number], …]}` gets the fields of `Ended`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run in a fork ended."""
+
+    code: int | None
+    """Exit code; None where a signal ended it."""
+    signal: int | None
+    """That signal."""
+    seconds: float
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said on stderr."""
+        return [line for line in self.stderr.splitlines() if line.strip()]
+
+
+class Forks:
+    """The client's side."""
+
+    def __init__(self, warm: dict[str, Any]) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+        self._ask({"warm": warm})
+
+    def run(
+        self, options: dict[str, Any], *, env: dict[str, str] | None = None, signals: Sequence[tuple[float, int]] = ()
+    ) -> Ended:
+        """One run; `signals` are sent so many seconds after it began."""
+        self._ask({"options": options, "env": env or {}, "signals": list(signals)})
+        assert self._process.stdout is not None
+        return Ended(**json.loads(self._process.stdout.readline()))
+
+    def _ask(self, asked: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def forks(warm: dict[str, Any]) -> Iterator[Forks]:
+    """A process that forks, until the block ends; it has made a run of the options `warm`."""
+    client = Forks(warm)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def serve() -> None:
+    """The server's side."""
+    import torch
+
+    from ltm_eval.config import RunConfig
+    from ltm_eval.run import run
+
+    torch.set_num_threads(1)  # a fork of a process with threads may wait for one that it has not
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "warm" in asked:  # imports, the audit and the templates, once for all forks
+            _cache_templates()
+            with tempfile.TemporaryDirectory() as folder:
+                run(RunConfig(**_options({**asked["warm"], "limit": 2, "output_path": folder})))
+            continue
+        with tempfile.TemporaryFile() as said:
+            begun = time.monotonic()
+            child = os.fork()
+            if child == 0:
+                _run(asked["options"], asked["env"], said.fileno())
+            status = _wait(child, [(begun + after, number) for after, number in asked["signals"]])
+            seconds = time.monotonic() - begun
+            said.seek(0)
+            code = os.waitstatus_to_exitcode(status)
+            ended = Ended(
+                code if code >= 0 else None,
+                -code if code < 0 else None,
+                seconds,
+                said.read().decode("utf-8", "replace"),
+            )
+        print(json.dumps(ended.__dict__), file=answers, flush=True)
+
+
+def _run(options: dict[str, Any], env: dict[str, str], stderr: int) -> None:
+    """In the fork: the command, without its parser."""
+    code = 70
+    try:
+        os.dup2(stderr, 2)
+        os.dup2(stderr, 1)
+        os.environ.update(env)
+        from ltm_eval import cli, run
+        from ltm_eval.config import RunConfig
+
+        cli._invoke = lambda argv: run.run(RunConfig(**_options(options))) and 0  # type: ignore[assignment]
+        code = cli.main(["run"])
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _cache_templates() -> None:
+    """lm-eval compiles a template anew for every document, which is most of what a run without fits costs."""
+    import lm_eval.utils
+
+    lm_eval.utils.env.from_string = cache(lm_eval.utils.env.from_string)
+
+
+def _wait(child: int, signals: list[tuple[float, int]]) -> int:
+    for due, number in signals:
+        while time.monotonic() < due:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+            time.sleep(min(0.002, max(0.0, due - time.monotonic())))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+    return os.waitpid(child, 0)[1]
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    serve()

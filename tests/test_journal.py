@@ -1,0 +1,226 @@
+"""The journal's lines, files and repairs: what is whole is kept, what is not is dropped, nothing is invented."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ltm_eval import journal
+from ltm_eval.errors import MachineError, RefusedError
+from ltm_eval.journal import Journal, Writer, decode, encode, files_of, is_whole, read, repair
+
+pytestmark = pytest.mark.faults
+FLIPS = int(os.environ.get("LTM_EVAL_TEST_FLIPS", "1000"))
+SETTINGS = {"model": "x", "fit": {"lr": 0.3}}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def written(folder: Path, count: int = 12) -> tuple[Path, list[bytes]]:
+    """A journal of some answers: its file and its lines."""
+    own = Journal(folder, SETTINGS)
+    for number in range(count):
+        own.append(
+            own.key(number), "t", {"value": number / 3, "records": [{"a_seconds": 0.5, "text": "x\u2028\ud800"}]}
+        )
+    own.close()
+    return own.writer.path, own.writer.path.read_bytes().splitlines(keepends=True)
+
+
+def numbers(folder: Path) -> set[int]:
+    """Which of the answers of `written` are found."""
+    own = Journal(folder, SETTINGS)
+    rows = {number: own.find(own.key(number)) for number in range(20)}
+    assert all(row["value"] == number / 3 for number, row in rows.items() if row is not None)
+    return {number for number, row in rows.items() if row is not None}
+
+
+@given(st.dictionaries(st.text(), VALUES, min_size=1))
+@settings(deadline=None, max_examples=60)
+def test_a_row_comes_back_bit_by_bit(row: dict[str, Any]) -> None:
+    line = encode(row)
+    assert line.isascii() and line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert repr(decode(line[:-1])) == repr(row)  # repr tells nan from None and -0.0 from 0.0
+
+
+def test_a_line_is_what_its_text_says() -> None:
+    """CRC-32 of "123456789" is cbf43926 (the check value of its definition); the layout is fixed here."""
+    assert is_whole(b"cbf43926 123456789") and not is_whole(b"cbf43926 123456780")
+    assert encode({"a": [0.1, math.inf]}) == b'84dd9bf3 {"a":[0.1,{"non-finite":"inf"}]}\n'
+
+
+def test_keys_depend_on_settings_and_content(tmp_path: Path) -> None:
+    own, other = Journal(tmp_path, SETTINGS), Journal(tmp_path, {**SETTINGS, "fit": {"lr": 0.3000001}})
+    assert own.key(["a", {"b": 1, "c": 2}]) == own.key(["a", {"c": 2, "b": 1}])
+    assert len({own.key("a"), own.key("b"), other.key("a"), own.key(["a"])}) == 4
+
+
+def test_every_file_is_read_and_none_made_without_answers(tmp_path: Path) -> None:
+    for part in range(3):
+        own = Journal(tmp_path, SETTINGS)
+        own.append(own.key(part), "t", {"value": part / 3, "records": []})
+        own.close()
+    Journal(tmp_path, SETTINGS).close()
+    assert len(files_of(tmp_path)) == 3 and numbers(tmp_path) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n", b"\0" * 40, b"0000", b"\n\n\n", b'01234567 {"key":"'])
+def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path: Path, tail: bytes) -> None:
+    path, lines = written(tmp_path, 4)
+    data = b"".join(lines)
+    for end in range(len(lines[0]), len(data) + 1, 7):
+        path.write_bytes(data[:end] + tail)
+        whole = data[:end].count(b"\n") - 1
+        found = numbers(tmp_path)
+        assert found == set(range(whole)), (end, tail)
+        repair(tmp_path)
+        assert numbers(tmp_path) == found and read(tmp_path).damaged == 0
+        assert repair(tmp_path) == 0
+
+
+def test_flipped_bits_lose_their_own_line_alone(tmp_path: Path) -> None:
+    """A bit anywhere: at most two lines (a line end may be hit) are lost, no answer is changed."""
+    path, lines = written(tmp_path)
+    data = b"".join(lines)
+    draw = random.Random(0)
+    for _ in range(FLIPS):
+        place, bit = draw.randrange(len(lines[0]), len(data)), 1 << draw.randrange(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+        found = read(tmp_path)
+        assert len(found.answers) >= 10
+        kept = {json.dumps(found.find(key)) for key in found.answers}
+        assert kept <= {json.dumps(decode(line[:-1])) for line in lines[1:]}
+
+
+@given(st.binary(max_size=300), st.integers(0, 12))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_between_lines_are_set_aside(tmp_path: Path, garbage: bytes, place: int) -> None:
+    for file in (tmp_path / journal.FOLDER).glob("*"):
+        file.unlink()
+    path, lines = written(tmp_path)
+    path.write_bytes(b"".join([*lines[: place + 1], garbage, b"\n", *lines[place + 1 :]]))
+    assert repair(tmp_path) == sum(bool(part) for part in garbage.split(b"\n"))
+    assert numbers(tmp_path) == set(range(12)) and path.read_bytes() == b"".join(lines)
+    for part in filter(None, garbage.split(b"\n")):
+        assert part in path.with_suffix(".bad").read_bytes()
+
+
+def test_lines_twice_swapped_and_from_elsewhere(tmp_path: Path) -> None:
+    path, lines = written(tmp_path)
+    path.write_bytes(b"".join([lines[0], lines[5], *lines[2:], lines[1], lines[5]]))
+    assert numbers(tmp_path) == set(range(12))
+    row = decode(lines[3][:-1])
+    path.write_bytes(b"".join([*lines, encode({**row, "value": 7.0})]))
+    with pytest.raises(RefusedError, match="task t contradicts"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("action", ["enospc", "eio", "eacces"])
+def test_every_operation_of_a_small_journal_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """The n-th operation fails, for every n: an error that names the file, whole lines only, all answers in the end."""
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        monkeypatch.setenv("LTM_EVAL_FAILPOINT", f"*:{number}:{action}")
+        try:
+            written(folder)
+        except MachineError as error:
+            assert str(folder) in str(error) and "run the same command again" in str(error)
+        else:
+            break
+        finally:
+            monkeypatch.delenv("LTM_EVAL_FAILPOINT")
+        kept = numbers(folder)
+        assert all(file.read_bytes().endswith(b"\n") or not file.read_bytes() for file in files_of(folder))
+        written(folder)
+        assert numbers(folder) == set(range(12)) >= kept
+    assert number > 12
+
+
+def test_every_operation_of_a_repair_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lines = written(tmp_path)
+    damaged = b"".join([*lines[:4], b"spoilt\n", *lines[4:]]) + b"half"
+    for number in range(1, 50):
+        path.write_bytes(damaged)
+        monkeypatch.setenv("LTM_EVAL_FAILPOINT", f"*:{number}:eio")
+        try:
+            repair(tmp_path)
+        except MachineError as error:
+            assert str(path) in str(error)
+        else:
+            break
+        finally:
+            monkeypatch.delenv("LTM_EVAL_FAILPOINT")
+        assert numbers(tmp_path) == set(range(12))
+        repair(tmp_path)
+        assert path.read_bytes() == b"".join(lines)
+    assert number == 5
+
+
+def test_a_failed_flush_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed fsync a second one may succeed although data were lost (PostgreSQL, 2019)."""
+    flushes: list[int] = []
+    monkeypatch.setattr("os.fsync", flushes.append)
+    writer = Writer(tmp_path, {"journal": 1})
+    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "journal.sync:1:eio")
+    with pytest.raises(MachineError, match="reach the disk"):
+        writer.append({"key": "a"}, sync=True)
+    done = len(flushes)
+    with pytest.raises(MachineError, match="an earlier flush failed"):
+        writer.append({"key": "b"}, sync=True)
+    writer.close()
+    assert len(flushes) == done
+
+
+def test_a_full_disk_is_a_full_disk(tmp_path: Path) -> None:
+    """The system's own error, from a device that is always full."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    (tmp_path / journal.FOLDER).mkdir()
+    writer = Writer(tmp_path, {"journal": 1})
+    writer.append({"key": "a"})
+    os.dup2(os.open("/dev/full", os.O_WRONLY), writer._handle or 0)
+    with pytest.raises(MachineError, match=r"take \d+ bytes more \(No space left on device\)"):
+        writer.append({"key": "b"})
+    writer.close()
+
+
+def test_power_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every state a cut may leave: the first operations, what was not flushed dropped from anywhere on.
+
+    At most what was not flushed is lost, and the rest opens.
+    """
+    trace: list[tuple[str, bytes]] = []
+    write, flush = os.write, os.fsync
+    monkeypatch.setattr("os.write", lambda handle, data: trace.append(("write", bytes(data))) or write(handle, data))
+    monkeypatch.setattr("os.fsync", lambda handle: trace.append(("flush", b"")) or flush(handle))
+    monkeypatch.setattr(journal, "SYNC_SECONDS", math.inf)
+    own = Journal(tmp_path / "traced", SETTINGS)
+    for number in range(12):
+        own.append(own.key(number), "t", {"value": number / 3, "records": []}, sync=number % 4 == 3)
+    own.close()
+    monkeypatch.undo()
+    states = 0
+    for end in range(1, len(trace) + 1):
+        kept = b"".join(data for _, data in trace[:end])
+        last = max((place for place in range(end) if trace[place][0] == "flush"), default=0)
+        safe = b"".join(data for _, data in trace[:last])
+        for cut in range(len(safe), len(kept) + 1, 7):
+            states += 1
+            path = tmp_path / "cut" / journal.FOLDER / "a.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(kept[:cut])
+            found = numbers(tmp_path / "cut")
+            assert found >= set(range(max(0, safe.count(b"\n") - 1)))
+            assert repair(tmp_path / "cut") == 0 and numbers(tmp_path / "cut") == found
+    assert states >= 500

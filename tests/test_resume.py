@@ -1,0 +1,398 @@
+"""Runs that are killed, stopped and starved at many points, and what the same command makes of what they left."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_eval import journal
+from ltm_eval.config import RunConfig
+from ltm_eval.errors import RefusedError, ResultsError
+from ltm_eval.lock import NAME, holding
+from ltm_eval.results import find_runs
+from ltm_eval.resume import MANIFEST, rebuild, status_of
+from ltm_eval.run import folder_name, run
+from tests.forks import Forks, forks
+from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
+
+pytestmark = pytest.mark.faults
+TASK = "ltm_gsm8k"
+DOCUMENTS = 40
+KILLS = int(os.environ.get("LTM_EVAL_TEST_KILLS", "50"))
+IN_A_ROW = 5
+STOPS = int(os.environ.get("LTM_EVAL_TEST_STOPS", "6"))
+EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "12"))
+"""Every so manieth file operation fails in the short form; 1 is all of them."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint and the process that evaluates it."""
+
+    server: Forks
+    checkpoint: Path
+    truth: dict[str, Any]
+    """Of a run that was not interrupted."""
+    seconds: float
+    """That it took."""
+
+
+def options(checkpoint: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": str(checkpoint),
+        "data": "sample",
+        "num_fewshot": 1,
+        "limit": DOCUMENTS,
+        "t_fast": 1,
+        "output_path": str(output),
+        "gen_kwargs": "max_gen_toks=4",
+        "report": False,
+        "quiet": True,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("resume")
+    checkpoint = tiny_folder(folder / "tiny")
+    with forks(options(checkpoint, folder / "warm")) as server:
+        ended = server.run(options(checkpoint, folder / "whole"))
+        assert ended.code == 0, ended.stderr
+        yield Place(server, checkpoint, outcome(folder / "whole", checkpoint), ended.seconds)
+
+
+def model_folder(output: Path, checkpoint: Path) -> Path:
+    return output / folder_name(str(checkpoint))
+
+
+def outcome(output: Path, checkpoint: Path) -> dict[str, Any]:
+    """Figures, samples and sidecar of the one complete run in a folder, times left out."""
+    folder = model_folder(output, checkpoint)
+    (path,) = folder.glob("results_*.json")
+    content = json.loads(path.read_text())
+    assert content["ltm_eval"]["status"] == "complete"
+    assert sorted(file.name.partition("_")[0] for file in folder.glob("*_*.json*")) == ["latents", "results", "samples"]
+    samples = [json.loads(line) for line in next(folder.glob("samples_*.jsonl")).read_text().splitlines()]
+    latents = [json.loads(line) for line in next(folder.glob("latents_*.jsonl")).read_text().splitlines()]
+    return {
+        "results": content["results"],
+        "hashes": content["task_hashes"],
+        "samples": sorted(samples, key=lambda row: (row["filter"], row["doc_id"])),
+        "latents": [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in latents],
+    }
+
+
+def answers(output: Path, checkpoint: Path) -> dict[str, bytes]:
+    """The whole answers on disk, each there once."""
+    found: dict[str, bytes] = {}
+    for path in journal.files_of(model_folder(output, checkpoint)):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            if journal.is_whole(line) and (key := journal.decode(line).get("key")):
+                assert key not in found, "an answer was made twice"
+                found[key] = line
+    return found
+
+
+def check_finished(place: Place, output: Path, *, before: dict[str, bytes]) -> None:
+    """The same command ends as if nothing had happened, and keeps what was there."""
+    ended = place.server.run(options(place.checkpoint, output))
+    assert (ended.code, ended.signal) == (0, None), ended.stderr
+    told = [line for line in ended.lines if "resuming" in line]
+    expected = f"resuming: {len(before)} of {DOCUMENTS} answers found"
+    assert [expected in line for line in told] == ([True] if before else []), ended.stderr
+    after = answers(output, place.checkpoint)
+    assert before.items() <= after.items() and len(after) == DOCUMENTS
+    assert outcome(output, place.checkpoint) == place.truth
+    assert not list(output.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("chain", range(max(1, KILLS // IN_A_ROW)))
+def test_killed_at_random_moments(place: Place, tmp_path: Path, chain: int) -> None:
+    """SIGKILL five times in a row: nothing that was finished is lost, doubled or made again."""
+    draw = random.Random(chain)
+    before: dict[str, bytes] = {}
+    for _ in range(IN_A_ROW):
+        left = (DOCUMENTS - len(before)) / DOCUMENTS
+        moment = draw.uniform(0, place.seconds * (0.3 + 0.7 * left))
+        place.server.run(options(place.checkpoint, tmp_path), signals=[(moment, signal.SIGKILL)])
+        after = answers(tmp_path, place.checkpoint)
+        assert before.items() <= after.items()
+        before = after
+    check_finished(place, tmp_path, before=before)
+
+
+FAILPOINTS = {
+    "lock.open": 1,
+    "lock.write": 1,
+    "resume.begin": 1,
+    "manifest.write": 1,
+    "results.open": 2,
+    "results.write": 3,
+    "results.sync": 3,
+    "results.replace": 2,
+    "results.replaced": 3,
+    "results.written": 1,
+    "journal.create": 1,
+    "journal.write": 9,
+    "journal.written": 17,
+    "journal.sync": 2,
+    "journal.synced": 2,
+    "lm.fit": 2,
+    "run.task": 1,
+}
+"""Places that every run passes, and at which pass it is killed."""
+
+
+@pytest.mark.parametrize("name", FAILPOINTS)
+def test_killed_at_a_failpoint(place: Place, tmp_path: Path, name: str) -> None:
+    failing = {"LTM_EVAL_FAILPOINT": f"{name}:{FAILPOINTS[name]}:kill"}
+    ended = place.server.run(options(place.checkpoint, tmp_path), env=failing)
+    assert ended.signal == signal.SIGKILL, f"{name} was not passed: {ended.stderr}"
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+@pytest.mark.parametrize("name", ["journal.read", "journal.aside", "journal.rewrite", "journal.replace", "journal.cut"])
+def test_killed_while_reading_and_repairing(place: Place, tmp_path: Path, name: str) -> None:
+    """A repair that was cut off is repeated; what is damaged is made again, counted and set aside."""
+    shutil.copytree(stopped(place, tmp_path / "first"), tmp_path / "second")
+    (path,) = journal.files_of(model_folder(tmp_path / "second", place.checkpoint))
+    whole = path.read_bytes().split(b"\n")
+    if name != "journal.cut":
+        whole[3] = whole[3].replace(b"value", b"valve")
+    path.write_bytes(b"\n".join(whole) + b"01234567 {")
+    failing = {"LTM_EVAL_FAILPOINT": f"{name}:1:kill"}
+    assert place.server.run(options(place.checkpoint, tmp_path / "second"), env=failing).signal == signal.SIGKILL
+    left = answers(tmp_path / "second", place.checkpoint)
+    assert len(left) == (7 if name == "journal.cut" else 6)
+    check_finished(place, tmp_path / "second", before=left)
+    if name != "journal.cut":
+        assert whole[3] in path.with_suffix(".bad").read_bytes()
+
+
+def stopped(place: Place, output: Path) -> Path:
+    """The folder of a run that was killed after 7 answers."""
+    failing = {"LTM_EVAL_FAILPOINT": "journal.written:9:kill"}  # head, plan, answers
+    assert place.server.run(options(place.checkpoint, output), env=failing).signal == signal.SIGKILL
+    assert len(answers(output, place.checkpoint)) == 7
+    return output
+
+
+@pytest.mark.parametrize("number", range(STOPS))
+def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
+    """SIGINT, SIGTERM and the like: one line, the right code, within ten seconds."""
+    which = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)[number % 4]
+    moment = random.Random(number).uniform(0.3, 0.9) * place.seconds
+    ended = place.server.run(options(place.checkpoint, tmp_path), signals=[(moment, which)])
+    assert ended.code == (130 if which == signal.SIGINT else 143), ended.stderr
+    assert ended.seconds - moment < 10 and "Traceback" not in ended.stderr
+    assert ended.lines[-1].endswith("finished answers are kept, the same command resumes")
+    for path in model_folder(tmp_path, place.checkpoint).glob("results_*.json"):
+        assert status_of(path) in ("incomplete", "complete")
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+def test_a_second_signal_ends_at_once(place: Place, tmp_path: Path) -> None:
+    moment = 0.5 * place.seconds
+    signals = [(moment, signal.SIGTERM), (moment + 0.001, signal.SIGTERM)]
+    ended = place.server.run(options(place.checkpoint, tmp_path), signals=signals)
+    assert ended.code == 143 and "Traceback" not in ended.stderr
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+@pytest.mark.parametrize("error", ["enospc", "eio"])
+def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: str) -> None:
+    """The n-th one fails: exit code 4 and one line, or it did not matter; the same command ends as if it had not."""
+    few = options(place.checkpoint, tmp_path / "whole", limit=3)
+    place.server.run(few)
+    truth = outcome(tmp_path / "whole", place.checkpoint)
+    codes = []
+    for number in range(1 if error == "enospc" else EVERY // 2 + 1, 400, EVERY):
+        chosen = {**few, "output_path": str(tmp_path / str(number))}
+        failing = {"LTM_EVAL_FAILPOINT": f"*:{number}:{error}"}
+        ended = place.server.run(chosen, env=failing)
+        codes.append(ended.code)
+        if ended.code == 0:
+            break
+        assert ended.code == 4 and "Traceback" not in ended.stderr, ended.stderr
+        assert ended.lines[-1].startswith("ltm-eval: error[4]: ")
+        assert place.server.run(chosen).code == 0
+        assert outcome(tmp_path / str(number), place.checkpoint) == truth
+    assert codes[-1] == 0 and len(codes) > 30 // EVERY
+
+
+def test_a_short_write_is_completed_or_cut_back(place: Place, tmp_path: Path) -> None:
+    ended = place.server.run(options(place.checkpoint, tmp_path), env={"LTM_EVAL_FAILPOINT": "journal.write:5:short"})
+    assert ended.code == 0 and outcome(tmp_path, place.checkpoint) == place.truth
+    failing = {"LTM_EVAL_FAILPOINT": "journal.write:5:short,journal.short:1:enospc"}
+    ended = place.server.run(options(place.checkpoint, tmp_path / "b"), env=failing)
+    assert ended.code == 4, ended.stderr
+    (path,) = journal.files_of(model_folder(tmp_path / "b", place.checkpoint))
+    assert path.read_bytes().endswith(b"\n") and journal.repair(path.parents[1]) == 0
+    check_finished(place, tmp_path / "b", before=answers(tmp_path / "b", place.checkpoint))
+
+
+def test_one_command_at_a_time(place: Place, tmp_path: Path) -> None:
+    tmp_path.joinpath(".left.tmp").write_text("half")
+    with holding(tmp_path) as holder:
+        assert not tmp_path.joinpath(".left.tmp").exists()
+        ended = place.server.run(options(place.checkpoint, tmp_path))
+    assert ended.code == 6
+    assert ended.lines[-1].startswith(
+        f"ltm-eval: error[6]: {tmp_path} is in use by {holder.host}:{os.getpid()} since 2"
+    )
+    assert not (tmp_path / NAME).read_bytes()
+    assert place.server.run(options(place.checkpoint, tmp_path, limit=1)).code == 0
+
+
+def test_leftovers_that_cannot_go_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath(".left.tmp").write_text("half")
+    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "lock.leftover:1:eacces")
+    with holding(tmp_path):
+        assert tmp_path.joinpath(".left.tmp").exists()
+
+
+def test_other_settings_use_no_answer(place: Place, tmp_path: Path) -> None:
+    """An unfinished run of other settings is in the way; a finished one is not, and gives nothing away."""
+    stopped(place, tmp_path)
+    ended = place.server.run(options(place.checkpoint, tmp_path, t_fast=2, limit=2))
+    assert ended.code == 6 and "(7 answers) of other settings: fit.t_fast 1 → 2" in ended.lines[-1]
+    ended = place.server.run(options(place.checkpoint, tmp_path, t_fast=2, limit=2, fresh=True))
+    assert ended.code == 0
+    assert "7 earlier answers" in ended.stderr and "not used: fit.t_fast 1 → 2" in ended.stderr
+    assert len(answers(tmp_path, place.checkpoint)) == 9
+    ended = place.server.run(options(place.checkpoint, tmp_path, t_fast=1))
+    assert ended.code == 0 and f"resuming: 7 of {DOCUMENTS} answers found" in ended.stderr
+    assert len(find_runs([tmp_path])) == 1
+
+
+def test_batch_size_and_limit_are_no_other_settings(place: Place, tmp_path: Path) -> None:
+    stopped(place, tmp_path)
+    ended = place.server.run(options(place.checkpoint, tmp_path, batch_size=3))
+    assert ended.code == 0 and f"resuming: 7 of {DOCUMENTS}" in ended.stderr
+    assert outcome(tmp_path, place.checkpoint) == place.truth
+
+
+def test_another_checkpoint_under_the_same_name_is_noticed(place: Place, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model"
+    shutil.copytree(place.checkpoint, checkpoint)
+    few = options(checkpoint, tmp_path / "out", limit=2)
+    assert place.server.run(few).code == 0
+    shutil.rmtree(checkpoint)
+    tiny_folder(checkpoint, tiny_model(seed=1))
+    ended = place.server.run(few)
+    assert ended.code == 0 and "resuming" not in ended.stderr
+    assert re.search(
+        r"2 earlier answers in \S+ are of other settings and not used: model_sha \w+… → \w+…", ended.stderr
+    )
+
+
+def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path) -> None:
+    from ltm_eval.paths import sample_data_dir
+
+    shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / "data" / "gsm8k")
+    chosen = {"limit": 4, "data": str(tmp_path / "data")}
+    failing = {"LTM_EVAL_FAILPOINT": "journal.written:4:kill"}
+    place.server.run(options(place.checkpoint, tmp_path / "out", **chosen), env=failing)
+    test = tmp_path / "data" / "gsm8k" / "test.jsonl"
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))
+    ended = place.server.run(options(place.checkpoint, tmp_path / "out", **chosen))
+    assert ended.code == 6 and "data.ltm_gsm8k." in ended.lines[-1]
+
+
+def test_a_lost_manifest_is_rebuilt(place: Place, tmp_path: Path) -> None:
+    folder = model_folder(stopped(place, tmp_path), place.checkpoint)
+    before = (folder / MANIFEST).read_text()
+    for content in (None, "{", '{"date_id": 1}'):
+        (folder / MANIFEST).unlink()
+        if content is not None:
+            (folder / MANIFEST).write_text(content)
+        ended = place.server.run(options(place.checkpoint, tmp_path))
+        assert ended.code == 3 and "--rebuild" in ended.lines[-1], ended.stderr
+        rebuild(folder)
+        assert (folder / MANIFEST).read_text() == before
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+    with pytest.raises(ResultsError, match="no journal"):
+        rebuild(tmp_path)
+
+
+def test_contradicting_answers_are_refused(place: Place, tmp_path: Path) -> None:
+    folder = model_folder(stopped(place, tmp_path), place.checkpoint)
+    (path,) = journal.files_of(folder)
+    row = journal.decode(path.read_bytes().split(b"\n")[4])
+    twin = path.with_name("0.jsonl")
+    twin.write_bytes(journal.encode({**row, "records": [{**row["records"][0], "fit_seconds": 1.5}]}))
+    assert len(journal.read(folder).answers) == 7  # the same answer, made in another time
+    twin.write_bytes(journal.encode({**row, "value": {"texts": ["5"], "budget": None}}))
+    with pytest.raises(RefusedError, match=f"task {TASK} contradicts"):
+        journal.read(folder)
+    ended = place.server.run(options(place.checkpoint, tmp_path))
+    assert ended.code == 6 and len(ended.lines[-1]) <= 300
+
+
+def test_a_partial_result_gives_way_to_a_complete_one(place: Place, tmp_path: Path) -> None:
+    """Two tasks, killed after the first; then another run of the first alone, in full."""
+    few = {"tasks": ["gsm8k", "rules"], "limit": 2}
+    failing = {"LTM_EVAL_FAILPOINT": "results.written:1:kill"}
+    place.server.run(options(place.checkpoint, tmp_path, **few), env=failing)
+    (partial,) = find_runs([tmp_path])
+    assert partial.extra.status == "running" and list(partial.tasks) == [TASK]
+    assert place.server.run(options(place.checkpoint, tmp_path, tasks=["gsm8k"], limit=2)).code == 0
+    (complete,) = find_runs([tmp_path])
+    assert complete.extra.status == "complete" and complete.path != partial.path
+
+
+def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is given the same batches and random numbers as without an interruption."""
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    monkeypatch.setattr("ltm_eval.baselines.CHUNK", 2)
+    base = options(place.checkpoint, tmp_path / "a", limit=4, batch_size=2, baselines=(str(gpt2),), n=3)
+    config = RunConfig(**{**base, "gen_kwargs": "max_gen_toks=4,temperature=1.0"})
+
+    def samples(output: str) -> list[Any]:
+        folder = tmp_path / output / folder_name(str(gpt2))
+        return [json.loads(line) for line in next(folder.glob("samples_*.jsonl")).read_text().splitlines()]
+
+    run(config)
+    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "baselines.chunk:4:int")
+    interrupted = RunConfig(**{**config.__dict__, "output_path": str(tmp_path / "b")})
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted)
+    monkeypatch.delenv("LTM_EVAL_FAILPOINT")
+    kept = len(journal.read(tmp_path / "b" / folder_name(str(gpt2))).answers)
+    assert 6 <= kept < 16
+    run(interrupted)
+    assert len({row["resps"][0][0] for row in samples("a")}) > 1
+    assert samples("a") == samples("b")
+
+
+def test_what_is_complete_stays_until_it_is_complete_again(place: Place, tmp_path: Path) -> None:
+    """The same command over a complete run is killed: its results are as complete as before."""
+    few = options(place.checkpoint, tmp_path, limit=2)
+    assert place.server.run(few).code == 0
+    first = outcome(tmp_path, place.checkpoint)
+    for name in ("run.task", "results.replace"):
+        place.server.run(few, env={"LTM_EVAL_FAILPOINT": f"{name}:1:kill"})
+        for partial in tmp_path.rglob("*.tmp"):
+            partial.unlink()
+        assert outcome(tmp_path, place.checkpoint) == first
+
+
+def test_python_writes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ltm_eval
+
+    monkeypatch.chdir(tmp_path)
+    begun = time.time()
+    ltm_eval.evaluate(str(place.checkpoint), tasks=["gsm8k"], shots=0, data="sample", limit=1, t_fast=1)
+    assert not list(tmp_path.iterdir()) and time.time() > begun

@@ -1,0 +1,125 @@
+"""Pieces of work side by side: order, errors, threads, memory; and fits whose bits do not depend on the threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ltm_eval import workers
+from ltm_eval.bounds import RowOptions, score_documents
+from ltm_eval.config import GenerationConfig, fit_config
+from ltm_eval.decode import Prompt, generate
+from ltm_eval.posterior import Document, Window, fit_documents
+from ltm_eval.workers import one_thread, side_by_side
+from tests.tiny import tiny_model
+
+SEED = 7
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_the_order_of_the_items_and_several_run_at_once() -> None:
+    torch.set_num_threads(3)
+    meeting = threading.Barrier(3, timeout=30)
+
+    def work(item: int) -> tuple[int, int, str]:
+        meeting.wait()  # breaks unless three are here at once
+        return item, torch.get_num_threads(), threading.current_thread().name
+
+    found = side_by_side(range(6), work)
+    assert [item for item, _, _ in found] == list(range(6))
+    assert {threads for _, threads, _ in found} == {1}
+    assert len({name for _, _, name in found}) == 3
+    assert torch.get_num_threads() == 3
+
+
+def test_one_item_has_one_thread_too_and_no_items_are_no_results() -> None:
+    torch.set_num_threads(4)
+    assert side_by_side([0], lambda _: torch.get_num_threads()) == [1]
+    assert side_by_side([], lambda _: 1) == []
+    torch.set_num_threads(1)
+    assert side_by_side([0, 1], lambda _: threading.current_thread().name) == [threading.current_thread().name] * 2
+
+
+def test_what_memory_does_not_hold_twice_runs_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr(workers.os, "sysconf", lambda name: {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}[name])
+    running, most = [0], [0]
+
+    def work(_: int) -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        running[0] -= 1
+
+    side_by_side(range(4), work, bytes_each=1_100_000)
+    assert most == [1]
+    side_by_side(range(4), work, bytes_each=900_000)
+    assert most == [2]
+
+
+def test_the_first_failure_in_order_is_raised() -> None:
+    torch.set_num_threads(2)
+
+    def work(item: int) -> int:
+        if item:
+            raise ValueError(f"item {item}")
+        return item
+
+    with pytest.raises(ValueError, match="item 1"):
+        side_by_side(range(9), work)
+
+
+@pytest.mark.parametrize("t_fast", [3, "auto"])
+def test_a_fit_and_its_rows_have_the_same_bits_on_any_number_of_threads(t_fast: int | str) -> None:
+    model = tiny_model()
+    stream = torch.Generator().manual_seed(3)
+    documents = []
+    for length in (190, 70, 33, 190):
+        tokens = torch.randint(0, model.config.vocab_size, (length + 1,), generator=stream).tolist()
+        documents.append(Document((Window(tuple(tokens[:-1]), tuple(tokens[1:])),)))
+    config = fit_config("bound", t_fast=t_fast)
+    options = RowOptions(draws=4, iwae=4, prior=4, as_released=t_fast != "auto")
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        posterior = fit_documents(model, documents, config, seed=SEED)
+        rows = score_documents(model, documents, config, options=options, seed=SEED, posterior=posterior)
+        alone = fit_documents(model, documents[:1], config, seed=SEED)
+        assert torch.equal(alone.mu, posterior.mu[:1])
+        found.append((posterior, rows))
+    for posterior, rows in found[1:]:
+        assert torch.equal(posterior.mu, found[0][0].mu)
+        assert torch.equal(posterior.log_var, found[0][0].log_var)
+        assert rows == found[0][1]
+
+
+def test_one_thread_is_set_back_also_after_an_error() -> None:
+    torch.set_num_threads(3)
+    with pytest.raises(ValueError, match="stop"), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("stop")
+    assert torch.get_num_threads() == 3
+    with one_thread(when=False):
+        assert torch.get_num_threads() == 3
+
+
+def test_a_small_model_is_decoded_on_one_thread() -> None:
+    seen: set[int] = set()
+    model = tiny_model()
+    model.norm.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    prompt = Prompt((1, 2, 3), torch.zeros(model.config.latent_shape))
+    found = list(generate(model, [prompt], GenerationConfig(max_new_tokens=4)))
+    assert len(found[0].tokens) == 4
+    assert seen == {1}
+    assert torch.get_num_threads() == 2
