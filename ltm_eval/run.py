@@ -638,6 +638,7 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
         evaluate_task(lm, task, config)
     except _Helped:
         getattr(lm, "records", []).clear()
+        getattr(lm, "failures", []).clear()
     finally:
         setattr(lm, name, method)
 

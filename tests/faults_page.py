@@ -47,6 +47,7 @@ def _line(fault: dict[str, Any]) -> str:
     codes = ", ".join(map(str, sorted({case.get("code", 0) for case in cases})))
     tests = [f"{len(cases)} case{'s' if len(cases) != 1 else ''}"] if cases else []
     tests += [f"`{where.removeprefix('tests/')}`" for where in fault.get("where", [])]
+    tests += [f"not tested: {fault['untested']}"] if "untested" in fault else []
     cells = (str(fault["id"]), _cell(fault["fault"]), _cell(fault["expect"]), codes, ", ".join(tests))
     return f"| {' | '.join(cells)} |\n"
 

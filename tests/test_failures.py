@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from ltm_eval import decode, posterior
-from ltm_eval.config import GenerationConfig, RunConfig, fit_config
+from ltm_eval import decode, grid, posterior
+from ltm_eval.config import GenerationConfig, GridConfig, RunConfig, fit_config
 from ltm_eval.errors import IncompleteError, UsageError
 from ltm_eval.failures import DIVERGED_NATS, Failure, allowed, failed_answers, listed, why_unusable, without
+from ltm_eval.journal import files_of
 from ltm_eval.lm import LTM
 from ltm_eval.posterior import Document, Posterior, Trace, Window, fit_documents, fit_together
 from ltm_eval.results import find_runs
 from ltm_eval.run import run
+from tests.gang import Gang
+from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_model
 
 
@@ -238,3 +241,120 @@ def test_a_perplexity_without_the_failed_document(
     assert "1 of 3 documents failed" in page.read_text("utf-8")
     (found,) = find_runs([tmp_path / "hurt-out"])
     assert any("left out" in warning for warning in found.extra.warnings)
+
+
+# A failed document is a finished answer -------------------------------------------------------------------------------
+
+
+def marked(folder: Path, data: Path) -> dict[str, Any]:
+    """Options of a run on four problems, of which document 2 is marked."""
+    for split, count in (("train", 3), ("test", 4)):
+        lines = [{"question": f"{i} and {i}?" + " five" * (i == 2), "answer": f"#### {2 * i}"} for i in range(count)]
+        path = data / "gsm8k" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chosen: dict[str, Any] = {
+        "model": str(folder),
+        "tasks": ("gsm8k",),
+        "num_fewshot": 0,
+        "data": str(data),
+        "t_fast": 2,
+    }
+    return chosen | {"gen_kwargs": "max_gen_toks=4", "report": False, "quiet": True, "condition": "prompt"}
+
+
+def spoil(change: Any) -> None:
+    """Fits of texts with the mark are NaN from the first step on."""
+    honest, mark = posterior.document_noise, tuple(b"five")
+
+    def noise(model: Any, members: Any, config: Any, seed: int) -> Any:
+        draw = honest(model, members, config, seed)
+        texts = [document.windows[0].tokens for document in members]
+        hit = [i for i, own in enumerate(texts) if any(own[at : at + 4] == mark for at in range(len(own)))]
+
+        def spoilt(step: int) -> torch.Tensor:
+            own = draw(step).clone()
+            own[:, hit] = torch.nan
+            return own
+
+        return spoilt
+
+    change(posterior, "document_noise", noise)
+
+
+def left(output: Path) -> dict[str, Any]:
+    """Figures, samples, sidecar lines and failures of the one run in a folder, times left out."""
+    (path,) = output.rglob("results_*.json")
+    content = json.loads(path.read_text())
+    found = {"results": content["results"], "failed": content["ltm_eval"]["failed"]}
+    for kind in ("samples", "latents"):
+        (file,) = path.parent.glob(f"{kind}_*.jsonl")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        found[kind] = [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in rows]
+        found[kind].sort(key=lambda row: (row["doc_id"], row.get("filter", "")))
+    return found
+
+
+def answers(output: Path) -> dict[str, bytes]:
+    """The answers in a run's journals by key."""
+    files = [file for place in output.glob("*/journal") for file in files_of(place.parent)]
+    lines = [line for file in files for line in file.read_bytes().splitlines()]
+    return {row["key"]: line for line in lines if "key" in (row := json.loads(line.partition(b" ")[2]))}
+
+
+def test_a_failed_document_is_a_finished_answer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found again although its fit would end well now; a run that was cut off ends with the same bits."""
+    chosen = marked(folder, tmp_path / "data")
+    with monkeypatch.context() as change:
+        spoil(change.setattr)
+        first = run(RunConfig(**chosen, output_path=str(tmp_path / "a")))
+        change.setenv("LTM_EVAL_FAILPOINT", "journal.written:5:int")  # head, plan, three answers
+        with pytest.raises(KeyboardInterrupt):
+            run(RunConfig(**chosen, output_path=str(tmp_path / "b")))
+        change.delenv("LTM_EVAL_FAILPOINT")
+        assert len(answers(tmp_path / "b")) == 3
+        resumed = run(RunConfig(**chosen, output_path=str(tmp_path / "b")))
+    truth, kept = left(tmp_path / "a"), answers(tmp_path / "a")
+    assert "1 of 4 documents failed (document 2: the fit is not finite from fast step 0 on" in first.failed
+    assert [row["doc_id"] for row in truth["samples"] if "failed" in row] == [2, 2]  # one line per filter
+    assert len(kept) == 4 and sum(b'"failed":' in line for line in kept.values()) == 1
+    assert left(tmp_path / "b") == truth
+    assert resumed.failed.replace("/b/", "/a/").replace(resumed.results[0].name, first.results[0].name) == first.failed
+    again = run(RunConfig(**chosen, output_path=str(tmp_path / "a")))
+    assert again.failed == first.failed and left(tmp_path / "a") == truth
+    allowed_now = run(RunConfig(**chosen, output_path=str(tmp_path / "a"), max_failed="1"))
+    assert allowed_now.failed == "" and left(tmp_path / "a") == truth
+    assert answers(tmp_path / "a") == kept
+
+
+def spoilt_command(argv: list[str]) -> int:
+    """The command in a process of its own, marked texts spoilt."""
+    spoil(setattr)
+    return run_command(argv)
+
+
+def test_a_failed_document_is_told_once_whatever_the_number_of_processes(folder: Path, tmp_path: Path) -> None:
+    chosen = marked(folder, tmp_path / "data")
+    argv = ["run", "--model", str(folder), "--data", chosen["data"], "--shots", "0", "--condition", "prompt"]
+    argv += ["--t_fast", "2", "--gen_kwargs", chosen["gen_kwargs"], "--no_report", "--device", "cpu"]
+    with Gang() as gang:
+        for world in (1, 3):
+            output = tmp_path / str(world)
+            job = gang.start(world, "tests.test_failures:spoilt_command", [*argv, "--output_path", str(output)])
+            assert job.wait() == [5] + [0] * (world - 1), [job.err(rank) for rank in range(world)]
+            assert job.err(0).count("error[5]") == 1 and not any(job.err(rank) for rank in range(1, world))
+            assert len(answers(output)) == 4
+    assert left(tmp_path / "1") == left(tmp_path / "3")
+    assert [one["doc_id"] for one in left(tmp_path / "3")["failed"]["ltm_gsm8k"]["failures"]] == [2]
+
+
+def test_a_cell_with_failed_documents_is_not_complete(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch.setattr)
+    for limit, state in (("0", "failed"), ("1", "complete")):
+        base = RunConfig(**marked(folder, tmp_path / "data"), output_path=str(tmp_path / "out"), max_failed=limit)
+        swept = grid.run(GridConfig(base, (str(folder),), (2,), (0,), ("prompt",), (1,)))
+        assert [one.state for one in swept.done] == [state]
+        assert ("1 of 4 documents failed" in swept.done[0].line) == (state == "failed")
+    grid.check(swept)
