@@ -13,11 +13,13 @@ import torch
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from ltm_eval.config import AUTO, EACH, GenerationConfig
-from ltm_eval.errors import MachineError, UsageError, nearest
+from ltm_eval.errors import MachineError, UsageError, nearest, shown
 from ltm_eval.launch import read_launch
 
 DEFAULT_NEW_TOKENS = 256
 HOST_DEFAULT_DEVICE = "cuda:0"
+NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_TRUE, _FALSE = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 
 def generation_config(raw: dict[str, Any]) -> GenerationConfig:
@@ -26,22 +28,57 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
     Raises:
         UsageError: an option is not known or out of range.
     """
-    options = normalize_gen_kwargs(raw, DEFAULT_NEW_TOKENS)
+    given = {name: value for name, value in raw.items() if value is not None}
+    for name in (*NEW_TOKENS, "top_k", "rethink"):
+        if name in given:
+            given[name] = whole(name, given[name], 0)
+    for name in ("temperature", "top_p"):
+        if name in given:
+            given[name] = number_or_none(name, given[name])
+    if "do_sample" in given:
+        given["do_sample"] = yes(given["do_sample"])
+    options = normalize_gen_kwargs(given, DEFAULT_NEW_TOKENS)
     known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "rethink"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(
             f"generation option {unknown[0]!r} is not known to a Latent Thought Model.{nearest(unknown[0], known)}"
         )
+    until = options.get("until") or ()
+    if not all(isinstance(stop, str) for stop in until):
+        raise UsageError(f"stop strings in `until` must be text, got {shown(next(iter(until)))}; quote them")
     return GenerationConfig(
         max_new_tokens=int(options["max_gen_toks"]),
-        until=tuple(options.get("until") or ()),
+        until=tuple(until),
         do_sample=bool(options.get("do_sample", False)),
         temperature=float(options.get("temperature") or 1.0),
         top_p=float(options.get("top_p", 1.0)),
         top_k=int(options.get("top_k") or 0),
         rethink=int(options.get("rethink") or 0),
     )
+
+
+def yes(value: Any) -> bool:
+    """Whether `do_sample` is asked for, also where a command line made text or a number of it.
+
+    Raises:
+        UsageError: it is neither true nor false.
+    """
+    word = str(value).strip().lower() if isinstance(value, (bool, int, float, str)) else ""
+    if word not in _TRUE | _FALSE:
+        raise UsageError(f"do_sample must be true or false, got {shown(value)}")
+    return word in _TRUE
+
+
+def text(name: str, value: Any) -> str | None:
+    """A text, or None; a host's command line makes numbers of what looks like one.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{name} must be text, got {shown(value)}; quote it: {name}='...'")
+    return value
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -112,10 +149,10 @@ def whole(name: str, value: Any, default: int) -> int:
         return default
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number != int(number):
-        raise UsageError(f"{name} must be a whole number, got {value!r}")
+        raise UsageError(f"{name} must be a whole number, got {shown(value)}")
     return int(number)
 
 
@@ -127,9 +164,12 @@ def steps_or_auto(value: Any) -> int | str | None:
 def number_or_none(name: str, value: Any) -> float | None:
     """A number, or None."""
     try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must be a number, got {value!r}") from error
+        number = None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{name} must be a number, got {shown(value)}") from error
+    if number is not None and not math.isfinite(number):
+        raise UsageError(f"{name} must be a finite number, got {shown(value)}")
+    return number
 
 
 def fit_window(value: Any) -> int | str | None:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from ltm_eval import failpoints
-from ltm_eval.checkpoint import weights_sha256
 from ltm_eval.journal import digest
+from ltm_eval.weights import weights_sha256
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
 
 if TYPE_CHECKING:

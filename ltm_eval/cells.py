@@ -23,7 +23,7 @@ from typing import Any
 import ltm_eval
 from ltm_eval import run as runner
 from ltm_eval.config import DEMO_MODEL, GridConfig, RunConfig, SweepConfig
-from ltm_eval.errors import LtmEvalError, RefusedError, error_line
+from ltm_eval.errors import IncompleteError, LtmEvalError, RefusedError, error_line
 from ltm_eval.lock import holder_of
 from ltm_eval.results import read_run, write_json_atomic
 from ltm_eval.sweep import combinations
@@ -150,7 +150,7 @@ def _ran(cell: Cell, begun: float) -> Done:
     """Run it; whoever works on it already is waited for."""
     while True:
         try:
-            (results,) = runner.run(cell.config).results
+            ended = runner.run(cell.config)
             break
         except RefusedError:
             if holder_of(cell.folder) is None:
@@ -159,6 +159,9 @@ def _ran(cell: Cell, begun: float) -> Done:
         found = finished(cell)
         if found is not None:
             return found
+    if ended.failed:
+        raise IncompleteError(ended.failed)
+    (results,) = ended.results
     task = next(iter(read_run(results).tasks.values()))
     scores = tuple(
         {"metric": one.metric, "filter": one.filter, "value": one.value, "stderr": one.stderr} for one in task.scores

@@ -8,23 +8,25 @@ all of them must be there, no other, each of its shape.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ltm_eval.archives import check_archive
 from ltm_eval.config import DEMO_MODEL, ModelConfig
-from ltm_eval.errors import CheckpointError, MachineError, RefusedError
+from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
+from ltm_eval.headers import check_header
+from ltm_eval.hub import commit_of
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.paths import assets_dir, demo_model_dir
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
+from ltm_eval.weights import EMBEDDING, TIED, checked, weights_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,11 +37,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ltm_eval/1"
 HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE]
-TIED = "output.weight"
-EMBEDDING = "tok_embeddings.weight"
 
-_RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _CONFIG_LIMIT = 2**20
 _SAFE_PT_TORCH = (2, 10)
 _LISTED = 4
@@ -63,6 +61,8 @@ class CheckpointInfo:
     """Commit of a hub checkpoint."""
     is_demo: bool = False
     """Whether it is a bundled demo model."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its numbers must know: what was rounded, assumed or looks odd."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Checkpoint:
     """Under our names, without the tied output."""
     tokenizer_spec: str | None
     """What `load_tokenizer` takes, or None where the checkpoint does not say."""
+    tokenizer_sha256: str | None = None
+    """Digest that the tokenizer must have, where the checkpoint tells it."""
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
@@ -106,7 +108,31 @@ def load_with_tokenizer(
         )
     loaded = load_tokenizer(spec)
     check_fits(loaded, checkpoint.config.vocab_size)
-    return build(checkpoint).to(device), loaded
+    model = build(checkpoint).to(device)
+    notes = (*checkpoint.info.notes, *_tokenizer_notes(checkpoint, loaded))
+    model.info = replace(checkpoint.info, notes=notes)
+    return model, loaded
+
+
+def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
+    """What is not known of the tokenizer.
+
+    Raises:
+        TokenizerError: it is not the one the checkpoint was saved with.
+    """
+    pinned = checkpoint.tokenizer_sha256
+    if pinned is not None and pinned != tokenizer.digest:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {pinned[:12]} in {CONFIG_FILE}; "
+            "pass the tokenizer the model was trained with"
+        )
+    notes = []
+    spare = checkpoint.config.vocab_size - tokenizer.n_vocab
+    if pinned is None and (tokenizer.name != "gpt2" or checkpoint.info.form == "released"):
+        notes.append(f"tokenizer not pinned: the checkpoint does not say that {tokenizer.name} is its own")
+    if spare > 1:
+        notes.append(f"{spare} rows of the embedding have no token of tokenizer {tokenizer.name}")
+    return notes
 
 
 def build(checkpoint: Checkpoint) -> LatentThoughtModel:
@@ -155,9 +181,11 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
             _explain_folder(folder, name)
     fields = read_config(folder / CONFIG_FILE)
     config = ModelConfig.from_mapping(fields.get("model", {}), where=str(folder / CONFIG_FILE))
-    weights = _checked(_read_safetensors(folder / WEIGHTS_FILE), config, where=str(folder / WEIGHTS_FILE))
+    weights = checked(_read_safetensors(folder / WEIGHTS_FILE), config, where=str(folder / WEIGHTS_FILE))
     digest = weights_sha256(weights)
-    recorded = fields.get("weights_sha256")
+    recorded, pinned, named = (
+        _told_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256", "tokenizer")
+    )
     if recorded is not None and recorded != digest:
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE}: content sha256 {digest[:12]} differs from {str(recorded)[:12]} in "
@@ -165,9 +193,38 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
             "the file was changed or damaged, copy it again"
         )
     ranks = folder / RANKS_FILE
-    spec = str(ranks) if ranks.is_file() else fields.get("tokenizer")
-    info = CheckpointInfo(source, "folder", fields.get("step"), digest, revision, folder.parent == assets_dir())
-    return Checkpoint(info, config, weights, spec)
+    spec = str(ranks) if ranks.is_file() else named
+    step = fields.get("step")
+    info = CheckpointInfo(
+        source,
+        "folder",
+        step if type(step) is int else None,
+        digest,
+        revision,
+        folder.parent == assets_dir(),
+        _notes(fields["model"], weights),
+    )
+    return Checkpoint(info, config, weights, spec, pinned)
+
+
+def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
+    """An optional text of `config.json`."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {name} must be text, got {shown(value)}")
+    return value
+
+
+def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What was assumed or rounded, and tensors that nothing was trained into."""
+    notes = [] if "use_z_pos_emb" in sizes else ["the model config does not tell use_z_pos_emb; taken as true"]
+    wide = [name for name, tensor in weights.items() if tensor.dtype == torch.float64]
+    idle = [name for name, tensor in weights.items() if not tensor.any()]
+    if wide:
+        notes.append(f"{len(wide)} tensors of float64 were rounded to float32")
+    if idle:
+        notes.append(f"{len(idle)} tensors are all zero: {', '.join(idle[:_LISTED])}")
+    return tuple(notes)
 
 
 def _explain_folder(folder: Path, absent: str) -> None:
@@ -175,9 +232,8 @@ def _explain_folder(folder: Path, absent: str) -> None:
     released = sorted(folder.glob("*.pt"))
     if released:
         raise CheckpointError(
-            f"checkpoint {folder}: holds no {absent} but {len(released)} .pt file(s); pass the file itself "
-            f"({released[-1]}) or "
-            f"convert it: python -m ltm_eval convert {released[-1]} NEW_FOLDER"
+            f"checkpoint {folder}: no {absent} but {len(released)} .pt file(s); pass one itself, such as "
+            f"{released[-1].name}, or make a folder of it: ltm-eval convert FILE NEW_FOLDER"
         )
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:_LISTED]) or "nothing"
     raise CheckpointError(f"checkpoint {folder}: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found {found}")
@@ -187,12 +243,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """A `config.json`: one JSON object of at most 1 MiB, without duplicate keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise CheckpointError(f"{path}: key {min(twice)!r} occurs twice")
-        return dict(pairs)
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise CheckpointError(f"{path}: key {shown(key)} occurs twice")
+            found[key] = value
+        return found
 
+    refuse_impostors(path)
     try:
         if path.stat().st_size > _CONFIG_LIMIT:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes, a config has at most {_CONFIG_LIMIT}")
@@ -202,10 +260,18 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({printable_cause(error)})") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
-        raise CheckpointError(f"{path}: expected an object with the key 'model' (sizes); convert writes such a file")
+        other = fields.get("model_type") if isinstance(fields, dict) else None
+        hint = f"; this is a {shown(other)} model for transformers, pass it as --baseline" if other else ""
+        raise CheckpointError(
+            f"{path}: expected an object with the key 'model' (sizes); convert writes such a file{hint}"
+        )
+    if "auto_map" in fields:
+        raise CheckpointError(
+            f"{path}: auto_map names code to be run, and none ever is; remove it and look at the rest"
+        )
     if fields.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
-            f"{path}: format {fields['format']!r} is not known, this version reads {FORMAT}; update ltm-eval"
+            f"{path}: format {shown(fields['format'])} is not known, this version reads {FORMAT}; update ltm-eval"
         )
     return fields
 
@@ -220,8 +286,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _refuse_impostors(path)
+    refuse_impostors(path)
     try:
+        check_header(path)
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -239,36 +306,33 @@ def _read_released(path: Path) -> Checkpoint:
     if not isinstance(state, dict) or not isinstance(sizes, dict):
         raise CheckpointError(
             f"{path}: expected the keys 'model' and 'model_args' of a released checkpoint, found "
-            f"{sorted(map(str, content))[:8]}"
+            f"{', '.join(sorted(key for key in content if isinstance(key, str))[:8]) or 'none'}"
         )
     config = ModelConfig.from_mapping(sizes, where=f"{path} (model_args)")
-    weights = _checked(state, config, where=str(path))
+    weights = checked(state, config, where=str(path))
     step = content.get("iter_num")
-    info = CheckpointInfo(str(path), "released", step if isinstance(step, int) else None, weights_sha256(weights))
+    info = CheckpointInfo(
+        str(path),
+        "released",
+        step if type(step) is int else None,
+        weights_sha256(weights),
+        notes=_notes(sizes, weights),
+    )
     return Checkpoint(info, config, weights, "gpt2" if config.vocab_size == RELEASED_VOCAB else None)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
     """The dictionary of a `.pt`, with nothing executed; limits are checked before anything is inflated."""
-    _refuse_impostors(path)
+    refuse_impostors(path)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_PT_TORCH:
         raise MachineError(
             f"{path}: reading .pt files needs torch 2.10 or newer (CVE-2025-32434, CVE-2026-24747), this is "
             f"{torch.__version__}; "
             "update torch, or convert the file elsewhere"
         )
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path}: not a file that torch.save wrote ({path.stat().st_size} bytes); copy it again if it was cut off"
-        )
+    check_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            inflated = sum(entry.file_size for entry in archive.infolist())
-        if inflated > 1.1 * path.stat().st_size + 2**24:
-            raise CheckpointError(f"{path}: would inflate from {path.stat().st_size} to {inflated} bytes; not loaded")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except CheckpointError:
-        raise
     except Exception as error:  # torch.load answers damaged files with many exception types
         raise CheckpointError(
             f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "
@@ -288,18 +352,19 @@ def _refused_object(error: BaseException) -> str:
     return f"refused {named[1]}" if named else type(error).__name__
 
 
-def _refuse_impostors(path: Path) -> None:
-    """Recognise the small text files that stand where weights should be."""
+def refuse_impostors(path: Path) -> None:
+    """Recognise the small text files that stand where a checkpoint's should be."""
     try:
         with path.open("rb") as file:
-            head = file.read(200).lstrip().lower()
+            start = file.read(200)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    head = start.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull`")
     if head.startswith((b"<!doctype", b"<html")):
         raise CheckpointError(f"{path}: this is an HTML page, not a checkpoint; download it again")
-    if not head:
+    if not start:
         raise CheckpointError(f"{path}: the file is empty; copy it again")
 
 
@@ -308,106 +373,24 @@ def _refuse_impostors(path: Path) -> None:
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
     """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    cause: Exception | None = None
     try:
         if not constants.HF_HUB_OFFLINE:
-            revision = HfApi().model_info(repo, revision=revision, timeout=10).sha
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub library and its HTTP client raise many types; each means the same to a user
+            revision = commit_of(repo, revision)
+    except Exception as error:  # noqa: BLE001 - the hub's client raises many types; each means the same to a user
+        cause = error
+    try:
+        offline = cause is not None or constants.HF_HUB_OFFLINE
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, local_files_only=offline))
+    except Exception as error:  # as above
         raise MachineError(
             f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched "
-            f"({type(error).__name__}). "
+            f"({type(cause or error).__name__}). "
             f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name
-
-
-# Tensors -------------------------------------------------------------------------------------------------------------
-
-
-def canonical_name(name: str) -> str:
-    """Our spelling of a released parameter name: compile and data-parallel wrappers dropped, fused kernels' names
-    undone.
-    """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while parts and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(_RENAMED.get(part, part) for part in parts)
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a model of these sizes has, computed without allocating it."""
-    with torch.device("meta"):
-        model = LatentThoughtModel(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def _checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names; every disagreement with the config goes into one error."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        key = canonical_name(str(name))
-        if key in found:
-            raise CheckpointError(f"{where}: two tensors are named {key} once wrappers are dropped from their names")
-        found[key] = value
-    _refuse_huge(found, config, where)
-    wanted = expected_shapes(config)
-    tied = found.pop(TIED, None)
-    if tied is not None:
-        found.setdefault(EMBEDDING, tied)
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"extra {name}" for name in found if name not in wanted]
-    problems += [
-        complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))
-    ]
-    if (
-        not problems
-        and tied is not None
-        and not (isinstance(tied, torch.Tensor) and torch.equal(tied, found[EMBEDDING]))
-    ):
-        problems.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
-    if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise CheckpointError(
-            f"{where}: {len(problems)} tensor(s) do not fit the config: {'; '.join(problems[:_LISTED])}{more}"
-        )
-    return {name: found[name] for name in wanted}
-
-
-def _refuse_huge(found: Mapping[str, Any], config: ModelConfig, where: str) -> None:
-    """Refuse sizes far beyond what the file holds before anything is made of them."""
-    held = sum(value.numel() for value in found.values() if isinstance(value, torch.Tensor))
-    layer = 2 * config.dim * config.dim + 3 * config.dim * config.ffn_dim
-    claimed = config.vocab_size * config.dim + config.n_layers * layer
-    if claimed > 4 * held + 2**20 or config.max_seq_len * config.head_dim > 2**28:
-        raise CheckpointError(
-            f"{where}: the config asks for about {claimed:,} parameters, the file holds {held:,}; the config does "
-            "not belong to it"
-        )
-
-
-def _complaint(name: str, value: Any, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with one tensor, or None."""
-    if not isinstance(value, torch.Tensor):
-        return f"{name} is a {type(value).__name__}, not a tensor"
-    if tuple(value.shape) != shape:
-        return f"{name} has shape {tuple(value.shape)}, needs {shape}"
-    if value.dtype not in _FLOATS:
-        return f"{name} has dtype {value.dtype}, needs a float of 16 to 64 bits"
-    if not bool(torch.isfinite(value).all()):
-        return f"{name} holds {int((~torch.isfinite(value)).sum())} NaN or infinite values"
-    return None
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over sorted names, dtypes, shapes and bytes."""
-    content = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        content.update(tensor.view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -452,6 +435,7 @@ def save(checkpoint: Checkpoint, target: Path, *, tokenizer: str | None = None) 
     elif spec is not None:
         given = Path(spec)
         shutil.copyfile(given / RANKS_FILE if given.is_dir() else given, part / RANKS_FILE)
+        fields["tokenizer_sha256"] = load_tokenizer(str(part / RANKS_FILE)).digest
     (part / CONFIG_FILE).write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
     if target.is_dir():
         target.rmdir()

@@ -44,6 +44,7 @@ from ltm_eval.options import (
     GenKwargs,
     Limit,
     LogSamples,
+    MaxFailed,
     Metadata,
     Model,
     Models,
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "ltm-eval"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+INTERRUPTED = 130
+NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re.IGNORECASE)
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     dtype: Dtype = RunConfig.dtype,
     batch_size: BatchSize = str(RunConfig.batch_size),
     output_path: OutputPath = RunConfig.output_path,
+    max_failed: MaxFailed = RunConfig.max_failed,
     report: WriteReport = RunConfig.report,
     log_samples: LogSamples = True,
     quiet: Quiet = RunConfig.quiet,
@@ -209,6 +213,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         tokenizer=filled("tokenizer", tokenizer),
         revision=filled("revision", revision),
         gen_kwargs=gen_kwargs,
+        max_failed=max_failed,
         report=report,
         quiet=quiet,
         fresh=fresh,
@@ -227,9 +232,11 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     for path in outcome.results:
         print(runner.results_table(path))
     for path in outcome.results:
-        print(f"results: {path}")
+        print(printable(f"results: {path}"))
     if outcome.report is not None:
-        print(f"report: {outcome.report}")
+        print(printable(f"report: {outcome.report}"))
+    if outcome.failed:
+        raise IncompleteError(outcome.failed)
     return 0
 
 
@@ -265,6 +272,7 @@ def sweep(  # noqa: PLR0913 - the signature is the declaration of the options
     dtype: Dtype = RunConfig.dtype,
     batch_size: BatchSize = str(RunConfig.batch_size),
     output_path: OutputPath = RunConfig.output_path,
+    max_failed: MaxFailed = RunConfig.max_failed,
     quiet: Quiet = RunConfig.quiet,
     ray_address: RayAddress = GridConfig.ray_address,
     cell_cpus: CellCpus = GridConfig.cell_cpus,
@@ -296,6 +304,7 @@ def sweep(  # noqa: PLR0913 - the signature is the declaration of the options
         tokenizer=filled("tokenizer", tokenizer),
         revision=filled("revision", revision),
         gen_kwargs=gen_kwargs,
+        max_failed=max_failed,
         report=False,
         quiet=quiet,
         command=(PROGRAM, *_STATE.argv),
@@ -355,7 +364,7 @@ def report(
     places = cli_compare.report_places(format_, output, beside=target)
     data = page.build(*page.gather(found), full=full)
     for path in cli_compare.write_report(data, places, plots_dir=filled("plots_dir", plots_dir)):
-        print(f"report: {path.resolve()}")
+        print(printable(f"report: {path.resolve()}"))
     return 0
 
 
@@ -372,7 +381,7 @@ def convert(
     from ltm_eval.checkpoint import convert as convert_checkpoint
 
     convert_checkpoint(Path(checkpoint), Path(target), tokenizer=filled("tokenizer", tokenizer))
-    print(f"checkpoint: {Path(target).resolve()}")
+    print(printable(f"checkpoint: {Path(target).resolve()}"))
     return 0
 
 
@@ -411,7 +420,7 @@ def audit(
         )
     if json_path is not None:
         write_text_atomic(Path(json_path), auditing.to_json(found))
-        print(f"audit: {Path(json_path).resolve()}")
+        print(printable(f"audit: {Path(json_path).resolve()}"))
     return 0
 
 
@@ -444,7 +453,7 @@ def train(
         recipe, Path(output), data=None if data is None else Path(data), device=checked_device(device) or "auto"
     )
     print(f"trained: {done.steps} slow steps, {done.tokens:,} tokens, {done.flops:.3g} operations")
-    print(f"model: {done.final.resolve()}")
+    print(printable(f"model: {done.final.resolve()}"))
     return 0
 
 
@@ -666,6 +675,8 @@ def _exit_code(leaving: SystemExit) -> int:
 
 
 def _invoke(argv: list[str]) -> int:
+    if any("\0" in word for word in argv):
+        raise UsageError("an argument holds a NUL character; no path, name or number does")
     command = typer.main.get_command(app)
     try:
         with command.make_context(PROGRAM, argv) as context:
@@ -681,11 +692,9 @@ def _explained(error: Exception) -> LtmEvalError:
         return error
     if isinstance(error, _parser_errors()):
         return UsageError(_usage_text(error))
-    if isinstance(error, OSError) and (isinstance(error, PermissionError) or error.errno in FULL_DISK):
-        return MachineError(
-            f"{error.filename or 'a file'}: {error.strerror}; nothing more could be written or read there"
-        )
-    if isinstance(error, MemoryError):
+    if isinstance(error, OSError) and error.errno is not None:
+        return _of_machine(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return MachineError("out of memory; try a smaller --batch_size")
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ltm_eval"):
         return MachineError(
@@ -694,6 +703,14 @@ def _explained(error: Exception) -> LtmEvalError:
     return LtmEvalError(
         f"this is a bug of ltm_eval, please report it with {_crash_file(error)}: {type(error).__name__}: {error}"
     )
+
+
+def _of_machine(error: OSError) -> LtmEvalError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(
+            f"a path of {len(str(error.filename))} characters is too long for this file system; shorten it"
+        )
+    return MachineError(f"{error.filename or 'a file'}: {error.strerror}; look at disk, path and permissions")
 
 
 def _parser_errors() -> type[Exception]:

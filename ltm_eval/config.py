@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ltm_eval.errors import CheckpointError, UsageError, nearest
+from ltm_eval.errors import CheckpointError, UsageError, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,9 +35,15 @@ EACH = "each"
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise UsageError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(value, allowed)}")
+    """Raise UsageError unless `value` is one of `allowed`; a host may hand over what is no text."""
+    if not isinstance(value, str) or value not in allowed:
+        hint = nearest(value, allowed) if isinstance(value, str) else ""
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}.{hint}")
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+        raise CheckpointError(f"model config: {name} must be a whole number of at least 1, got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,13 @@ class ModelConfig:
             "multiple_of",
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CheckpointError(f"model config: {name} must be a whole number of at least 1, got {value!r}")
+            _check_size(name, value)
+        if self.hidden_dim is not None:
+            _check_size("hidden_dim", self.hidden_dim)
+        if type(self.norm_eps) not in (int, float) or not 0 < self.norm_eps < 1:
+            raise CheckpointError(f"model config: norm_eps must lie between 0 and 1, got {shown(self.norm_eps)}")
+        if not isinstance(self.use_z_pos_emb, bool):
+            raise CheckpointError(f"model config: use_z_pos_emb must be true or false, got {shown(self.use_z_pos_emb)}")
         if self.max_z_len % self.n_layers:
             raise CheckpointError(
                 f"model config: max_z_len {self.max_z_len} latents cannot be shared out over {self.n_layers} layers; "
@@ -247,8 +258,7 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
     Raises:
         UsageError: the preset or an option is not known, or a value is out of range.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.{nearest(preset, PRESETS)}")
+    check_choice("preset", preset, tuple(PRESETS))
     base = PRESETS[preset]
     known = {f.name for f in fields(FitConfig)}
     for name in changes:
@@ -357,6 +367,8 @@ class RunConfig:
     """Commit of a hub checkpoint."""
     gen_kwargs: str | None = None
     """Generation options that replace the task's, as lm-eval spells them."""
+    max_failed: str = "0"
+    """Documents of a task that may fail, or a share such as `1%`; with more the run ends incomplete."""
     report: bool = True
     """Whether the HTML page is written at the end."""
     quiet: bool = False

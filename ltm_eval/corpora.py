@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answers import canonical_number, is_number
-from ltm_eval.errors import DataError, MachineError
+from ltm_eval.errors import DataError, MachineError, shown
 from ltm_eval.paths import sample_data_dir
 
 if TYPE_CHECKING:
@@ -401,10 +401,27 @@ def _read(path: Path, spec: SetSpec) -> tuple[Row, ...]:
     if spec.convert is not None:
         rows = tuple(spec.convert(entry, where) for where, entry in entries)
     else:
+        entries = distinct_ids(entries)
         rows = tuple(_checked(entry, spec.columns, where=where, labels=spec.labels) for where, entry in entries)
     if not rows:
         raise DataError(f"{path}: holds no rows; expected one for each document")
     return rows
+
+
+def distinct_ids(entries: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries, unless two of them have the same text or whole number in a column `id`.
+
+    Raises:
+        DataError: with both places.
+    """
+    seen: dict[str | int, str] = {}
+    for where, entry in entries:
+        name = entry.get("id")
+        if isinstance(name, (str, int)) and not isinstance(name, bool):
+            if name in seen:
+                raise DataError(f"{where}: id {shown(name)} stands at {seen[name]} already; ids must differ")
+            seen[name] = where
+        yield where, entry
 
 
 def read_jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -488,6 +505,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: with file and line, for what is not UTF-8, holds NUL or is too long.
     """
     with path.open("rb") as file:
+        refuse_impostors(file.read(64), path)
+        file.seek(0)
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -496,6 +515,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where=f"{path}:{number}")
             if text.strip():
                 yield number, text.rstrip("\r\n")
+
+
+def refuse_impostors(start: bytes, path: Path) -> None:
+    """Raise DataError where a file begins as what stands in a data file's place after a failed download."""
+    head = start.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: is a Git LFS pointer, not the file; run `git lfs pull`")
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise DataError(f"{path}: is a web page, not the data; download the raw file")
 
 
 def _decoded(line: bytes, *, where: str) -> str:

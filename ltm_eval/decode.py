@@ -87,7 +87,7 @@ class Continuation:
     tokens: tuple[int, ...]
     """Without the end-of-text token; a stop string's tokens are still there."""
     stop_reason: str
-    """`stop_string`, `end_of_text` or `length`."""
+    """`stop_string`, `end_of_text` or `length`; `not_finite` where the logits were no numbers."""
     seconds: float = field(default=0.0, compare=False)
     """Wall time: of reading the prompt, and its share of the steps it was decoded in."""
 
@@ -143,14 +143,14 @@ def generate(
             return
         chosen = _choose(stepper.logits, lanes, config)
         for slot, lane in active:
-            reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes)
+            reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes) if chosen[slot] >= 0 else "not_finite"
             if reason:
                 lanes[slot] = None
                 yield lane.ended(reason)
         if any(lanes):
             begun = time.monotonic()
             with one_thread(when=stepper.small):
-                stepper.step(chosen)
+                stepper.step([max(token, 0) for token in chosen])
             going = [lane for lane in lanes if lane is not None]
             for lane in going:
                 lane.seconds += (time.monotonic() - begun) / len(going)
@@ -200,14 +200,18 @@ def _advance(
 
 
 def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
-    """Next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy, idle ones get whatever."""
-    likeliest = [int(i) for i in logits.argmax(-1).tolist()]
+    """Next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy, idle ones get whatever.
+
+    A lane whose logits are no numbers gets -1.
+    """
+    top = logits.argmax(-1, keepdim=True)  # of NaN, where there is one
+    likeliest = [int(i) for i in torch.where(logits.gather(1, top).isfinite(), top, -1).squeeze(1).tolist()]
     if not config.do_sample:
         return likeliest
     streams = [None if lane is None else lane.stream for lane in lanes]
     uniform = torch.tensor([0.0 if stream is None else stream.random() for stream in streams], dtype=torch.float64)
     drawn = sample_token(logits, uniform.to(logits.device), config).tolist()
-    return [likeliest[i] if stream is None else int(drawn[i]) for i, stream in enumerate(streams)]
+    return [own if streams[i] is None or own < 0 else int(drawn[i]) for i, own in enumerate(likeliest)]
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:

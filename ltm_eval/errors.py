@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +31,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LINE_LIMIT = 300
+SHOWN_LIMIT = 80
+SHORTEST_SECRET = 8
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 
 
 class LtmEvalError(Exception):
@@ -85,11 +90,42 @@ class RefusedError(LtmEvalError):
     exit_code = 6
 
 
+def masked(text: str) -> str:
+    """`text` without access tokens: what looks like one, what a variable such as HF_TOKEN holds, passwords of URLs."""
+    secrets = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not value.startswith(("/", "~"))
+    }
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _URL_PASSWORD.sub("://***@", _TOKEN.sub("hf_***", text))
+
+
+def masked_all(value: Any) -> Any:
+    """`masked` in every text of nested mappings and sequences."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {masked_all(key): masked_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(masked_all(item) for item in value)
+    return value
+
+
 def printable(text: str) -> str:
     """`text` on one line, with control and bidirectional characters escaped and access tokens masked."""
-    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "hf_***", text)
+    text = masked(text)
     text = re.sub(r"\s*\n\s*", " ", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """A value that came from outside, short: plain ones as Python writes them, others by their type."""
+    if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
+        text = repr(value)
+        return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"
+    return "a very large number" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def error_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm_eval.bounds import fresh_draws, prior
-from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, save, weights_sha256
+from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, save
 from ltm_eval.config import ModelConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.gpt2 import build_gpt2, export_gpt2, joined_rows
@@ -38,6 +38,7 @@ from ltm_eval.posterior import (
 )
 from ltm_eval.recipe import Recipe
 from ltm_eval.tokenizer import Tokenizer
+from ltm_eval.weights import weights_sha256
 
 log = logging.getLogger(__name__)
 

@@ -35,12 +35,13 @@ from ltm_eval.arguments import (
     steps_or_auto,
     whole,
 )
-from ltm_eval.checkpoint import load_with_tokenizer, weights_sha256
+from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.distributed import join
-from ltm_eval.errors import DataError, LtmEvalError, UsageError, leave, leaving
+from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
+from ltm_eval.failures import Failure, listed, why_unusable
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import (
@@ -59,6 +60,7 @@ from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
+from ltm_eval.weights import weights_sha256
 from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
 
 log = logging.getLogger(__name__)
@@ -85,9 +87,21 @@ class Fitted:
     """Names the fitted text."""
     fit_seconds: float
     """Share of the batch's fitting time."""
+    failure: str | None = None
+    """Why the fit cannot be used; its request gets no answer then."""
+
+    @property
+    def usable(self) -> Posterior:
+        """The posterior, or one of zeros where the fit failed."""
+        if self.failure is None:
+            return self.posterior
+        zeros = torch.zeros_like(self.posterior.mu)
+        return replace(self.posterior, mu=zeros, log_var=zeros.clone())
 
     def z(self, noise: Tensor | None) -> Tensor:
-        """mu, or mu + noise * sigma: (L, N, D)."""
+        """mu, or mu + noise * sigma: (L, N, D); zeros where the fit failed, so that nothing is computed with NaN."""
+        if self.failure is not None:
+            return torch.zeros_like(self.posterior.mu[0])
         return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
 
 
@@ -145,6 +159,8 @@ class LTM(TemplateLM):
         super().__init__()
         check_choice("condition", condition, CONDITIONS)
         check_choice("dtype", dtype, DTYPES)
+        for name, value in (("rows", rows), ("tokenizer", tokenizer), ("revision", revision)):
+            arguments.text(name, value)
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_window = arguments.fit_window(fit_window)
         self.rethink = whole("rethink", rethink, 0)
@@ -164,6 +180,8 @@ class LTM(TemplateLM):
         self.records: list[LatentRecord] = []
         self._last: dict[bytes, Fitted] = {}
         self.budget = Budget()
+        self.failures: list[Failure] = []
+        self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = tqdm_bar
         self.worklist = Worklist()
 
@@ -283,6 +301,7 @@ class LTM(TemplateLM):
             self.budget = self.budget + Budget.from_json(answer.value["budget"])
             for job, text in zip(unit.jobs, answer.value["texts"], strict=True):
                 answers[job.index] = text
+        self._refuse_failures()
         return answers
 
     @leaving
@@ -297,13 +316,16 @@ class LTM(TemplateLM):
         self._begin(left)
         bar = self.progress(len(left), "scoring")
         for job, own in self._fitted(left):
+            score, greedy = self._score(job, own)
+            odd = f"its log-likelihood is {score}" if math.isnan(score) or score == math.inf else ""
             record = self._record(job, own, None)
-            work.done(job.index, Answer(list(self._score(job, own)), (record.to_json(),)))
+            work.done(job.index, Answer([score, greedy], (record.to_json(),), own.failure or odd))
             bar.advance(1, len(job.continuation))
         bar.close()
         answers = work.close()
         for job, answer in zip(jobs, answers, strict=True):
             self._keep(job.request, answer)
+        self._refuse_failures()
         return [(answer.value[0], answer.value[1]) for answer in answers]
 
     @leaving
@@ -324,6 +346,7 @@ class LTM(TemplateLM):
         answers = work.close()
         for request, answer in zip(requests, answers, strict=True):
             self._keep(request, answer)
+        self._refuse_failures()
         return [_rolling_score(answer) for answer in answers]
 
     def _bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> Answer:
@@ -331,7 +354,18 @@ class LTM(TemplateLM):
         if not isinstance(done.score, RollingScore):
             return Answer({"rows": {}, "tokens": 0})
         record = self._recorder.bounded(request, windows, done)
-        return Answer({"rows": dict(done.score.rows), "tokens": done.score.tokens}, (record.to_json(),))
+        rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
+        if reason:
+            rows = dict.fromkeys(rows, math.nan)
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason)
+
+    def _refuse_failures(self) -> None:
+        """End where something failed and nobody above counts it: a host would take the blank for an answer."""
+        if self.failures and not self.keeps_failures:
+            raise IncompleteError(
+                f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
+                f"{listed(self.failures)}. Lower lr, or use `ltm-eval run --max_failed N`"
+            )
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
@@ -446,7 +480,8 @@ class LTM(TemplateLM):
             if context.document is None or posterior is None:
                 kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
                 continue
-            kept[key] = Fitted(posterior.row(row), key, seconds)
+            own = posterior.row(row)
+            kept[key] = Fitted(own, key, seconds, why_unusable(own, tokens=context.fitted_tokens))
             row += 1
         self._last = kept
         return kept
@@ -458,9 +493,7 @@ class LTM(TemplateLM):
             held: dict[int, tuple[GenerationJob, Fitted]] = {}
             for continuation in self._decode(self._prompts(group, held), config, len(group)):
                 job, fitted = held.pop(continuation.index)
-                record = self._record(job, fitted, continuation)
-                value = {"texts": [self._answer(continuation, job.config)], "budget": None}
-                yield plain[job.index], Answer(value, (record.to_json(),)), len(continuation.tokens)
+                yield plain[job.index], self._generated(job, fitted, continuation), len(continuation.tokens)
         yield from self._rethought([unit for unit in units if unit.rethinks])
 
     def _prompts(
@@ -488,15 +521,20 @@ class LTM(TemplateLM):
             own = [unit for unit in units if unit.jobs[0].config == config]
             for start in range(0, len(own), self.batch_size):
                 part = own[start : start + self.batch_size]
-                for unit, done in zip(part, self._rethink_batch([one.jobs[0] for one in part], config), strict=True):
+                found, failed = self._rethink_batch([one.jobs[0] for one in part], config)
+                for unit, done, reason in zip(part, found, failed, strict=True):
                     candidates = (*done.chain, *done.control)
-                    yield unit, self._slots(unit, done), sum(len(one.continuation.tokens) for one in candidates)
+                    answer = replace(self._slots(unit, done), failed=reason)
+                    yield unit, answer, sum(len(one.continuation.tokens) for one in candidates)
 
-    def _rethink_batch(self, jobs: Sequence[GenerationJob], config: GenerationConfig) -> list[Rethought]:
-        """Chain and control of a batch of questions."""
+    def _rethink_batch(
+        self, jobs: Sequence[GenerationJob], config: GenerationConfig
+    ) -> tuple[list[Rethought], list[str]]:
+        """Chain and control of a batch of questions, and why the fit of each cannot be used."""
         fitted = {job.index: own for job, own in self._fitted(jobs)}
-        questions = [Question(job.context.read, fitted[job.index].posterior, fitted[job.index].key) for job in jobs]
-        return rethink(
+        failed = [fitted[job.index].failure or "" for job in jobs]
+        questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
+        found = rethink(
             self.model,
             questions,
             self.fit_config,
@@ -505,6 +543,7 @@ class LTM(TemplateLM):
             eot_id=self.eot_token_id,
             decode=lambda prompts: self._decode(prompts, config, len(prompts)),
         )
+        return found, failed
 
     def _slots(self, unit: Unit, done: Rethought) -> Answer:
         """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
@@ -528,6 +567,14 @@ class LTM(TemplateLM):
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
         return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
 
+    def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
+        """The answer of a request; no text where the fit or the decoder failed."""
+        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
+        reason = fitted.failure or odd
+        text = "" if reason else self._answer(continuation, job.config)
+        record = self._record(job, fitted, continuation)
+        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason)
+
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""
         text = self.encoding.decode(continuation.tokens)
@@ -535,6 +582,8 @@ class LTM(TemplateLM):
 
     def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
         """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
+        if fitted.failure is not None:
+            return math.nan, False
         if not job.continuation:
             return 0.0, True
         tokens = torch.tensor([*job.context.read, *job.continuation[:-1]], device=self.model.device)
@@ -573,7 +622,9 @@ class LTM(TemplateLM):
         )
 
     def _keep(self, request: Instance, answer: Answer) -> None:
-        """Keep the sidecar lines of an answer, whichever document it was first made for."""
+        """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
+        if answer.failed:
+            self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
         rows = ({**row, **named(request)} for row in answer.records)
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
 
@@ -628,6 +679,13 @@ def _units(jobs: Sequence[GenerationJob]) -> list[Unit]:
     return [Unit(place, tuple(own)) for place, own in enumerate(together.values())]
 
 
+def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
+    """Why a text's rows cannot be used; nothing where they can."""
+    reasons = [why_unusable(own, tokens=score.tokens) for own in posteriors]
+    odd = [name for name, nats in score.rows.items() if not math.isfinite(nats)]
+    return next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else "")
+
+
 def _rolling_score(answer: Answer) -> float:
     """Minus the bound of a text with its parts; 0.0 of one without tokens."""
     rows, tokens = answer.value["rows"], answer.value["tokens"]
@@ -678,7 +736,5 @@ def _model_and_tokenizer(
         raise UsageError(
             f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number"
         )
-    if revision is not None and not isinstance(revision, str):
-        raise UsageError(f"revision must be text, got {revision!r}; quote it: revision='{revision}'")
     model, encoding = load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))
     return model, encoding

@@ -379,6 +379,16 @@ OutputPath = Annotated[
     str,
     _option("--output_path", "-o", panel=OUTPUT, metavar="DIR", text="Folder for results, samples and the report."),
 ]
+MaxFailed = Annotated[
+    str,
+    _option(
+        "--max_failed",
+        panel=OUTPUT,
+        metavar="N|P%",
+        text="Documents of a task that may fail (a fit that diverges); figures leave them out. With more the run ends "
+        "with code 5.",
+    ),
+]
 WriteReport = Annotated[bool, _option("--report/--no_report", panel=OUTPUT, text="Write the HTML report at the end.")]
 LogSamples = Annotated[
     bool,

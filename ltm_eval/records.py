@@ -104,7 +104,10 @@ class Recorder:
         """What fits tell of themselves: sums of nats over posteriors, means of the rest."""
         mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
         per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
-        traces = [[nats for nats in p.trace.objective_nats[:, 0].tolist() if not math.isnan(nats)] for p in posteriors]
+        traces = [
+            [nats for nats in p.trace.objective_nats[:, 0].tolist() if not math.isnan(nats)] or [math.nan]
+            for p in posteriors
+        ]
         longest = max(map(len, traces))
         steps = [trace + trace[-1:] * (longest - len(trace)) for trace in traces]
         return {

@@ -31,10 +31,14 @@ DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 REPLACED = "replaced"
+SCHEMA = 1
+"""Of the block `ltm_eval`; files without the number are of the first one."""
+FILE_LIMIT = 2**28
+"""Bytes of a results file; samples and latents, which lie beside it, may be larger."""
 PROBE_PREFIX = "probe_"
 """A probe's file beside the runs; `probe_results` reads it."""
 UNFINISHED = ("running", "incomplete")
-STOP_REASONS = ("stop_string", "end_of_text", "length", "")
+STOP_REASONS = ("stop_string", "end_of_text", "length", "not_finite", "")
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ class LatentRecord:
     new_tokens: int
     """Tokens the decoder generated."""
     stop_reason: str
-    """stop_string, end_of_text or length; empty where nothing was generated."""
+    """stop_string, end_of_text or length; not_finite where the logits were no numbers; empty where nothing was
+    generated.
+    """
     fit_seconds: float
     """Wall time of the fit, shared out over its batch."""
     decode_seconds: float
@@ -455,6 +461,8 @@ def read_run(path: Path) -> Run:
         ResultsError: not JSON, or not an lm-eval results file.
         MachineError: the file cannot be read.
     """
+    if path.is_file() and path.stat().st_size > FILE_LIMIT:
+        raise ResultsError(f"{path}: {path.stat().st_size:,} bytes, a results file has at most {FILE_LIMIT:,}")
     content = _parsed(_read_bytes(path), where=str(path))
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise ResultsError(f"{path}: expected an lm-eval results file, with the key 'results'; pass a results_*.json")
@@ -560,6 +568,11 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         return RunExtra(limit=limit)
     if not isinstance(block, dict):
         raise ResultsError(f"{where}: field ltm_eval: expected an object, got {type(block).__name__}")
+    schema = block.get("schema", SCHEMA)
+    if type(schema) is not int or schema > SCHEMA:
+        raise ResultsError(
+            f"{where}: schema {str(schema)[:40]} is not known, this version reads {SCHEMA}; update ltm-eval"
+        )
     warnings = block.get("warnings") or []
     if not isinstance(warnings, list):
         raise ResultsError(f"{where}: field ltm_eval.warnings: expected a list, got {type(warnings).__name__}")

@@ -24,13 +24,26 @@ from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval import failpoints, paths, progress, resume
+from ltm_eval.caveats import task_caveats
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
 from ltm_eval.distributed import Job, current, join
-from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
+from ltm_eval.errors import (
+    DataError,
+    IncompleteError,
+    LtmEvalError,
+    MachineError,
+    UsageError,
+    masked,
+    masked_all,
+    nearest,
+    printable,
+)
+from ltm_eval.failures import Failure, allowed, failed_answers, listed, without
 from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.hub import go_offline_unless_reached, is_cached
 from ltm_eval.launch import unlaunched
 from ltm_eval.lock import holding
-from ltm_eval.results import Floor, write_jsonl_atomic
+from ltm_eval.results import SCHEMA, Floor, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
 from ltm_eval.stopping import stopping
 from ltm_eval.telemetry import Meter, sizes_of
@@ -66,6 +79,8 @@ class Outcome:
     """One `results_*.json` per model; none in a process that does not lead its job."""
     report: Path | None
     """The HTML page."""
+    failed: str = ""
+    """Which task has more failed documents than `max_failed` allows: the run is incomplete. Else empty."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,8 @@ def run(config: RunConfig) -> Outcome:
 
     job = join()
     config, notes = settle(quieted(config, job))
+    allowed(config.max_failed, 1)
+    refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
     output = check_output(Path(config.output_path))
     with stopping(), held(output, job):
         check_place(str(config.model))
@@ -128,17 +145,22 @@ def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
     return outcome(written, config, output)
 
 
-def outcome(written: list[Path], config: RunConfig, output: Path) -> Outcome:
-    """What a run leaves, its page written; nothing for a process that does not lead."""
+def outcome(written: list[Path], config: RunConfig, output: Path, *, counted: Sequence[Path] = ()) -> Outcome:
+    """What a run leaves, its page written; nothing for a process that does not lead.
+
+    Args:
+        counted: further results files whose failed documents count.
+    """
     if not current().leads:
         return Outcome((), None)
-    return Outcome(tuple(written), write_page(written, output) if config.report else None)
+    page = write_page(written, output) if config.report else None
+    return Outcome(tuple(written), page, beyond_allowed([*written, *counted], config))
 
 
 def show_notes(notes: list[str]) -> None:
     """The sentences that every output must carry, on standard error."""
     for line in notes if current().leads else ():
-        print(f"ltm-eval: {line}", file=sys.stderr)
+        print(printable(f"ltm-eval: {line}"), file=sys.stderr)
 
 
 def tasks_of(config: RunConfig) -> list[Any]:
@@ -190,6 +212,7 @@ def evaluate(
     parts = []
     for task in loaded:
         parts.append(evaluate_task(lm, task, config))
+        del parts[-1]["failures"]
         parts[-1]["mean_fast_steps"] = _mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
     return _merged(parts)
@@ -241,6 +264,33 @@ def check_output(folder: Path) -> Path:
             "free some space"
         )
     return folder.resolve()
+
+
+def refuse_inside(output: Path, models: Sequence[str]) -> None:
+    """Raise UsageError where results would be written into the folder of a model.
+
+    Args:
+        output: the folder of results.
+        models: checkpoints and baselines as given; those that are no folders cannot hold it.
+    """
+    for spec in models:
+        place = Path(spec)
+        holds = place.is_dir() and place.resolve() in (output.resolve(), *output.resolve().parents)
+        if holds and (place / "config.json").is_file():
+            raise UsageError(f"output_path {output}: lies inside the model {spec}; name a folder elsewhere")
+
+
+def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
+    """Which task has more failed documents than `max_failed` allows, in words for an error; else nothing."""
+    for path in results:
+        for task, told in json.loads(path.read_text("utf-8"))["ltm_eval"]["failed"].items():
+            failures = [Failure(task, one["doc_id"], one["reason"]) for one in told["failures"]]
+            if len(failures) > allowed(config.max_failed, told["documents"]):
+                return (
+                    f"{task}: {len(failures)} of {told['documents']} documents failed ({listed(failures)}); the "
+                    f"figures in {path} leave them out. --max_failed {len(failures)} allows it"
+                )
+    return ""
 
 
 def task_manager(config: RunConfig) -> TaskManager:
@@ -367,7 +417,19 @@ def _baseline_subject(spec: str) -> Subject:
         )
     if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
         raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
+    if not path.exists():
+        _check_hub(spec)
     return Subject(spec, "hf", {"pretrained": spec})
+
+
+def _check_hub(spec: str) -> None:
+    """Raise MachineError where a baseline of the hub can be had neither there nor from the cache."""
+    silent = go_offline_unless_reached(spec)
+    if silent and not is_cached(spec):
+        raise MachineError(
+            f"baseline {spec}: not in the cache, and the hub was not reached ({silent}). Download it where there is a "
+            "network and pass the folder"
+        )
 
 
 def construct(subject: Subject, config: RunConfig) -> LM:
@@ -380,6 +442,7 @@ def construct(subject: Subject, config: RunConfig) -> LM:
         from ltm_eval.lm import LTM
 
         lm = LTM(**subject.arguments)
+        lm.keeps_failures = True
         lm.progress = progress.silent if config.quiet else progress.for_terminal()
         return lm
     from lm_eval.api.registry import get_model
@@ -425,7 +488,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     """
     data = {task.task_name: data_facts(task) for task in tasks}
     asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
-    folder = output / folder_name(subject.name) / cell
+    folder = output / folder_name(masked(subject.name)) / cell
     job = current()
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
         if not job.leads:
@@ -438,7 +501,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
 NOT_ASKED = frozenset(
     ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
     + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
-    + ("revision",)
+    + ("revision", "max_failed")
 )
 """Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
 
@@ -468,7 +531,13 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
         part["task_hashes"] = {task.task_name: task_hash(rows)}
-        facts[task.task_name] = task_facts(task, rows, lm)
+        scored = [row for row in rows if "failed" not in row]
+        facts[task.task_name] = replace(
+            task_facts(task, scored, lm),
+            failures=tuple(part.pop("failures")),
+            documents=len({row["doc_id"] for row in rows}),
+            caveats=tuple(task_caveats(task, rows, records, lm)),
+        )
         if records:
             lines = [record.to_json() for record in records]
             write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
@@ -476,7 +545,8 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         parts.append(part)
         whole = _merged(parts)
         floors = whole.pop("floors", {})
-        whole |= _about(subject, lm, tasks, config, notes, facts)
+        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
+        whole |= masked_all(_about(subject, lm, tasks, config, notes, facts))
         whole["total_evaluation_time_seconds"] = str(session.seconds_before + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
@@ -485,6 +555,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             "sweep_cell": str(session.manifest.asked["cell"]),
         }
         session.write(whole, status=resume.RUNNING)
+    show_notes([note for own in facts.values() for note in own.notes])
     session.write(whole, status=resume.COMPLETE)
     _verify(session.results, tasks)
     return session.results
@@ -502,6 +573,20 @@ class TaskFacts:
     """What the commonest training answers score; empty where answers are no numbers."""
     budget: dict[str, Any] | None
     """Compute of rethinking and of its control."""
+    documents: int = 0
+    """Documents that were evaluated, failed ones included."""
+    failures: tuple[Failure, ...] = ()
+    """Documents that could not be scored; no figure contains them."""
+    caveats: tuple[str, ...] = ()
+    """What was found odd in documents and prompts."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that every output must carry."""
+        if not self.failures:
+            return list(self.caveats)
+        count = f"{len(self.failures):,} of {self.documents:,} documents failed and are left out of its figures"
+        return [f"{self.failures[0].task}: {count} ({listed(self.failures)})", *self.caveats]
 
 
 def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
@@ -511,7 +596,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
     repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
     floor: dict[str, Any] = {}
     shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
-    if task.OUTPUT_TYPE == "generate_until" and shown:
+    if task.OUTPUT_TYPE == "generate_until" and shown and rows:
         asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
         wanted = [str(row["target"]) for row in asked]
         floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
@@ -520,7 +605,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
         lm.budget = type(budget)()
     return TaskFacts(
         fast_steps=tuple(record.t_fast for record in getattr(lm, "records", [])),
-        sampled=summary(rows) if repeats or rethinking else None,
+        sampled=summary(rows) if rows and (repeats or rethinking) else None,
         content_free=floor,
         budget=asdict(budget) if rethinking and budget is not None else None,
     )
@@ -553,6 +638,7 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
         evaluate_task(lm, task, config)
     except _Helped:
         getattr(lm, "records", []).clear()
+        getattr(lm, "failures", []).clear()
     finally:
         setattr(lm, name, method)
 
@@ -575,8 +661,8 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    part = dict(found)
-    documents = [row["doc"] for row in part["samples"].get(task.task_name, [])]
+    part = _without_failed(dict(found), lm, task)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
         part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
     if hasattr(task, "generation_facts"):
@@ -599,6 +685,20 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
         )
     # lm-eval 0.4.13 goes through the documents in their own order and takes the n-th name of this list for the n-th.
     return {task.task_name: sorted(config.documents)}
+
+
+def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
+    """The figures of a task without the documents that failed, which stand under `failures`."""
+    name = task.task_name
+    told = [one for one in getattr(lm, "failures", []) if one.task == name]
+    if task.OUTPUT_TYPE != "generate_until":
+        told += failed_answers(name, part["samples"].get(name, []))
+    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
+    if hasattr(lm, "failures"):
+        lm.failures.clear()
+    if failures:
+        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
+    return part | {"failures": failures}
 
 
 def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
@@ -658,7 +758,13 @@ def _about(
         "model_name": subject.name,
         "model_name_sanitized": folder_name(subject.name),
         "ltm_eval": {
-            "warnings": [*notes, *_warnings(subject, lm)],
+            "schema": SCHEMA,
+            "warnings": [*notes, *_warnings(subject, lm), *(note for own in facts.values() for note in own.notes)],
+            "failed": {
+                name: {"documents": own.documents, "failures": [asdict(one) for one in own.failures]}
+                for name, own in facts.items()
+                if own.failures
+            },
             "demo_model": subject.name in (DEMO_MODEL, DEMO_BASELINE),
             "sample_data": config.data == "sample" or any(map(_is_sample, sets.values())),
             "limit": config.limit,
@@ -699,10 +805,15 @@ def _is_sample(facts: dict[str, Any]) -> bool:
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:
     """What a reader of the numbers must know."""
-    dtype = str(getattr(lm, "dtype", ""))
-    return (
-        [f"matrix products in {dtype.removeprefix('torch.')}"] if subject.kind == "ltm" and "bfloat16" in dtype else []
-    )
+    if subject.kind != "ltm":
+        return []
+    dtype, fit, info = str(getattr(lm, "dtype", "")), getattr(lm, "fit_config", None), lm.model.info
+    found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
+    if "bfloat16" in dtype:
+        found.append(f"matrix products in {dtype.removeprefix('torch.')}")
+    if fit is not None and fit.t_fast == 0 and not fit.adaptive:
+        found.append("no fitting (t_fast 0): z is the prior, and a bound is one on texts that nothing was fitted to")
+    return found
 
 
 def provenance() -> dict[str, Any]:
@@ -819,11 +930,11 @@ def results_table(path: Path) -> str:
     from lm_eval.utils import make_table
 
     content = json.loads(path.read_text("utf-8"))
-    config = content["config"]
+    config = masked_all(content["config"])
     told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
     head = f"{config['model']} ({config['model_args']}), {told}"
     lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
-    return "\n".join([head, make_table(content), *lines])
+    return "\n".join(map(printable, [head, *make_table(content).splitlines(), *lines]))
 
 
 def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from ltm_eval.config import RunConfig, SweepConfig
 from ltm_eval.distributed import current, join
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
+from ltm_eval.failures import allowed
 from ltm_eval.results import read_run, write_json_atomic
 from ltm_eval.stopping import stopping
 
@@ -69,6 +70,8 @@ def run(config: SweepConfig) -> runner.Outcome:
 
     job = join()
     base, notes = runner.settle(runner.quieted(config.base, job))
+    allowed(base.max_failed, 1)
+    runner.refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
     output = runner.check_output(Path(base.output_path))
     with stopping(), runner.held(output, job):
         check_place(str(base.model))
@@ -94,7 +97,7 @@ def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -
         if current().leads:
             _store(written, wanted, config.reference)
     results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]
-    return runner.outcome(results, base, output)
+    return runner.outcome(results, base, output, counted=written[1:])
 
 
 def _checked(tasks: list[Any]) -> list[Any]:

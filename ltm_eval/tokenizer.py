@@ -27,6 +27,10 @@ END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCAB = 50_257
 RELEASED_VOCAB = 50_258
 NETWORK_SECONDS = 30.0
+FILE_LIMIT = 2**26
+"""Bytes of a ranks file; the largest published ones have 4 million."""
+SPARE_ROWS = 128
+"""Embedding rows without a token; trainers round the number of rows up to a multiple of this at most."""
 _LONGEST_PIECE = 100_000
 
 
@@ -145,11 +149,19 @@ def load_ranks(path: Path) -> Tokenizer:
 def _read_ranks(path: Path) -> dict[bytes, int]:
     """Parse and check a ranks file."""
     try:
+        if path.stat().st_size > FILE_LIMIT:
+            raise TokenizerError(f"tokenizer {path}: {path.stat().st_size:,} bytes, at most {FILE_LIMIT:,} are read")
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise TokenizerError(
             f"tokenizer {path}: cannot be read ({error.strerror}); expected a file of mergeable ranks"
         ) from error
+    head = lines[0].lstrip().lower() if lines else b""
+    if head.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
+        what = (
+            "a git-lfs pointer; run `git lfs pull`" if head.startswith(b"version") else "an HTML page; fetch it again"
+        )
+        raise TokenizerError(f"tokenizer {path}: this is {what}")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -180,10 +192,9 @@ def load_tokenizer(spec: str) -> Tokenizer:
 
 
 def check_fits(tokenizer: Tokenizer, rows: int) -> None:
-    """Raise TokenizerError unless every id has an embedding row and at most one row has no id."""
-    if tokenizer.n_vocab > rows:
+    """Raise TokenizerError unless every id has an embedding row and few rows have no id."""
+    if not 0 <= rows - tokenizer.n_vocab < SPARE_ROWS:
         raise TokenizerError(
-            f"tokenizer {tokenizer.name} has ids up to {tokenizer.n_vocab - 1}, the checkpoint's embedding only "
-            f"{rows} rows; "
-            "pass the tokenizer the model was trained with"
+            f"tokenizer {tokenizer.name} has {tokenizer.n_vocab:,} ids, the checkpoint's embedding {rows:,} rows; pass "
+            "the tokenizer the model was trained with"
         )

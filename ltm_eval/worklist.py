@@ -49,6 +49,18 @@ class Answer:
     """The answer, as JSON."""
     records: tuple[Mapping[str, Any], ...] = ()
     """Sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them."""
+    failed: str = ""
+    """Why there is no answer; `value` is then what stands for one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain mapping; `from_json` reads it back."""
+        row: dict[str, Any] = {"value": self.value, "records": list(self.records)}
+        return {**row, "failed": self.failed} if self.failed else row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Answer:
+        """The answer that `row` describes."""
+        return cls(row["value"], tuple(row["records"]), str(row.get("failed", "")))
 
 
 def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
@@ -152,10 +164,10 @@ class Work:
         """
         if self.worklist.job.world == 1:
             return
-        own = [[key, self.answers[key].value, list(self.answers[key].records)] for key in self._sent]
+        own = [[key, self.answers[key].to_json()] for key in self._sent]
         for text in self.worklist.job.exchange(json.dumps(own).encode()):
-            for key, value, records in json.loads(text):
-                self.answers.setdefault(key, Answer(value, tuple(records)))
+            for key, row in json.loads(text):
+                self.answers.setdefault(key, Answer.from_json(row))
 
     def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
         """Keep the answer of an item; it outlasts this process from here on.
@@ -172,8 +184,7 @@ class Work:
         key, item = self.keys[place], self.items[place]
         self.answers[key] = answer
         if self.worklist.journal is not None:
-            row = {"value": answer.value, "records": list(answer.records)}
-            self.worklist.journal.append(key, item.task, row, sync=batch_ended)
+            self.worklist.journal.append(key, item.task, answer.to_json(), sync=batch_ended)
         self.worklist.job.check()
 
     def close(self) -> list[Answer]:
@@ -192,7 +203,7 @@ class Work:
         for key in dict.fromkeys(self.keys) if journal is not None else ():
             row = journal.find(key) if journal is not None else None
             if row is not None:
-                found[key] = Answer(row["value"], tuple(row["records"]))
+                found[key] = Answer.from_json(row)
         return found
 
     def _announce(self, missing: Mapping[str, int]) -> None:

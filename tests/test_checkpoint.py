@@ -12,8 +12,9 @@ import torch
 
 import ltm_eval
 from ltm_eval import checkpoint
-from ltm_eval.checkpoint import canonical_name, convert, load, read, weights_sha256
+from ltm_eval.checkpoint import convert, load, read
 from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
+from ltm_eval.weights import canonical_name, weights_sha256
 from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
@@ -225,7 +226,7 @@ def test_the_tokenizer_travels_and_must_fit(tmp_path: Path) -> None:
     small = dict(CONTENT["model"])
     for name in ("tok_embeddings.weight", "output.weight"):
         small[name] = small[name][:200].clone()
-    with pytest.raises(TokenizerError, match="only 200 rows"):
+    with pytest.raises(TokenizerError, match="embedding 200 rows"):
         checkpoint.load_with_tokenizer(saved(tmp_path / "small.pt", model=small, vocab_size=200), tokenizer=str(folder))
 
 

@@ -25,7 +25,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
     def run(config: RunConfig) -> Any:
         asked.append(config)
-        return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"))
+        return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="")
 
     fake = SimpleNamespace(run=run, results_table=lambda path: f"table of {path}")
     monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)

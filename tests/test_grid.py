@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +158,17 @@ def test_without_ray_one_line_says_what_to_install(
     argv = ["sweep", "--model", str(folder), *OPTIONS, "--output_path", str(tmp_path), "--ray_address", "local"]
     assert main(argv) == 4
     assert capsys.readouterr().err == "ltm-eval: error[4]: --ray_address needs Ray: pip install 'ltm-eval[ray]'\n"
+
+
+@pytest.mark.parametrize(("address", "given"), [("local", False), ("10.0.0.1:6379", None)])
+def test_a_cluster_that_is_started_has_no_dashboard(
+    monkeypatch: pytest.MonkeyPatch, address: str, given: bool | None
+) -> None:
+    """One that runs already is its owner's."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **options: asked.update(options)))
+    grid._started(address)
+    assert asked.get("include_dashboard") is given and asked.get("address") == (None if given is False else address)
 
 
 @pytest.mark.faults

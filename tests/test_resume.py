@@ -256,6 +256,13 @@ def test_one_command_at_a_time(place: Place, tmp_path: Path) -> None:
     assert place.server.run(options(place.checkpoint, tmp_path, limit=1)).code == 0
 
 
+def test_a_folder_that_was_moved_goes_on(place: Place, tmp_path: Path) -> None:
+    """No path inside names the folder, so it may be renamed, and reached by a link."""
+    stopped(place, tmp_path / "first").rename(tmp_path / "second")
+    (tmp_path / "third").symlink_to(tmp_path / "second")
+    check_finished(place, tmp_path / "third", before=answers(tmp_path / "third", place.checkpoint))
+
+
 def test_leftovers_that_cannot_go_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.joinpath(".left.tmp").write_text("half")
     monkeypatch.setenv("LTM_EVAL_FAILPOINT", "lock.leftover:1:eacces")

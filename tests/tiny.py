@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
+from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save
 from ltm_eval.config import ModelConfig
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.weights import weights_sha256
 
 DATA = Path(__file__).parent / "data"
 RELEASED = ("released_a", "released_b")

@@ -1,0 +1,216 @@
+"""Numbers depend on documents, settings and seed, and on nothing else: of D1 to D20 what no other test shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ltm_eval import posterior
+from ltm_eval.config import RunConfig, fit_config
+from ltm_eval.posterior import Document, Window, fit_documents
+from ltm_eval.run import run
+from tests.fault_makers import QUESTION, bomb, write_rows
+from tests.fault_makers import Place as FaultPlace
+from tests.tiny import tiny_folder, tiny_model
+
+pytestmark = pytest.mark.faults
+
+TASK, PPL = "ltm_gsm8k", "ltm_ptb"
+HERE = Path(__file__).parent
+
+
+def problem(n: int) -> dict[str, str]:
+    return {"question": QUESTION.format(n=n), "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint, data, and where results go."""
+
+    model: Path
+    data: Path
+    tmp: Path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    data = tmp_path / "data"
+    write_rows(data / "gsm8k" / "train.jsonl", [problem(n) for n in range(2, 8)])
+    write_rows(data / "gsm8k" / "test.jsonl", [problem(n) for n in range(20, 26)])
+    (data / "ptb").mkdir()
+    (data / "ptb" / "ptb.valid.txt").write_text("one two three\nfour five six\nseven eight\n")
+    return Place(tiny_folder(tmp_path / "tiny"), data, tmp_path)
+
+
+def config(place: Place, name: str, **changes: Any) -> RunConfig:
+    base = RunConfig(
+        model=str(place.model),
+        data=str(place.data),
+        metadata=json.dumps({"protocol": "documents", "block_tokenizer": str(place.model / "tokenizer.tiktoken")}),
+        num_fewshot=2,
+        t_fast=2,
+        rows="bound",
+        gen_kwargs="max_gen_toks=6",
+        output_path=str(place.tmp / name),
+        report=False,
+        quiet=True,
+    )
+    return replace(base, **changes)
+
+
+def found(results: Path, task: str = TASK) -> tuple[list[str], list[dict[str, Any]], dict[str, Any]]:
+    """Lines of the samples file, latents without times and places, figures."""
+    date = results.stem.removeprefix("results_")
+    samples = (results.parent / f"samples_{task}_{date}.jsonl").read_text("utf-8").splitlines()
+    rows = (results.parent / f"latents_{task}_{date}.jsonl").read_text("utf-8").splitlines()
+    latents = [{**json.loads(row), "fit_seconds": 0, "decode_seconds": 0} for row in rows]
+    order = sorted(latents, key=lambda row: (row["doc_id"], row["idx"], row["repeat"]))
+    return samples, order, json.loads(results.read_text("utf-8"))["results"][task]
+
+
+def test_order_of_documents_and_copies_of_them(place: Place) -> None:
+    """D2, D16: documents the other way round, one of them twice: every answer as before, copies alike."""
+    whole = found(run(config(place, "a")).results[0])
+    rows = [problem(n) for n in range(20, 26)]
+    write_rows(place.data / "gsm8k" / "test.jsonl", [*reversed(rows), rows[2]])
+    turned = found(run(config(place, "b")).results[0])
+
+    def by_content(samples: list[str]) -> dict[tuple[str, str], set[str]]:
+        answers: dict[tuple[str, str], set[str]] = {}
+        for row in map(json.loads, samples):
+            key = (row["doc_hash"], row["filter"])
+            answers.setdefault(key, set()).add(json.dumps({**row, "doc_id": 0}, sort_keys=True))
+        return answers
+
+    assert by_content(whole[0]) == by_content(turned[0])
+    assert all(len(answers) == 1 for answers in by_content(turned[0]).values())
+    assert len(turned[0]) == len(whole[0]) + 2
+
+
+def test_tasks_beside_one_another(place: Place) -> None:
+    """D10: alone, and before or after another task."""
+    alone = found(run(config(place, "a")).results[0])
+    for name, tasks in (("b", ("gsm8k", "ptb")), ("c", ("ptb", "gsm8k"))):
+        (results,) = run(config(place, name, tasks=tasks)).results
+        assert found(results) == alone
+        assert found(results, PPL)[2]["ppl_per_token_bound,none"] > 1
+
+
+def test_one_document_alone(place: Place) -> None:
+    """D3: the record of a document is that of the whole run when it is the only one."""
+    whole = found(run(config(place, "a")).results[0])
+    write_rows(place.data / "gsm8k" / "test.jsonl", [problem(20)])
+    alone = found(run(config(place, "b")).results[0])
+    assert alone[0] == [line for line in whole[0] if json.loads(line)["doc_id"] == 0]
+    assert alone[1] == [row for row in whole[1] if row["doc_id"] == 0]
+
+
+def test_another_process_machine_setting_and_place(place: Place) -> None:
+    """D6, D17: hash seed, threads, time zone, locale, current folder, path of the checkpoint, another day."""
+    here = found(run(config(place, "a")).results[0])
+    moved = place.tmp / "elsewhere" / "other name"
+    shutil.copytree(place.model, moved)
+    there = replace(config(place, "b"), model=str(moved), output_path=str(place.tmp / "b"))
+    code = (
+        "import json, sys, time; from ltm_eval.config import RunConfig; from ltm_eval.run import run; "
+        "time.time = lambda: 4e9; told = json.loads(sys.argv[1]); "
+        "told |= {key: tuple(value) for key, value in told.items() if isinstance(value, list)}; "
+        "print(run(RunConfig(**told)).results[0])"
+    )
+    told = json.dumps({name: getattr(there, name) for name in there.__dataclass_fields__})
+    odd = {"PYTHONHASHSEED": "4", "OMP_NUM_THREADS": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "HOME": str(place.tmp)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, told],
+        env={**os.environ, **odd, "PYTHONPATH": str(HERE.parent)},
+        cwd=place.tmp,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    samples, latents, figures = found(Path(done.stdout.strip().splitlines()[-1]))
+    assert (samples, figures) == (here[0], here[2])
+    assert latents == here[1]
+
+
+def test_figures_are_those_of_the_records(place: Place) -> None:
+    """D15, D13: metrics made again from the samples; floats come back; another seed gives other numbers."""
+    (results,) = run(config(place, "a", tasks=("gsm8k", "ptb"))).results
+    for task, metric in ((TASK, "exact_match"), (PPL, "bits_per_byte_bound")):
+        samples, latents, figures = found(results, task)
+        rows = [json.loads(line) for line in samples]
+        assert [json.loads(json.dumps(row)) for row in latents] == latents
+        for filter_ in {row["filter"] for row in rows}:
+            values = [row[metric] for row in rows if row["filter"] == filter_]
+            if metric == "exact_match":
+                assert figures[f"{metric},{filter_}"] == sum(values) / len(values)
+            else:
+                from ltm_eval.perplexity import bits
+
+                assert figures[f"{metric},{filter_}"] == bits([(nats, size) for nats, size in values])
+    other = found(run(config(place, "b", tasks=("gsm8k", "ptb"), seed=5)).results[0], PPL)
+    assert other[2]["ppl_per_token_bound,none"] != found(results, PPL)[2]["ppl_per_token_bound,none"]
+
+
+def test_padding_costs_no_more_than_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D8: padded to its bucket and not at all: at most 0.01 nats and 1e-5 of the objective apart."""
+    model, fit = tiny_model(), fit_config("bound", t_fast=8)
+    tokens = tuple(int(i) for i in torch.randint(0, 128, (41,), generator=torch.Generator().manual_seed(3)))
+    document = Document((Window(tokens[:-1], tokens[1:]),))
+    padded = fit_documents(model, [document], fit, seed=1)
+    monkeypatch.setattr(posterior, "padded_length", lambda tokens: tokens)
+    bare = fit_documents(model, [document], fit, seed=1)
+    gap = (padded.trace.objective_nats - bare.trace.objective_nats).abs().max()
+    assert float(gap) <= 0.01
+    assert float(gap / bare.trace.objective_nats.abs().max()) <= 1e-5
+
+
+BOMBS = ("deflate", "size lie", "stride", "shared", "many entries")
+CHILD = r"""
+import json, re, sys
+from ltm_eval.checkpoint import read
+from ltm_eval.errors import CheckpointError
+kilobytes = lambda: int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])
+before, peaks = kilobytes(), {}
+for path in sys.argv[1:]:
+    try:
+        read(path)
+        raise SystemExit(f"{path} was read")
+    except CheckpointError:
+        peaks[path] = (kilobytes() - before) * 1024
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
+def test_hostile_files_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G9: at most twice the file and 500 MB, for every bomb and for a config of 10^7 width."""
+    paths = []
+    for how in BOMBS:
+        folder = tmp_path / how.replace(" ", "-")
+        folder.mkdir()
+        made = FaultPlace(folder, folder, folder, monkeypatch)
+        bomb(made, how=how)
+        paths.append(made.names["model"])
+    wide = tiny_folder(tmp_path / "wide")
+    told = json.loads((wide / "config.json").read_text())
+    told["model"]["dim"] = 10**7
+    (wide / "config.json").write_text(json.dumps(told))
+    command = [sys.executable, "-c", CHILD, *paths, str(wide)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for path, peak in json.loads(done.stdout).items():
+        size = os.path.getsize(path)
+        assert peak <= 2 * size + 500e6, (path, peak)
+        print(f"{Path(path).parent.name}: file {size:,} bytes, peak {peak:,} bytes above the imports")

@@ -1,0 +1,317 @@
+"""The catalogue of faults (tests/faults.yaml) as a table: exit code, one line, nothing half-written, never silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from ltm_eval import failpoints
+from ltm_eval.checkpoint import load
+from ltm_eval.cli import main
+from ltm_eval.errors import CheckpointError, LtmEvalError, UsageError
+from ltm_eval.lm import LTM
+from tests.fault_makers import HELD, MAKERS, Place, malicious, rows, write_rows
+from tests.faults_page import page
+from tests.tiny import tiny_folder, tiny_gpt2
+
+pytestmark = pytest.mark.faults
+
+HERE = Path(__file__).parent
+CATALOGUE: list[dict[str, Any]] = yaml.safe_load((HERE / "faults.yaml").read_text("utf-8"))
+ROWS = range(1, 108)
+COMMANDS = {
+    "run": "run --model {model} --task gsm8k --shots 1 --data {data} --limit 2 --t_fast 1 --gen_kwargs max_gen_toks=4 "
+    "-o {out} --quiet --no_report",
+    "convert": "convert {model} {out}",
+    "report": "report {results} -o {tmp}/page.html",
+}
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault as it is made and what must be seen then."""
+
+    id: int
+    make: dict[str, dict[str, Any]]
+    args: list[str]
+    code: int
+    line: str
+    warns: str
+    process: bool
+
+
+def case_of(fault: dict[str, Any], told: dict[str, Any]) -> Case:
+    unknown = set(told) - {"make", "args", "more", "code", "line", "warns", "process"}
+    assert not unknown, f"fault {fault['id']}: {unknown}"
+    args = told["args"]
+    base = COMMANDS[args].split() if isinstance(args, str) else args
+    return Case(
+        fault["id"],
+        told.get("make", {}),
+        [*base, *told.get("more", [])],
+        told.get("code", 0),
+        told.get("line", ""),
+        told.get("warns", ""),
+        told.get("process", False),
+    )
+
+
+CASES = [case_of(fault, told) for fault in CATALOGUE for told in fault.get("cases", [])]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint `tiny` and a data folder `data` that work."""
+    folder = tmp_path_factory.mktemp("good")
+    tiny_folder(folder / "tiny")
+    for split in ("train", "test"):
+        write_rows(folder / "data" / "gsm8k" / f"{split}.jsonl", rows(split))
+    return folder
+
+
+@pytest.fixture
+def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    made = Place(tmp_path, tmp_path / "model", tmp_path / "data", monkeypatch)
+    shutil.copytree(good / "tiny", made.model)
+    shutil.copytree(good / "data", made.data)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def arguments(case: Case, place: Place) -> list[str]:
+    """The command with the places in it."""
+    names = {"model": place.model, "data": place.data, "out": place.tmp / "out", "tmp": place.tmp, **place.names}
+    found = case.args
+    for name, value in names.items():
+        found = [word.replace(f"{{{name}}}", str(value)) for word in found]
+    return found
+
+
+def called(case: Case, args: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and what was written to stderr, in this process or one of its own."""
+    if not case.process:
+        code = main(args)
+        return code, capfd.readouterr().err
+    command = [sys.executable, "-m", "ltm_eval", *args]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=120)
+    return done.returncode, done.stderr.decode("utf-8", "strict")
+
+
+def check_written(case: Case, place: Place) -> None:
+    """Nothing half-written, and no results where the run did not come so far."""
+    left = [path for path in place.tmp.rglob("*") if path.name.endswith((".tmp", ".part")) or "probe" in path.name]
+    assert left == []
+    assert not list(place.tmp.glob("crash-*"))
+    results = [path for path in place.tmp.glob("out/**/results_*.json") if path.is_file()]
+    assert not results or case.code in (0, 5)
+    for path in results:
+        json.loads(path.read_text("utf-8"), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.id}-{number}" for number, case in enumerate(CASES)])
+@pytest.mark.filterwarnings("ignore:Multiple max token")
+def test_fault(case: Case, place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, options in case.make.items():
+        MAKERS[name](place, **(options or {}))
+    code, err = called(case, arguments(case, place), capfd)
+    while HELD:
+        HELD.pop().close()
+    assert code == case.code, err
+    lines = err.splitlines()
+    errors = [line for line in lines if line.startswith("ltm-eval: error[")]
+    notes = [line for line in lines if line not in errors]
+    assert all(line.startswith("ltm-eval: ") for line in lines), err
+    assert all(len(line) <= 300 for line in errors)
+    assert not CONTROL.search(err.replace("\n", "")), err
+    assert "Traceback" not in err
+    assert len(errors) == (1 if code else 0)
+    if code:
+        assert errors[0].startswith(f"ltm-eval: error[{code}]: ")
+        assert case.line, f"fault {case.id}: a case that fails must say which line it expects"
+        assert re.search(case.line, errors[0]), errors[0]
+    if case.warns:
+        assert re.search(case.warns, "\n".join(notes)) or re.search(case.warns, stored_warnings(place)), err
+    check_written(case, place)
+    if "secret" in place.names or case.id == 11:
+        check_secret(place, err)
+
+
+def stored_warnings(place: Place) -> str:
+    """What the results file says above its figures."""
+    return "\n".join(
+        warning
+        for path in place.tmp.glob("**/results_*.json")
+        for warning in json.loads(path.read_text("utf-8"))["ltm_eval"]["warnings"]
+    )
+
+
+def check_secret(place: Place, err: str) -> None:
+    secret = re.sub(r"^://|@host$", "", place.names["secret"])
+    texts = [path.read_text("utf-8", "replace") for path in (place.tmp / "out").rglob("*") if path.is_file()]
+    assert texts
+    assert not [text for text in (err, *texts) if secret in text]
+
+
+def test_little_free_space_is_said_before_anything_is_loaded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
+    monkeypatch.setattr("ltm_eval.run.construct", lambda *args: pytest.fail("loaded"))
+    case = Case(75, {}, COMMANDS["run"].split(), 4, "", "", process=False)
+    assert main(arguments(case, place)) == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "only 3 MiB are free, at least 50 are needed" in line
+
+
+def test_a_folder_that_is_deleted_during_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output, honest = place.tmp / "out", failpoints.moment
+
+    def moment(name: str) -> None:
+        honest(name)
+        if name == "lm.fit":
+            shutil.rmtree(output)
+
+    monkeypatch.setattr(failpoints, "moment", moment)
+    case = Case(85, {}, COMMANDS["run"].split(), 4, "", "", process=False)
+    assert main(arguments(case, place)) == 4
+    err = capfd.readouterr().err
+    assert err.count("error[4]") == 1 and str(output) in err.splitlines()[-1] and "Traceback" not in err
+
+
+# The catalogue itself -------------------------------------------------------------------------------------------------
+
+
+def test_every_fault_of_the_catalogue_has_an_entry() -> None:
+    assert [fault["id"] for fault in CATALOGUE] == list(ROWS)
+    assert not [fault["id"] for fault in CATALOGUE if not fault.get("cases") and not fault.get("where")]
+    assert {name for case in CASES for name in case.make} <= set(MAKERS)
+    assert set(MAKERS) - {"nothing"} == {name for case in CASES for name in case.make}
+
+
+PLACES = sorted({where for fault in CATALOGUE for where in fault.get("where", [])})
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_tests_that_the_catalogue_points_at_exist(where: str) -> None:
+    pattern, _, name = where.partition("::")
+    files = sorted(HERE.parent.glob(pattern))
+    assert files, where
+    assert not name or any(f"def {name}(" in file.read_text("utf-8") for file in files), where
+
+
+def test_the_page_is_written_from_the_catalogue() -> None:
+    shown = (HERE.parent / "docs" / "FAULTS.md").read_text("utf-8")
+    assert shown == page(CATALOGUE), "run python -m tests.faults_page"
+
+
+# Faults that take more than a command ---------------------------------------------------------------------------------
+
+
+def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    executed = tmp_path / "executed"
+    files = malicious(tmp_path, executed)
+    assert len(files) >= 30
+    for name, path in files.items():
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        text = str(caught.value)
+        assert not executed.exists(), name
+        assert "weights_only" not in text and "unsafe" not in text, text
+    assert not executed.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretrained", float("inf")),
+        ("pretrained", 12),
+        ("revision", 12),
+        ("revision", float("inf")),
+        ("tokenizer", 5.0),
+        ("rows", 3),
+        ("condition", 1),
+        ("preset", 2),
+        ("dtype", 16),
+        ("t_fast", "abc"),
+        ("t_fast", 1e300),
+        ("t_fast", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 10**400),
+        ("seed", "x"),
+        ("batch_size", 0.5),
+        ("fit_window", -1),
+        ("causal_chunk", float("nan")),
+    ],
+)
+def test_values_that_a_host_cast_are_refused(name: str, value: object, good: Path) -> None:
+    arguments = {"pretrained": str(good / "tiny"), name: value}
+    with pytest.raises(UsageError, match=name):
+        LTM(**arguments)
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    from ltm_eval.arguments import generation_config
+
+    with pytest.raises(UsageError, match="empty"):
+        generation_config({"until": ["x", ""]})
+
+
+def test_code_of_a_baseline_is_not_run(
+    place: Place, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+    told = json.loads((folder / "config.json").read_text())
+    told["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(told | {"model_type": "evil"}))
+    (folder / "evil.py").write_text(f"open({str(place.tmp / 'executed')!r}, 'w')\n")
+    case = Case(32, {}, [*COMMANDS["run"].split(), "--baseline", str(folder)], 3, "", "", process=False)
+    assert main(arguments(case, place)) == 3
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("ltm-eval: error[3]: baseline") and len(line) <= 300
+    assert not (place.tmp / "executed").exists()
+
+
+def test_a_run_into_a_closed_pipe_on_a_dumb_terminal(place: Place) -> None:
+    args = arguments(Case(10, {}, COMMANDS["run"].split(), 0, "", "", process=True), place)
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "TERM": "dumb", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ltm_eval", *args],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment,
+            timeout=120,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    assert list((place.tmp / "out").rglob("results_*.json"))
+
+
+def test_errors_of_the_library_are_typed(place: Place) -> None:
+    """From Python no error ends the process: it is one class that a caller can expect."""
+    import ltm_eval
+
+    with pytest.raises(LtmEvalError):
+        ltm_eval.load(place.tmp / "absent.pt")

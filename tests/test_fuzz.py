@@ -1,0 +1,375 @@
+"""Random and mutated input: one typed error or a sound result, never another exception, and never for long.
+
+FUZZ_SCALE=20 multiplies how much is tried; FUZZ_SEED=1 gives other input. docs/RELIABILITY.md says what was run.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import random
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltm_eval import cli
+from ltm_eval.checkpoint import read
+from ltm_eval.config import ModelConfig, RunConfig
+from ltm_eval.corpora import GSM8K, load_set
+from ltm_eval.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
+from ltm_eval.headers import check_header
+from ltm_eval.report import build
+from ltm_eval.results import find_runs
+from ltm_eval.tokenizer import Tokenizer, load_ranks
+from tests.fake_runs import write_run
+from tests.fault_makers import DATA, rows, write_rows
+from tests.tiny import byte_ranks, tiny_folder
+
+pytestmark = pytest.mark.faults
+
+SCALE = float(os.environ.get("FUZZ_SCALE", "1"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+SLOWEST = 10.0
+"""Seconds that one input may take; far above what any does."""
+INTERESTING = (
+    b"",
+    b"\0",
+    b"\xff",
+    b"\xff" * 8,
+    b"[" * 600,
+    b"{}",
+    b"null",
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"9" * 400,
+    b'"',
+    b"\n",
+)
+
+
+def many(count: int) -> int:
+    return max(1, int(count * SCALE))
+
+
+def mutants(seed: str, content: bytes, count: int) -> Iterator[bytes]:
+    """`content` with one to four things done to it: bits flipped, parts cut, doubled, moved or replaced."""
+    stream = random.Random(f"{SEED}-{seed}")
+    for _ in range(many(count)):
+        data = bytearray(content)
+        for _ in range(stream.choice((1, 1, 2, 4))):
+            at, size = stream.randrange(len(data) + 1), stream.choice((1, 1, 2, 8, 64))
+            kind = stream.randrange(6)
+            if kind == 0 and at < len(data):
+                data[at] ^= 1 << stream.randrange(8)
+            elif kind == 1:
+                del data[at : at + size]
+            elif kind == 2:
+                data[at:at] = data[at : at + size]
+            elif kind == 3:
+                data[at : at + size] = stream.choice(INTERESTING)
+            elif kind == 4:
+                data[at : at + size] = stream.randbytes(size)
+            elif stream.random() < 0.2:
+                del data[at:]
+        yield bytes(data)
+
+
+def tried(work: Callable[[], Any], expected: type[LtmEvalError]) -> bool:
+    """Whether `work` succeeded; another error than the expected one is raised, and so is one that is no single line."""
+    begun = time.monotonic()
+    try:
+        work()
+    except expected as error:
+        assert len(str(error)) > 0
+        assert "weights_only" not in str(error)
+        return False
+    finally:
+        assert time.monotonic() - begun < SLOWEST
+    return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("fuzz") / "tiny")
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def test_headers_of_safetensors(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    path = tmp_path / "x.safetensors"
+    passed = 0
+    for head in mutants("header", whole[8:end], 1_500):
+        path.write_bytes(len(head).to_bytes(8, "little") + head + whole[end:])
+        passed += tried(lambda: check_header(path), CheckpointError)
+    for content in mutants("file", whole, 500):
+        path.write_bytes(content)
+        passed += tried(lambda: check_header(path), CheckpointError)
+    assert passed > 0  # bits of the data are not the header's business
+
+
+def test_folders(folder: Path, tmp_path: Path) -> None:
+    """What still loads has the digest that its config names, so it is the same model."""
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    for name, count in (("model.safetensors", 150), ("config.json", 400)):
+        whole = (folder / name).read_bytes()
+        for content in mutants(name, whole, count):
+            (place / name).write_bytes(content)
+            tried(lambda: read(place), CheckpointError)
+        (place / name).write_bytes(whole)
+
+
+def repacked(whole: bytes, pickle: bytes) -> bytes:
+    """The archive with another pickle, its checksums right."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(made, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, pickle if entry.filename.endswith("data.pkl") else old.read(entry))
+    return made.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of the archive, which its checksums guard, and of the pickle inside with checksums made anew."""
+    monkeypatch.chdir(tmp_path)
+    whole = (DATA / "released_b" / "ckpt_1000.pt").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        pickle = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    path = tmp_path / "ckpt.pt"
+    for content in mutants("archive", whole, 100):
+        path.write_bytes(content)
+        tried(lambda: read(path), CheckpointError)
+    for content in mutants("pickle", pickle, 200):
+        path.write_bytes(repacked(whole, content))
+        tried(lambda: read(path), CheckpointError)
+    assert [file.name for file in tmp_path.iterdir()] == ["ckpt.pt"]
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.just(10**5000),
+)
+NAMES = sorted(ModelConfig.__dataclass_fields__)
+
+
+@settings(max_examples=many(300), deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=len(NAMES)))
+def test_sizes(values: dict[str, Any]) -> None:
+    whole = {"dim": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 257, "multiple_of": 8}
+    whole |= {"max_seq_len": 192, "window_size": 24, "max_z_len": 4}
+
+    def work() -> None:
+        config = ModelConfig.from_mapping({**whole, **values}, where="config")
+        assert math.isfinite(config.norm_eps) and config.ffn_dim > 0 and config.n_latents > 0
+
+    tried(work, CheckpointError)
+
+
+# Tokenizers -----------------------------------------------------------------------------------------------------------
+
+
+def test_rank_files(tmp_path: Path) -> None:
+    path = byte_ranks(tmp_path / "x.tiktoken")
+    passed = 0
+    for content in mutants("ranks", path.read_bytes(), 60):
+        path.write_bytes(content)
+        if tried(lambda: load_ranks(path), TokenizerError):
+            tokenizer, text = load_ranks(path), "A\u00e9\U0001f600 \x00<|endoftext|>"
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+            passed += 1
+    assert passed or SCALE < 5
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+
+
+@cache
+def ranks_of(folder: Path) -> Tokenizer:
+    return load_ranks(folder / "tokenizer.tiktoken")
+
+
+@settings(max_examples=many(300), deadline=None)
+@given(st.one_of(TEXT, st.text("a \n<|endoftext|>0\u00e9\u200d", max_size=300)))
+def test_text_comes_back(folder: Path, text: str) -> None:
+    tokenizer = ranks_of(folder)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.n_vocab and i != tokenizer.eot_id for i in ids)
+
+
+# Data and results -----------------------------------------------------------------------------------------------------
+
+
+def test_data_rows(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_rows(tmp_path / "gsm8k" / f"{split}.jsonl", rows(split))
+    path = tmp_path / "gsm8k" / "test.jsonl"
+    for content in mutants("rows", path.read_bytes(), 1_500):
+        path.write_bytes(content)
+        if tried(lambda: load_set(GSM8K, data=str(tmp_path)), DataError):
+            for row in load_set(GSM8K, data=str(tmp_path)).splits["test"]:
+                assert all(isinstance(value, str) and value.strip() for value in row.values())
+
+
+def test_results_files(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model="m", right=bool, n=3, kind="ltm", latents=True, extra={"warnings": ["w"]})
+    for file in (path, *sorted(path.parent.glob("*.jsonl"))):
+        whole = file.read_bytes()
+        for content in mutants(file.name[:7], whole, 100):
+            file.write_bytes(content)
+            tried(lambda: build(find_runs([tmp_path])), LtmEvalError)
+        file.write_bytes(whole)
+
+
+# Command lines --------------------------------------------------------------------------------------------------------
+
+OPTIONS = [
+    "--model",
+    "--task",
+    "--shots",
+    "--baseline",
+    "--data",
+    "--metadata",
+    "--limit",
+    "--gen_kwargs",
+    "--tokenizer",
+    "--revision",
+    "--condition",
+    "--preset",
+    "--t_fast",
+    "--fit_window",
+    "--rethink",
+    "--rows",
+    "--causal_chunk",
+    "--seed",
+    "--device",
+    "--dtype",
+    "--batch_size",
+    "--output_path",
+    "--max_failed",
+    "--n",
+    "--k",
+    "--report",
+    "--no_report",
+    "--quiet",
+    "-q",
+    "-f",
+    "-o",
+    "-L",
+    "--help",
+    "--version",
+    "--shot",
+    "--T-FAST",
+    "--",
+]
+WORDS = ("", "0", "-1", "1e9", "nan", "inf", "abc", "8", "0,1,2", "auto", "each", "all", "demos", "x" * 400)
+WORDS += ("\0", "\ud800", "\x1b[31m", "../..", "a=b", "{}", "1%", "\u0661", "cuda:7", "none", "bound+causal", "=")
+WORDS += ("'", "\u202e", "\n")
+
+
+@pytest.fixture
+def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`run` does nothing."""
+    outcome = SimpleNamespace(results=(), report=None, failed="")
+    fake = SimpleNamespace(run=lambda config: outcome)
+    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
+    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+    sweep = SimpleNamespace(run=lambda config: SimpleNamespace(results=("x",), report=None, failed=""), table=str)
+    fake.results_table = str
+    monkeypatch.setitem(sys.modules, "ltm_eval.sweep", sweep)
+    monkeypatch.setattr("ltm_eval.sweep", sweep, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_idle")
+def test_command_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stream = random.Random(f"{SEED}-cli")
+    for _ in range(many(250)):
+        words = [stream.choice((*OPTIONS, *OPTIONS, *WORDS)) for _ in range(stream.randrange(6))]
+        args = [stream.choice(("run", "run", "run", "rnu", "")), *words]
+        begun = time.monotonic()
+        code = cli.main(args)
+        captured = capsys.readouterr()
+        assert time.monotonic() - begun < SLOWEST
+        assert code in (0, 2), (args, captured.err)
+        lines = captured.err.splitlines()
+        assert len(lines) == (1 if code else 0), (args, captured.err)
+        assert not lines or (
+            lines[0].startswith("ltm-eval: error[2]: ") and len(lines[0]) <= 300 and lines[0].isprintable()
+        )
+    assert not list(tmp_path.rglob("crash-*"))
+
+
+@settings(max_examples=many(200), deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(RunConfig.__dataclass_fields__)), st.text(max_size=8), max_size=3))
+def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
+    """lm-eval's `--model_args` as text: every string is parsed, and what is not known is refused by name."""
+    from lm_eval.utils import simple_parse_args_string
+
+    from ltm_eval.arguments import generation_config, host_arguments
+    from ltm_eval.errors import UsageError
+
+    text = ",".join(f"{key}={value}" for key, value in values.items())
+    try:
+        given_values = simple_parse_args_string(text)
+    except ValueError:  # the host's own complaint
+        return
+    tried(lambda: host_arguments(["pretrained", "t_fast"], given_values, {}), UsageError)
+    tried(lambda: generation_config(dict(given_values)), UsageError)
+
+
+def test_generation_options_of_any_type() -> None:
+    from ltm_eval.arguments import generation_config
+    from ltm_eval.errors import UsageError
+
+    odd: tuple[Any, ...] = (
+        None,
+        True,
+        -1,
+        0,
+        5,
+        1.5,
+        math.nan,
+        math.inf,
+        10**400,
+        "",
+        "x",
+        "nan",
+        "1e3",
+        [],
+        ["a", 3],
+        {},
+        b"x",
+    )
+    names = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "rethink")
+    for name in names:
+        for value in odd:
+            tried(lambda: generation_config({name: value}), UsageError)  # noqa: B023 - called at once
+            tried(lambda: generation_config({name: value, "do_sample": True}), UsageError)  # noqa: B023
+
+
+def test_a_mutant_is_never_the_same_as_another_seed() -> None:
+    """The mutators mutate."""
+    assert len(set(mutants("a", b"abcdefgh" * 9, 50))) > 25
+    assert set(mutants("a", b"abcdefgh" * 9, 50)) != set(mutants("b", b"abcdefgh" * 9, 50))
