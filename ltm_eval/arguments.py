@@ -14,6 +14,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ltm_eval.config import AUTO, EACH, GenerationConfig
 from ltm_eval.errors import MachineError, UsageError, nearest
+from ltm_eval.launch import read_launch
 
 DEFAULT_NEW_TOKENS = 256
 HOST_DEFAULT_DEVICE = "cuda:0"
@@ -44,11 +45,22 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """A torch device that exists.
+    """A torch device that exists; of several processes on one machine each gets a GPU of its own.
+
+    lm-eval's command passes `cuda:0` to all of them, so that name means "the own one" there too.
 
     Raises:
-        MachineError: it does not; the message lists those found.
+        MachineError: it does not exist; the message lists those found.
     """
+    launch = read_launch()
+    if launch.world > 1 and torch.cuda.is_available() and name in (None, "", "auto", "cuda", HOST_DEFAULT_DEVICE):
+        count = torch.cuda.device_count()
+        if launch.local_rank >= count:
+            raise MachineError(
+                f"local rank {launch.local_rank} needs cuda:{launch.local_rank}, and this machine shows {count} GPU; "
+                f"start at most {count} processes a machine, or pass --device cpu"
+            )
+        return torch.device(f"cuda:{launch.local_rank}")
     found = (
         ["cpu"]
         + [f"cuda:{i}" for i in range(torch.cuda.device_count())]

@@ -1,14 +1,16 @@
 """Baselines: lm-eval's own models, whose answers go into the journal as an LTM's do.
 
 A host model answers all requests of a call before it returns any, so it is given them in chunks, longest first. A chunk
-is fixed by the whole list, never by what is left of it, and its draws are seeded by its content: a resumed run gives
-the host the same batches and the same random numbers as one that was not cut off.
+is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a job
+answers all of it: a resumed or shared run gives the host the same batches and the same random numbers as one that was
+not cut off and ran alone.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +81,14 @@ def _kept(host: Any, name: str, *, seed: int, show: Callable[[int], Progress]) -
 
     def method(requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
         items = [item_of(request, repeat=repeat) for request, repeat in numbered(requests)]
+        chunks = list(_chunks([item.size for item in items], max(CHUNK, _batch_size(host))))
+        for number, chunk in enumerate(chunks):
+            for place in chunk:
+                items[place] = replace(items[place], together=number)
         work = host.worklist.open(name, items)
         todo = set(work.todo)
         bar = show(len(todo))
-        sizes = [item.size for item in items]
-        for chunk in _chunks(sizes, max(CHUNK, _batch_size(host))):
+        for chunk in chunks:
             if not todo.isdisjoint(chunk):
                 failpoints.moment("baselines.chunk")
                 seed_host(int(digest([seed, work.keys[chunk[0]]])[:8], 16))

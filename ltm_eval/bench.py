@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
+from ltm_eval.compiling import compile_layers
 from ltm_eval.config import ModelConfig, fit_config
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.model import LatentThoughtModel
@@ -68,6 +69,9 @@ class BenchConfig:
     """Timings of each way, in turn; their median counts."""
     cpu_time: bool = False
     """CPU seconds of one thread instead of wall-clock: for a machine that others use at the same time."""
+
+    compile: bool = False
+    """Time our step with compiled layers too."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -130,9 +134,10 @@ class Bench:
         """Random weights on the device."""
         return _model(self.sizes, self.device, dtype)
 
-    def ours(self, dtype: torch.dtype) -> Callable[[], object]:
+    def ours(self, dtype: torch.dtype, *, compiled: bool = False) -> Callable[[], object]:
         """Our fast step."""
-        batch = Batch.of(self.model(dtype), [self.document] * self.config.batch)
+        model = compile_layers(self.model(dtype)) if compiled else self.model(dtype)
+        batch = Batch.of(model, [self.document] * self.config.batch)
         mu, log_var, noise = self._latents()
         mu.requires_grad_(), log_var.requires_grad_()
         return lambda: batch.descend(mu, log_var, noise.unsqueeze(0))
@@ -180,6 +185,8 @@ class Bench:
         ways = [("naive", fp32, self.naive()), ("ours", fp32, self.ours(fp32)), ("ours", bf16, self.ours(bf16))]
         if self.device.type == "cuda":
             ways.insert(1, ("naive, autocast", bf16, self.naive(autocast=True)))
+        if self.config.compile:
+            ways += [("ours, compiled", kind, self.ours(kind, compiled=True)) for kind in (fp32, bf16)]
         seconds = self.timed([step for _, _, step in ways])
         ceilings = {dtype: self.ceiling(dtype) for dtype in (fp32, bf16)}
         flops = necessary_flops(self.sizes, self.config.tokens * self.config.batch)

@@ -22,17 +22,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltm_eval import __version__, paths, run_commands
-from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, RunConfig, SweepConfig, conditions_of
-from ltm_eval.errors import LtmEvalError, MachineError, UsageError, error_line, nearest, printable
+from ltm_eval import __version__, cli_compare, paths, probe_command, run_commands
+from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, PRESETS, GridConfig, RunConfig, SweepConfig, conditions_of
+from ltm_eval.distributed import abandon, current, may_tell
+from ltm_eval.errors import IncompleteError, LtmEvalError, MachineError, UsageError, error_line, nearest, printable
+from ltm_eval.launch import quiet_torch
 from ltm_eval.options import (
     Baselines,
     BatchSize,
     CausalChunk,
     CausalFastSteps,
+    CellCpus,
     Condition,
     Data,
     Device,
+    Documents,
     Dtype,
     FastSteps,
     FitWindow,
@@ -42,16 +46,20 @@ from ltm_eval.options import (
     LogSamples,
     Metadata,
     Model,
+    Models,
     OutputPath,
     PassAt,
     Preset,
     Quiet,
+    RayAddress,
     Rethink,
     Revision,
     Rows,
     Samples,
     Seed,
+    Seeds,
     Shots,
+    SweptSteps,
     Tasks,
     Tokenizer,
     WriteReport,
@@ -98,11 +106,13 @@ LTM_EVAL_<OPTION>: any option of 'run', for example LTM_EVAL_BATCH_SIZE=8; the c
 
 LTM_EVAL_DATA_DIR: folder of data sets   LTM_EVAL_DEBUG=1: traceback with every error
 
+LTM_EVAL_RANK_SILENCE: seconds after which a silent process of a job counts as lost (40)
+
 HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_COLOR: as usual
 
 [bold]Exit codes[/bold]
 
-0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete, resumes   6 refused   130 interrupted"""
+0 done   1 bug   2 usage   3 unusable input   4 machine   5 incomplete   6 refused   7 worse   130 interrupted"""
 
 
 def _print_version(wanted: bool) -> None:
@@ -141,6 +151,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
     data: Data = RunConfig.data,
     metadata: Metadata = RunConfig.metadata,
     limit: Limit = RunConfig.limit,
+    documents: Documents = None,
     gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
     n: Samples = RunConfig.n,
     k: PassAt = None,
@@ -179,6 +190,7 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         data=filled("data", data) or RunConfig.data,
         metadata=metadata,
         limit=limit,
+        documents=documents or (),
         output_path=filled("output_path", output_path) or RunConfig.output_path,
         batch_size="auto" if batch_size == "auto" else int(batch_size),
         device=checked_device(device),
@@ -208,7 +220,8 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
         from ltm_eval import sweep
 
         outcome = sweep.run(SweepConfig(config, conditions, shots))
-        print(sweep.table(outcome.results[0]))
+        for path in outcome.results[:1]:
+            print(sweep.table(path))
     else:
         outcome = runner.run(config)
     for path in outcome.results:
@@ -221,7 +234,97 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
 
 
 @app.command(
-    epilog=_examples("ltm-eval report results/", "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html")
+    epilog=_examples(
+        "ltm-eval sweep --task rules --t_fast 0,16,64 --shots 0,8 --seed 1,2 --limit 40",
+        "ltm-eval sweep --model a.pt,b.pt --task gsm8k --condition demos,other --data DIR --ray_address local",
+    )
+)
+def sweep(  # noqa: PLR0913 - the signature is the declaration of the options
+    *,
+    model: Models = None,
+    tasks: Tasks = list(RunConfig.tasks),  # noqa: B006 - typer copies it
+    num_fewshot: Shots = RunConfig.num_fewshot,
+    data: Data = RunConfig.data,
+    metadata: Metadata = RunConfig.metadata,
+    limit: Limit = RunConfig.limit,
+    gen_kwargs: GenKwargs = RunConfig.gen_kwargs,
+    n: Samples = RunConfig.n,
+    k: PassAt = None,
+    tokenizer: Tokenizer = RunConfig.tokenizer,
+    revision: Revision = RunConfig.revision,
+    condition: Condition = RunConfig.condition,
+    preset: Preset = RunConfig.preset,
+    t_fast: SweptSteps = None,
+    fit_window: FitWindow = RunConfig.fit_window,
+    rethink: Rethink = RunConfig.rethink,
+    rows: Rows = RunConfig.rows,
+    causal_chunk: CausalChunk = RunConfig.causal_chunk,
+    causal_t_fast: CausalFastSteps = RunConfig.causal_t_fast,
+    seed: Seeds = None,
+    device: Device = RunConfig.device,
+    dtype: Dtype = RunConfig.dtype,
+    batch_size: BatchSize = str(RunConfig.batch_size),
+    output_path: OutputPath = RunConfig.output_path,
+    quiet: Quiet = RunConfig.quiet,
+    ray_address: RayAddress = GridConfig.ray_address,
+    cell_cpus: CellCpus = GridConfig.cell_cpus,
+) -> int:
+    """Run every combination of checkpoints, tasks, conditions, demonstrations, fast steps and seeds.
+
+    Finished cells are not run again by the same command; sweep.json holds all figures.
+    """
+    from ltm_eval import grid
+
+    several = k if k is not None else ()
+    base = RunConfig(
+        tasks=tuple(name.strip() for part in tasks for name in part.split(",") if name.strip()),
+        data=filled("data", data) or RunConfig.data,
+        metadata=metadata,
+        limit=limit,
+        output_path=filled("output_path", output_path) or RunConfig.output_path,
+        batch_size="auto" if batch_size == "auto" else int(batch_size),
+        device=checked_device(device),
+        dtype=dtype,
+        preset=preset,
+        fit_window=fit_window,
+        n=max(several) if several and n == RunConfig.n else n,
+        k=several,
+        rethink=rethink,
+        rows=rows,
+        causal_chunk=causal_chunk,
+        causal_t_fast=causal_t_fast,
+        tokenizer=filled("tokenizer", tokenizer),
+        revision=filled("revision", revision),
+        gen_kwargs=gen_kwargs,
+        report=False,
+        quiet=quiet,
+        command=(PROGRAM, *_STATE.argv),
+    )
+    given = [name for part in model or () for name in ([part] if Path(part).exists() else part.split(","))]
+    swept = grid.run(
+        GridConfig(
+            base,
+            models=tuple(dict.fromkeys(filled("model", name) for name in given)) or (None,),
+            t_fast=(None,) if t_fast is None else t_fast,
+            shots=(None,) if num_fewshot is None else num_fewshot,
+            conditions=conditions_of(condition),
+            seeds=(RunConfig.seed,) if seed is None else seed,
+            ray_address=filled("ray_address", ray_address),
+            cell_cpus=cell_cpus,
+        )
+    )
+    print(grid.table(swept))
+    print(f"sweep: {swept.summary}")
+    grid.check(swept)
+    return 0
+
+
+@app.command(
+    epilog=_examples(
+        "ltm-eval report results/",
+        "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html",
+        "ltm-eval report results/ --format html,latex,csv -o paper/ --plots_dir paper/figures",
+    )
 )
 def report(
     sources: Annotated[
@@ -234,10 +337,14 @@ def report(
             "--output", "--output_path", "-o", metavar="FILE", help="The page.", show_default="report.html beside them"
         ),
     ] = None,
+    format_: cli_compare.Formats = None,
+    plots_dir: cli_compare.PlotsDir = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All documents and answers, however large the page becomes.")
+    ] = False,
 ) -> int:
     """Render one self-contained HTML page from results on disk; nothing is evaluated."""
     from ltm_eval import report as page
-    from ltm_eval.results import find_runs
 
     found = sources or [RunConfig.output_path]
     target = Path(filled("output", output) or Path(found[0]) / "report.html")
@@ -245,8 +352,10 @@ def report(
         target = Path(found[0]).with_name("report.html")
     if target.is_dir():
         target = target / "report.html"
-    page.write(page.render(page.build(find_runs(found))), target)
-    print(f"report: {target.resolve()}")
+    places = cli_compare.report_places(format_, output, beside=target)
+    data = page.build(*page.gather(found), full=full)
+    for path in cli_compare.write_report(data, places, plots_dir=filled("plots_dir", plots_dir)):
+        print(f"report: {path.resolve()}")
     return 0
 
 
@@ -350,6 +459,7 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     cpu_time: Annotated[
         bool, typer.Option("--cpu_time", help="CPU seconds of one thread: for a machine that others use too.")
     ] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Time our step with compiled layers too.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure the peak of a fit too.")] = False,
     growth: Annotated[
         str | None, typer.Option("--growth", metavar="DIR", help="Measure time against size too; figure goes there.")
@@ -361,7 +471,7 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
 
     folder = filled("growth", growth)
     where = str(resolve_device(checked_device(device)))
-    config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time)
+    config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time, compile_)
     for part in benchmark.report(config, folder=None if folder is None else Path(folder), memory=memory):
         print(part, end="\n\n", flush=True)
     return 0
@@ -418,6 +528,7 @@ def doctor() -> int:
     return 0
 
 
+cli_compare.register(app)
 run_commands.register(app)
 
 
@@ -495,19 +606,26 @@ class _State:
 
 
 _STATE = _State()
+probe_command.register(app, lambda: _STATE.argv)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command `args` (None: of this process) and return its exit code."""
     _STATE.argv = tuple(sys.argv[1:] if args is None else args)
     _tolerate_narrow_terminal()
+    if "RANK" in os.environ:
+        quiet_torch()
     try:
         code = _invoke(list(_STATE.argv) or ["--help"])
         if sys.stdout is not None:
             sys.stdout.flush()
+        current().close()
         return code
     except (KeyboardInterrupt, typer.Abort) as stop:
-        print(f"{PROGRAM}: {told(stop)}", file=sys.stderr)
+        stopped = _placed(IncompleteError(told(stop)))
+        if may_tell(stopped):
+            print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+        abandon(code_of(stop))
         return code_of(stop)
     except BrokenPipeError:
         # The reader has seen enough. Python would complain once more when it closes stdout.
@@ -519,8 +637,16 @@ def main(args: Sequence[str] | None = None) -> int:
         explained = _explained(error)
         if os.environ.get("LTM_EVAL_DEBUG") == "1":
             traceback.print_exception(error)
-        print(error_line(explained), file=sys.stderr)
+        if may_tell(explained):
+            print(error_line(_placed(explained)), file=sys.stderr)
+        abandon(explained.exit_code)
         return explained.exit_code
+
+
+def _placed(error: LtmEvalError) -> LtmEvalError:
+    """`error` with the rank it happened on, where that is not the first."""
+    rank = current().rank
+    return type(error)(f"rank {rank}: {error}") if rank and not str(error).startswith("rank ") else error
 
 
 def _tolerate_narrow_terminal() -> None:

@@ -319,6 +319,8 @@ class RunConfig:
     """JSON object of task options, as lm-eval's `--metadata`, for example `{"protocol": "documents"}`."""
     limit: int | None = None
     """Only the first documents of each task."""
+    documents: tuple[int, ...] = ()
+    """Only these documents of each task, by their index; empty takes all."""
     output_path: str = "results"
     """Folder for results."""
     batch_size: int | Literal["auto"] = "auto"
@@ -373,6 +375,8 @@ class RunConfig:
             raise UsageError(f"shots must be a whole number from 0 to {MAX_SHOTS}, got {self.num_fewshot}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit must be at least 1 document, got {self.limit}; leave it out for all documents")
+        if self.limit is not None and self.documents:
+            raise UsageError("limit and documents exclude each other; give one of them")
         if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
         if self.n < 1 or any(k < 1 for k in self.k) or self.rethink < 0:
@@ -404,6 +408,34 @@ class SweepConfig:
     def reference(self) -> str:
         """The condition that the others are compared with: `demos`, or else the first."""
         return "demos" if "demos" in self.conditions else self.conditions[0]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Every combination of the values named, each a run of its own."""
+
+    base: RunConfig
+    """Everything else; its own values of what is varied are not used."""
+    models: tuple[str | None, ...]
+    """Checkpoints; None is the bundled one."""
+    t_fast: tuple[int | Literal["auto"] | None, ...]
+    """Fast steps; None is the preset's."""
+    shots: tuple[int | None, ...]
+    """Numbers of demonstrations; None is the task's own."""
+    conditions: tuple[str, ...]
+    """Conditions."""
+    seeds: tuple[int, ...]
+    """Seeds."""
+    ray_address: str | None = None
+    """`local`, `auto` or a cluster's address; None runs one cell after another in this process."""
+    cell_cpus: int = 1
+    """CPU cores that Ray gives a cell; beside a whole GPU where the cluster has GPUs and the device is not cpu."""
+
+    def __post_init__(self) -> None:
+        if self.cell_cpus < 1:
+            raise UsageError(f"cell_cpus must be at least 1, got {self.cell_cpus}")
+        if self.base.baselines:
+            raise UsageError("a sweep runs no baselines; give --baseline to `run`, and both folders to `report`")
 
 
 def conditions_of(text: str) -> tuple[str, ...]:

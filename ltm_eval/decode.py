@@ -25,6 +25,7 @@ from ltm_eval.config import GenerationConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel, Linear
 from ltm_eval.posterior import padded_length
+from ltm_eval.workers import is_small, one_thread
 
 CPU_LANES = 16
 """Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood
@@ -148,7 +149,8 @@ def generate(
                 yield lane.ended(reason)
         if any(lanes):
             begun = time.monotonic()
-            stepper.step(chosen)
+            with one_thread(when=stepper.small):
+                stepper.step(chosen)
             going = [lane for lane in lanes if lane is not None]
             for lane in going:
                 lane.seconds += (time.monotonic() - begun) / len(going)
@@ -167,7 +169,8 @@ def _fill(
         while lanes[slot] is None and (following := next(waiting, None)) is not None:
             index, prompt = following
             begun = time.monotonic()
-            stepper.place(slot, prompt)
+            with one_thread(when=stepper.small):
+                stepper.place(slot, prompt)
             limit = min(config.max_new_tokens, stepper.model.config.max_seq_len - len(prompt.tokens))
             lane = _Lane(index, limit, prompt.stream, seconds=time.monotonic() - begun)
             if limit < 1:
@@ -237,7 +240,9 @@ class _Stepper:
         config = model.config
         self.model = model
         self.on_cpu = model.device.type == "cpu"
-        self.lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
+        self.small = is_small(model)
+        with one_thread(when=self.small):
+            self.lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
         self.window = min(config.window_size, config.max_seq_len)
         dtype = model.blocks[0].attention.wk.weight.dtype
         shape = (config.n_layers, self.lanes, config.n_kv_heads)

@@ -19,12 +19,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,11 +114,23 @@ def hosted_by_lm_eval() -> bool:
     return package == "lm_eval" or program in {"lm_eval", "lm-eval"}
 
 
+LISTENERS: list[Callable[[LtmEvalError | None], bool]] = []
+"""Told of an error that ends the process, before its line is printed; False from one of them leaves that to another
+process of the job (`distributed`).
+"""
+
+
+def may_tell(error: LtmEvalError | None) -> bool:
+    """Whether this process is the one to print `error`, with which it ends."""
+    return all(listener(error) for listener in LISTENERS)
+
+
 def leave(error: LtmEvalError) -> NoReturn:
     """End a program that is not ours with our line and exit code; elsewhere raise `error` as it is."""
     if not hosted_by_lm_eval():
         raise error
-    print(error_line(error), file=sys.stderr)
+    if may_tell(error):
+        print(error_line(error), file=sys.stderr)
     raise SystemExit(error.exit_code)
 
 

@@ -74,7 +74,8 @@ def _curve(label: str, objectives: Sequence[tuple[float, ...]]) -> Curve | None:
         return None
     columns = [sorted(column) for column in zip(*relative, strict=True)]
     low, mid, high = (tuple(_quantile(column, share) for column in columns) for share in (0.1, 0.5, 0.9))
-    return Curve(label=label, median=mid, low=low, high=high)
+    worst = max(relative, key=lambda one: one[-1]) if len(relative) > 1 else ()
+    return Curve(label=label, median=mid, low=low, high=high, worst=worst)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -39,6 +39,7 @@ from ltm_eval.checkpoint import load_with_tokenizer, weights_sha256
 from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
+from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
@@ -52,7 +53,7 @@ from ltm_eval.posterior import (
     padded_length,
     standard_normal,
 )
-from ltm_eval.progress import Progress, tqdm_bar
+from ltm_eval.progress import Progress, silent, tqdm_bar
 from ltm_eval.records import Recorder, named
 from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
@@ -65,6 +66,8 @@ log = logging.getLogger(__name__)
 SCORE_DRAWS = 8
 """Draws z ~ q averaged when a continuation is scored."""
 MAX_BATCH = 64
+LETTERS_PER_NEW_TOKEN = 4
+"""What a new token costs beside a letter of the prompt, where work is shared out."""
 KEPT_UNDER = (
     *("model_sha", "model_dtype", "sizes", "fit", "rows", "condition", "fit_window", "latent_seed", "tokenizer"),
     "versions",
@@ -169,7 +172,12 @@ class LTM(TemplateLM):
         """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
         try:
             known = [name for name in inspect.signature(cls).parameters if name != "self"]
-            return cls(**host_arguments(known, arg_dict, additional_config or {}))
+            job = join()
+            lm = cls(**host_arguments(known, arg_dict, additional_config or {}))
+            job.agree(lm.settings if job.world > 1 else {})
+            lm.worklist = Worklist(job=job)
+            lm.progress = tqdm_bar if job.leads else silent
+            return lm
         except LtmEvalError as error:
             leave(error)
 
@@ -597,7 +605,8 @@ class Unit:
     def item(self) -> Item:
         """As an item of the worklist."""
         first = self.jobs[0]
-        return item_of(first.request, repeat=None if self.rethinks else first.repeat)
+        item = item_of(first.request, repeat=None if self.rethinks else first.repeat)
+        return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
 
 
 @dataclass(frozen=True)

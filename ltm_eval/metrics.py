@@ -101,7 +101,7 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL, seed: int = 
     array = _finite(values, name="values")
     if array.size < 2:
         return Interval(-math.inf, math.inf)
-    return _percentiles([array], lambda sums: sums[0] / array.size, level=level, seed=seed)
+    return percentiles([array], lambda sums: sums[0] / array.size, level=level, seed=seed)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, seed: int = SEED) -> PairedDifference:
@@ -192,7 +192,7 @@ def _ppl_interval(x: Array, u: Array, *, level: float, seed: int) -> Interval:
         """Nats a unit; a resample that holds only empty documents says nothing."""
         return np.divide(sums[0], sums[1], out=np.full_like(sums[0], np.nan), where=sums[1] > 0)
 
-    interval = _percentiles([x[order], u[order]], rate, level=level, seed=seed)
+    interval = percentiles([x[order], u[order]], rate, level=level, seed=seed)
     return Interval(_exp(interval.low), _exp(interval.high))
 
 
@@ -203,7 +203,7 @@ def _ratio_stderr(x: Array, u: Array, rate: float) -> float:
     return math.sqrt(n / (n - 1) * math.fsum(residual * residual)) / math.fsum(u)
 
 
-def _percentiles(
+def percentiles(
     columns: Sequence[Array], statistic: Callable[[Sequence[Array]], Array], *, level: float, seed: int
 ) -> Interval:
     """Percentile bootstrap over rows of a statistic of column sums.

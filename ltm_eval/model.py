@@ -84,6 +84,10 @@ def rope_table(head_dim: int, length: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2), as complex numbers."""
+    if torch.compiler.is_compiling():  # a compiler knows no complex numbers, and fuses these four products
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = table
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
     turns = torch.view_as_complex(table.movedim(0, -1).contiguous())
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
@@ -171,7 +175,7 @@ class _Windowed(torch.autograd.Function):
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (queries, keys), share in zip(_query_blocks(q.shape[1], ctx.window), shares, strict=True):
             above = torch.bmm(grad[:, queries], v[:, keys].mT)
-            slope = _through_softmax(above, share)
+            slope = torch._softmax_backward_data(above, share, -1, share.dtype)
             q_grad[:, queries] = torch.bmm(slope, k[:, keys])
             k_grad[:, keys] += torch.bmm(slope.mT, q[:, queries])
             v_grad[:, keys] += torch.bmm(share.mT, grad[:, queries])
@@ -198,14 +202,6 @@ def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
     scores = torch.bmm(q, k.mT)
     wide = scores + mask  # fp32
     return scores.copy_(torch.softmax(wide, -1, out=wide))
-
-
-def _through_softmax(above: Tensor, share: Tensor) -> Tensor:
-    """Gradient of the scores from that of the shares, written over `above`: (G, R, S).
-
-    torch's own kernel for it sums in another order where it runs on more threads.
-    """
-    return above.sub_(torch.linalg.vecdot(above, share).unsqueeze(-1)).mul_(share)
 
 
 @lru_cache(maxsize=64)

@@ -65,6 +65,13 @@ def _wholes(name: str, low: int, high: int | None = None) -> Callable[[Any], tup
     return parse_all
 
 
+def _steps(value: Any) -> tuple[int | str, ...]:
+    """Comma-separated fast steps, each once."""
+    parse = _whole("t_fast", 0, MAX_FAST_STEPS, word="auto")
+    parts = value if isinstance(value, tuple) else str(value).split(",")
+    return tuple(dict.fromkeys(parse(part.strip() if isinstance(part, str) else part) for part in parts))
+
+
 Model = Annotated[
     str | None,
     _option(
@@ -139,6 +146,17 @@ Limit = Annotated[
         metavar="N",
         parser=_whole("limit", 1),
         text="Only the first N documents of each task.",
+        show_default="all",
+    ),
+]
+Documents = Annotated[
+    Any,
+    _option(
+        "--documents",
+        panel=WHAT,
+        metavar="I,...",
+        parser=_wholes("documents", 0),
+        text="Only these documents of each task, by their index from 0, as the report's sample browser names them.",
         show_default="all",
     ),
 ]
@@ -279,6 +297,59 @@ Seed = Annotated[
         metavar="N",
         parser=_whole("seed", 0, MAX_SEED),
         text="Of latent noise, sampled tokens and the choice of demonstrations.",
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    _option(
+        "--model",
+        "-M",
+        panel=WHAT,
+        metavar="PATH|ID,...",
+        text="Checkpoints, comma-separated or given several times. Without it: the bundled demo and sample.",
+        show_default="bundled demo model",
+    ),
+]
+SweptSteps = Annotated[
+    Any,
+    _option(
+        "--t_fast",
+        panel=LATENTS,
+        metavar="N|auto,...",
+        parser=_steps,
+        text="Fast steps per text, as 0,16,64.",
+        show_default="the preset's",
+    ),
+]
+Seeds = Annotated[
+    Any,
+    _option(
+        "--seed",
+        panel=LATENTS,
+        metavar="N,...",
+        parser=_wholes("seed", 0, MAX_SEED),
+        text="Seeds, as 1,2,3.",
+        show_default=str(RunConfig.seed),
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    _option(
+        "--ray_address",
+        panel=MACHINE,
+        metavar="local|auto|ADDRESS",
+        text="Run cells side by side on Ray: 'local' starts it on this machine, 'auto' finds a running cluster.",
+        show_default="one cell after another, without Ray",
+    ),
+]
+CellCpus = Annotated[
+    int,
+    _option(
+        "--cell_cpus",
+        panel=MACHINE,
+        metavar="N",
+        parser=_whole("cell_cpus", 1),
+        text="CPU cores that Ray gives a cell, beside a GPU where the cluster has GPUs.",
     ),
 ]
 Device = Annotated[

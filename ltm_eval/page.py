@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ltm_eval.answering import AnswerFacts, Line
+    from ltm_eval.bound_curves import StepCurve
+    from ltm_eval.cost import CostRow, SizeRow
+    from ltm_eval.latent_page import ProbeView, TaskLatents
     from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
+    from ltm_eval.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class ModelCard:
     """Checkpoint digest or revision, if the run tells it."""
     parameters: int | None
     """Parameter count, if the run tells it."""
+    step: int | None
+    """Training step of the checkpoint, if the run tells it."""
+    sizes: str
+    """Layers, width and latents in words, if the run tells them."""
+    sources: tuple[str, ...]
+    """Data set of every task, with its number of documents."""
     date: str
     """Date in the results file's name."""
     seconds: float | None
@@ -361,12 +372,20 @@ class Answer:
     """Colour, from 1."""
     responses: tuple[str, ...]
     """Model output, the first few repeats."""
+    verdicts: tuple[str, ...]
+    """right, wrong or empty for each of these."""
     more: int
     """Further repeats, not shown."""
     extracted: tuple[tuple[str, str, str], ...]
     """Filter, what it extracted, and right, wrong or empty where the metric is no yes or no."""
     other_prompt: bool
     """Whether this model saw another prompt than the one shown."""
+    bits_per_byte: float | None
+    """What the document cost, where it was scored and not answered."""
+    bound: bool
+    """Whether that is an upper bound."""
+    facts: tuple[tuple[str, str], ...]
+    """What latent inference did, named; empty for other models."""
 
 
 @dataclass(frozen=True)
@@ -375,6 +394,8 @@ class SampleView:
 
     doc_id: int
     """Index in the split."""
+    place: str
+    """The same, unique within the task."""
     question: str
     """The prompt's last piece."""
     demonstrations: tuple[str, ...]
@@ -385,6 +406,28 @@ class SampleView:
     """The worked answer it was taken from; empty if there is none."""
     answers: tuple[Answer, ...]
     """One per model that scored the document."""
+    tags: tuple[str, ...]
+    """ahead (first model right, another wrong), behind, wrong (all), failed (no answer was extracted)."""
+    gap: float | None
+    """Bits per byte of the first model minus the second's; None for tasks that are answered."""
+
+
+@dataclass(frozen=True)
+class SampleBrowser:
+    """Documents of one task to look through."""
+
+    samples: tuple[SampleView, ...]
+    """In the order of the samples file."""
+    documents: int
+    """Documents in that file."""
+    counts: tuple[tuple[str, int], ...]
+    """How many of them have each tag."""
+    shared: tuple[str, ...]
+    """Demonstrations that several documents have alike, shown once."""
+    scored: bool
+    """Whether texts were scored and not answered."""
+    command: str
+    """Scores one document again; DOCUMENT stands for its index. Empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -503,6 +546,8 @@ class TaskSection:
     """Compute of rethinking, where it ran."""
     latents: tuple[LatentSummary, ...]
     """Latent inference, per run that has it."""
+    inference: TaskLatents
+    """Layers' latents and test-time compute."""
     published: tuple[Published, ...]
     """Published figures for the same data set."""
     definition: tuple[tuple[str, str], ...]
@@ -513,10 +558,20 @@ class TaskSection:
     """MAUVE and what belongs to it, where the task has it."""
     labels: tuple[str, ...]
     """Models that have the task."""
-    samples: tuple[SampleView, ...]
-    """The first documents."""
-    documents: int
-    """Documents in the samples file."""
+    answering: tuple[AnswerFacts, ...]
+    """How questions were answered, per run; empty for scored tasks."""
+    attempts: tuple[Line, ...]
+    """pass@k over k."""
+    shots: tuple[Line, ...]
+    """Accuracy over the number of demonstrations."""
+    steps: tuple[StepCurve, ...]
+    """Of perplexity sets: nats per token over the fast steps."""
+    draws: tuple[Line, ...]
+    """Of perplexity sets: the bound with its noise, over the number of draws."""
+    costs: tuple[CostRow, ...]
+    """Time, speed and memory, per run."""
+    browser: SampleBrowser | None
+    """Documents to look through; None without samples."""
 
 
 @dataclass(frozen=True)
@@ -531,9 +586,15 @@ class ReportData:
     """Warnings above everything else."""
     verdicts: tuple[Verdict, ...]
     """One per task and baseline."""
+    summary: Summary
+    """All headline figures in one table."""
+    sizes: tuple[SizeRow, ...]
+    """Sizes, compute and training of the models."""
     models: tuple[ModelCard, ...]
     """What ran."""
     tasks: tuple[TaskSection, ...]
     """One section per task."""
+    probes: tuple[ProbeView, ...]
+    """What the layers carry, where it was probed."""
     version: str
     """Version of this program."""

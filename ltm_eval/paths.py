@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -37,6 +38,14 @@ def demo_model_dir() -> Path:
 def sample_data_dir() -> Path:
     """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
     return assets_dir() / "sample"
+
+
+def source_sha256() -> str:
+    """Names the package's code, task definitions included, whatever its version says."""
+    found = sha256()
+    for path in sorted([*PACKAGE.glob("*.py"), *tasks_dir().rglob("*.yaml")], key=lambda path: path.name):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def cache_dir() -> Path:

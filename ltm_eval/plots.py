@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,6 +52,32 @@ _BINS = 40
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A figure that was drawn, to be drawn again for another target."""
+
+    name: str
+    """Its name within the page."""
+    size: tuple[float, float]
+    """Width and height in inches."""
+    draw: Callable[[Any], None]
+    """Draws on an axes."""
+
+
+_KEPT: ContextVar[list[Drawn] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def kept() -> Iterator[list[Drawn]]:
+    """Collect every figure that is drawn within the block."""
+    found: list[Drawn] = []
+    token = _KEPT.set(found)
+    try:
+        yield found
+    finally:
+        _KEPT.reset(token)
+
+
+@dataclass(frozen=True)
 class Bar:
     """One bar with its interval."""
 
@@ -77,6 +105,8 @@ class Curve:
     """10 % quantile per step."""
     high: tuple[float, ...]
     """90 % quantile per step."""
+    worst: tuple[float, ...] = ()
+    """The request that gained least, per step."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +141,16 @@ class Divergence:
     """Colour, from 1; 0 is human texts against human texts."""
     points: tuple[tuple[float, float], ...]
     """exp(-c KL(generated | mixture)) and exp(-c KL(human | mixture)), both 0 to 1."""
+
+
+@dataclass(frozen=True)
+class StepCurve:
+    """A figure over training steps."""
+
+    label: str
+    """What the curve stands for: the training run."""
+    points: tuple[tuple[float, float, float | None, float | None], ...]
+    """Step, value, and both ends of the 95 % interval or None."""
 
 
 def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
@@ -159,6 +199,8 @@ def fit_trajectory(curves: Sequence[Curve], *, name: str) -> str:
             steps = range(len(curve.median))
             axes.fill_between(steps, curve.low, curve.high, color=_series(index), alpha=0.18, linewidth=0)
             axes.plot(steps, curve.median, color=_series(index), linewidth=1.8, label=_short(curve.label))
+            if curve.worst:
+                axes.plot(steps, curve.worst, color=_series(index), linewidth=1.0, linestyle="--")
         axes.axhline(0.0, color=_RULE, linewidth=0.8)
         axes.set_xlabel("fast step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -250,6 +292,34 @@ def divergence_curves(curves: Sequence[Divergence], *, name: str) -> str:
     return _svg(draw, size=(6.4, 3.4), name=name)
 
 
+def step_curves(curves: Sequence[StepCurve], *, name: str, axis: str) -> str:
+    """A figure over training steps with its 95 % intervals, one colour per run; SVG text.
+
+    Args:
+        curves: points in order of their steps.
+        name: prefix of every id in the figure.
+        axis: what the figure is, with its unit.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(axes: Axes) -> None:
+        for index, curve in enumerate(curves):
+            steps, values = [point[0] for point in curve.points], [point[1] for point in curve.points]
+            for step, _, low, high in curve.points:
+                if low is not None and high is not None:
+                    axes.plot([step, step], [low, high], color=_series(index), linewidth=1.2, alpha=0.6)
+            axes.plot(steps, values, color=_series(index), linewidth=1.8, marker="o", ms=4, label=_short(curve.label))
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set_ylabel(axis)
+        axes.grid(color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="best", labelcolor=_INK)
+
+    return _svg(draw, size=(6.4, 2.8), name=name)
+
+
 def _series(index: int) -> str:
     return f"#05050{index % SERIES + 1}"
 
@@ -265,6 +335,8 @@ def _svg(draw: Any, *, size: tuple[float, float], name: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    if (collected := _KEPT.get()) is not None:
+        collected.append(Drawn(name, size, draw))
     with mpl.rc_context({**_RC, "svg.hashsalt": name}), warnings.catch_warnings():
         # The page's font draws the text; whether matplotlib's own font holds every glyph is of no account.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -276,6 +348,57 @@ def _svg(draw: Any, *, size: tuple[float, float], name: str) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return _for_page(buffer.getvalue(), name=name)
+
+
+_NO_DATES: dict[str, dict[str, Any]] = {
+    "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+    "png": {"Software": None},
+}
+FILE_FORMATS = tuple(_NO_DATES)
+
+
+def as_file(drawn: Drawn, format_: str, *, colours: Mapping[str, str]) -> bytes:
+    """The figure as a file of its own: PNG at 300 dots an inch, SVG with text as outlines, PDF with TrueType.
+
+    Args:
+        drawn: what to draw.
+        format_: png, svg or pdf.
+        colours: of `ink`, `muted`, `rule`, `paper` and `series-1` to `series-6`, as #rrggbb.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    wanted = {**_RC, "svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
+    with mpl.rc_context(wanted), warnings.catch_warnings(), _painted(colours):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure: Figure = Figure(figsize=drawn.size, layout="constrained", facecolor=colours["paper"])
+        drawn.draw(figure.add_subplot())
+        buffer = BytesIO()
+        figure.savefig(buffer, format=format_, dpi=300, metadata=_NO_DATES[format_])
+    return buffer.getvalue()
+
+
+@contextmanager
+def _painted(colours: Mapping[str, str]) -> Iterator[None]:
+    """The stand-in colours as names of real ones, which matplotlib looks up before it reads a colour as numbers."""
+    from matplotlib.colors import get_named_colors_mapping
+
+    named = get_named_colors_mapping()
+    stands = {
+        stand_in: colours[variable.removeprefix("var(--").rstrip(")")] for stand_in, variable in _STAND_INS.items()
+    }
+    try:
+        for (
+            stand_in,
+            colour,
+        ) in stands.items():  # one by one: `update` would leave matplotlib's cache of colours as it is
+            named[stand_in] = colour
+        yield
+    finally:
+        for stand_in in stands:
+            del named[stand_in]
 
 
 def _for_page(svg: str, *, name: str) -> str:

@@ -426,6 +426,24 @@ def _document_bits(cost: _Costs) -> dict[Key, float]:
     return {key: nats / size / math.log(2) for key, (nats, size) in pairs.items() if size}
 
 
+@dataclass(frozen=True)
+class DocumentCosts:
+    """What every document cost one model, by its headline row."""
+
+    label: str
+    """Model."""
+    bits: Mapping[Key, float]
+    """Bits per byte."""
+    bound: bool
+    """Whether they are upper bounds."""
+
+
+def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:
+    """Bits per byte of every document of perplexity set `name`, per run."""
+    costs = [_Costs(entry, name) for entry in entries]
+    return tuple(DocumentCosts(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs)
+
+
 def _spread(cost: _Costs) -> Spread:
     return Spread(label=cost.entry.label, series=cost.entry.series, values=tuple(_document_bits(cost).values()))
 

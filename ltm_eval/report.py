@@ -10,35 +10,46 @@ the clock, so the same results give the same bytes.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltm_eval import __version__
+from ltm_eval.answering import answer_facts, attempts_lines, shots_lines
+from ltm_eval.bound_curves import draw_lines, step_curves
+from ltm_eval.compute import compute_curves
+from ltm_eval.cost import cost_rows, size_rows
 from ltm_eval.effect_tables import budget_rows, effect_tables
 from ltm_eval.errors import ResultsError
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
+from ltm_eval.latent_page import TaskLatents
 from ltm_eval.latents import latent_summary
-from ltm_eval.page import ModelCard, ReportData, TaskSection
+from ltm_eval.layer_maps import layers_view
+from ltm_eval.layout import environment, markup, policy
+from ltm_eval.page import Banner, ModelCard, ReportData, TaskSection
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
-from ltm_eval.ppl_tables import METRICS, perplexity_section
-from ltm_eval.results import read_latents, write_text_atomic
-from ltm_eval.samples import sample_views
+from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
+from ltm_eval.probe_results import find_probes, is_probe
+from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
+from ltm_eval.results import find_runs, read_latents, result_files, write_text_atomic
+from ltm_eval.samples import sample_browser
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
-from ltm_eval.verdicts import audit_line, run_banners, task_banners, verdicts_of
-from ltm_eval.wording import cut, duration, number, p_words, percent, short, signed, signed_bits, visible
+from ltm_eval.signatures import read_facts
+from ltm_eval.summary import summary_of
+from ltm_eval.summary_text import summary_texts
+from ltm_eval.verdicts import audit_line, missing_task_banners, run_banners, task_banners, verdicts_of
+from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from jinja2 import Environment
     from markupsafe import Markup
 
+    from ltm_eval.latent_page import ProbeView
     from ltm_eval.page import PerplexitySection
+    from ltm_eval.probe_results import Probe
     from ltm_eval.results import Run
     from ltm_eval.scores import Entry
 
@@ -50,12 +61,34 @@ PARAMETER_KEYS = ("parameters", "model_num_parameters")
 # Building
 
 
-def build(runs: Sequence[Run]) -> ReportData:
-    """Compute the page for `runs`; the first LTM among them is compared with all others.
+def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
+    """The runs and the probes in `paths`, files or folders with all below them.
 
     Raises:
-        ResultsError: no runs, or a samples file or sidecar is malformed.
+        ResultsError: a path holds neither, or a file is malformed.
     """
+    places = list(map(Path, paths))
+    probed = {place: find_probes([place]) for place in places}
+    with_runs = [
+        place
+        for place in places
+        if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
+    ]
+    return find_runs(with_runs), find_probes(places)
+
+
+def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = False) -> ReportData:
+    """Compute the page for `runs`; the first LTM among them is compared with all others. `probes` follow.
+
+    Args:
+        full: all documents in the sample browsers, however large the page becomes.
+
+    Raises:
+        ResultsError: neither, or a samples file or sidecar is malformed.
+    """
+    views = tuple(map(probe_view, probe_labels(probes), probes))
+    if not runs and views:
+        return _of_probes(views)
     if not runs:
         raise ResultsError("nothing to report: no runs were given; pass a results file or a folder that holds some")
     labels = labels_of(runs)
@@ -67,23 +100,47 @@ def build(runs: Sequence[Run]) -> ReportData:
     for name in names:
         entries = [entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1)]
         entries = [entry for entry in entries if name in entry.run.tasks]
-        section = _section(name, entries, subject=named[0][0], share_of_page=SAMPLE_BYTES // len(names))
+        share = SAMPLE_BYTES // len(names)
+        section = _section(name, entries, subject=named[0][0], share_of_page=share, full=full)
         sections.append(section)
         verdicts += verdicts_of(section, subject=named[0][0])
         banners += task_banners(name, entries, section)
+    banners += missing_task_banners(named, names)
     others = ", ".join(label for label, _ in named[1:])
     return ReportData(
         title=f"{named[0][0]} against {others}" if others else named[0][0],
         subject=named[0][0],
         banners=tuple(dict.fromkeys(banners)),
         verdicts=tuple(verdicts),
+        summary=summary_of(sections, [label for label, _ in named]),
+        sizes=size_rows(named, [row for section in sections for row in section.costs]),
         models=tuple(_card(label, run) for label, run in named),
         tasks=tuple(sections),
+        probes=views,
         version=__version__,
     )
 
 
-def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int) -> TaskSection:
+def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
+    """A page without runs."""
+    demo = [
+        Banner("alarm", f"Demo model: {view.label} is bundled to try the program with.") for view in views if view.demo
+    ]
+    return ReportData(
+        title=f"Probe of {', '.join(view.label for view in views)}",
+        subject=views[0].label,
+        banners=tuple(dict.fromkeys(demo)),
+        verdicts=(),
+        summary=summary_of([], []),
+        sizes=(),
+        models=(),
+        tasks=(),
+        probes=views,
+        version=__version__,
+    )
+
+
+def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int, full: bool) -> TaskSection:
     generation = generation_section(name, entries)
     elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
     scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in elsewhere]
@@ -93,24 +150,35 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     )
     perplexity = perplexity_section(name, entries, subject=subject)
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
-    samples, documents = ((), 0) if scored_texts_only else sample_views(entries, budget=share_of_page)
+    records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
+    costs = document_costs(name, entries) if scored_texts_only else ()
+    effect = effect_tables(name, entries)
+    rows = perplexity.rows if perplexity is not None else ()
+    layers = (layers_view(label, own) for label, own in records.items())
     return TaskSection(
         name=name,
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
         tables=tables,
         bars=bars_of(tables),
-        effect=effect_tables(name, entries),
+        effect=effect,
         budget=budget_rows(name, entries),
-        latents=tuple(
-            latent_summary(entry.label, records) for entry in entries if (records := read_latents(entry.run, name))
+        latents=tuple(latent_summary(label, own) for label, own in records.items()),
+        inference=TaskLatents(
+            layers=tuple(view for view in layers if view is not None),
+            compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         ),
         published=published_for(name),
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
         generation=generation,
         labels=tuple(entry.label for entry in entries),
-        samples=samples,
-        documents=documents,
+        answering=answer_facts(name, entries, records),
+        attempts=attempts_lines(tables),
+        shots=shots_lines(effect),
+        steps=step_curves(entries, records, rows) if rows else (),
+        draws=draw_lines(entries, rows),
+        costs=cost_rows(name, entries, records),
+        browser=sample_browser(name, entries, records, costs=costs, budget=share_of_page, full=full),
     )
 
 
@@ -123,6 +191,9 @@ def _card(label: str, run: Run) -> ModelCard:
         kind=run.model_kind,
         digest=next((str(told[key]) for key in DIGEST_KEYS if told.get(key)), ""),
         parameters=parameters,
+        step=_step(run),
+        sizes=_sizes(run),
+        sources=tuple(_sources(run)),
         date=run.date_id,
         seconds=run.seconds,
         path=run.path.as_posix(),
@@ -136,37 +207,74 @@ def _card(label: str, run: Run) -> ModelCard:
     )
 
 
+def _step(run: Run) -> int | None:
+    checkpoint = run.config.get("checkpoint")
+    step = checkpoint.get("step") if isinstance(checkpoint, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _sizes(run: Run) -> str:
+    """Layers, width and latents as a reader says them."""
+    sizes = run.config.get("sizes")
+    told = sizes if isinstance(sizes, dict) else {}
+    words = (("n_layers", "layers"), ("dim", "wide"), ("max_z_len", "latent vectors"), ("max_seq_len", "tokens"))
+    return ", ".join(f"{told[key]} {word}" for key, word in words if isinstance(told.get(key), int))
+
+
+def _sources(run: Run) -> list[str]:
+    """`task: sample, 4 of 120 documents` for every task."""
+    found = []
+    for name, result in run.tasks.items():
+        facts = read_facts((run.extra.data or {}).get("sets"), name)
+        of_all = f" of {result.n_original:,}" if result.n_original not in (None, result.n_effective) else ""
+        counted = f"{result.n_effective:,}{of_all} documents" if result.n_effective is not None else ""
+        bundled = facts.get("sample") is True or run.extra.sample_data
+        where = "bundled sample" if bundled else str(facts.get("split") or "")
+        found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
+    return found
+
+
 # Layout
 
 
 def render(data: ReportData) -> str:
     """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
     from ltm_eval import plots
+    from ltm_eval.latent_plots import latent_figures
+    from ltm_eval.line_plots import line_figures
 
     folder = reports_dir()
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    figures = {}
+    style, script = (
+        "".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in ("report", "explorer"))
+        for kind in ("css", "js")
+    )
+    figures = {name: markup(svg) for name, svg in latent_figures(data)}
     for index, task in enumerate(data.tasks, 1):
         if task.bars:
-            figures[f"bars-{index}"] = _markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
+            figures[f"bars-{index}"] = markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
         curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
         if curves:
-            figures[f"fit-{index}"] = _markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
+            figures[f"fit-{index}"] = markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
         if task.generation is not None and task.generation.curves:
             shown = [replace(one, label=visible(one.label)) for one in task.generation.curves]
-            figures[f"divergence-{index}"] = _markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
+            figures[f"divergence-{index}"] = markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
+        figures |= {name: markup(svg) for name, svg in line_figures(task, index=index).items()}
         if task.perplexity is not None:
             figures |= _perplexity_figures(task.perplexity, index=index)
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja2")
         .render(
             data=data,
             figures=figures,
-            style=_markup(style),
-            script=_markup(script),
-            policy=_policy(style=style, script=script),
+            style=markup(style),
+            script=markup(script),
+            policy=policy(style=style, script=script),
             settings=_side_by_side(data.models),
+            explorers=[markup(explorer_json(view)) for view in data.probes],
+            figures_of=figures_of,
+            forms=summary_texts(data.summary),
+            whole=lambda text: markup(escape_text(text)),
         )
     )
 
@@ -178,65 +286,21 @@ def _perplexity_figures(section: PerplexitySection, *, index: int) -> dict[str, 
     stacks = [replace(stack, label=visible(stack.label)) for stack in section.stacks]
     spreads = [replace(spread, label=visible(spread.label)) for spread in section.spreads if len(spread.values) > 1]
     if stacks:
-        figures[f"parts-{index}"] = _markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
+        figures[f"parts-{index}"] = markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
     if spreads:
-        figures[f"spread-{index}"] = _markup(plots.histogram(spreads, name=f"spread-{index}"))
+        figures[f"spread-{index}"] = markup(plots.histogram(spreads, name=f"spread-{index}"))
     return figures
 
 
-def _markup(text: str) -> Markup:
-    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped."""
-    from markupsafe import Markup
+def escape_text(text: str) -> str:
+    """Escaped text that is not cut: tables to be copied, whose parts are visible already."""
+    from html import escape
 
-    return Markup(text)  # noqa: S704 - never called with text of a model or a results file
+    return escape(text)
 
 
 def _shown(bars: Sequence[Bar]) -> list[Bar]:
     return [Bar(group=visible(b.group), label=visible(b.label), value=b.value, low=b.low, high=b.high) for b in bars]
-
-
-def _environment() -> Environment:
-    """Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(reports_dir() / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters.update(
-        percent=percent,
-        number=number,
-        short=short,
-        signed=signed,
-        signed_bits=signed_bits,
-        p_words=p_words,
-        duration=duration,
-        grouped=lambda value: f"{value:,}",
-    )
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What every expression of a template passes through; our own mark-up is left alone."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return visible(cut(value))
-    return value
-
-
-def _policy(*, style: str, script: str) -> str:
-    """Content security policy that admits exactly this style and this script."""
-
-    def allowed(text: str) -> str:
-        return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:

@@ -31,6 +31,8 @@ DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 REPLACED = "replaced"
+PROBE_PREFIX = "probe_"
+"""A probe's file beside the runs; `probe_results` reads it."""
 UNFINISHED = ("running", "incomplete")
 STOP_REASONS = ("stop_string", "end_of_text", "length", "")
 
@@ -329,6 +331,8 @@ class RunExtra:
     """Task to the compute of rethinking and of its control."""
     floors: Mapping[str, tuple[Floor, ...]] | None = None
     """Reference rows of perplexity sets, by task; None where the run tells none."""
+    cost: Mapping[str, Any] | None = None
+    """Task to wall time and peak memory, as `telemetry.TaskCost`."""
     status: str = ""
     """running, incomplete or complete; empty where the file does not tell."""
     groups: Mapping[str, Any] | None = None
@@ -406,12 +410,7 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
 def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such file or folder; give a results_*.json file or a folder that holds some")
-    files = sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if (name.startswith("results") and name.endswith(".json")) or DATE_ID.search(name)
-    )
+    files = result_files(folder)
     if not files:
         raise ResultsError(f"{folder}: no results_*.json below this folder; evaluate with --output_path {folder} first")
     runs = [read_run(file) for file in files]
@@ -423,6 +422,17 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
         if key not in newest or newest[key].date_id <= run.date_id:
             newest[key] = run
     return sorted(newest.values(), key=lambda run: run.path)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The results files in a folder and below it, by name alone."""
+    return sorted(
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if (name.startswith("results") and name.endswith(".json"))
+        or (DATE_ID.search(name) and not name.startswith(PROBE_PREFIX))
+    )
 
 
 def _not_superseded(runs: Sequence[Run]) -> list[Run]:
@@ -467,6 +477,19 @@ def read_run(path: Path) -> Run:
         seconds=_finite(content.get("total_evaluation_time_seconds")),
         extra=_extra(content, where=str(path)),
     )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        ResultsError: not JSON, or no object.
+        MachineError: the file cannot be read.
+    """
+    content = _parsed(_read_bytes(path), where=str(path))
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: str) -> TaskResult:
@@ -555,6 +578,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
         sweep_cell=str(block.get("sweep_cell") or ""),
         rethink_budget=_mapping(block.get("rethink_budget")),
         floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
+        cost=_mapping(block.get("cost")),
         status=str(block.get("status") or ""),
         groups=_mapping(block.get("groups")),
     )
@@ -722,13 +746,18 @@ def _parsed(data: bytes, *, where: str) -> Any:
 # Writing
 
 
+def strict_json(obj: Any) -> str:
+    """`obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
+    return _strict(obj, indent=2) + "\n"
+
+
 def write_json_atomic(path: str | Path, obj: Any) -> None:
     """Write `obj` as strict, indented JSON: complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, _strict(obj, indent=2) + "\n")
+    write_text_atomic(path, strict_json(obj))
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

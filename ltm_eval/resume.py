@@ -21,6 +21,7 @@ from typing import Any
 
 import ltm_eval
 from ltm_eval import failpoints
+from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError
 from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
 from ltm_eval.results import write_json_atomic
@@ -116,8 +117,11 @@ def session(
     asked: Mapping[str, Any],
     data: Mapping[str, Any],
     fresh: bool = False,
+    job: Job | None = None,
 ) -> Iterator[Session]:
     """Begin or go on with a run; only while its output folder is held (`lock`).
+
+    Of several processes the leading one repairs, settles and writes; each appends to a journal file of its own.
 
     `lm.settings` names what answers are kept under; `lm.worklist` is replaced until the block ends. However it ends,
     finished answers are on disk and the results file says how far it is.
@@ -128,25 +132,27 @@ def session(
         asked: see `Manifest`.
         data: see `Manifest`.
         fresh: leave an unfinished run of other settings behind.
+        job: the processes that share the run; None is this one alone.
 
     Raises:
-        RefusedError: an unfinished run of other settings or data lies there.
+        RefusedError: an unfinished run of other settings or data lies there, or the processes differ in them.
         ResultsError: its manifest cannot be used although there is a journal.
         MachineError: the folder cannot be read or written.
     """
     failpoints.moment("resume.begin")
-    damaged = repair(folder)
+    job = job or Job()
     wanted = Manifest(datetime.now().isoformat().replace(":", "-"), _plain(lm.settings), _plain(asked), _plain(data))
-    journal = Journal(folder, wanted.settings)
-    manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
-    journal.head["run"] = asdict(manifest)
+    job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
+    damaged = repair(folder) if job.leads else 0
+    journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
+    journal.head |= {"run": asdict(manifest), "launch": journal.launch}
     warnings = [f"{damaged} damaged lines of the journal were set aside and done again"] if damaged else []
     for line in warnings:
         say_on_stderr(line)
     state = Session(
         folder,
         manifest,
-        Worklist(journal, say=say_on_stderr),
+        Worklist(journal, say=say_on_stderr, job=job),
         was_complete=status_of(manifest.results(folder)) == COMPLETE,
         warnings=warnings,
         seconds_before=_seconds_of(folder, manifest, journal.contents),
@@ -155,7 +161,7 @@ def session(
     try:
         yield state
     except BaseException:
-        _leave(state, journal)
+        _leave(state, journal, leads=job.leads)
         raise
     else:
         journal.close()
@@ -169,11 +175,25 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _leave(state: Session, journal: Journal) -> None:
+def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[Journal, Manifest]:
+    """The journal, and the manifest as the leading process settles it; the others read once that is done."""
+    told = b""
+    if job.leads:
+        journal = Journal(folder, wanted.settings)
+        manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
+        told = json.dumps([journal.launch, asdict(manifest)]).encode()
+    launch, settled = json.loads(job.exchange(told)[0])
+    if not job.leads:
+        journal, manifest = Journal(folder, wanted.settings), Manifest(**settled)
+        journal.launch = launch
+    return journal, manifest
+
+
+def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
     """Close the books of a run that ends early; what ended it is told, not what else goes wrong now."""
     try:
         journal.close()
-        if status_of(state.results) == RUNNING:
+        if leads and status_of(state.results) == RUNNING:
             content = json.loads(state.results.read_text("utf-8"))
             content["ltm_eval"]["status"] = INCOMPLETE
             write_json_atomic(state.results, content)

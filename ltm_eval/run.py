@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,16 +25,19 @@ from typing import TYPE_CHECKING, Any
 import ltm_eval
 from ltm_eval import failpoints, paths, progress, resume
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
+from ltm_eval.distributed import Job, current, join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, MachineError, UsageError, nearest
 from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.launch import unlaunched
 from ltm_eval.lock import holding
 from ltm_eval.results import Floor, write_jsonl_atomic
 from ltm_eval.signatures import signatures_of
 from ltm_eval.stopping import stopping
+from ltm_eval.telemetry import Meter, sizes_of
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
@@ -59,7 +63,7 @@ class Outcome:
     """Where a run left its results."""
 
     results: tuple[Path, ...]
-    """One `results_*.json` per model."""
+    """One `results_*.json` per model; none in a process that does not lead its job."""
     report: Path | None
     """The HTML page."""
 
@@ -84,12 +88,31 @@ def run(config: RunConfig) -> Outcome:
     """
     from ltm_eval.checkpoint import check_place
 
-    config, notes = settle(config)
+    job = join()
+    config, notes = settle(quieted(config, job))
     output = check_output(Path(config.output_path))
-    with stopping(), holding(output):
+    with stopping(), held(output, job):
         check_place(str(config.model))
         quiet_hosts()
         return _run(config, output, notes)
+
+
+@contextmanager
+def held(output: Path, job: Job) -> Iterator[None]:
+    """Hold an output folder for all processes of a job, which wait for one another at both ends.
+
+    Raises:
+        RefusedError: another command works there, or the processes differ in program or options.
+    """
+    with holding(output) if job.leads else nullcontext():
+        job.agree({"ltm_eval": ltm_eval.__version__, "source code": paths.source_sha256(), "torch": _version("torch")})
+        yield
+        job.wait()
+
+
+def quieted(config: RunConfig, job: Job) -> RunConfig:
+    """The options of a process that does not speak for its job, or as they are."""
+    return config if job.leads else replace(config, quiet=True)
 
 
 def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
@@ -102,13 +125,19 @@ def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
         show_notes(notes)
         written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
         del lm
-    page = write_page(written, output) if config.report else None
-    return Outcome(tuple(written), page)
+    return outcome(written, config, output)
+
+
+def outcome(written: list[Path], config: RunConfig, output: Path) -> Outcome:
+    """What a run leaves, its page written; nothing for a process that does not lead."""
+    if not current().leads:
+        return Outcome((), None)
+    return Outcome(tuple(written), write_page(written, output) if config.report else None)
 
 
 def show_notes(notes: list[str]) -> None:
     """The sentences that every output must carry, on standard error."""
-    for line in notes:
+    for line in notes if current().leads else ():
         print(f"ltm-eval: {line}", file=sys.stderr)
 
 
@@ -182,6 +211,8 @@ def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:
         notes.append("sample data: written for this project, not the published sets")
     if config.limit is not None:
         notes.append(f"only the first {config.limit} documents of each task (limit)")
+    if config.documents:
+        notes.append(f"only documents {', '.join(map(str, config.documents))} of each task")
     return replace(config, model=config.model or DEMO_MODEL, data=data), notes
 
 
@@ -358,8 +389,13 @@ def construct(subject: Subject, config: RunConfig) -> LM:
 
     device = str(resolve_device(config.device))
     host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    if not os.environ.get("LTM_EVAL_DEBUG"):
+        from transformers.utils import logging as host_logging
+
+        host_logging.disable_progress_bar()
     try:
-        lm = get_model("hf").create_from_arg_obj(subject.arguments, host)
+        with unlaunched():
+            lm = get_model("hf").create_from_arg_obj(subject.arguments, host)
     except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
         cause = str(error).strip().splitlines()
         raise DataError(
@@ -390,7 +426,12 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     data = {task.task_name: data_facts(task) for task in tasks}
     asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
     folder = output / folder_name(subject.name) / cell
-    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh) as session:
+    job = current()
+    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
+        if not job.leads:
+            for task in tasks:
+                _help(lm, task, config)
+            return session.results
         return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
 
 
@@ -415,9 +456,12 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     begun = time.perf_counter()
     parts = []
     facts: dict[str, TaskFacts] = {}
+    costs: dict[str, dict[str, Any]] = {}
     for task in tasks:
+        meter = Meter(lm.device)
         part = evaluate_task(lm, task, config)
         failpoints.moment("run.task")
+        costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons(records)
@@ -436,6 +480,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         whole["total_evaluation_time_seconds"] = str(session.seconds_before + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
+            "cost": costs,
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
             "sweep_cell": str(session.manifest.asked["cell"]),
         }
@@ -490,6 +535,28 @@ def stop_reasons(records: list[LatentRecord]) -> dict[int, list[list[str]]]:
     return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
 
 
+class _Helped(Exception):  # noqa: N818 - not an error
+    """A share is done, and what lm-eval does next is the leading process's job."""
+
+
+def _help(lm: Any, task: Any, config: RunConfig) -> None:
+    """One task in a process that does not lead: its share of the requests, no metrics."""
+    name = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+    method = getattr(lm, name)
+
+    def helped(requests: list[Any], **options: Any) -> None:
+        method(requests, **options)
+        raise _Helped
+
+    setattr(lm, name, helped)
+    try:
+        evaluate_task(lm, task, config)
+    except _Helped:
+        getattr(lm, "records", []).clear()
+    finally:
+        setattr(lm, name, method)
+
+
 def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """One task through lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
@@ -501,6 +568,7 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
+        samples=chosen_documents(config, task),
         bootstrap_iters=BOOTSTRAP_ITERS,
         log_samples=True,
         confirm_run_unsafe_code=False,
@@ -514,6 +582,22 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     if hasattr(task, "generation_facts"):
         part["generation"] = {task.task_name: task.generation_facts()}
     return part
+
+
+def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | None:
+    """The documents of `--documents`, as lm-eval takes them.
+
+    Raises:
+        UsageError: the task has no such document.
+    """
+    if not config.documents:
+        return None
+    count = len(task.eval_docs)
+    if max(config.documents) >= count:
+        raise UsageError(
+            f"documents: task {task.task_name} has documents 0 to {count - 1}, {max(config.documents)} was asked for"
+        )
+    return {task.task_name: list(config.documents)}
 
 
 def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
@@ -554,6 +638,7 @@ def _about(
             "model": subject.kind,
             "model_args": subject.arguments,
             **info,
+            **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),

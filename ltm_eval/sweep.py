@@ -14,9 +14,9 @@ from typing import Any
 
 from ltm_eval import run as runner
 from ltm_eval.config import RunConfig, SweepConfig
+from ltm_eval.distributed import current, join
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
-from ltm_eval.lock import holding
 from ltm_eval.results import read_run, write_json_atomic
 from ltm_eval.stopping import stopping
 
@@ -67,9 +67,10 @@ def run(config: SweepConfig) -> runner.Outcome:
     """
     from ltm_eval.checkpoint import check_place
 
-    base, notes = runner.settle(config.base)
+    job = join()
+    base, notes = runner.settle(runner.quieted(config.base, job))
     output = runner.check_output(Path(base.output_path))
-    with stopping(), holding(output):
+    with stopping(), runner.held(output, job):
         check_place(str(base.model))
         runner.quiet_hosts()
         return _run(config, base, output, notes)
@@ -90,10 +91,10 @@ def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -
         cell = one.folder if place else ""
         subject = runner.ltm_subject(own)
         written.append(runner.evaluate_subject(subject, lm, tasks[one], own, output, notes, cell=cell))
-        _store(written, wanted, config.reference)
+        if current().leads:
+            _store(written, wanted, config.reference)
     results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]
-    page = runner.write_page(results, output) if base.report else None
-    return runner.Outcome(tuple(results), page)
+    return runner.outcome(results, base, output)
 
 
 def _checked(tasks: list[Any]) -> list[Any]:

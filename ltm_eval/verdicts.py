@@ -179,6 +179,17 @@ def _limit_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
     return banners
 
 
+def missing_task_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
+    """Runs that lack a task which another has: interrupted, or asked for less."""
+    banners = []
+    for label, run in named:
+        missing = [name for name in names if name not in run.tasks]
+        if missing:
+            text = f"Incomplete: {label} has no results of {', '.join(missing)}, so nothing is compared there."
+            banners.append(Banner("alarm", text))
+    return banners
+
+
 def _prompt_banners(name: str, section: TaskSection) -> list[Banner]:
     return [
         Banner(

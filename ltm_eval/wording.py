@@ -77,3 +77,19 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def operations(value: float) -> str:
+    """Floating-point operations with their prefix: 4.07 G."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g}\u00a0{prefix}"
+    return f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes as a reader says them, in powers of 1,024."""
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.3g}\u00a0{unit}"
+    return f"{value:,.0f}\u00a0bytes"

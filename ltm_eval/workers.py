@@ -9,12 +9,16 @@ Python's lock inside its operations, and its number of threads is a setting of t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import torch
+
+SMALL_PARAMETERS = 8_000_000
+"""Up to here one thread reads a token as fast as several, which only wait for one another between small products."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -38,6 +42,26 @@ def side_by_side(items: Sequence[_Item], work: Callable[[_Item], _Result], *, by
         return list(pool.map(work, items))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread(*, when: bool = True) -> Iterator[None]:
+    """Compute on the calling thread alone, where `when` holds; its number of threads is set back at the end."""
+    threads = torch.get_num_threads()
+    if not when or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def is_small(model: torch.nn.Module) -> bool:
+    """Whether a model lies on the CPU and is small enough to decode on one thread."""
+    weights = list(model.parameters())
+    return weights[0].device.type == "cpu" and sum(weight.numel() for weight in weights) <= SMALL_PARAMETERS
 
 
 def _fitting(bytes_each: int) -> int:

@@ -6,19 +6,21 @@ model meets the journal.
         work.done(place, answer)                     # as each one ends
     answers = work.close()                           # of every item, in the order of the items
 
-Where several processes share a call, two methods of `Work` change and nothing else: `share` (which of the missing items
-are this process's own) and `gather` (exchange what each has answered). Both are collective: every process opens the
-same items in the same order, even with nothing to do, and closes them. Equal items are answered once.
+The processes of a job share a call: `share` decides which of the missing items are this process's own, `gather`
+exchanges what each has answered. Both are collective: every process opens the same items in the same order, even with
+nothing to do, and closes them. Equal items are answered once.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.distributed import Job, share
 from ltm_eval.journal import Journal, digest
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Item:
     """For those who watch."""
     size: int
     """What it costs, in any unit; for sharing the work, longest first."""
+    together: Any = None
+    """Items of which this is equal stay on one process, because they share a fit; None stands for none."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
 def item_of(request: Instance, *, repeat: int | None = 0) -> Item:
     """A request as an item."""
     size = sum(len(part) for part in request.args if isinstance(part, str))
-    return Item(content_of(request, repeat=repeat), str(request.task_name), size)
+    together = [request.args[0], getattr(request, "other_prompt", None)]
+    return Item(content_of(request, repeat=repeat), str(request.task_name), size, together)
 
 
 def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
@@ -69,14 +74,17 @@ def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
 class Worklist:
     """Opens the calls of one model; without a journal nothing is kept beyond a call."""
 
-    def __init__(self, journal: Journal | None = None, *, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, journal: Journal | None = None, *, say: Callable[[str], None] | None = None, job: Job | None = None
+    ) -> None:
         """A worklist.
 
         Args:
             journal: where answers are looked up and appended.
             say: gets the line that tells what was found; None says nothing.
+            job: the processes that share the work; None is this one alone.
         """
-        self.journal, self.say = journal, say
+        self.journal, self.say, self.job = journal, say, job or Job()
 
     def open(self, kind: str, items: Sequence[Item]) -> Work:
         """Begin a call of the model's method `kind`."""
@@ -101,17 +109,53 @@ class Work:
         self.keys = [worklist.key(item.content) for item in items]
         self.answers: dict[str, Answer] = self._found()
         """By key; what this process knows."""
+        self._sent: list[str] = []
+        """Keys whose answers this process has and another lacks."""
         missing = {key: place for place, key in reversed(list(enumerate(self.keys))) if key not in self.answers}
         self.todo: list[int] = self.share(sorted(missing.values()))
         """Places of the items to answer here."""
         self._announce(missing)
 
     def share(self, missing: list[int]) -> list[int]:
-        """Which of the missing items (places, ascending, each key once) are answered by this process."""
-        return missing
+        """Which of the missing items (places, ascending, each key once) are answered by this process.
+
+        Raises:
+            RefusedError: the processes were not asked for the same.
+            IncompleteError: one of them is lost.
+        """
+        job = self.worklist.job
+        if job.world == 1:
+            return missing
+        job.agree({f"list of requests ({self.kind})": digest(self.keys)})
+        lacking = [set(json.loads(text)) for text in job.exchange(json.dumps(missing).encode())]
+        firsts = {key: place for place, key in reversed(list(enumerate(self.keys)))}
+        for key, place in firsts.items():
+            having = [rank for rank, lacks in enumerate(lacking) if place not in lacks]
+            if 0 < len(having) < job.world and having[0] == job.rank:
+                self._sent.append(key)
+        nobody_has = sorted(set.intersection(*lacking))
+        ranks = share([self._piece(place) for place in nobody_has], job.world)
+        mine = [place for place, rank in zip(nobody_has, ranks, strict=True) if rank == job.rank]
+        self._sent += [self.keys[place] for place in mine]
+        return mine
+
+    def _piece(self, place: int) -> tuple[str, float]:
+        """What an item belongs to, and its cost."""
+        item = self.items[place]
+        return self.keys[place] if item.together is None else digest(item.together), float(item.size)
 
     def gather(self) -> None:
-        """Make `answers` hold every key, whoever answered it."""
+        """Make `answers` hold every key, whoever answered it.
+
+        Raises:
+            IncompleteError: a process is lost.
+        """
+        if self.worklist.job.world == 1:
+            return
+        own = [[key, self.answers[key].value, list(self.answers[key].records)] for key in self._sent]
+        for text in self.worklist.job.exchange(json.dumps(own).encode()):
+            for key, value, records in json.loads(text):
+                self.answers.setdefault(key, Answer(value, tuple(records)))
 
     def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
         """Keep the answer of an item; it outlasts this process from here on.
@@ -123,12 +167,14 @@ class Work:
 
         Raises:
             MachineError: it cannot be written.
+            IncompleteError: another process is lost; this answer is kept.
         """
         key, item = self.keys[place], self.items[place]
         self.answers[key] = answer
         if self.worklist.journal is not None:
             row = {"value": answer.value, "records": list(answer.records)}
             self.worklist.journal.append(key, item.task, row, sync=batch_ended)
+        self.worklist.job.check()
 
     def close(self) -> list[Answer]:
         """The answer of every item, in their order.
@@ -152,7 +198,7 @@ class Work:
     def _announce(self, missing: Mapping[str, int]) -> None:
         """Say what was found, and write down what is planned, by task."""
         journal = self.worklist.journal
-        if journal is None:
+        if journal is None or not self.worklist.job.leads:
             return
         found = sum(key not in missing for key in self.keys)
         totals = Counter({key: item.task for key, item in zip(self.keys, self.items, strict=True)}.values())

@@ -322,11 +322,11 @@ def test_exit_code_of_lm_eval_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_writes_where_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from ltm_eval import report, results
+    from ltm_eval import report
 
     written: dict[Path, str] = {}
-    monkeypatch.setattr(results, "find_runs", lambda found: found)
-    monkeypatch.setattr(report, "build", lambda runs: runs)
+    monkeypatch.setattr(report, "gather", lambda found: (found, ()))
+    monkeypatch.setattr(report, "build", lambda runs, probes, full: runs)
     monkeypatch.setattr(report, "render", lambda data: f"page of {data}")
     monkeypatch.setattr(report, "write", lambda html, path: written.__setitem__(path, html))
     folder, file = str(tmp_path), str(tmp_path / "results_a.json")

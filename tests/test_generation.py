@@ -145,7 +145,7 @@ def test_the_page(tmp_path: Path) -> None:
     write(tmp_path, "gpt2-x")
     html = render(build(find_runs([tmp_path])))
     assert "<b>x" not in html and html.count("<script>") == 1
-    part = html[html.index("<h3>Generation") : html.index("Published, not re-run")]
+    part = html[html.index("<h3>Generation") : html.index("<h3>Published")]
     assert "0.650 ± 0.100" in part and "0.950 ± 0.010" in part and "3 empty" in part and "25.0&nbsp;%" in part
     assert part.count("<svg") == 1 and "stroke-dasharray" in part
     published = html[html.index("Published, not re-run") :]

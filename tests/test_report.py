@@ -78,6 +78,12 @@ def test_snapshot_of_the_page_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 row["difference"] = sorted(row["difference"])
     for verdict in page["verdicts"]:
         verdict["text"] = re.sub(r"interval .*, p [=<] [\d.]+", "interval …", verdict["text"])
+    for row in page["summary"]["rows"]:
+        row["published"] = len(row["published"])
+        for cell in row["cells"]:
+            cell["low"], cell["high"] = round(cell["low"], 6), round(cell["high"], 6)
+        for gap in row["gaps"]:
+            gap["difference"] = sorted(gap["difference"])
     page["tasks"][0]["bars"] = len(page["tasks"][0]["bars"])
     page["tasks"][0]["published"] = len(page["tasks"][0]["published"])
     found = json.loads(json.dumps(page))
@@ -192,7 +198,8 @@ def test_latents_are_summed_up(tmp_path: Path) -> None:
 def test_samples_show_prompt_demonstrations_answer_number_and_gold(tmp_path: Path) -> None:
     write_two(tmp_path)
     section = only(data_of(tmp_path))
-    first = section.samples[1]
+    assert section.browser is not None
+    first = section.browser.samples[1]
     assert first.question == "Question: Mia has 1 apples and picks 2 more. How many apples has she now?\nAnswer:"
     assert [text[:25] for text in first.demonstrations] == ["Question: Mia has 100 app", "Question: Mia has 101 app"]
     assert (first.gold, first.worked[-7:]) == ("3", "\n#### 3")
@@ -251,7 +258,7 @@ def test_other_prompts_are_announced_wherever_the_pairs_are_used(tmp_path: Path)
     assert found[1].startswith("Different numbers of demonstrations for ltm_gsm8k: 1, 2.")
     page = render(data)
     assert page.count("answered another prompt than the one shown") == 40
-    assert page.count("other prompts</span>") == 2
+    assert page.count("other prompts</span>") == 4  # in the table of scores and in the summary, under both filters
 
 
 def test_other_task_versions_are_announced(tmp_path: Path) -> None:
@@ -344,7 +351,8 @@ def test_hostile_task_names_are_inert(tmp_path: Path) -> None:
     results = {f"<b>{word}": {"acc,none": 0.5, "acc_stderr,none": 0.1} for word in (*MARKUP, *INVISIBLE, "x" * 5000)}
     write_run(tmp_path, model="m", right=right, n=2, change={"results": results})
     page = Structure(render(data_of(tmp_path)))
-    assert not {"b", "img", "h4"} & {tag for tag, _ in page.elements}
+    assert not {"b", "img"} & {tag for tag, _ in page.elements}
+    assert sum(tag == "h1" for tag, _ in page.elements) == 1
     assert page.open == []
 
 
@@ -366,15 +374,19 @@ def test_a_large_run_keeps_the_page_small(tmp_path: Path) -> None:
     data = data_of(tmp_path)
     page = render(data)
     assert len(page.encode()) < 5_000_000
-    assert only(data).documents == 1319
-    assert len(only(data).samples) == 50
+    browser = only(data).browser
+    assert browser is not None
+    assert browser.documents == 1319
+    assert len(browser.samples) == 200
 
 
 def test_samples_stop_where_the_page_would_grow_too_long(tmp_path: Path) -> None:
     for model in ("a", "b", "c"):
         write_run(tmp_path, model=model, right=right, n=60, shots=8, word="<&\x01" * 1500)
     data = data_of(tmp_path)
-    assert 0 < len(only(data).samples) < 50
+    browser = only(data).browser
+    assert browser is not None
+    assert 0 < len(browser.samples) < 60
     assert len(render(data).encode()) < 5_000_000
 
 

@@ -11,9 +11,10 @@ import torch
 
 from ltm_eval import workers
 from ltm_eval.bounds import RowOptions, score_documents
-from ltm_eval.config import fit_config
+from ltm_eval.config import GenerationConfig, fit_config
+from ltm_eval.decode import Prompt, generate
 from ltm_eval.posterior import Document, Window, fit_documents
-from ltm_eval.workers import side_by_side
+from ltm_eval.workers import one_thread, side_by_side
 from tests.tiny import tiny_model
 
 SEED = 7
@@ -100,3 +101,25 @@ def test_a_fit_and_its_rows_have_the_same_bits_on_any_number_of_threads(t_fast: 
         assert torch.equal(posterior.mu, found[0][0].mu)
         assert torch.equal(posterior.log_var, found[0][0].log_var)
         assert rows == found[0][1]
+
+
+def test_one_thread_is_set_back_also_after_an_error() -> None:
+    torch.set_num_threads(3)
+    with pytest.raises(ValueError, match="stop"), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("stop")
+    assert torch.get_num_threads() == 3
+    with one_thread(when=False):
+        assert torch.get_num_threads() == 3
+
+
+def test_a_small_model_is_decoded_on_one_thread() -> None:
+    seen: set[int] = set()
+    model = tiny_model()
+    model.norm.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    prompt = Prompt((1, 2, 3), torch.zeros(model.config.latent_shape))
+    found = list(generate(model, [prompt], GenerationConfig(max_new_tokens=4)))
+    assert len(found[0].tokens) == 4
+    assert seen == {1}
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,80 @@
+"""`torch.compile` over the parts of a layer, for whoever asks for it; without a compiler the parts run as they are.
+
+Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
+padded to few lengths, `posterior.padded_length`). On a GPU the parts are CUDA graphs too. Compiled sums differ from
+uncompiled ones in their last bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ltm_eval.model import LatentThoughtModel
+
+PARTS = ("attend", "latent_queries", "read_latents", "transform")
+"""Methods of a layer that the fast loop calls."""
+LENGTHS = 64
+"""Most padded lengths that get code of their own; torch's default of 8 would send the others back to Python."""
+
+log = logging.getLogger(__name__)
+
+
+def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> LatentThoughtModel:
+    """Compile the layers' parts on first use; returns the same model.
+
+    Where that fails (no C++ compiler, no Triton), one warning is logged and the model runs uncompiled from then on.
+
+    Args:
+        backend: as `torch.compile` names it.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(LENGTHS, torch._dynamo.config.recompile_limit)
+    mode = "reduce-overhead" if model.device.type == "cuda" and backend == "inductor" else None
+    compiler = Compiler()
+    for block in model.blocks:
+        for name in PARTS:
+            plain = getattr(block, name)
+            if not isinstance(plain, Compiled):
+                setattr(block, name, Compiled(plain, compiler, backend=backend, mode=mode))
+    return model
+
+
+@dataclass
+class Compiler:
+    """What the parts of one model know in common."""
+
+    failed: bool = False
+    """Whether one of them could not be compiled."""
+
+
+class Compiled:
+    """A function that is compiled when it is first called, and called uncompiled once its compiler has failed."""
+
+    def __init__(
+        self, plain: Callable[..., Any], compiler: Compiler, *, backend: str = "inductor", mode: str | None = None
+    ) -> None:
+        self.plain, self.fast = plain, torch.compile(plain, dynamic=False, backend=backend, mode=mode)
+        self.compiler = compiler
+
+    def __call__(self, *given: Any) -> Any:
+        """What the function returns."""
+        if self.compiler.failed:
+            return self.plain(*given)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the compiler about the code it is given
+                return self.fast(*given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a compiler's failures have many types, and all mean the same here
+            self.compiler.failed = True
+            cause = str(error).strip().splitlines() or [type(error).__name__]
+            log.warning("compile: the model could not be compiled and runs as it is (%s)", cause[0][:200])
+            return self.plain(*given)

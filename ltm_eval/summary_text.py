@@ -1,0 +1,79 @@
+"""The summary as rows of text, in the forms that papers and spreadsheets take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ltm_eval.table_text import comma_separated, latex, markdown
+from ltm_eval.wording import number, p_words, percent, signed, signed_bits, visible
+
+if TYPE_CHECKING:
+    from ltm_eval.page import Difference
+    from ltm_eval.summary import Summary, SummaryCell, SummaryRow
+
+ARROWS = {True: " ↑", False: " ↓", None: ""}
+
+
+def summary_texts(summary: Summary) -> tuple[tuple[str, str], ...]:
+    """(name of the form, the table in it): Markdown and LaTeX as printed, CSV with plain numbers."""
+    header = ["Task", "Metric", *summary.labels]
+    for label in summary.labels[1:]:
+        header += [f"{summary.labels[0]} − {label}", "95 % interval", "p"]
+    header = list(map(visible, header))
+    rows = [[visible(text) for text in _printed(row)] for row in summary.rows]
+    plain = [[visible(text) for text in _plain(row)] for row in summary.rows]
+    return (
+        ("Markdown", markdown(header, rows, numeric=2)),
+        ("LaTeX", latex(header, rows, numeric=2)),
+        ("CSV", comma_separated([visible(text) for text in _plain_header(summary)], plain)),
+    )
+
+
+def _printed(row: SummaryRow) -> list[str]:
+    cells = [row.task, row.metric + ARROWS[row.higher_is_better], *(_figure(cell, row) for cell in row.cells)]
+    for gap in row.gaps:
+        cells += _gap(gap.difference, row)
+    return cells
+
+
+def _figure(cell: SummaryCell, row: SummaryRow) -> str:
+    if cell.value is None:
+        return "–"
+    return f"{'≤ ' if cell.bound else ''}{f'{percent(cell.value)} %' if row.share else number(cell.value)}"
+
+
+def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
+    if difference is None:
+        return ["–", "–", "–"]
+    scale = 100 if row.share else 1
+    write = signed_bits if row.bits else signed
+    estimate, low, high = (write(scale * value) for value in (difference.estimate, difference.low, difference.high))
+    return [estimate, f"{low} to {high}" if difference.n > 1 else "–", p_words(difference.p_value).removeprefix("= ")]
+
+
+def _plain_header(summary: Summary) -> list[str]:
+    header = ["task", "metric", "higher_is_better", "n"]
+    for label in summary.labels:
+        header += [f"{label} {part}" for part in ("value", "low", "high", "is_upper_bound")]
+    for label in summary.labels[1:]:
+        header += [f"{summary.labels[0]} minus {label} {part}" for part in ("estimate", "low", "high", "p", "n")]
+    return header
+
+
+def _plain(row: SummaryRow) -> list[str]:
+    cells = [row.task, row.metric, _flag(row.higher_is_better), "" if row.n is None else str(row.n)]
+    for cell in row.cells:
+        cells += [*map(_number, (cell.value, cell.low, cell.high)), _flag(cell.bound)]
+    for gap in row.gaps:
+        found = gap.difference
+        numbers = (found.estimate, found.low, found.high, found.p_value, found.n) if found else (None,) * 5
+        cells += map(_number, numbers)
+    return cells
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _flag(value: bool | None) -> str:
+    return "" if value is None else str(value).lower()

@@ -1,0 +1,156 @@
+"""Checkpoints over training steps: where the step is found, what shares a curve, the best one and its caveat."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fake_runs import write_ppl_run, write_run
+from hostile import HOSTILE, Structure, assert_inert
+
+from ltm_eval import cli
+from ltm_eval.document import RENDERERS
+from ltm_eval.errors import ResultsError
+from ltm_eval.history import CAVEAT, curves_of, document, name_of, step_of
+from ltm_eval.results import find_runs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEPS = (1000, 2000, 10000)
+
+
+def checkpoints(folder: Path, *, word: str = "apples", **fit: Any) -> None:
+    """Three checkpoints; the middle one is right most often, the last one has the lowest bound."""
+    for place, step in enumerate(STEPS):
+        config = {"model": "ltm", "model_args": {"pretrained": word}, "checkpoint": {"step": step}}
+        config |= {"fit": {"preset": "bound", "t_fast": 16, **fit}}
+        name = f"run/ckpt_{step}.pt"
+        right = [8, 20, 16][place]
+        change = {"config": config}
+        write_run(folder / "g", model=name, right=lambda i, k=right: i < k, n=40, kind="ltm", change=change, word=word)
+        write_ppl_run(folder / "p", model=name, nats=lambda i, k=place: 40.0 - 5 * k + i % 3, kind="ltm", change=change)
+
+
+def runs(folder: Path) -> Any:
+    return find_runs([folder], newest_only=False)
+
+
+def test_curves_are_in_order_of_the_steps(tmp_path: Path) -> None:
+    checkpoints(tmp_path)
+    curves, without = curves_of(runs(tmp_path))
+    assert without == []
+    assert {tuple(point.step for point in curve.points) for curve in curves} == {STEPS}
+    assert {curve.label for curve in curves} == {"run"}
+    by_name = {(curve.head.task, curve.head.metric, curve.head.filter): curve for curve in curves}
+    accuracy = by_name["ltm_gsm8k", "exact_match", "strict-match"]
+    assert [point.figure.value for point in accuracy.points] == [0.2, 0.5, 0.4]
+    # Wilson's interval of 20 in 40.
+    assert (accuracy.points[1].figure.low, accuracy.points[1].figure.high) == pytest.approx((0.352, 0.648), abs=1e-3)
+    assert accuracy.best is not None
+    assert accuracy.best.step == 2000
+    bits = by_name["ltm_ptb", "bound, bits per byte", "none"]
+    assert bits.best is not None
+    assert (bits.best.step, bits.head.bound) == (10000, True)
+    assert by_name["ltm_ptb", "as_released, perplexity per token", "none"].best is None
+
+
+def test_other_settings_make_another_curve(tmp_path: Path) -> None:
+    checkpoints(tmp_path / "a")
+    checkpoints(tmp_path / "b", t_fast=64)
+    curves, _ = curves_of(runs(tmp_path))
+    assert {curve.label for curve in curves if curve.head.metric == "bound, bits per byte"} == {
+        "run (t_fast 16)",
+        "run (t_fast 64)",
+    }
+
+
+def test_the_newest_result_of_a_step_counts(tmp_path: Path) -> None:
+    checkpoints(tmp_path / "a")
+    folder = next((tmp_path / "a" / "g").glob("*_2000.pt"))
+    content = json.loads(next(folder.glob("results_*")).read_text("utf-8"))
+    content["results"]["ltm_gsm8k"]["exact_match,strict-match"] = 0.9
+    (folder / "results_2030-01-01T00-00-00.json").write_text(json.dumps(content), "utf-8")
+    curve = next(curve for curve in curves_of(runs(tmp_path))[0] if curve.head.filter == "strict-match")
+    assert [point.figure.value for point in curve.points] == [0.2, 0.9, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "step", "name"),
+    [
+        ("out/ckpt_60000.pt", {}, 60000, "out"),
+        ("pythia-70m", {"pretrained": "EleutherAI/pythia-70m", "revision": "step3000"}, 3000, "pythia-70m"),
+        ("x/checkpoint-500", {}, 500, "x"),
+        ("gpt2-large", {}, None, "gpt2-large"),
+        ("stepwise-7b", {}, None, "stepwise-7b"),
+        ("ltm-iter=12", {}, 12, "ltm"),
+    ],
+)
+def test_where_the_step_is_found(
+    tmp_path: Path, model: str, arguments: dict[str, Any], step: int | None, name: str
+) -> None:
+    change = {"config": {"model": "hf", "model_args": arguments}, "model_name": model}
+    write_run(tmp_path, model="m", right=lambda _: True, change=change)
+    (run,) = runs(tmp_path)
+    assert (step_of(run), name_of(run)) == (step, name)
+
+
+def test_runs_without_a_step_are_listed_and_alone_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, model="gpt2", right=lambda _: True)
+    with pytest.raises(ResultsError, match=r"no run tells its training step \(gpt2\)"):
+        document(runs(tmp_path))
+    checkpoints(tmp_path)
+    made = document(runs(tmp_path))
+    assert made.parts[-1].title == "Left out: no training step"
+    assert [row[0].text for row in made.parts[-1].tables[0].rows] == ["gpt2"]
+
+
+def test_the_best_checkpoint_comes_with_its_caveat(tmp_path: Path) -> None:
+    checkpoints(tmp_path)
+    made = document(runs(tmp_path))
+    for name in ("html", "md", "json"):
+        assert CAVEAT[:60] in RENDERERS[name](made)
+    best = {(row["task"], row["metric"]): row for row in json.loads(RENDERERS["json"](made))["best"]}
+    assert best["ltm_gsm8k", "exact_match"]["step"] == 2000
+    (accuracy, *_) = [row for row in made.parts[0].tables[0].rows if row[0].text == "ltm_gsm8k"]
+    assert accuracy[7].note == "inside the best's interval"
+
+
+def test_csv_has_one_line_per_point(tmp_path: Path) -> None:
+    checkpoints(tmp_path)
+    made = document(runs(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(RENDERERS["csv"](made))))
+    assert len(rows) == len(made.records)
+    assert {row["step"] for row in rows} == {"1000", "2000", "10000"}
+    assert {row["relation"] for row in rows if row["metric"] == "bound, bits per byte"} == {"≤"}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_do_not_change_the_page(tmp_path: Path, name: str) -> None:
+    def page(folder: Path, word: str) -> str:
+        checkpoints(folder)
+        for file in folder.rglob("results_*"):
+            content = json.loads(file.read_text("utf-8"))
+            content["model_name"] = word
+            content["results"] = {word + task: values for task, values in content["results"].items()}
+            file.write_text(json.dumps(content), "utf-8")
+        return RENDERERS["html"](document(runs(folder)))
+
+    hostile = page(tmp_path / "1", HOSTILE[name])
+    harmless = page(tmp_path / "2", "".join(c if c.isspace() else "a" for c in HOSTILE[name]))
+    assert_inert(Structure(hostile), Structure(harmless), name=name)
+    assert "<svg" in hostile
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints(tmp_path)
+    assert cli.main(["history", str(tmp_path)]) == 0
+    assert "3 checkpoints" not in capsys.readouterr().err
+    assert cli.main(["history", str(tmp_path), "-o", str(tmp_path / "h.html")]) == 0
+    first = (tmp_path / "h.html").read_bytes()
+    assert cli.main(["history", str(tmp_path), "-o", str(tmp_path / "h.html")]) == 0
+    assert (tmp_path / "h.html").read_bytes() == first
+    assert cli.main(["history", str(tmp_path / "none")]) == 3

@@ -1,0 +1,133 @@
+"""Paired statistics: known values, scipy's answers, and independence of the documents' order."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ltm_eval.errors import UsageError
+from ltm_eval.paired import BOOTSTRAP, MCNEMAR, NO_DISCORDANT, SIGN_FLIPS, Contest, holm, paired_means, paired_rates
+
+
+def scores(both: int, first: int, second: int, neither: int) -> tuple[list[float], list[float]]:
+    pairs = [(1.0, 1.0)] * both + [(1.0, 0.0)] * first + [(0.0, 1.0)] * second + [(0.0, 0.0)] * neither
+    random.Random(7).shuffle(pairs)
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def costs(n: int = 60) -> tuple[list[float], list[float], list[float]]:
+    """Nats of two runs and bytes of n documents; the first run costs about 2 % less."""
+    generator = np.random.default_rng(3)
+    units = generator.integers(20, 200, n).astype(float)
+    b = units * generator.normal(1.5, 0.2, n)
+    return list(b * generator.normal(0.98, 0.03, n)), list(b), list(units)
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, 0), (3, 9), (12, 13), (40, 20)])
+def test_mcnemar_is_scipys_binomial_test_of_the_discordant_pairs(first: int, second: int) -> None:
+    found = paired_means(*scores(30, first, second, 11))
+    assert found.p_value == pytest.approx(stats.binomtest(first, first + second).pvalue)
+    assert (found.test, found.discordant, found.n) == (MCNEMAR, first + second, 41 + first + second)
+    assert found.contest == Contest(both=30, first=first, second=second, neither=11)
+    assert found.estimate == pytest.approx((first - second) / found.n)
+
+
+def test_mcnemar_known_value() -> None:
+    # Ten discordant pairs, all one way: 2 / 2^10.
+    assert paired_means(*scores(5, 10, 0, 5)).p_value == 2 / 1024
+
+
+def test_interval_of_a_mean_is_scipys_percentile_bootstrap() -> None:
+    a, b = scores(40, 22, 9, 30)
+    found = paired_means(a, b)
+    options = {"n_resamples": 9_999, "method": "percentile", "paired": True, "rng": np.random.default_rng(1)}
+    theirs = stats.bootstrap((a, b), lambda x, y, axis: (x - y).mean(axis=axis), **options).confidence_interval
+    assert found.interval_kind == BOOTSTRAP
+    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=0.012)
+
+
+def test_no_differing_document_is_not_taken_for_certain_equality() -> None:
+    found = paired_means([1.0, 0.0] * 10, [1.0, 0.0] * 10)
+    # Clopper and Pearson's upper limit for 0 of 20 at 97.5 %.
+    limit = stats.binomtest(0, 20).proportion_ci(0.95, "exact").high
+    assert (found.p_value, found.estimate, found.interval_kind) == (1.0, 0.0, NO_DISCORDANT)
+    assert (found.interval.low, found.interval.high) == pytest.approx((-limit, limit))
+
+
+def test_other_means_are_tested_by_sign_flips() -> None:
+    a = [0.5, 0.25, 1.0, 0.75, 0.9, 0.8]
+    b = [0.25, 0.25, 0.5, 0.5, 0.1, 0.3]
+    found = paired_means(a, b)
+    # Five pairs differ, all one way: 2 of 2^5 sign patterns are as extreme.
+    assert (found.test, found.contest) == (SIGN_FLIPS, None)
+    assert found.p_value == pytest.approx(2 / 32)
+
+
+def test_perplexity_difference_ratio_and_interval() -> None:
+    a, b, units = costs()
+    found = paired_rates(a, b, units, scale="ppl")
+    total = sum(units)
+    assert found.first == pytest.approx(math.exp(sum(a) / total))
+    assert found.estimate == pytest.approx(math.exp(sum(a) / total) - math.exp(sum(b) / total))
+    assert found.ratio == pytest.approx(math.exp((sum(a) - sum(b)) / total))
+
+    def difference(x: np.ndarray, y: np.ndarray, u: np.ndarray, axis: int) -> np.ndarray:
+        sizes = u.sum(axis=axis)
+        return np.asarray(np.exp(x.sum(axis=axis) / sizes) - np.exp(y.sum(axis=axis) / sizes))
+
+    options = {"n_resamples": 9_999, "method": "percentile", "paired": True, "rng": np.random.default_rng(1)}
+    theirs = stats.bootstrap((a, b, units), difference, **options).confidence_interval
+    width = theirs.high - theirs.low
+    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=0.05 * width)
+    assert found.interval.high < 0
+    assert found.ratio_interval is not None
+    assert found.ratio_interval.low < found.ratio < found.ratio_interval.high < 1
+
+
+def test_bits_are_nats_over_ln_2_and_both_tests_agree() -> None:
+    a, b, units = costs()
+    bits, nats, ppl = (paired_rates(a, b, units, scale=scale) for scale in ("bits", "nats", "ppl"))
+    assert bits.estimate == pytest.approx(nats.estimate / math.log(2))
+    assert bits.interval.low == pytest.approx(nats.interval.low / math.log(2))
+    assert bits.p_value == nats.p_value == ppl.p_value
+    assert bits.ratio is None
+
+
+def test_nothing_depends_on_the_order_of_the_documents() -> None:
+    a, b, units = costs()
+    order = random.Random(1).sample(range(len(a)), len(a))
+    mixed = [[column[i] for i in order] for column in (a, b, units)]
+    for scale in ("ppl", "bits"):
+        assert paired_rates(*mixed, scale=scale) == paired_rates(a, b, units, scale=scale)
+    assert paired_means(*mixed[:2]) == paired_means(a, b)
+
+
+def test_one_document_has_no_interval() -> None:
+    found = paired_rates([3.0], [2.0], [1.0], scale="ppl")
+    assert (found.interval.low, found.interval.high, found.p_value) == (-math.inf, math.inf, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("units", "scale"), [([1.0], "bits"), ([0.0, 0.0], "bits"), ([1.0, -1.0], "bits"), ([1.0, 1.0], "log")]
+)
+def test_wrong_units_or_scale(units: list[float], scale: str) -> None:
+    with pytest.raises(UsageError, match="expected a scale"):
+        paired_rates([1.0, 2.0], [1.0, 2.0], units, scale=scale)
+
+
+def test_holm_known_values() -> None:
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_is_never_below_the_raw_value_and_keeps_the_order() -> None:
+    values = [random.Random(5).random() ** 3 for _ in range(9)]
+    adjusted = holm(values)
+    assert all(high >= low for high, low in zip(adjusted, values, strict=True))
+    assert sorted(range(9), key=adjusted.__getitem__) == sorted(range(9), key=values.__getitem__)
