@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import tempfile
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 from ltm_eval.config import RunConfig
-from ltm_eval.journal import Journal, Writer, read, repair
+from ltm_eval.journal import Journal, Writer, encode, read, repair
 from ltm_eval.run import run
 
 RECORD = {"objective_nats": [3021.123456789 - step for step in range(65)], "prompt_hash": "0" * 64, "condition": "demos"}
@@ -30,8 +31,23 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+def flushes(folder: Path) -> list[float]:
+    """Milliseconds of 300 writes of an answer's size, each flushed, ascending: what the disk itself costs."""
+    data = encode({"key": "0" * 64, "task": "t", **ANSWER})
+    spent = []
+    with (folder / "bare").open("ab", buffering=0) as file:
+        for _ in range(300):
+            begun = time.perf_counter()
+            file.write(data)
+            os.fsync(file.fileno())
+            spent.append(1e3 * (time.perf_counter() - begun))
+    return sorted(spent)
+
+
 def write(folder: Path, answers: int) -> None:
-    """One at a time, each flushed to the disk; then many as a run writes them."""
+    """One at a time, each flushed to the disk, beside a bare flush; then many as a run writes them."""
+    bare = flushes(folder)
+    print(f"a bare write of as many bytes with its flush: median {statistics.median(bare):.2f} ms, 99 % {bare[296]:.2f} ms")
     single = Journal(folder / "single", {"a": 1})
     spent = []
     for number in range(300):
