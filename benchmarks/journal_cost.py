@@ -17,7 +17,8 @@ from ltm_eval.config import RunConfig
 from ltm_eval.journal import Journal, Writer, encode, read, repair
 from ltm_eval.run import run
 
-RECORD = {"objective_nats": [3021.123456789 - step for step in range(65)], "prompt_hash": "0" * 64, "condition": "demos"}
+STEPS = [3021.123456789 - step for step in range(65)]
+RECORD = {"objective_nats": STEPS, "prompt_hash": "0" * 64, "condition": "demos"}
 ANSWER = {"value": {"texts": ["So the answer is 42.\n#### 42" * 8], "budget": None}, "records": [RECORD]}
 
 
@@ -47,7 +48,7 @@ def flushes(folder: Path) -> list[float]:
 def write(folder: Path, answers: int) -> None:
     """One at a time, each flushed to the disk, beside a bare flush; then many as a run writes them."""
     bare = flushes(folder)
-    print(f"a bare write of as many bytes with its flush: median {statistics.median(bare):.2f} ms, 99 % {bare[296]:.2f} ms")
+    print(f"a bare write with its flush: median {statistics.median(bare):.2f} ms, 99 % {bare[296]:.2f} ms")
     single = Journal(folder / "single", {"a": 1})
     spent = []
     for number in range(300):
@@ -95,7 +96,8 @@ def share(folder: Path) -> None:
         begun = now()
         run(config)
         spent = time.perf_counter() - begun[0]
-        print(f"run of 40 questions, {name}: {timed(begun)}; journal {1e3 * seconds[-1]:.1f} ms = {seconds[-1] / spent:.2%}")
+        own = f"journal {1e3 * seconds[-1]:.1f} ms = {seconds[-1] / spent:.2%}"
+        print(f"run of 40 questions, {name}: {timed(begun)}; {own}")
 
 
 def main() -> None:
