@@ -14,7 +14,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for _switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ[_switch] = "1"
 # An option in the caller's environment would change what is tested; the folder of real data sets is meant for tests.
-for _name in [name for name in os.environ if name.startswith("LTM_EVAL_") and name != "LTM_EVAL_DATA_DIR"]:
+_KEPT = ("LTM_EVAL_DATA_DIR", "LTM_EVAL_TEST_")
+for _name in [name for name in os.environ if name.startswith("LTM_EVAL_") and not name.startswith(_KEPT)]:
     del os.environ[_name]
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,6 +26,7 @@ from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 SILENCE = 5.0
 """Seconds after which a rank counts as lost in these tests."""
+DOCUMENTS = os.environ.get("LTM_EVAL_TEST_DOCUMENTS", "3")
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 
 
@@ -225,7 +226,15 @@ def joining(argument: dict[str, Any]) -> int:
 
 # One result whatever the number of processes --------------------------------------------------------------------------
 
-TIMINGS = ("_seconds", "date", "total_evaluation_time_seconds", "command", "output_path", "batch_sizes")
+TIMINGS = (
+    "seconds",
+    "peak_memory_bytes",
+    "date",
+    "total_evaluation_time_seconds",
+    "command",
+    "output_path",
+    "batch_sizes",
+)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +280,7 @@ def alone(gang: Gang, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return left(output), done.out(0).replace(str(output), "OUT")
 
 
-MANY = ("--task", "gsm8k,wikitext", "--shots", "2", "--limit", "3", "--n", "2")
+MANY = ("--task", "gsm8k,wikitext,lambada_last_word", "--shots", "2", "--limit", DOCUMENTS, "--n", "2")
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])

@@ -1,0 +1,196 @@
+"""How questions were answered, curves of bounds, and what it cost: from results files to the page's records."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_eval.answering import LinePoint, attempts_lines, shots_lines
+from ltm_eval.flops import flops_per_token
+from ltm_eval.page import EffectRow, EffectTable, TaskSection
+from ltm_eval.paths import PACKAGE, reports_dir
+from ltm_eval.report import build
+from ltm_eval.rerun import rerun_command
+from ltm_eval.results import find_runs, read_run
+from ltm_eval.samples import SAMPLES_PER_TASK
+from ltm_eval.telemetry import Meter, sizes_of
+from tests.fake_runs import DATE, TASK, write_run
+from tests.rich_runs import write_rich
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSection]:
+    folder = tmp_path_factory.mktemp("rich")
+    write_rich(folder)
+    return {task.name: task for task in build(find_runs([folder])).tasks}
+
+
+# Answers
+
+
+def test_facts_of_answers(rich: dict[str, TaskSection]) -> None:
+    ours, theirs = rich[TASK].answering
+    assert (ours.documents, ours.stops, ours.new_tokens) == (8, (("stop_string", 8),), 12.0)
+    assert (ours.demonstrations, ours.dropped, ours.prompts_cut) == (2.0, 0.0, (8, 8))
+    assert (ours.prompt_tokens, ours.fitted_tokens, ours.windows) == (60.0, 40.0, 1.0)
+    assert (theirs.stops, theirs.dropped, theirs.prompts_cut) == ((), None, None)
+    assert rich["ltm_ptb"].answering == ()
+
+
+def test_failed_extractions_are_counted_per_filter(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model="m", right=lambda i: True, n=4)
+    samples = path.parent / f"samples_{TASK}_{DATE}.jsonl"
+    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    rows[1]["filtered_resps"] = ["[invalid]"]
+    rows[1]["resps"] = [["  \n"]]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (section,) = build(find_runs([path])).tasks
+    (facts,) = section.answering
+    assert [(one.filter, one.count, one.answers) for one in facts.unanswered] == [
+        ("strict-match", 1, 4),
+        ("flexible-extract", 0, 4),
+    ]
+    assert facts.empty == 1
+    assert section.browser is not None
+    assert dict(section.browser.counts) == {"ahead": 0, "behind": 0, "wrong": 0, "failed": 1}
+
+
+def test_attempts_grow_with_k_beside_the_content_free_row(rich: dict[str, TaskSection]) -> None:
+    lines = {line.label: line for line in rich[TASK].attempts}
+    assert [(point.x, point.value) for point in lines["ltm-x pears"].points] == [(1, 0.2), (2, 0.4), (4, 0.8)]
+    assert lines["content-free"].dashed and not lines["gpt2-x pears"].dashed
+    assert attempts_lines(()) == ()
+
+
+def test_accuracy_over_shots_needs_two_numbers_of_them() -> None:
+    rows = tuple(EffectRow("demos", shots, 0.1 * shots, 0.0, 1.0, 9, "", None) for shots in (8, 1, 4))
+    (line,) = shots_lines([EffectTable("m", "exact_match", "none", "demos", rows)])
+    assert line.label == "demos"
+    assert line.points[0] == LinePoint(1, 0.1, 0.0, 1.0)
+    assert [point.x for point in line.points] == [1, 4, 8]
+    assert shots_lines([EffectTable("m", "exact_match", "none", "demos", rows[:1])]) == ()
+
+
+# Bounds
+
+
+def test_the_fit_over_steps_is_summed_over_documents(rich: dict[str, TaskSection]) -> None:
+    (curve,) = rich["ltm_ptb"].steps
+    assert curve.nats_per_token == pytest.approx((200 / 40, 150 / 40, 120 / 40, 102.75 / 40))
+    assert (curve.documents, curve.is_bound) == (8, True)
+    assert curve.settled is not None
+    bound = next(row for row in rich["ltm_ptb"].perplexity.rows if row.name == "bound")  # type: ignore[union-attr]
+    assert math.exp(curve.settled) == pytest.approx(bound.lines[0].per_token.value)  # type: ignore[union-attr]
+
+
+def test_noise_of_the_draws_falls_with_their_root(rich: dict[str, TaskSection]) -> None:
+    (line,) = rich["ltm_ptb"].draws
+    half = {point.x: point.high - point.value for point in line.points}
+    assert half[1] == pytest.approx(half[8] * math.sqrt(8)) and half[32] == pytest.approx(half[8] / 2)
+    bound = next(row for row in rich["ltm_ptb"].perplexity.rows if row.name == "bound")  # type: ignore[union-attr]
+    assert half[8] == pytest.approx(1.96 * bound.lines[0].per_token.mc_se)  # type: ignore[union-attr, operator]
+
+
+def test_steps_at_the_fits_own_noise_are_no_bound(tmp_path: Path) -> None:
+    write_rich(tmp_path)
+    path = tmp_path / "ltm-x" / f"results_{DATE}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["config"]["fit"]["noise"] = "fixed"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    sections = {task.name: task for task in build(find_runs([tmp_path])).tasks}
+    assert not sections["ltm_ptb"].steps[0].is_bound
+
+
+# Documents
+
+
+def test_documents_of_every_kind_are_kept_where_not_all_fit(tmp_path: Path) -> None:
+    """Of 600 questions the first 590 are right for both, the last ten are what one looks for."""
+    write_run(tmp_path, model="ltm-x", right=lambda i: i < 595, n=600, kind="ltm")
+    write_run(tmp_path, model="gpt2-x", right=lambda i: i < 590 or i >= 598, n=600)
+    runs = find_runs([tmp_path])
+    (section,) = build(runs).tasks
+    browser = section.browser
+    assert browser is not None and len(browser.samples) == SAMPLES_PER_TASK
+    ids = [sample.doc_id for sample in browser.samples]
+    assert ids == sorted(ids) and ids[:100] == list(range(100)) and ids[-10:] == list(range(590, 600))
+    assert dict(browser.counts) == {"ahead": 5, "behind": 2, "wrong": 3, "failed": 0}
+    (whole,) = build(runs, full=True).tasks
+    assert whole.browser is not None and len(whole.browser.samples) == 600
+
+
+def test_a_document_names_the_command_that_scores_it_again(tmp_path: Path) -> None:
+    command = "ltm-eval run --model ckpt.pt --tasks gsm8k,ptb -L 4 --output_path=out --baseline gpt2"
+    run = read_run(write_run(tmp_path, model="m", right=bool, extra={"command": command}))
+    assert rerun_command(run, TASK, 17) == (
+        "ltm-eval run --model ckpt.pt --baseline gpt2 --task ltm_gsm8k --documents 17 --output_path rerun"
+    )
+    other = read_run(write_run(tmp_path, model="some model", right=bool))
+    assert rerun_command(other, "sums", 3) == (
+        "lm_eval --model hf --model_args 'pretrained=some model' --tasks sums --samples '{\"sums\": [3]}' "
+        "--log_samples --output_path rerun"
+    )
+
+
+def test_shared_demonstrations_are_found_and_verdicts_stand_by_each_answer(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model="m", right=lambda i: True, n=3)
+    samples = path.parent / f"samples_{TASK}_{DATE}.jsonl"
+    rows: list[dict[str, Any]] = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["resps"] = [[" a\n#### 2", " b\n#### 3", " c"]]
+        row["filtered_resps"] = ["2", "3", "[invalid]"]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (section,) = build(find_runs([path])).tasks
+    assert section.browser is not None
+    assert len(section.browser.shared) == 2
+    assert [sample.answers[0].verdicts for sample in section.browser.samples] == [
+        ("right", "wrong", "wrong"),
+        ("wrong", "right", "wrong"),
+        ("wrong", "wrong", "wrong"),
+    ]
+
+
+# Cost
+
+
+def test_cost_and_size_beside_the_first_model(tmp_path: Path) -> None:
+    write_rich(tmp_path)
+    data = build(find_runs([tmp_path]))
+    ours, theirs = data.tasks[0].costs
+    assert (ours.seconds, ours.seconds_per_document, ours.peak_memory_bytes) == (12.5, 12.5 / 8, 3 * 2**28)
+    assert (ours.fit_share, ours.t_fast) == (0.5 / 0.75, 4.0)
+    assert ours.fitted_tokens_per_second == pytest.approx(4 * 40 / 0.5)
+    assert ours.new_tokens_per_second == pytest.approx(12 / 0.25)
+    assert ours.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=4)
+    assert theirs.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=0)
+    assert (theirs.fit_share, theirs.t_fast) == (None, None)
+    first, second = data.sizes
+    assert (first.size_ratio, first.compute_ratio, second.compute_ratio) == (1.0, 1.0, pytest.approx(1 / 5))
+    assert first.same_compute_parameters == pytest.approx(first.flops_per_token / 6)  # type: ignore[operator]
+
+
+def test_flops_give_the_published_figures() -> None:
+    """Training GFLOPs per token of LTM-S, -M and -L, arXiv:2502.01567 Table 1."""
+    sizes = ((38_370_000, 3, 16, 4.07), (51_010_000, 6, 16, 5.52), (76_280_000, 12, 64, 32.2))
+    for parameters, layers, t_fast, published in sizes:
+        found = flops_per_token(parameters, layers=layers, width=512, t_fast=t_fast) / 1e9
+        assert found == pytest.approx(published, rel=0.005)
+
+
+def test_training_compute_is_that_of_the_model_cards() -> None:
+    for row in json.loads((reports_dir() / "training_compute.json").read_text(encoding="utf-8")):
+        card = (PACKAGE.parent / row["source"].partition(", ")[2]).read_text(encoding="utf-8")
+        assert f"{row['flops']:.1e}".replace("e+", "e") in card
+        assert re.search(rf"{row['tokens'] / 1e6:g} million tokens", card)
+
+
+def test_a_meter_tells_time_and_memory() -> None:
+    cost = Meter("cpu").read()
+    assert cost.seconds >= 0 and cost.memory_of == "process"
+    assert cost.peak_memory_bytes is None or cost.peak_memory_bytes > 2**20
+    assert sizes_of(object()) == {}

@@ -1,0 +1,104 @@
+"""The summary table: which figures stand in it, what is marked, and its forms for papers and spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ltm_eval.page import Difference, Published
+from ltm_eval.report import build, render
+from ltm_eval.results import find_runs
+from ltm_eval.summary import MOST_PUBLISHED, Summary, SummaryCell, SummaryGap, SummaryRow, _best, _published_perplexity
+from ltm_eval.summary_text import summary_texts
+from ltm_eval.table_text import comma_separated, latex, markdown
+from tests.fake_runs import AUDIT, write_ppl_run, write_run
+
+WON = Difference(0.25, 0.1, 0.4, 0.001, 40, 10, 0, 0, "better")
+
+
+def summary(folder: Path) -> Summary:
+    return build(find_runs([folder])).summary
+
+
+def test_answers_and_bounds_stand_in_one_table(tmp_path: Path) -> None:
+    for model, kind, every in (("ltm-x", "ltm", 2), ("gpt2-x", "hf", 4)):
+        write_run(tmp_path / "a", model=model, right=lambda i, every=every: i % every == 0, n=40, kind=kind)
+        extra = {"audit": AUDIT} if kind == "ltm" else None
+        write_ppl_run(tmp_path / "b", model=model, nats=lambda i: 30.0 + i, kind=kind, extra=extra)
+    (first, *_) = summary(tmp_path / "a").rows
+    assert (first.task, first.metric, first.share, first.n) == ("ltm_gsm8k", "exact_match, strict-match", True, 40)
+    assert [cell.value for cell in first.cells] == [0.5, 0.25]
+    assert [cell.best for cell in first.cells] == [True, False]
+    assert first.gaps[0].difference is not None and first.gaps[0].difference.estimate == 0.25
+    rows = {row.metric: row for row in summary(tmp_path / "b").rows}
+    bits = rows["bits per byte"]
+    assert [cell.bound for cell in bits.cells] == [True, False]
+    assert bits.gaps[0].caveat.startswith("Bound against exact")
+    assert not any(cell.best for cell in bits.cells)
+    assert [cell.bound for cell in rows["bits per byte, next token"].cells] == [False, False]
+    released = rows["perplexity per token, as_released: not a bound"]
+    assert (released.cells[0].bound, released.cells[1].value) == (False, None)
+    assert {one.model.split("-")[0] for one in released.published} == {"LTM"}
+    assert all(one.model.startswith("GPT-2") for one in rows["perplexity per token"].published)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "marked"),
+    [
+        (["better", "better"], [True, False, False]),
+        (["better", "open"], [False, False, False]),
+        (["worse", "worse"], [False, False, False]),
+        (["worse"], [False, True]),
+    ],
+)
+def test_only_what_the_differences_tell_is_marked(verdicts: list[str], marked: list[bool]) -> None:
+    cells = [SummaryCell(str(i), i + 1, 0.5, 0.4, 0.6, bound=False) for i in range(len(verdicts) + 1)]
+    gaps = [SummaryGap("x", replace(WON, verdict=verdict), "") for verdict in verdicts]
+    assert [cell.best for cell in _best(cells, gaps)] == marked
+    doubtful = [replace(gap, caveat="a bound") for gap in gaps]
+    assert not any(cell.best for cell in _best(cells, doubtful))
+
+
+def test_published_figures_are_few_and_of_the_same_quantity() -> None:
+    def row(model: str, metric: str = "zero-shot perplexity") -> Published:
+        return Published(model, "", "PTB", metric, 1.0, False, None, "", "", "somewhere")
+
+    rows = [row("GPT-2 small"), row("LTM-Small"), row("Mamba"), row("GPT-2 xl", "zero-shot perplexity (words)")]
+    rows += [row(f"GPT-2 {size}") for size in ("small", "medium", "large", "xl")] + [row("GPT-2 (medium)")]
+    assert [one.model for one in _published_perplexity(rows, released=True)] == ["LTM-Small"]
+    found = [one.model for one in _published_perplexity(rows, released=False)]
+    assert found == ["GPT-2 small", "GPT-2 medium", "GPT-2 large", "GPT-2 xl"]
+    assert len(found) == MOST_PUBLISHED
+
+
+def test_the_forms_hold_the_figures() -> None:
+    cells = (SummaryCell("a", 1, 0.5, 0.4, 0.6, bound=False), SummaryCell("b_1", 2, None, None, None, bound=False))
+    row = SummaryRow("t", 1, "acc, x", True, True, False, cells, (SummaryGap("b_1", WON, ""),), (), 40)
+    forms = dict(summary_texts(Summary(("a", "b_1"), (row,))))
+    assert forms["Markdown"].splitlines()[2] == "| t | acc, x ↑ | 50.0 % | – | +25.0 | +10.0 to +40.0 | 0.001 |"
+    assert r"t & acc, x $\uparrow$ & 50.0 \% & -- & +25.0" in forms["LaTeX"] and r"b\_1" in forms["LaTeX"]
+    (head, values) = csv.reader(io.StringIO(forms["CSV"]))
+    read = dict(zip(head, values, strict=True))
+    assert (read["a value"], read["b_1 value"], read["a minus b_1 estimate"], read["n"]) == ("0.5", "", "0.25", "40")
+
+
+def test_cells_cannot_break_out_of_their_form() -> None:
+    hostile = ["a|b`<c>\n*d*\\", "50% & $x$ #1_2 ^{~}", '=HYPERLINK("x"),\n"q"', "-1.5", "-cmd|x"]
+    (_, _, line, *rest) = markdown(["h"] * 5, [hostile]).split("\n")
+    assert rest == [""] and r"a\|b\`&lt;c> \*d\*\\" in line
+    assert r"50\% \& \$x\$ \#1\_2 \textasciicircum{}\{\textasciitilde{}\}" in latex(["h"] * 5, [hostile])
+    (_, row) = csv.reader(io.StringIO(comma_separated(["h"] * 5, [hostile])))
+    assert row[2:] == ["'" + hostile[2], "-1.5", "'-cmd|x"]
+
+
+def test_the_page_names_each_source_once(tmp_path: Path) -> None:
+    write_ppl_run(tmp_path, model="ltm-x", nats=lambda i: 30.0, kind="ltm")
+    data = build(find_runs([tmp_path]))
+    sources = [one.source for one in data.summary.sources]
+    assert sources and len(sources) == len(set(sources))
+    page = render(data)
+    assert page.count('<li id="source-') == len(sources)
