@@ -58,6 +58,11 @@ class _Tqdm:
         self._bar.close()
 
 
+def _speed(tokens: int, seconds: float) -> str:
+    """Empty where no tokens were counted, as a baseline's are not."""
+    return f"{tokens / max(1e-9, seconds):,.0f} tokens/s" if tokens else ""
+
+
 class _Bar:
     def __init__(self, total: int, label: str) -> None:
         from rich.console import Console
@@ -78,8 +83,7 @@ class _Bar:
 
     def advance(self, documents: int, tokens: int) -> None:
         self._tokens += tokens
-        speed = self._tokens / max(1e-9, time.monotonic() - self._begun)
-        self._bar.update(self._task, advance=documents, speed=f"{speed:,.0f} tokens/s")
+        self._bar.update(self._task, advance=documents, speed=_speed(self._tokens, time.monotonic() - self._begun))
 
     def close(self) -> None:
         self._bar.stop()
@@ -101,12 +105,9 @@ class _Lines:
 
     def _say(self, spent: float) -> None:
         left = spent / max(1, self._documents) * (self._total - self._documents)
-        print(
-            f"{self._label}: {self._documents}/{self._total} documents, {self._tokens / max(1e-9, spent):,.0f} "
-            f"tokens/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        done = f"{self._documents}/{self._total} documents"
+        parts = filter(None, (done, _speed(self._tokens, spent), f"{left:.0f} s left"))
+        print(f"{self._label}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         return

@@ -20,7 +20,7 @@ from ltm_eval.journal import Contents, Journal, read
 from ltm_eval.lock import holding
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.repeats import interval_of
-from ltm_eval.results import Run, find_runs, write_json_atomic, write_jsonl_atomic
+from ltm_eval.results import Run, find_runs, read_run, write_json_atomic, write_jsonl_atomic
 from ltm_eval.resume import COMPLETE, Manifest
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
 
@@ -116,9 +116,16 @@ def rescore(output: Path, changes: Changes) -> list[Path]:
         UsageError: a change does not suit the run.
     """
     runner.quiet_hosts()
-    runs = find_runs([output])
+    runs = [_original(run) for run in find_runs([output])]
     with holding(output if output.is_dir() else output.parent):
         return [_rescored(run, changes) for run in runs]
+
+
+def _original(run: Run) -> Run:
+    """The run itself, where its newest file came from rescoring."""
+    content = json.loads(run.path.read_text("utf-8"))
+    told = (content.get("ltm_eval") or {}).get("rescored")
+    return read_run(run.path.with_name(Path(str(told["of"])).name)) if told else run
 
 
 def _rescored(run: Run, changes: Changes) -> Path:

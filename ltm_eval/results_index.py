@@ -13,7 +13,7 @@ from ltm_eval.errors import InputError, MachineError, ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
 from ltm_eval.figures import EVALUATED, FlatFigure, task_figures
 from ltm_eval.report import DIGEST_KEYS
-from ltm_eval.results import read_run, result_files
+from ltm_eval.results import UNFINISHED, read_run, result_files
 from ltm_eval.scores import Entry, labels_of
 from ltm_eval.verdicts import audit_line
 
@@ -181,9 +181,10 @@ def _settings(run: Run) -> str:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What the run warned of, and an audit that it failed."""
+    """What the run warned of, that it is unfinished, and an audit that it failed."""
     failed = run.extra.audit is not None and not run.extra.audit.is_bound
-    return [*run.extra.warnings, *([audit_line(run)] if failed else [])]
+    unfinished = ["unfinished: more tasks may be to come"] if run.extra.status in UNFINISHED else []
+    return [*run.extra.warnings, *unfinished, *([audit_line(run)] if failed else [])]
 
 
 def _task_part(task: str, found: Index) -> Part:

@@ -136,10 +136,11 @@ def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
     """`run` in a folder that is held."""
     tasks = tasks_of(config)
     subjects = [ltm_subject(config), *(_baseline_subject(spec) for spec in config.baselines)]
-    written = []
+    written: list[Path] = []
     for subject in subjects:
         lm = construct(subject, config)
-        show_notes(notes)
+        if not written:
+            show_notes(notes)
         written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
         del lm
     return outcome(written, config, output)

@@ -10,6 +10,9 @@ import typer
 
 from ltm_eval.errors import UsageError
 
+SHOWN = 60
+"""Characters of a group's value on the terminal."""
+
 
 def status(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, as its --output_path.")],
@@ -77,15 +80,21 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def group_lines(groups: Mapping[str, Any]) -> list[str]:
-    """Shares by group, a line each."""
+    """Shares by group, a line each; values come from data and are made harmless and short."""
+    from ltm_eval.escapes import terminal
     from ltm_eval.repeats import interval_words
 
     return [
-        f"{task}: {value}: {figure.replace(',', ', ')} {interval_words(found)}"
+        f"{task}: {terminal(_short(value))}: {terminal(figure.replace(',', ', '))} {interval_words(found)}"
         for task, values in groups.items()
         for value, figures in values.items()
         for figure, found in figures.items()
     ]
+
+
+def _short(value: str) -> str:
+    """A value that names a group, in a line of figures; the results file has all of it."""
+    return value if len(value) <= SHOWN else f"{value[: SHOWN - 1]}…"
 
 
 def register(app: typer.Typer) -> None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ltm_eval.errors import ResultsError
+from ltm_eval.errors import ResultsError, printable
 from ltm_eval.journal import FILE, Contents, files_of, read
 from ltm_eval.lock import NAME, Holder, holder_of
 from ltm_eval.resume import MANIFEST, Manifest, status_of
@@ -83,7 +84,7 @@ def _model(folder: Path, output: Path, *, working: bool) -> Model:
 def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iterator[Line]:
     """By task, from the last plan of each and what its start has added."""
     launches = {head[FILE]: str(head["launch"]) for head in found.heads}
-    own = {head[FILE] for head in found.heads if head.get("run", {}).get("date_id") == manifest.date_id}
+    own = {head[FILE] for head in found.heads if _is_same(head.get("run"), manifest)}
     plans = {str(plan["task"]): plan for plan in sorted(found.plans, key=lambda one: one["time"]) if plan[FILE] in own}
     written = {path.name: path.stat().st_mtime for path in files_of(folder)}
     for task, plan in plans.items():
@@ -96,6 +97,11 @@ def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iter
         yield Line(name, task, done, plan["total"], rate, left / rate if rate and left else None, last)
 
 
+def _is_same(run: Any, manifest: Manifest) -> bool:
+    """Whether a run that wrote to the journal is the manifest's, or the same command begun under another name."""
+    return isinstance(run, dict) and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
+
+
 def text(found: Status, *, now: float | None = None) -> list[str]:
     """The lines a terminal shows."""
     at = time.time() if now is None else now
@@ -105,7 +111,7 @@ def text(found: Status, *, now: float | None = None) -> list[str]:
         hint = f"; {model.damaged} damaged lines, done again on resume" if model.damaged else ""
         lines.append(f"{model.folder.name}: {model.status}{hint}")
         lines += [f"  {_words(line, at, at_work=found.holder is not None)}" for line in model.lines]
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _words(line: Line, now: float, *, at_work: bool) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ltm_eval.page import Banner, Verdict
 from ltm_eval.ppl_tables import differing_protocols
+from ltm_eval.results import UNFINISHED
 from ltm_eval.wording import p_words, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -116,7 +117,13 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
         banners.append(Banner("alarm", f"Sample data: not {what}. The bundled samples are few and made up."))
     if 0 < len(sample) < len(named):
         banners.append(Banner("alarm", f"Different data: only {', '.join(sample)} ran on the bundled sample data."))
-    return banners + _audit_banners(named)
+    return banners + _unfinished_banners(named) + _audit_banners(named)
+
+
+def _unfinished_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
+    """Runs that are at work or were cut off; the tasks they show are whole, more may be to come."""
+    text = "Unfinished: {} has the tasks shown so far; the same command goes on, then render this page again."
+    return [Banner("alarm", text.format(label)) for label, run in named if run.extra.status in UNFINISHED]
 
 
 def audit_line(run: Run) -> str:

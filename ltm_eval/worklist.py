@@ -215,7 +215,8 @@ class Work:
         totals = Counter({key: item.task for key, item in zip(self.keys, self.items, strict=True)}.values())
         left = Counter(self.items[place].task for place in missing.values())
         if found and self.worklist.say is not None:
-            self.worklist.say(f"resuming: {found} of {len(self.items)} answers found in {journal.folder}")
+            where = f"{journal.folder} ({', '.join(totals)})"
+            self.worklist.say(f"resuming: {found} of {len(self.items)} answers found in {where}")
         for task in totals if missing else ():
             journal.plan({"task": task, "kind": self.kind, "total": totals[task], "left": left[task]})
 

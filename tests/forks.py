@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,11 +90,14 @@ def forks(warm: dict[str, Any]) -> Iterator[Forks]:
 def serve() -> None:
     """The server's side."""
     import torch
+    from tqdm import tqdm
 
     from ltm_eval.config import RunConfig
     from ltm_eval.run import run
 
     torch.set_num_threads(1)  # a fork of a process with threads may wait for one that it has not
+    tqdm.monitor_interval = 0  # likewise
+    tqdm.set_lock(threading.RLock())  # its own is one of all forks: a killed one would never give it back
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)

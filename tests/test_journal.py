@@ -147,6 +147,22 @@ def test_every_operation_of_a_small_journal_fails(tmp_path: Path, monkeypatch: p
     assert number > 12
 
 
+@pytest.mark.parametrize("then", ["", ",journal.short:1:enospc"])
+def test_every_write_of_a_small_journal_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """The system takes half a line: the rest follows, or the line is cut off again."""
+    for number in range(1, 14):
+        folder = tmp_path / str(number)
+        monkeypatch.setenv("LTM_EVAL_FAILPOINT", f"journal.write:{number}:short{then}")
+        if then:
+            with pytest.raises(MachineError, match="No space left"):
+                written(folder)
+        else:
+            written(folder)
+        monkeypatch.delenv("LTM_EVAL_FAILPOINT")
+        assert repair(folder) == 0 and numbers(folder) == set(range(number - 2 if then else 12))
+        assert all(file.read_bytes().endswith(b"\n") or not file.read_bytes() for file in files_of(folder))
+
+
 def test_every_operation_of_a_repair_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, lines = written(tmp_path)
     damaged = b"".join([*lines[:4], b"spoilt\n", *lines[4:]]) + b"half"

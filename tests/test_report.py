@@ -249,6 +249,12 @@ def test_demo_model_and_sample_data_are_announced(tmp_path: Path) -> None:
     assert found[1] == "Different data: only gpt2-x ran on the bundled sample data."
 
 
+@pytest.mark.parametrize("status", ["running", "incomplete", "complete"])
+def test_a_run_that_is_not_finished_is_announced(tmp_path: Path, status: str) -> None:
+    write_two(tmp_path, extra={"status": status})
+    assert [text.startswith("Unfinished: gpt2-x has") for text in alarms(tmp_path)] == [True] * (status != "complete")
+
+
 def test_a_limit_is_announced(tmp_path: Path) -> None:
     write_two(tmp_path, change={"config": {"limit": 40}, "n-samples": {TASK: {"original": 1319, "effective": 40}}})
     assert alarms(tmp_path) == ["Limit 40 used: 40 of 1,319 documents of ltm_gsm8k were scored (gpt2-x)."]

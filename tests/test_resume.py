@@ -23,7 +23,7 @@ from ltm_eval.lock import NAME, holding
 from ltm_eval.results import find_runs
 from ltm_eval.resume import MANIFEST, rebuild, status_of
 from ltm_eval.run import folder_name, run
-from tests.forks import Forks, forks
+from tests.forks import Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 pytestmark = pytest.mark.faults
@@ -32,8 +32,9 @@ DOCUMENTS = 40
 KILLS = int(os.environ.get("LTM_EVAL_TEST_KILLS", "50"))
 IN_A_ROW = 5
 STOPS = int(os.environ.get("LTM_EVAL_TEST_STOPS", "6"))
-EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "12"))
-"""Every so manieth file operation fails in the short form; 1 is all of them."""
+
+
+ERRORS = ("enospc", "eio", "eacces")
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,26 @@ def check_finished(place: Place, output: Path, *, before: dict[str, bytes]) -> N
 @pytest.mark.parametrize("chain", range(max(1, KILLS // IN_A_ROW)))
 def test_killed_at_random_moments(place: Place, tmp_path: Path, chain: int) -> None:
     """SIGKILL five times in a row: nothing that was finished is lost, doubled or made again."""
-    draw = random.Random(chain)
+    draw, pace = random.Random(chain), 1.0
+    while (before := killed_in_a_row(place, tmp_path / f"{pace:.3f}", draw, pace)) is None:
+        pace *= 0.7
+    check_finished(place, tmp_path / f"{pace:.3f}", before=before)
+
+
+def killed_in_a_row(place: Place, output: Path, draw: random.Random, pace: float) -> dict[str, bytes] | None:
+    """The answers that five killed starts leave; None where one of them came to its end before it was killed."""
     before: dict[str, bytes] = {}
     for _ in range(IN_A_ROW):
         left = (DOCUMENTS - len(before)) / DOCUMENTS
-        moment = draw.uniform(0, place.seconds * (0.3 + 0.7 * left))
-        place.server.run(options(place.checkpoint, tmp_path), signals=[(moment, signal.SIGKILL)])
-        after = answers(tmp_path, place.checkpoint)
+        moment = pace * draw.uniform(0, place.seconds * (0.3 + 0.7 * left))
+        ended = place.server.run(options(place.checkpoint, output), signals=[(moment, signal.SIGKILL)])
+        if ended.signal != signal.SIGKILL:
+            assert ended.code == 0, ended.stderr
+            return None
+        after = answers(output, place.checkpoint)
         assert before.items() <= after.items()
         before = after
-    check_finished(place, tmp_path, before=before)
+    return before
 
 
 FAILPOINTS = {
@@ -189,36 +200,45 @@ def stopped(place: Place, output: Path) -> Path:
     return output
 
 
+def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple[Path, Ended, float]:
+    """A run that gets signals after a share of the time a run takes, sooner where it ended before: its folder."""
+    for attempt in range(9):
+        moment = share * place.seconds * 0.7**attempt
+        folder = output / str(attempt)
+        signals = [(moment + 0.001 * late, number) for late, number in enumerate(numbers)]
+        ended = place.server.run(options(place.checkpoint, folder), signals=signals)
+        if ended.code != 0:
+            break
+    return folder, ended, ended.seconds - moment
+
+
 @pytest.mark.parametrize("number", range(STOPS))
 def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
     """SIGINT, SIGTERM and the like: one line, the right code, within ten seconds."""
     which = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)[number % 4]
-    moment = random.Random(number).uniform(0.3, 0.9) * place.seconds
-    ended = place.server.run(options(place.checkpoint, tmp_path), signals=[(moment, which)])
+    output, ended, late = stopped_at(place, tmp_path, random.Random(number).uniform(0.3, 0.9), which)
     assert ended.code == (130 if which == signal.SIGINT else 143), ended.stderr
-    assert ended.seconds - moment < 10 and "Traceback" not in ended.stderr
+    assert late < 10 and "Traceback" not in ended.stderr
     assert ended.lines[-1].endswith("finished answers are kept, the same command resumes")
-    for path in model_folder(tmp_path, place.checkpoint).glob("results_*.json"):
+    for path in model_folder(output, place.checkpoint).glob("results_*.json"):
         assert status_of(path) in ("incomplete", "complete")
-    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+    check_finished(place, output, before=answers(output, place.checkpoint))
 
 
 def test_a_second_signal_ends_at_once(place: Place, tmp_path: Path) -> None:
-    moment = 0.5 * place.seconds
-    signals = [(moment, signal.SIGTERM), (moment + 0.001, signal.SIGTERM)]
-    ended = place.server.run(options(place.checkpoint, tmp_path), signals=signals)
+    output, ended, _ = stopped_at(place, tmp_path, 0.5, signal.SIGTERM, signal.SIGTERM)
     assert ended.code == 143 and "Traceback" not in ended.stderr
-    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+    check_finished(place, output, before=answers(output, place.checkpoint))
 
 
-@pytest.mark.parametrize("error", ["enospc", "eio"])
+@pytest.mark.parametrize("error", ERRORS)
 def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: str) -> None:
     """The n-th one fails: exit code 4 and one line, or it did not matter; the same command ends as if it had not."""
     few = options(place.checkpoint, tmp_path / "whole", limit=3)
     place.server.run(few)
     truth = outcome(tmp_path / "whole", place.checkpoint)
     codes = []
-    for number in range(1 if error == "enospc" else EVERY // 2 + 1, 400, EVERY):
+    for number in range(1, 400):
         chosen = {**few, "output_path": str(tmp_path / str(number))}
         failing = {"LTM_EVAL_FAILPOINT": f"*:{number}:{error}"}
         ended = place.server.run(chosen, env=failing)
@@ -229,7 +249,7 @@ def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: st
         assert ended.lines[-1].startswith("ltm-eval: error[4]: ")
         assert place.server.run(chosen).code == 0
         assert outcome(tmp_path / str(number), place.checkpoint) == truth
-    assert codes[-1] == 0 and len(codes) > 30 // EVERY
+    assert codes[-1] == 0 and len(codes) > 25
 
 
 def test_a_short_write_is_completed_or_cut_back(place: Place, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_what_is_said_and_planned(tmp_path: Path) -> None:
     for place in (1, 3):
         first.done(place, Answer(place))
     second = Worklist(Journal(tmp_path, {}), say=said.append).open("generate_until", items)
-    assert second.todo == [0, 2, 4] and said == [f"resuming: 2 of 6 answers found in {tmp_path}"]
+    assert second.todo == [0, 2, 4] and said == [f"resuming: 2 of 6 answers found in {tmp_path} (t)"]
     for place in second.todo:
         second.done(place, Answer(place))
     assert [answer.value for answer in second.close()] == [0, 1, 2, 3, 4, 0]
