@@ -58,15 +58,15 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
     )
 
 
-def yes(value: Any) -> bool:
-    """Whether `do_sample` is asked for, also where a command line made text or a number of it.
+def yes(value: Any, name: str = "do_sample") -> bool:
+    """Whether an option is asked for, also where a command line made text or a number of it.
 
     Raises:
         UsageError: it is neither true nor false.
     """
     word = str(value).strip().lower() if isinstance(value, (bool, int, float, str)) else ""
     if word not in _TRUE | _FALSE:
-        raise UsageError(f"do_sample must be true or false, got {shown(value)}")
+        raise UsageError(f"{name} must be true or false, got {shown(value)}")
     return word in _TRUE
 
 

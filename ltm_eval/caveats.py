@@ -102,6 +102,9 @@ def _content(document: Mapping[str, Any]) -> str:
 
 
 def _question(document: Mapping[str, Any]) -> str:
-    """The question, however it is spaced; all of it where there is none."""
-    question = document.get("question")
-    return " ".join(question.split()).casefold() if isinstance(question, str) else _content(document)
+    """The question, however it is spaced, and its episode, where it has one; the whole document without a question."""
+    question, episode = document.get("question"), document.get("episode")
+    if not isinstance(question, str):
+        return _content(document)
+    words = " ".join(question.split()).casefold()
+    return words if episode is None else f"{episode}: {words}"

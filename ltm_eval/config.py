@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from ltm_eval.errors import CheckpointError, UsageError, nearest, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Condition = Literal["prompt", "demos", "demos+prompt", "shuffled", "other", "prior"]
 Preset = Literal["released", "published", "bound"]
@@ -252,6 +251,35 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
 )
 
 
+FIT_OPTIONS = ("lr", "lr_final", "log_var_start", "log_var_spread", "mu_spread", "noise", "draws", "weight_decay")
+"""Of `FitConfig`, what `--fit` may change."""
+FIT_EXAMPLE = '{"noise": "antithetic", "draws": 2}'
+
+
+def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Changes to a preset, as `fit_config` takes them.
+
+    Args:
+        given: a JSON object such as `FIT_EXAMPLE`, or what it stands for; None changes nothing.
+
+    Raises:
+        UsageError: it is something else, or an option is not known or of the wrong type.
+    """
+    try:
+        found = json.loads(given) if isinstance(given, str) else (given or {})
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        raise UsageError(f"fit must be a JSON object such as {FIT_EXAMPLE}, got {str(given)[:80]!r}")
+    for name, value in found.items():
+        check_choice("option of fit", name, FIT_OPTIONS)
+        kinds = {"noise": str, "draws": int}.get(name, (int, float))
+        if isinstance(value, bool) or not isinstance(value, kinds) or (value != value):  # noqa: PLR0124 - NaN
+            wanted = {"noise": "a name", "draws": "a whole number"}.get(name, "a number")
+            raise UsageError(f"fit: {name} must be {wanted}, got {str(value)[:80]!r}")
+    return dict(found)
+
+
 def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
     """The preset's options with `changes`; a change to `lr` alone keeps the preset's ratio of final to first rate.
 
@@ -339,6 +367,10 @@ class RunConfig:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     dtype: str = "auto"
     """Of matrix products: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on GPU)."""
+    compile: bool = False
+    """Compile the layers; without a compiler they run as they are."""
+    fit: str | None = None
+    """Changes to the fit preset, a JSON object; see `fit_changes`."""
     condition: str = "prompt"
     """What z is fitted on and what the decoder reads; DESIGN section 5."""
     preset: str = "bound"
@@ -381,6 +413,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_choice("condition", self.condition, CONDITIONS)
         check_choice("dtype", self.dtype, DTYPES)
+        fit_config(self.preset, **fit_changes(self.fit))
         if not self.tasks:
             raise UsageError("no task named; give --task, for example --task gsm8k")
         if self.num_fewshot is not None and not 0 <= self.num_fewshot <= MAX_SHOTS:

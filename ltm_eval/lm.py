@@ -36,7 +36,8 @@ from ltm_eval.arguments import (
     whole,
 )
 from ltm_eval.checkpoint import load_with_tokenizer
-from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_config
+from ltm_eval.compiling import compile_layers
+from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_changes, fit_config
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.distributed import join
@@ -71,7 +72,18 @@ MAX_BATCH = 64
 LETTERS_PER_NEW_TOKEN = 4
 """What a new token costs beside a letter of the prompt, where work is shared out."""
 KEPT_UNDER = (
-    *("model_sha", "model_dtype", "sizes", "fit", "rows", "condition", "fit_window", "latent_seed", "tokenizer"),
+    *(
+        "model_sha",
+        "model_dtype",
+        "compiled",
+        "sizes",
+        "fit",
+        "rows",
+        "condition",
+        "fit_window",
+        "latent_seed",
+        "tokenizer",
+    ),
     "versions",
 )
 """Of `get_model_info`, what changes an answer."""
@@ -122,6 +134,8 @@ class LTM(TemplateLM):
         causal_chunk: Any = None,
         causal_t_fast: Any = None,
         dtype: str = "auto",
+        compile: Any = False,  # noqa: A002 - the name users know
+        fit: Any = None,
         seed: Any = 1234,
         tokenizer: str | None = None,
         revision: str | None = None,
@@ -146,6 +160,8 @@ class LTM(TemplateLM):
             causal_chunk: tokens the causal row scores between two refits of z; None takes `RunConfig`'s.
             causal_t_fast: fast steps of each of its refits; None takes `RunConfig`'s.
             dtype: of matrix products: `float32`, `bfloat16` or `auto`.
+            compile: whether to compile the layers; without a compiler they run as they are.
+            fit: changes to the preset: a mapping or a JSON object, as `config.fit_changes` takes it.
             seed: of latent noise and token draws.
             tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
             revision: commit of a hub id.
@@ -164,7 +180,8 @@ class LTM(TemplateLM):
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_window = arguments.fit_window(fit_window)
         self.rethink = whole("rethink", rethink, 0)
-        self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), lr=number_or_none("lr", lr))
+        changes = {"lr": number_or_none("lr", lr), **fit_changes(fit)}
+        self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), **changes)
         self.rows = row_options(
             rows,
             causal_chunk=whole("causal_chunk", causal_chunk, RunConfig.causal_chunk),
@@ -174,6 +191,9 @@ class LTM(TemplateLM):
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
         self.dtype = resolve_dtype(dtype, self._device)
         self.model.set_matmul_dtype(self.dtype)
+        self.compiled = arguments.yes(compile, "compile")
+        if self.compiled:
+            compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
         self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
         self.batch_sizes: dict[str, int] = {}
@@ -253,6 +273,7 @@ class LTM(TemplateLM):
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "model_dtype": str(self.dtype),
+            "compiled": self.compiled,
             "model_sha": info.weights_sha256 if info else "",
             "model_revision": (info.revision if info else None) or "",
             "checkpoint": asdict(info) if info else {},

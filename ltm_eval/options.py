@@ -13,6 +13,8 @@ from ltm_eval.config import (
     DEFAULT_K,
     DTYPES,
     EACH,
+    FIT_EXAMPLE,
+    FIT_OPTIONS,
     MAX_FAST_STEPS,
     MAX_SHOTS,
     PRESETS,
@@ -193,6 +195,15 @@ Condition = Annotated[
         "'all' are all run and compared with 'demos'.",
     ),
 ]
+FitOptions = Annotated[
+    str | None,
+    _option(
+        "--fit",
+        panel=LATENTS,
+        metavar="JSON",
+        text=f"Changes to the preset, such as '{FIT_EXAMPLE}': {', '.join(FIT_OPTIONS)}.",
+    ),
+]
 FitWindow = Annotated[
     Any,
     _option(
@@ -362,6 +373,12 @@ Dtype = Annotated[
         panel=MACHINE,
         metavar="|".join(DTYPES),
         text="Of matrix products. 'auto': float32 on CPU, bfloat16 on GPU.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    _option(
+        "--compile", panel=MACHINE, text="Compile the layers (torch.compile); without a compiler they run as they are."
     ),
 ]
 BatchSize = Annotated[

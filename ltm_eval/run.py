@@ -388,6 +388,8 @@ def _ltm_arguments(config: RunConfig) -> dict[str, Any]:
         "causal_chunk": config.causal_chunk,
         "causal_t_fast": config.causal_t_fast,
         "dtype": config.dtype,
+        "compile": config.compile or None,
+        "fit": config.fit,
         "seed": config.seed,
         "tokenizer": config.tokenizer,
         "revision": config.revision,
@@ -502,6 +504,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
 NOT_ASKED = frozenset(
     ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
     + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
+    + ("compile", "fit")
     + ("revision", "max_failed")
 )
 """Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
@@ -812,6 +815,8 @@ def _warnings(subject: Subject, lm: LM) -> list[str]:
     found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
     if "bfloat16" in dtype:
         found.append(f"matrix products in {dtype.removeprefix('torch.')}")
+    if subject.arguments.get("fit"):
+        found.append(f"fit preset {subject.arguments.get('preset')} changed: {subject.arguments['fit']}")
     if fit is not None and fit.t_fast == 0 and not fit.adaptive:
         found.append("no fitting (t_fast 0): z is the prior, and a bound is one on texts that nothing was fitted to")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 
 from ltm_eval.compiling import PARTS, Compiled, Compiler, compile_layers
 from ltm_eval.config import fit_config
+from ltm_eval.lm import LTM
 from ltm_eval.posterior import Document, Window, fit_documents
-from tests.tiny import relative_error, tiny_model
+from tests.tiny import relative_error, tiny_folder, tiny_model
 
 
 def _document(length: int) -> Document:
@@ -63,3 +65,14 @@ def test_compiled_layers_fit_as_plain_ones_do() -> None:
     assert not any(getattr(block, name).compiler.failed for block in model.blocks for name in PARTS)
     assert relative_error(found.mu, plain.mu) < 1e-4
     assert relative_error(found.trace.objective_nats, plain.trace.objective_nats) < 1e-6
+
+
+def test_the_adapter_compiles_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also told as text, as a host's command line tells it; what was compiled names other answers in the journal."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    folder = str(tiny_folder(tmp_path / "model"))
+    asked, plain = LTM(folder, compile="true", device="cpu"), LTM(folder, device="cpu")
+    assert all(isinstance(getattr(block, name), Compiled) for block in asked.model.blocks for name in PARTS)
+    assert not any(isinstance(getattr(block, name), Compiled) for block in plain.model.blocks for name in PARTS)
+    assert asked.get_model_info()["compiled"] is True
+    assert asked.settings != plain.settings
