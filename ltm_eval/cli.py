@@ -69,7 +69,7 @@ from ltm_eval.options import (
     checked_device,
     filled,
 )
-from ltm_eval.stopping import code_of, told
+from ltm_eval.stopping import code_of, ends_with_command, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -627,6 +627,8 @@ probe_command.register(app, lambda: _STATE.argv)
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command `args` (None: of this process) and return its exit code."""
     _STATE.argv = tuple(sys.argv[1:] if args is None else args)
+    if args is None:
+        ends_with_command()
     _tolerate_narrow_terminal()
     if "RANK" in os.environ:
         quiet_torch()

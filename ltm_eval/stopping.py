@@ -38,9 +38,23 @@ def told(stop: BaseException) -> str:
     return f"stopped by {stop}; finished answers are kept, the same command resumes"
 
 
+class _Process:
+    """Whether this process ends with the command."""
+
+    ends = False
+
+
+def ends_with_command() -> None:
+    """Say that nothing follows the command in this process; once stopped, every further signal ends it at once."""
+    _Process.ends = True
+
+
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise `Stopped` where the main thread is when a signal comes; handlers are put back at the end."""
+    """Raise `Stopped` where the main thread is when a signal comes.
+
+    Handlers are put back at the end, unless the process is about to end: its last lines are no place for a traceback.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -64,5 +78,6 @@ def stopping() -> Iterator[None]:
     finally:
         for late in timers:
             late.cancel()
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        if not (timers and _Process.ends):
+            for one, handler in before.items():
+                signal.signal(one, handler)

@@ -137,7 +137,8 @@ def _run(options: dict[str, Any], env: dict[str, str], stderr: int) -> None:
         from ltm_eval.config import RunConfig
 
         cli._invoke = lambda argv: run.run(RunConfig(**_options(options))) and 0  # type: ignore[assignment]
-        code = cli.main(["run"])
+        sys.argv = ["ltm-eval", "run"]
+        code = cli.main()
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -8,6 +8,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from ltm_eval.lock import NAME, holding
 from ltm_eval.results import find_runs
 from ltm_eval.resume import MANIFEST, rebuild, status_of
 from ltm_eval.run import folder_name, run
-from tests.forks import Ended, Forks, forks
+from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 pytestmark = pytest.mark.faults
@@ -231,6 +233,26 @@ def test_a_second_signal_ends_at_once(place: Place, tmp_path: Path) -> None:
     output, ended, _ = stopped_at(place, tmp_path, 0.5, signal.SIGTERM, signal.SIGTERM)
     assert ended.code == 143 and "Traceback" not in ended.stderr
     check_finished(place, output, before=answers(output, place.checkpoint))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_signal_after_the_run_was_left(ends: bool) -> None:
+    """While the command says its last line a further signal ends it without a word; a library's caller gets his own."""
+    code = f"""
+import os, signal
+from ltm_eval.stopping import Stopped, ends_with_command, stopping
+if {ends}:
+    ends_with_command()
+try:
+    with stopping():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemExit("no signal came")
+except Stopped:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise SystemExit("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (143 if ends else -signal.SIGTERM, "")
 
 
 @pytest.mark.parametrize("error", ERRORS)
