@@ -85,8 +85,10 @@ def test_the_search_sees(source: str) -> None:
 
 
 def test_templates_are_escaped_and_never_made_of_data() -> None:
-    report = (ROOT / "ltm_eval" / "report.py").read_text("utf-8")
-    assert "autoescape=True" in report and "StrictUndefined" in report
+    made = [path for path in SOURCES if "Environment(" in path.read_text("utf-8")]
+    assert [path.name for path in made] == ["layout.py"]
+    layout = made[0].read_text("utf-8")
+    assert "autoescape=True" in layout and "StrictUndefined" in layout
     for path in SOURCES:
         text = path.read_text("utf-8")
         assert "from_string" not in text and "Template(" not in text.replace("class Template(", ""), path.name
