@@ -189,12 +189,16 @@ def stopped(place: Place, output: Path) -> Path:
     return output
 
 
+HELD_UP = {"LTM_EVAL_FAILPOINT": f"journal.written:{DOCUMENTS}:sleep"}
+"""The run waits before its last answers, so that it cannot end before the signal on a machine that was slower before."""
+
+
 @pytest.mark.parametrize("number", range(STOPS))
 def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
     """SIGINT, SIGTERM and the like: one line, the right code, within ten seconds."""
     which = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)[number % 4]
     moment = random.Random(number).uniform(0.3, 0.9) * place.seconds
-    ended = place.server.run(options(place.checkpoint, tmp_path), signals=[(moment, which)])
+    ended = place.server.run(options(place.checkpoint, tmp_path), env=HELD_UP, signals=[(moment, which)])
     assert ended.code == (130 if which == signal.SIGINT else 143), ended.stderr
     assert ended.seconds - moment < 10 and "Traceback" not in ended.stderr
     assert ended.lines[-1].endswith("finished answers are kept, the same command resumes")
@@ -206,7 +210,7 @@ def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
 def test_a_second_signal_ends_at_once(place: Place, tmp_path: Path) -> None:
     moment = 0.5 * place.seconds
     signals = [(moment, signal.SIGTERM), (moment + 0.001, signal.SIGTERM)]
-    ended = place.server.run(options(place.checkpoint, tmp_path), signals=signals)
+    ended = place.server.run(options(place.checkpoint, tmp_path), env=HELD_UP, signals=signals)
     assert ended.code == 143 and "Traceback" not in ended.stderr
     check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
 
