@@ -190,7 +190,7 @@ def stopped(place: Place, output: Path) -> Path:
 
 
 HELD_UP = {"LTM_EVAL_FAILPOINT": f"journal.written:{DOCUMENTS}:sleep"}
-"""The run waits before its last answers, so that it cannot end before the signal on a machine that was slower before."""
+"""The run waits before its last answers: it cannot end before the signal where the machine was slower earlier."""
 
 
 @pytest.mark.parametrize("number", range(STOPS))
