@@ -12,7 +12,7 @@ demo: install
 		--condition demos --fit_window each --rows bound --baseline gpt2-demo --output_path demo-results
 
 test: dev
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2
 
 lint: dev
 	$(VENV)/bin/python -m ruff check .

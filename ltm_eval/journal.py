@@ -11,6 +11,7 @@ interrupted write left is cut off at once, or dropped by the next reader. Nothin
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -334,6 +335,8 @@ class Writer:
             failpoints.hit("journal.sync")
             os.fsync(self._handle)
             failpoints.moment("journal.synced")
+            if not self.path.exists():
+                raise OSError(errno.ENOENT, "deleted or moved during the run")
         except OSError as error:
             self._failed = True
             raise self._lost(error, "reach the disk") from error
@@ -396,9 +399,8 @@ class Writer:
 
     def _lost(self, error: OSError, wanted: str) -> MachineError:
         reason = error.strerror or error
-        return MachineError(
-            f"{self.path}: could not {wanted} ({reason}); free some space and run the same command again"
-        )
+        space = "" if error.errno == errno.ENOENT else "free some space and "
+        return MachineError(f"{self.path}: could not {wanted} ({reason}); {space}run the same command again")
 
 
 # Both -----------------------------------------------------------------------------------------------------------------

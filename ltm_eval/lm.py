@@ -191,7 +191,7 @@ class LTM(TemplateLM):
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
         self.dtype = resolve_dtype(dtype, self._device)
         self.model.set_matmul_dtype(self.dtype)
-        self.compiled = arguments.yes(compile, "compile")
+        self.compiled = arguments.yes(compile or False, "compile")
         if self.compiled:
             compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)

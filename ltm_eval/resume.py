@@ -22,7 +22,7 @@ from typing import Any
 import ltm_eval
 from ltm_eval import failpoints
 from ltm_eval.distributed import Job
-from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError
+from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
 from ltm_eval.results import write_json_atomic
 from ltm_eval.worklist import Worklist, say_on_stderr
@@ -102,7 +102,13 @@ class Session:
         return self.manifest.results(self.folder)
 
     def write(self, content: dict[str, Any], *, status: str) -> None:
-        """Write the results of the tasks that are finished."""
+        """Write the results of the tasks that are finished.
+
+        Raises:
+            MachineError: the folder is not there any more, or cannot be written.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            raise MachineError(f"{self.folder}: deleted or moved during the run; run the same command again")
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
@@ -170,8 +176,8 @@ def session(
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file."""
-    found: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    """As it comes back from a file, without access tokens."""
+    found: dict[str, Any] = masked_all(json.loads(json.dumps(content, default=str)))
     return found
 
 

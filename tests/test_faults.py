@@ -176,14 +176,15 @@ def test_little_free_space_is_said_before_anything_is_loaded(
     assert "only 3 MiB are free, at least 50 are needed" in line
 
 
+@pytest.mark.parametrize("when", ["lm.fit", "journal.written", "run.task"])
 def test_a_folder_that_is_deleted_during_the_run(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    when: str, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output, honest = place.tmp / "out", failpoints.moment
 
     def moment(name: str) -> None:
         honest(name)
-        if name == "lm.fit":
+        if name == when and output.exists():
             shutil.rmtree(output)
 
     monkeypatch.setattr(failpoints, "moment", moment)

@@ -169,3 +169,9 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     look = f"import sys, ltm_eval.{module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_every_module_stands_in_the_tree_of_the_readme() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text("utf-8")
+    tree = readme[readme.index("## The tree") : readme.index("## Add a task")].replace("templates_*", "templates_")
+    assert [name for name in MODULES if f"{name}.py" not in tree and not name.startswith(("templates_", "__"))] == []
