@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,12 @@ for _switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _KEPT = ("LTM_EVAL_DATA_DIR", "LTM_EVAL_TEST_")
 for _name in [name for name in os.environ if name.startswith("LTM_EVAL_") and not name.startswith(_KEPT)]:
     del os.environ[_name]
+
+# What starts tests in the background may have signals ignored, and a run leaves ignored ones alone.
+if threading.current_thread() is threading.main_thread():
+    for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_signal) is signal.SIG_IGN:
+            signal.signal(_signal, _usual)
 
 ROOT = Path(__file__).resolve().parent.parent
 
