@@ -43,7 +43,7 @@ from ltm_eval.verdicts import audit_line, missing_task_banners, run_banners, tas
 from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from markupsafe import Markup
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from ltm_eval.scores import Entry
 
 SAMPLE_BYTES = 3_000_000
+BRANCHES = ("main", "master")
+"""What a host tells for a revision where none was asked for."""
 DIGEST_KEYS = ("checkpoint_sha256", "checkpoint_digest", "model_sha", "model_revision")
 PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
@@ -189,7 +191,7 @@ def _card(label: str, run: Run) -> ModelCard:
     return ModelCard(
         label=label,
         kind=run.model_kind,
-        digest=next((str(told[key]) for key in DIGEST_KEYS if told.get(key)), ""),
+        digest=told_digest(told),
         parameters=parameters,
         step=_step(run),
         sizes=_sizes(run),
@@ -233,6 +235,12 @@ def _sources(run: Run) -> list[str]:
         where = "bundled sample" if bundled else str(facts.get("split") or "")
         found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
     return found
+
+
+def told_digest(told: Mapping[str, object]) -> str:
+    """The checkpoint's digest, as results tell it; a revision only where it is no name of a branch."""
+    found = (str(told[key]) for key in DIGEST_KEYS if told.get(key))
+    return next((text for text in found if text not in BRANCHES), "")
 
 
 # Layout

@@ -12,7 +12,7 @@ from ltm_eval.document import Cell, Column, Document, Part, Table
 from ltm_eval.errors import InputError, MachineError, ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
 from ltm_eval.figures import EVALUATED, FlatFigure, task_figures
-from ltm_eval.report import DIGEST_KEYS
+from ltm_eval.report import told_digest
 from ltm_eval.results import UNFINISHED, read_run, result_files
 from ltm_eval.scores import Entry, labels_of
 from ltm_eval.verdicts import audit_line
@@ -163,7 +163,7 @@ def _run_cells(one: Listed, base: Path) -> tuple[Cell, ...]:
 
 def digest_of(run: Run) -> str:
     """Checkpoint digest or revision, if the run tells it."""
-    return next((str(run.config[key]) for key in DIGEST_KEYS if run.config.get(key)), "")
+    return told_digest(run.config)
 
 
 def _settings(run: Run) -> str:

@@ -14,6 +14,7 @@ from hostile import HOSTILE, Structure, assert_inert
 from ltm_eval import cli
 from ltm_eval.document import RENDERERS
 from ltm_eval.errors import ResultsError
+from ltm_eval.report import told_digest
 from ltm_eval.results_index import document, index, link
 
 if TYPE_CHECKING:
@@ -144,3 +145,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["index", str(tmp_path), "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("model,date,digest,task")
     assert cli.main(["index", str(tmp_path / "none")]) == 3
+
+
+def test_a_branch_is_no_digest() -> None:
+    assert told_digest({"model_sha": "", "model_revision": "main"}) == ""
+    assert told_digest({"model_sha": "6d61d0447183", "model_revision": "main"}) == "6d61d0447183"
+    assert told_digest({"model_revision": "0123abcd"}) == "0123abcd"
