@@ -9,7 +9,10 @@ unless a task's filter ends in `canonical_numbers`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INVALID = "[invalid]"
 """What lm-eval's filters return where nothing matches."""

@@ -19,10 +19,9 @@ two documents never do, so a document's bits do not depend on its neighbours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ from torch import Tensor
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import (
     Batch,
     Document,
@@ -44,6 +42,11 @@ from ltm_eval.posterior import (
     standard_normal,
 )
 from ltm_eval.workers import side_by_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ltm_eval.model import LatentThoughtModel
 
 _Result = TypeVar("_Result")
 

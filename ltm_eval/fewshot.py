@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -27,7 +26,7 @@ from ltm_eval.errors import LtmEvalError, UsageError, leave
 from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lm_eval.api.task import ConfigurableTask
 

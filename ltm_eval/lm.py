@@ -11,13 +11,11 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import simple_parse_args_string
@@ -43,6 +41,7 @@ from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
+from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import (
@@ -57,12 +56,16 @@ from ltm_eval.posterior import (
 )
 from ltm_eval.progress import Progress, silent, tqdm_bar
 from ltm_eval.records import Recorder, named
-from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
 from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lm_eval.api.instance import Instance
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, lru_cache
 from importlib import import_module
@@ -28,16 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltm_eval.config import MauveConfig, mauve_config
 from ltm_eval.errors import DataError, MachineError, UsageError, leave, leaving, nearest
 from ltm_eval.features import FeatureModel, Features, Featuriser, locate
+from ltm_eval.mauve_config import MauveConfig, mauve_config
 from ltm_eval.progress import silent, tqdm_bar
 from ltm_eval.repetition import TextFacts, copied_share, facts_of, mean_facts
 from ltm_eval.texts import Texts, documents, load_texts
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,6 +26,8 @@ from ltm_eval.rules import episode
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer, load_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ltm_eval.recipe import Recipe, Source
 
 PAD = 0xFFFF

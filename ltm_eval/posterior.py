@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from torch import Tensor
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.errors import MachineError, UsageError
-from ltm_eval.model import Hidden, LatentThoughtModel
 from ltm_eval.workers import side_by_side
+
+if TYPE_CHECKING:
+    from ltm_eval.model import Hidden, LatentThoughtModel
 
 Noise = Callable[[int], Tensor]
 """Step to standard normal noise (draws, B, L, N, D)."""

@@ -14,7 +14,6 @@ zeros stand for the latents (the prior's mean; the same as no cross-attention) o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,12 @@ from ltm_eval.elbo import IGNORED, kl_per_layer_nats, token_nll_nats
 from ltm_eval.errors import DataError
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, standard_normal
 from ltm_eval.probe_results import Cell, Explored, Generated, ProbeConfig, ProbedText
-from ltm_eval.results import digest
+from ltm_eval.strict_files import digest
 from ltm_eval.subsets import downward, explored, key_of, layers_of, upward
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltm_eval.model import Hidden, LatentThoughtModel
     from ltm_eval.tokenizer import Tokenizer
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ltm_eval.bounds import CausalConfig, DocumentBounds, RowOptions, score_documents
-from ltm_eval.config import FitConfig
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import Document, Posterior, Window, fit_documents
-from ltm_eval.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.tokenizer import Tokenizer
 
 OPTIONAL_ROWS = ("as_released", "iwae", "prior", "causal")
 ALL_ROWS = "all"

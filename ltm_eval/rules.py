@@ -9,12 +9,14 @@ what is carried from one to the next, z carries. The wording is this project's o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DELIMITER = "\n\n"
 """Ends a demonstration, as in lm-eval's few-shot prompts."""

@@ -15,10 +15,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ltm_eval.corpora import (
     DATA_DIR_VARIABLE,
@@ -34,6 +33,9 @@ from ltm_eval.corpora import (
 from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 log = logging.getLogger(__name__)
 

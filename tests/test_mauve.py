@@ -7,24 +7,27 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from ltm_eval import mauve
-from ltm_eval.config import MAUVE_PRESETS, SAMPLINGS, MauveConfig, RunConfig, mauve_config
+from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.features import FeatureModel, Featuriser, locate
 from ltm_eval.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, options_of, summary_of
+from ltm_eval.mauve_config import MAUVE_PRESETS, SAMPLINGS, MauveConfig, mauve_config
 from ltm_eval.paths import tasks_dir
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of lm-eval's imports
