@@ -41,6 +41,7 @@ from ltm_eval.posterior import (
     padded_length,
     standard_normal,
 )
+from ltm_eval.token_costs import TokenCosts, nll_by_position, scored_means
 from ltm_eval.workers import side_by_side
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class DocumentBounds:
 # Rows of a document ---------------------------------------------------------------------------------------------------
 
 
-def score_documents(
+def score_documents(  # noqa: PLR0913 - documents, what is computed of them, and where tokens' costs go
     model: LatentThoughtModel,
     documents: Sequence[Document],
     config: FitConfig,
@@ -198,6 +199,7 @@ def score_documents(
     options: RowOptions,
     seed: int,
     posterior: Posterior | None = None,
+    costs: TokenCosts | None = None,
 ) -> list[DocumentBounds]:
     """Every row asked for, of every document.
 
@@ -205,10 +207,11 @@ def score_documents(
         config: of the fit.
         seed: of the run; all noise depends on it and on a document's content.
         posterior: of the same documents in the same order, if they are fitted already.
+        costs: gets what each token of `nll_given_z` costs, of the documents it names.
     """
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
-    drawn = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws)
+    drawn = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws, costs=costs)
     size = len(documents)
     nothing: list[Estimate | None] = [None] * size
     columns = (
@@ -234,8 +237,14 @@ def _mean_rows(drawn: Draws, i: int) -> tuple[Estimate, Estimate, Estimate]:
     )
 
 
-def fresh_draws(
-    model: LatentThoughtModel, documents: Sequence[Document], posterior: Posterior, *, seed: int, draws: int = DRAWS
+def fresh_draws(  # noqa: PLR0913 - documents with their posteriors, the draws, and where tokens' costs go
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    posterior: Posterior,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    costs: TokenCosts | None = None,
 ) -> Draws:
     """Score each document under draws from its posterior that its fit has not seen.
 
@@ -243,6 +252,7 @@ def fresh_draws(
         posterior: of the same documents in the same order.
         seed: of the run; the draws depend on it and on the document's content.
         draws: S, at least 2 for a standard error.
+        costs: see `score_documents`.
 
     Raises:
         UsageError: fewer than 2 draws.
@@ -252,7 +262,11 @@ def fresh_draws(
 
     def column(i: int) -> Tensor:
         own, key = posterior.row(i), documents[i].key
-        return _weigh(model, documents[i], own, noise=_noise(own, key, "bound", seed=seed, draws=draws)).nll
+        keep: list[Tensor] | None = [] if costs is not None and i in costs.wanted else None
+        nll = _weigh(model, documents[i], own, noise=_noise(own, key, "bound", seed=seed, draws=draws), keep=keep).nll
+        if costs is not None and keep:
+            costs.nats[i] = scored_means(documents[i], keep)
+        return nll
 
     columns = _each(model, documents, column)
     kl = kl_nats(posterior.mu.cpu().double(), posterior.log_var.cpu().double())
@@ -365,8 +379,15 @@ def _noise(own: Posterior, key: bytes, role: str, *, seed: int, draws: int) -> I
     return (standard_normal(stream, own.mu.shape) for _ in range(draws))
 
 
-def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noise: Iterator[Tensor]) -> _Weighed:
-    """Score a document under z = mu + noise * sigma for every draw."""
+def _weigh(
+    model: LatentThoughtModel,
+    document: Document,
+    own: Posterior,
+    *,
+    noise: Iterator[Tensor],
+    keep: list[Tensor] | None = None,
+) -> _Weighed:
+    """Score a document under z = mu + noise * sigma for every draw; `keep` gets (S, T), what each position costs."""
     mu, sigma, log_var = own.mu.cpu(), (0.5 * own.log_var).exp().cpu(), own.log_var.cpu().double()
     nll, ratio = [], []
     lanes = _lanes(model, document)
@@ -375,7 +396,10 @@ def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noi
         for draws in _packed(noise, lanes):
             z = mu + draws * sigma  # (S, L, N, D)
             filled = _filled(z, lanes) if model.device.type == "cpu" else z
-            nll.append(_nll_of_draws(one, filled.to(model.device))[: len(z)])
+            kept: list[Tensor] | None = None if keep is None else []
+            nll.append(_nll_of_draws(one, filled.to(model.device), keep=kept)[: len(z)])
+            if keep is not None and kept:
+                keep.append(torch.cat(kept)[: len(z)])
             wide, drawn = z.double(), draws.double()
             ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
     return _Weighed(torch.cat(nll), torch.cat(ratio))
@@ -407,11 +431,16 @@ def nll_of_latents(model: LatentThoughtModel, document: Document, z: Tensor) -> 
         return _nll_of_draws(Batch.of(model, [document]), z)
 
 
-def _nll_of_draws(one: Batch, z: Tensor) -> Tensor:
-    """`nll_of_latents` of a batch of one document; in several passes where memory runs out."""
+def _nll_of_draws(one: Batch, z: Tensor, *, keep: list[Tensor] | None = None) -> Tensor:
+    """`nll_of_latents` of a batch of one document; in several passes where memory runs out. `keep`: see `_weigh`."""
 
     def together(draws: Sequence[int]) -> list[Tensor]:
-        return [one.repeated(len(draws)).nll_nats(z[draws[0] : draws[-1] + 1]).cpu().double()]
+        batch, part = one.repeated(len(draws)), z[draws[0] : draws[-1] + 1]
+        if keep is None:
+            return [batch.nll_nats(part).cpu().double()]
+        by_position = nll_by_position(batch, part)
+        keep.append(by_position.cpu())
+        return [by_position.sum(1).cpu().double()]
 
     return torch.cat(in_halves(range(len(z)), together))
 

@@ -55,15 +55,16 @@ from ltm_eval.posterior import (
     standard_normal,
 )
 from ltm_eval.progress import Progress, silent, tqdm_bar
-from ltm_eval.records import Recorder, named
+from ltm_eval.records import Recorder, answer_tokens, named, text_tokens
 from ltm_eval.rethink import Budget, Question, Rethought, rethink
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
+from ltm_eval.token_record import TokenRecord
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
+from ltm_eval.worklist import Answer, Item, Worklist, first_documents, item_of, numbered, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -207,6 +208,9 @@ class LTM(TemplateLM):
         self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = tqdm_bar
         self.worklist = Worklist()
+        self.token_nll = 0
+        """Of so many first documents of a task, what each token costs is kept in `token_records`."""
+        self.token_records: list[TokenRecord] = []
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
@@ -308,7 +312,8 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
-        jobs = [self._generation_job(i, request) for i, request in enumerate(numbered(requests))]
+        wanted = first_documents(requests, self.token_nll)
+        jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
         units = _units(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
@@ -356,12 +361,21 @@ class LTM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
-        work = self.worklist.open("loglikelihood_rolling", [item_of(request) for request in requests])
+        wanted = first_documents(requests, self.token_nll)
+        by_token = [place_of(request) in wanted for request in requests]
+        items = [item_of(request, by_token=own) for request, own in zip(requests, by_token, strict=True)]
+        work = self.worklist.open("loglikelihood_rolling", items)
         bar = self.progress(len(work.todo), "bounding")
         self._begin([])
         left = [texts[place] for place in work.todo]
         for done in score_texts(
-            self.model, left, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
+            self.model,
+            left,
+            self.fit_config,
+            options=self.rows,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            by_token={index for index, place in enumerate(work.todo) if by_token[place]},
         ):
             place = work.todo[done.index]
             work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
@@ -381,7 +395,9 @@ class LTM(TemplateLM):
         rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
         if reason:
             rows = dict.fromkeys(rows, math.nan)
-        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason)
+        costs = None if reason else text_tokens(request, done, self.encoding, draws=self.rows.draws)
+        tokens = (costs.to_json(),) if costs is not None else ()
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason, tokens)
 
     def _refuse_failures(self) -> None:
         """End where something failed and nobody above counts it: a host would take the blank for an answer."""
@@ -396,7 +412,10 @@ class LTM(TemplateLM):
 
     # Planning --------------------------------------------------------------------------------------------------------
 
-    def _generation_job(self, index: int, numbered: tuple[Instance, int]) -> GenerationJob:
+    def _generation_job(
+        self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
+    ) -> GenerationJob:
+        """A request as a job; of the first repeat of `wanted` documents each token's cost is kept."""
         request, repeat = numbered
         text, raw = request.args
         text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
@@ -406,7 +425,9 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        return GenerationJob(index, request, repeat, self._plan(request, text, self.max_length - reserved), config)
+        by_token = repeat == 0 and not config.rethink and place_of(request) in wanted
+        context = self._plan(request, text, self.max_length - reserved)
+        return GenerationJob(index, request, repeat, context, config, by_token)
 
     def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
         request, repeat = numbered
@@ -586,10 +607,11 @@ class LTM(TemplateLM):
     def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
         """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
         if not job.config.do_sample:
-            return Prompt(job.context.read, fitted.z(None))
+            return Prompt(job.context.read, fitted.z(None), by_token=job.by_token)
         content = fitted.key + repr(job.context.read).encode()
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
-        return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
+        stream = generator(self.seed, "token", content, job.repeat)
+        return Prompt(job.context.read, fitted.z(noise), stream, by_token=job.by_token)
 
     def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
         """The answer of a request; no text where the fit or the decoder failed."""
@@ -597,7 +619,11 @@ class LTM(TemplateLM):
         reason = fitted.failure or odd
         text = "" if reason else self._answer(continuation, job.config)
         record = self._record(job, fitted, continuation)
-        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason)
+        tokens: tuple[dict[str, Any], ...] = ()
+        if job.by_token and not reason:
+            own = fitted.posterior
+            tokens = (answer_tokens(job.request, continuation, self.encoding, text=text, posterior=own).to_json(),)
+        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason, tokens)
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""
@@ -651,6 +677,8 @@ class LTM(TemplateLM):
             self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
         rows = ({**row, **named(request)} for row in answer.records)
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
+        costs = ({**row, **named(request)} for row in answer.tokens)
+        self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
 
 
 @dataclass(frozen=True)
@@ -662,6 +690,7 @@ class GenerationJob:
     repeat: int
     context: Context
     config: GenerationConfig
+    by_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -680,7 +709,7 @@ class Unit:
     def item(self) -> Item:
         """As an item of the worklist."""
         first = self.jobs[0]
-        item = item_of(first.request, repeat=None if self.rethinks else first.repeat)
+        item = item_of(first.request, repeat=None if self.rethinks else first.repeat, by_token=first.by_token)
         return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
     ("calls", "failpoints", "row_checks", "stopping"),
-    ("latent_record", "model_config", "result_records", "strict_files"),
+    ("answer_record", "latent_record", "model_config", "result_records", "strict_files", "token_pieces", "token_record"),
     (
         "archives",
         "config",
@@ -64,9 +64,12 @@ LAYERS = (
     ("bpe", "features", "floors", "model", "paired", "problems", "repeats", "texts"),
     ("effect", "fewshot", "weights"),
     ("blocks", "checkpoint", "compiling", "gpt2", "posterior"),
+    ("token_costs",),
     ("bounds", "caveats", "context", "decode", "distributed", "failures", "journal", "mauve", "packing"),
     ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
-    ("records",),
+    ("host_tokens", "records"),
+    ("host_watch",),
+    ("host_records",),
     ("baselines", "lm", "plots", "probe", "train"),
     ("line_plots", "page", "plot_files"),
     ("document",),
