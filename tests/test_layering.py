@@ -35,7 +35,7 @@ LAYERS = (
         "telemetry",
         "wording",
     ),
-    ("answers", "escapes", "layer_maps", "layout", "outputs", "probe_results", "rerun"),
+    ("answers", "escapes", "layer_maps", "layout", "outputs", "probe_results", "rerun", "token_views"),
     ("answering", "cost"),
     ("bound_curves",),
     (
