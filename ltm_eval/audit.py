@@ -20,8 +20,10 @@ from ltm_eval.bounds import as_released, fresh_draws
 from ltm_eval.config import FitConfig, ModelConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import Document, Window, fit_documents, generator
+from ltm_eval.noise import generator
+from ltm_eval.posterior import fit_documents
 from ltm_eval.results import AuditResult
+from ltm_eval.windows import Document, Window
 
 LIMIT_NATS = 20.0
 """Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20."""

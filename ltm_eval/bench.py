@@ -23,13 +23,16 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
+from ltm_eval.batch import Batch
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import ModelConfig, fit_config
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.fast_loop import fast_loop
+from ltm_eval.gaussians import Start
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.naive import NaiveFit
-from ltm_eval.posterior import Batch, Document, Start, Window, fast_loop
 from ltm_eval.results import write_text_atomic
+from ltm_eval.windows import Document, Window
 
 _LTM_S = ModelConfig(
     dim=512,

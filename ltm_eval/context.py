@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from ltm_eval.config import EACH, OTHER
 from ltm_eval.errors import UsageError
 from ltm_eval.fewshot import Prompt, draw, split_prompt
-from ltm_eval.posterior import Document, Window
 from ltm_eval.tokenizer import Tokenizer
+from ltm_eval.windows import Document, Window
 
 
 @dataclass(frozen=True)

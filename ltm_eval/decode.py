@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ltm_eval.config import GenerationConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel, Linear
-from ltm_eval.posterior import padded_length
+from ltm_eval.windows import padded_length
 from ltm_eval.workers import is_small, one_thread
 
 CPU_LANES = 16

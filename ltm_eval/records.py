@@ -12,9 +12,10 @@ import torch
 from ltm_eval.context import Context
 from ltm_eval.decode import Continuation
 from ltm_eval.elbo import kl_per_layer_nats
-from ltm_eval.posterior import Document, Posterior
+from ltm_eval.gaussians import Posterior
 from ltm_eval.results import LatentRecord, digest
 from ltm_eval.rolling import TextScore
+from ltm_eval.windows import Document
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
