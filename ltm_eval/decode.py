@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel, Linear
-from ltm_eval.posterior import padded_length
+from ltm_eval.windows import padded_length
 from ltm_eval.workers import is_small, one_thread
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ltm_eval import bpe
 from ltm_eval.answers import DELIMITER, worked
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import DataError, UsageError
-from ltm_eval.posterior import generator
+from ltm_eval.noise import generator
 from ltm_eval.problems import generate
 from ltm_eval.rules import episode
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer, load_ranks
