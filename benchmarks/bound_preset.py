@@ -20,14 +20,12 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ltm_eval import texts
@@ -36,10 +34,16 @@ from ltm_eval.bounds import fresh_draws
 from ltm_eval.checkpoint import load, load_with_tokenizer
 from ltm_eval.config import PRESETS, FitConfig, Noise, fit_config
 from ltm_eval.errors import LtmEvalError, UsageError, error_line
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.paths import assets_dir, sample_data_dir
 from ltm_eval.posterior import Batch, Document, Start, Window, document_noise, fast_loop
-from ltm_eval.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from matplotlib.axes import Axes
+
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "data"
 OWN_TEXTS = ("released_a", "released_b", "untrained", "demo")

@@ -20,13 +20,17 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from ltm_eval.config import GenerationConfig, ModelConfig
+from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Prompt, generate
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LTM_S = ModelConfig(
     dim=512,

@@ -17,8 +17,8 @@ def main() -> None:
     import torch
     from torch.utils.benchmark import Timer
 
-    from ltm_eval.config import ModelConfig
     from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.model_config import ModelConfig
 
     config = ModelConfig(
         dim=512,

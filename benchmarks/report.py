@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fake_runs import DATE, LATENT, TASK, write_run  # noqa: E402
 
-from ltm_eval.results import digest, write_jsonl_atomic  # noqa: E402
+from ltm_eval.strict_files import digest, write_jsonl_atomic
 
 WORDS = "so the number of apples that she has left after lunch is twice what Tom sold on market day".split()  # noqa: SIM905
 

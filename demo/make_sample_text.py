@@ -14,9 +14,12 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 SOURCES = Path(__file__).resolve().parent / "sample_text"
 TARGET = Path(__file__).resolve().parent.parent / "ltm_eval" / "assets" / "sample"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltm_eval.batch import Batch
-from ltm_eval.config import FitConfig
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import UsageError
 from ltm_eval.fast_loop import adamw, learning_rate
 from ltm_eval.gaussians import Posterior, Trace, preset_start
 from ltm_eval.groups import in_groups
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import document_noise
-from ltm_eval.windows import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
 
 
 @dataclass(frozen=True)

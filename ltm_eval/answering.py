@@ -12,8 +12,8 @@ from ltm_eval.answers import INVALID
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.latent_record import LatentRecord
     from ltm_eval.page import EffectTable, ScoreTable
-    from ltm_eval.results import LatentRecord
     from ltm_eval.scores import Entry
 
 PASS = "pass@"  # noqa: S105 - a metric

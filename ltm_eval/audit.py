@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from ltm_eval.bounds import as_released, fresh_draws
-from ltm_eval.config import FitConfig, ModelConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.noise import generator
 from ltm_eval.posterior import fit_documents
-from ltm_eval.results import AuditResult
+from ltm_eval.result_records import AuditResult
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ltm_eval.config import FitConfig
 
 LIMIT_NATS = 20.0
 """Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20."""

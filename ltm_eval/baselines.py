@@ -9,7 +9,6 @@ not cut off and ran alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from ltm_eval.weights import weights_sha256
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from lm_eval.api.instance import Instance
 
     from ltm_eval.progress import Progress

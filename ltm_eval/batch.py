@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.errors import UsageError
-from ltm_eval.model import Hidden, LatentThoughtModel
-from ltm_eval.windows import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.model import Hidden, LatentThoughtModel
+    from ltm_eval.windows import Document
 
 _TOKENS_PER_PASS = 4096
 

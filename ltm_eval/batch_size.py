@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from ltm_eval.config import FitConfig
 from ltm_eval.decode import CPU_LANES
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import fit_together
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
 
 MAX_BATCH = 64
 """Most documents that `auto` tries."""

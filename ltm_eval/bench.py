@@ -12,11 +12,11 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,14 +25,18 @@ from torch.utils.benchmark import Timer
 
 from ltm_eval.batch import Batch
 from ltm_eval.compiling import compile_layers
-from ltm_eval.config import ModelConfig, fit_config
+from ltm_eval.config import fit_config
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.fast_loop import fast_loop
 from ltm_eval.gaussians import Start
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.naive import NaiveFit
-from ltm_eval.results import write_text_atomic
+from ltm_eval.strict_files import write_text_atomic
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 _LTM_S = ModelConfig(
     dim=512,

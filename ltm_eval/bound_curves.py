@@ -18,8 +18,8 @@ from ltm_eval.answering import Line, LinePoint
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.latent_record import LatentRecord
     from ltm_eval.page import PerplexityRow
-    from ltm_eval.results import LatentRecord
     from ltm_eval.scores import Entry
 
 NORMAL_QUANTILE = 1.96

@@ -17,8 +17,8 @@ Models compute in fp32; sums over windows, draws, chunks and documents are float
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,9 +31,13 @@ from ltm_eval.errors import UsageError
 from ltm_eval.estimates import Draws, Estimate, minus_log_mean
 from ltm_eval.gaussians import Posterior
 from ltm_eval.groups import each
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import fit_documents
-from ltm_eval.windows import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
 
 __all__ = [
     "DRAWS",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from ltm_eval.tokenizer import Tokenizer
 
 BYTES = 256

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ltm_eval.config import FitConfig
 from ltm_eval.draws import DRAWS, draw_noise, weigh
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError
 from ltm_eval.estimates import Estimate, minus_log_mean
 from ltm_eval.gaussians import Posterior, Start
 from ltm_eval.groups import each
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import fit_documents
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ltm_eval.results import LatentRecord
+    from ltm_eval.latent_record import LatentRecord
 
 NOTICED = 0.01
 """Share of prompts beyond the context from which on it is said."""

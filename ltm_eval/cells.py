@@ -13,20 +13,23 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval import run as runner
 from ltm_eval.config import DEMO_MODEL, GridConfig, RunConfig, SweepConfig
 from ltm_eval.errors import IncompleteError, LtmEvalError, RefusedError, error_line
 from ltm_eval.lock import holder_of
-from ltm_eval.results import read_run, write_json_atomic
+from ltm_eval.results import read_run
+from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.sweep import combinations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FOLDER, STATE_FILE = "cells", "cell.json"
 COMPLETE, FAILED = "complete", "failed"

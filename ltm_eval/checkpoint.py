@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ltm_eval.archives import check_archive
-from ltm_eval.config import DEMO_MODEL, ModelConfig
+from ltm_eval.config import DEMO_MODEL
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
 from ltm_eval.headers import check_header
 from ltm_eval.hub import commit_of
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.paths import assets_dir, demo_model_dir
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.weights import EMBEDDING, TIED, checked, weights_sha256

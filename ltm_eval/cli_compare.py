@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltm_eval.calls import examples
 from ltm_eval.errors import printable
 from ltm_eval.outputs import FORMATS, formats_of, suffix_format, targets, write_all
 
@@ -53,10 +54,6 @@ def write_report(data: ReportData, places: dict[str, Path], *, plots_dir: str | 
     from ltm_eval.export import export
 
     return export(data, places, plots_dir=None if plots_dir is None else Path(plots_dir))
-
-
-def _examples(*lines: str) -> str:
-    return "\n\n".join(("[bold]Examples[/bold]", *(line.replace("[", r"\[") for line in lines)))
 
 
 def compare(  # noqa: PLR0913 - the signature is the declaration of the options
@@ -168,13 +165,13 @@ def index(
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(
-        epilog=_examples(
+        epilog=examples(
             "ltm-eval compare results/ltm results/gpt2-large",
             "ltm-eval compare new/ old/ --task gsm8k --fail_if_worse",
             "ltm-eval compare a/ b/ --format html,latex,csv -o paper/gsm8k",
         )
     )(compare)
-    app.command(epilog=_examples("ltm-eval history results/", "ltm-eval history runs/*/results -o history.html"))(
+    app.command(epilog=examples("ltm-eval history results/", "ltm-eval history runs/*/results -o history.html"))(
         history
     )
-    app.command(epilog=_examples("ltm-eval index results/", "ltm-eval index results/ --format csv"))(index)
+    app.command(epilog=examples("ltm-eval index results/", "ltm-eval index results/ --format csv"))(index)

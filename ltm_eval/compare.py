@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.paired import Paired
     from ltm_eval.pairing import Series
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 NEXT_TOKEN = (EXACT, CAUSAL)

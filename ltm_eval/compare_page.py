@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.compare import Comparison, Comparisons
     from ltm_eval.pairing import Series
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
 
 COLUMNS = ("task", "figure", "A", "B", "A - B", "95 % interval", "p", "p, Holm", "n", "differ", "what follows")
 NUMERIC = COLUMNS[2:10]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltm_eval.model import LatentThoughtModel
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ltm_eval.model import LatentThoughtModel
 
 PARTS = ("attend", "latent_queries", "read_latents", "transform")
 """Methods of a layer that the fast loop calls."""

@@ -13,8 +13,9 @@ from ltm_eval.latent_page import ComputeCurve, ComputePoint
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.latent_record import LatentRecord
     from ltm_eval.page import PerplexitySection, ScoreTable
-    from ltm_eval.results import LatentRecord, Run
+    from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 BOUND_ROW = "bound"

@@ -12,14 +12,18 @@ fixed by seed and demonstrations; `other` takes the demonstrations of another qu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ltm_eval.config import EACH, OTHER
 from ltm_eval.errors import UsageError
 from ltm_eval.fewshot import Prompt, draw, split_prompt
-from ltm_eval.tokenizer import Tokenizer
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

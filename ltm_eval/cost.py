@@ -17,7 +17,8 @@ from ltm_eval.paths import reports_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_eval.results import LatentRecord, Run
+    from ltm_eval.latent_record import LatentRecord
+    from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 TRAINING_FLOPS_PER_PARAMETER = 6

@@ -12,20 +12,25 @@ code slides the context on, this one stops.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.config import GenerationConfig
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel, Linear
 from ltm_eval.windows import padded_length
 from ltm_eval.workers import is_small, one_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy as np
+
+    from ltm_eval.config import GenerationConfig
 
 CPU_LANES = 16
 """Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood

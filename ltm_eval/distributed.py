@@ -21,7 +21,6 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,8 @@ from ltm_eval.heartbeat import FAILED, GRACE_SECONDS, SILENCE_SECONDS, TOLD, Hea
 from ltm_eval.launch import Launch, read_launch, speaks
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
     from torch._C._distributed_c10d import Store
 
 SILENCE_VARIABLE = "LTM_EVAL_RANK_SILENCE"

@@ -15,7 +15,7 @@ from ltm_eval import __version__
 from ltm_eval.escapes import csv_text, latex, markdown, terminal
 from ltm_eval.layout import environment, markup, policy
 from ltm_eval.paths import reports_dir
-from ltm_eval.results import strict_json
+from ltm_eval.strict_files import strict_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -6,19 +6,23 @@ do, so a document's bits do not depend on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltm_eval.batch import Batch
-from ltm_eval.gaussians import Posterior
 from ltm_eval.groups import in_halves
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import generator, standard_normal
 from ltm_eval.windows import Document, padded_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.gaussians import Posterior
+    from ltm_eval.model import LatentThoughtModel
 
 DRAWS = 8
 """Fresh noise draws per document."""

@@ -6,13 +6,17 @@ demonstrations; a cell without demonstrations, and the reference's own cells, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.metrics import paired_difference
 from ltm_eval.repeats import interval_of
-from ltm_eval.results import Run, Sample, read_samples
+from ltm_eval.results import read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ltm_eval.result_records import Run, Sample
 
 METRICS = ("exact_match", "pass@", "maj@")
 

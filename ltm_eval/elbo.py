@@ -6,12 +6,14 @@ projection and the cross-entropy are one operation, so that the (T, V) logits ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IGNORED = -1
 """Target value of a position that is not scored."""

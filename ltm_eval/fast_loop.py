@@ -7,15 +7,18 @@ Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e3
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ltm_eval.batch import Batch
-from ltm_eval.config import FitConfig
 from ltm_eval.elbo import kl_nats
 from ltm_eval.gaussians import Posterior, Start, Trace
-from ltm_eval.noise import Noise
+
+if TYPE_CHECKING:
+    from ltm_eval.batch import Batch
+    from ltm_eval.config import FitConfig
+    from ltm_eval.noise import Noise
 
 
 def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltm_eval.corpora import file_sha256
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import cache_dir
 from ltm_eval.progress import silent
-from ltm_eval.results import digest
+from ltm_eval.row_files import file_sha256
+from ltm_eval.strict_files import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ltm_eval.progress import Progress
 
 log = logging.getLogger(__name__)

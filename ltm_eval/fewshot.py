@@ -16,25 +16,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answers import DELIMITER
 from ltm_eval.config import OTHER
 from ltm_eval.errors import LtmEvalError, UsageError, leave
 from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lm_eval.api.task import ConfigurableTask
 
     KeyedTask: type[ConfigurableTask]
 
-DELIMITER = "\n\n"
-"""Stands after each demonstration: lm-eval's `fewshot_delimiter`."""
 QUESTION_LEADS = ("Question:", "Q:")
 """How a question begins in lm-eval's question-answering prompts, GSM8K's among them."""
 LEAD_LIMIT = 32

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ltm_eval import failpoints
-from ltm_eval.config import FitConfig
-from ltm_eval.context import Context
 from ltm_eval.failures import why_unusable
 from ltm_eval.gaussians import Posterior
 from ltm_eval.jobs import GenerationJob, Job, ScoringJob, key_of
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import fit_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.context import Context
+    from ltm_eval.model import LatentThoughtModel
 
 
 @dataclass(frozen=True)

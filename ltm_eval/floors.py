@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import UsageError
 from ltm_eval.perplexity import bits, bits_stderr, ppl, ppl_stderr
-from ltm_eval.results import Floor
+from ltm_eval.result_records import Floor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ltm_eval.config import FitConfig
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import generator, standard_normal
-from ltm_eval.windows import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from lm_eval.models.utils import postprocess_generated_text
 
-from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Continuation, Prompt, generate
-from ltm_eval.fits import Fits, Fitted
 from ltm_eval.jobs import GenerationJob, Unit, decoded_together
 from ltm_eval.noise import generator, standard_normal
-from ltm_eval.records import Recorder
 from ltm_eval.rethink import Question, Rethought, rethink
-from ltm_eval.tokenizer import Tokenizer
 from ltm_eval.worklist import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ltm_eval.config import GenerationConfig
+    from ltm_eval.fits import Fits, Fitted
+    from ltm_eval.records import Recorder
+    from ltm_eval.tokenizer import Tokenizer
 
 
 class Generating:

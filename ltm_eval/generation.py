@@ -16,7 +16,7 @@ from ltm_eval.scores import signature_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_eval.results import Score
+    from ltm_eval.result_records import Score
     from ltm_eval.scores import Entry
 
 METRICS = frozenset(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,10 @@ from ltm_eval.bpe import save_for_transformers
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import MachineError, UsageError, nearest
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 SIZES = ("n_embd", "n_layer", "n_head", "n_positions")
 

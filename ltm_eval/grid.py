@@ -11,19 +11,24 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ltm_eval import run as runner
 from ltm_eval.cells import AXES, COMPLETE, FAILED, FOLDER, Cell, Done, cells_of, finished, run_cell
-from ltm_eval.config import GridConfig
 from ltm_eval.errors import IncompleteError, MachineError, UsageError, error_line, printable
+from ltm_eval.evaluation import show_notes
 from ltm_eval.launch import read_launch
 from ltm_eval.lock import holding
-from ltm_eval.results import write_json_atomic
+from ltm_eval.preflight import check_output, settle
+from ltm_eval.strict_files import write_json_atomic
+from ltm_eval.task_loading import known_tasks, task_manager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.config import GridConfig
 
 SUMMARY = "sweep.json"
 LOCAL = "local"
@@ -62,13 +67,13 @@ def run(config: GridConfig) -> Swept:
         )
     if config.ray_address is not None and find_spec("ray") is None:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
-    manager = runner.task_manager(config.base)
-    tasks = tuple(runner.known_tasks(config.base.tasks, manager))
-    output = runner.check_output(Path(config.base.output_path))
+    manager = task_manager(config.base)
+    tasks = tuple(known_tasks(config.base.tasks, manager))
+    output = check_output(Path(config.base.output_path))
     config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
     cells = cells_of(config)
     notes = _notes(config)
-    runner.show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
+    show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
     with holding(output):
         show = Show(cells, quiet=config.base.quiet)
         done = {index: found for index, cell in enumerate(cells) if (found := finished(cell)) is not None}
@@ -103,7 +108,7 @@ def check(swept: Swept) -> None:
 
 def _notes(config: GridConfig) -> list[str]:
     """The sentences that every output of these cells must carry, each once."""
-    found = [note for model in config.models for note in runner.settle(replace(config.base, model=model))[1]]
+    found = [note for model in config.models for note in settle(replace(config.base, model=model))[1]]
     return list(dict.fromkeys(found))
 
 

@@ -5,16 +5,19 @@ each alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from ltm_eval.batch import bytes_per_token, tokens_per_pass
 from ltm_eval.errors import MachineError
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.windows import Document
 from ltm_eval.workers import side_by_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
 
 _Item = TypeVar("_Item")
 _Part = TypeVar("_Part")

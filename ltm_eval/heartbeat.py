@@ -12,13 +12,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ltm_eval.errors import IncompleteError, error_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch._C._distributed_c10d import Store
 
 R = TypeVar("R")

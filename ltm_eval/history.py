@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.figures import FlatFigure
     from ltm_eval.page import Banner
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
 
 _STEP = re.compile(r"(?<![a-z])(?:ckpt|checkpoint|global_step|step|iter)s?[-_=]?(\d{1,12})(?!\d)", re.IGNORECASE)
 FREE = ("v", "lm_eval", "dtype")

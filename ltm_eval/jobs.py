@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from lm_eval.api.instance import Instance
-
-from ltm_eval.config import GenerationConfig
-from ltm_eval.context import Context
 from ltm_eval.worklist import Item, item_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.config import GenerationConfig
+    from ltm_eval.context import Context
 
 LETTERS_PER_NEW_TOKEN = 4
 """What a new token costs beside a letter of the prompt, where work is shared out."""

@@ -13,7 +13,7 @@ from ltm_eval.plots import Curve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltm_eval.results import LatentRecord
+    from ltm_eval.latent_record import LatentRecord
 
 
 def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary:

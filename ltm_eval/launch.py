@@ -7,11 +7,14 @@ speaks before it loads anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ltm_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 REMEDY = "start with torchrun or accelerate launch, or unset these variables"
 

@@ -11,7 +11,7 @@ from ltm_eval.latent_page import LEVELS, HeatMap, HeatRow, LayersView
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltm_eval.results import LatentRecord
+    from ltm_eval.latent_record import LatentRecord
 
 ROWS = 10
 """Rows of a heat map; more documents are grouped."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +18,25 @@ from torch.nn import functional as F
 from ltm_eval.batch import Batch, Rows
 from ltm_eval.bounds import fresh_draws, prior
 from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, save
-from ltm_eval.config import ModelConfig, fit_config
+from ltm_eval.config import fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.fast_loop import fast_loop
 from ltm_eval.gaussians import Posterior, Start
 from ltm_eval.gpt2 import build_gpt2, export_gpt2, joined_rows
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.noise import generator, standard_normal
-from ltm_eval.packing import Documents
 from ltm_eval.posterior import fit_documents
-from ltm_eval.recipe import Recipe
-from ltm_eval.tokenizer import Tokenizer
 from ltm_eval.weights import weights_sha256
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ltm_eval.packing import Documents
+    from ltm_eval.recipe import Recipe
+    from ltm_eval.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

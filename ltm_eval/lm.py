@@ -9,13 +9,11 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
@@ -40,21 +38,27 @@ from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
 from ltm_eval.fits import Fits
-from ltm_eval.gaussians import Posterior
 from ltm_eval.generating import Generating
 from ltm_eval.jobs import GenerationJob, ScoringJob, units_of
+from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.progress import Progress, silent, tqdm_bar
 from ltm_eval.records import Recorder, named
-from ltm_eval.results import LatentRecord
 from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.scoring import score
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
-from ltm_eval.windows import Document
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.gaussians import Posterior
+    from ltm_eval.windows import Document
 
 log = logging.getLogger(__name__)
 

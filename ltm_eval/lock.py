@@ -12,13 +12,16 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltm_eval import failpoints
 from ltm_eval.errors import MachineError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAME = ".ltm_eval.lock"
 TRIES, TRY_SECONDS = 5, 0.05

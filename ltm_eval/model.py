@@ -8,16 +8,18 @@ windows; the part of layer 0 that z cannot change is a method of its own (`prelu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm_eval.config import ModelConfig
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ltm_eval.model_config import ModelConfig
 
 ROPE_THETA = 10_000.0
 _QUERIES = 64

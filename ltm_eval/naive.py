@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.config import FitConfig, ModelConfig
+if TYPE_CHECKING:
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model_config import ModelConfig
 
 Weights = Mapping[str, Tensor]
 """Parameters under the names of `LatentThoughtModel`, all of one dtype."""

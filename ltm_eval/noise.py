@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltm_eval.config import FitConfig
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.windows import Document
+if TYPE_CHECKING:
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
 
 Noise = Callable[[int], Tensor]
 """Step to standard normal noise (draws, B, L, N, D)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_eval.errors import UsageError, nearest
-from ltm_eval.results import write_text_atomic
+from ltm_eval.strict_files import write_text_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

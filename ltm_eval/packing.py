@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ltm_eval import bpe
+from ltm_eval.answers import DELIMITER, worked
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import DataError, UsageError
 from ltm_eval.noise import generator
@@ -27,6 +27,8 @@ from ltm_eval.rules import episode
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer, load_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ltm_eval.recipe import Recipe, Source
 
 PAD = 0xFFFF
@@ -197,7 +199,7 @@ def _groups(source: Source, data: Path | None, seed: int) -> Iterator[Group]:
 
 def problem_text(question: str, answer: str) -> str:
     """One demonstration of lm-eval's GSM8K prompt."""
-    return f"Question: {question}\nAnswer: {answer}\n\n"
+    return worked(question, answer) + DELIMITER
 
 
 def _files(source: Source, data: Path | None) -> list[Path]:

@@ -18,7 +18,7 @@ from ltm_eval.signatures import ROLLING, read_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_eval.results import Run, Sample, Score
+    from ltm_eval.result_records import Run, Sample, Score
     from ltm_eval.scores import Entry
 
     Key = tuple[str, int]

@@ -8,11 +8,13 @@ log-likelihood. All sums are exactly rounded (`math.fsum`), so that no figure de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 UNKNOWN = "N/A"
 """How lm-eval writes a standard error that is not known."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_eval.metrics import Perplexity
-    from ltm_eval.results import Floor, Score
+    from ltm_eval.result_records import Floor, Score
     from ltm_eval.scores import Entry
 
     Key = tuple[str, int]

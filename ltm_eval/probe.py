@@ -14,7 +14,6 @@ zeros stand for the latents (the prior's mean; the same as no cross-attention) o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,13 @@ from ltm_eval.gaussians import Posterior
 from ltm_eval.noise import generator, standard_normal
 from ltm_eval.posterior import fit_documents
 from ltm_eval.probe_results import Cell, Explored, Generated, ProbeConfig, ProbedText
-from ltm_eval.results import digest
+from ltm_eval.strict_files import digest
 from ltm_eval.subsets import downward, explored, key_of, layers_of, upward
 from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltm_eval.model import Hidden, LatentThoughtModel
     from ltm_eval.tokenizer import Tokenizer
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ltm_eval.calls import Call, examples
 from ltm_eval.config import AUTO
 from ltm_eval.options import (
     Data,
@@ -25,18 +25,6 @@ from ltm_eval.options import (
     filled,
 )
 from ltm_eval.probe_results import DEFAULT_TASK, DIRECTIONS, LATENTS, RESTS, ProbeConfig, ProbeJob
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-PROGRAM = "ltm-eval"
-EXAMPLES = """[bold]Examples[/bold]
-
-ltm-eval probe
-
-ltm-eval probe --model ckpt_60000.pt --text story.txt --text poem.txt --output_path results/
-
-ltm-eval probe --task gsm8k --limit 20 --rest prior --direction up"""
 
 
 def probe(  # noqa: PLR0913 - the signature is the declaration of the options
@@ -131,7 +119,7 @@ def probe(  # noqa: PLR0913 - the signature is the declaration of the options
         revision=filled("revision", revision),
         report=report,
         quiet=quiet,
-        command=(PROGRAM, *_ARGV[0]()),
+        command=Call.command(),
     )
     outcome = probing.probe(job)
     print(probing.table(outcome.results))
@@ -141,10 +129,12 @@ def probe(  # noqa: PLR0913 - the signature is the declaration of the options
     return 0
 
 
-def register(app: typer.Typer, argv: Callable[[], Sequence[str]]) -> None:
-    """Add the command to `app`; `argv` tells the words of the call, for the results file."""
-    _ARGV[0] = argv
-    app.command(epilog=EXAMPLES)(probe)
-
-
-_ARGV: list[Callable[[], Sequence[str]]] = [lambda: sys.argv[1:]]
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=examples(
+            "ltm-eval probe",
+            "ltm-eval probe --model ckpt_60000.pt --text story.txt --text poem.txt --output_path results/",
+            "ltm-eval probe --task gsm8k --limit 20 --rest prior --direction up",
+        )
+    )(probe)

@@ -7,18 +7,18 @@ layers share is stored once.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.config import AUTO, DEMO_MODEL, DTYPES, check_choice, fit_config
 from ltm_eval.errors import ResultsError, UsageError
-from ltm_eval.results import DATE_ID, PROBE_PREFIX, read_object, write_json_atomic
+from ltm_eval.results import DATE_ID, PROBE_PREFIX, read_object
+from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.subsets import MOST_LAYERS, NONE, groups_of, layers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 FORMAT = "ltm_eval/probe/1"
 RESTS = ("zero", "prior")

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import progress
-from ltm_eval import run as runner
 from ltm_eval.config import AUTO, RunConfig, fit_config
 from ltm_eval.errors import DataError, MachineError
+from ltm_eval.evaluation import show_notes
+from ltm_eval.preflight import check_output, quiet_hosts, settle
 from ltm_eval.probe_results import DEFAULT_TASK, Probe, ProbeJob, find_probes, read_probe, write_probe
+from ltm_eval.provenance import provenance
+from ltm_eval.run_record import folder_name
+from ltm_eval.task_loading import data_facts, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,20 +50,20 @@ def probe(job: ProbeJob) -> Outcome:
     from ltm_eval.checkpoint import check_place
 
     begun = time.perf_counter()
-    config, notes = runner.settle(_as_run(job))
+    config, notes = settle(_as_run(job))
     if job.texts:
         notes = ["demo model: made to try the program, its figures mean nothing"] if job.is_demo else []
     elif config.limit is not None:
         notes = [note for note in notes if "(limit)" not in note]  # a probe is of a few texts by design
-    output = runner.check_output(Path(job.output_path))
+    output = check_output(Path(job.output_path))
     check_place(str(config.model))
-    runner.quiet_hosts()
+    quiet_hosts()
     texts, source = _texts(job, config)
     model, tokenizer = _model(job, str(config.model))
-    runner.show_notes(notes)
+    show_notes(notes)
     done = _probed(model, tokenizer, texts, job)
     date_id = datetime.now().isoformat().replace(":", "-")
-    path = output / runner.folder_name(str(config.model)) / f"probe_{date_id}.json"
+    path = output / folder_name(str(config.model)) / f"probe_{date_id}.json"
     result = Probe(
         model_name=str(config.model),
         n_layers=model.config.n_layers,
@@ -70,7 +74,7 @@ def probe(job: ProbeJob) -> Outcome:
         warnings=tuple(notes),
         demo_model=job.is_demo,
         command=" ".join(job.command),
-        provenance=runner.provenance(),
+        provenance=provenance(),
         seconds=time.perf_counter() - begun,
     )
     write_probe(path, result)
@@ -97,9 +101,9 @@ def _texts(job: ProbeJob, config: RunConfig) -> tuple[list[ProbeText], dict[str,
 
     if job.texts:
         return [ProbeText(Path(name).name, "", _read(Path(name))) for name in job.texts], {"files": list(job.texts)}
-    (task,) = _one(runner.tasks_of(config), str(job.task or DEFAULT_TASK))
+    (task,) = _one(tasks_of(config), str(job.task or DEFAULT_TASK))
     found = [_document(task, doc, index) for index, doc in zip(range(job.limit), task.eval_docs, strict=False)]
-    return found, {"task": task.task_name, "limit": job.limit, "data": config.data, "sets": runner.data_facts(task)}
+    return found, {"task": task.task_name, "limit": job.limit, "data": config.data, "sets": data_facts(task)}
 
 
 def _steps(config: ProbeConfig) -> int | str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from ltm_eval.config import PRESETS, FitConfig, check_choice, fit_config
 from ltm_eval.errors import InputError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 ARCHITECTURES = ("ltm", "gpt2")
 KINDS = ("text", "problems", "rules")

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ltm_eval.context import Context
-from ltm_eval.decode import Continuation
 from ltm_eval.elbo import kl_per_layer_nats
-from ltm_eval.gaussians import Posterior
-from ltm_eval.results import LatentRecord, digest
-from ltm_eval.rolling import TextScore
-from ltm_eval.windows import Document
+from ltm_eval.latent_record import LatentRecord
+from ltm_eval.strict_files import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lm_eval.api.instance import Instance
 
     from ltm_eval.config import FitConfig
+    from ltm_eval.context import Context
+    from ltm_eval.decode import Continuation
+    from ltm_eval.gaussians import Posterior
     from ltm_eval.rethink import Candidate
+    from ltm_eval.rolling import TextScore
+    from ltm_eval.windows import Document
 
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""

@@ -8,15 +8,17 @@ question, so that greedy and sampled accuracy stand side by side in one run.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answers import INVALID, gold_number, vote_key
 from ltm_eval.config import DEFAULT_K, SAMPLING_TEMPERATURE
 from ltm_eval.errors import UsageError
 from ltm_eval.metrics import mean_interval, pass_at_k, wilson_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 COMMONEST = 5

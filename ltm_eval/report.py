@@ -33,10 +33,11 @@ from ltm_eval.plots import Bar
 from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
 from ltm_eval.probe_results import find_probes, is_probe
 from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
-from ltm_eval.results import find_runs, read_latents, result_files, write_text_atomic
+from ltm_eval.results import find_runs, read_latents, result_files
 from ltm_eval.samples import sample_browser
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
 from ltm_eval.signatures import read_facts
+from ltm_eval.strict_files import write_text_atomic
 from ltm_eval.summary import summary_of
 from ltm_eval.summary_text import summary_texts
 from ltm_eval.verdicts import audit_line, missing_task_banners, run_banners, task_banners, verdicts_of
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from ltm_eval.latent_page import ProbeView
     from ltm_eval.page import PerplexitySection
     from ltm_eval.probe_results import Probe
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 SAMPLE_BYTES = 3_000_000

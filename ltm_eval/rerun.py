@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
 
 PLACE = "rerun"
 """Folder of its results: beside the run's own they would be taken for newer ones of all documents."""

@@ -11,18 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ltm_eval import run as runner
 from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, IncompleteError, ResultsError, UsageError
+from ltm_eval.evaluation import evaluate_task
 from ltm_eval.journal import Contents, Journal, read
 from ltm_eval.lock import holding
 from ltm_eval.perplexity import RollingScore
+from ltm_eval.preflight import quiet_hosts
 from ltm_eval.repeats import interval_of
-from ltm_eval.results import Run, find_runs, read_run, write_json_atomic, write_jsonl_atomic
+from ltm_eval.results import find_runs, read_run
 from ltm_eval.resume import COMPLETE, Manifest
+from ltm_eval.run_record import sample_row, task_hash
+from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
+from ltm_eval.task_facts import stop_reasons, task_facts
+from ltm_eval.task_loading import tasks_of
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
+
+if TYPE_CHECKING:
+    from ltm_eval.result_records import Run
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def rescore(output: Path, changes: Changes) -> list[Path]:
         IncompleteError: answers are missing.
         UsageError: a change does not suit the run.
     """
-    runner.quiet_hosts()
+    quiet_hosts()
     runs = [_original(run) for run in find_runs([output])]
     with holding(output if output.is_dir() else output.parent):
         return [_rescored(run, changes) for run in runs]
@@ -131,7 +139,7 @@ def _original(run: Run) -> Run:
 def _rescored(run: Run, changes: Changes) -> Path:
     folder = run.path.parent
     config = _config_of(run, changes)
-    tasks = runner.tasks_of(config)
+    tasks = tasks_of(config)
     for task in tasks:
         _extend(task, changes.filters)
     lm = Replay(Journal(folder, _settings_of(run, read(folder))), run.model_kind)
@@ -205,15 +213,15 @@ def _evaluated(
     Returns:
         lm-eval's logged samples.
     """
-    part = runner.evaluate_task(lm, task, config)
+    part = evaluate_task(lm, task, config)
     (rows,) = part["samples"].values()
     added = dict(changes.filters)
-    hashed = runner.task_hash([row for row in rows if row["filter"] not in added])
+    hashed = task_hash([row for row in rows if row["filter"] not in added])
     if content.get("task_hashes", {}).get(task.task_name) != hashed:
         raise DataError(f"task {task.task_name}: its documents or prompts are not those of the run; name its --data")
     for key in ("results", "configs", "higher_is_better", "generation"):
         content.setdefault(key, {}).update(part.get(key, {}))
-    facts = runner.task_facts(task, rows, lm)
+    facts = task_facts(task, rows, lm)
     if facts.sampled:
         content["ltm_eval"]["sampled"][task.task_name] = facts.sampled
     return list(rows)
@@ -223,8 +231,8 @@ def _with_stops(run: Run, task: Any, rows: Sequence[dict[str, Any]]) -> list[dic
     """Rows as the samples file holds them, why answers ended taken from the run's sidecar."""
     from ltm_eval.results import read_latents
 
-    stops = runner.stop_reasons(list(read_latents(run, task.task_name)))
-    return [runner.sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
+    stops = stop_reasons(list(read_latents(run, task.task_name)))
+    return [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
 
 
 def _copy_latents(run: Run, task: str, date_id: str) -> None:

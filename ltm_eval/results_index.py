@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
 
 UNTOLD = "–"
 DIGEST_DIGITS = 12

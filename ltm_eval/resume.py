@@ -16,16 +16,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval import failpoints
 from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
-from ltm_eval.results import write_json_atomic
+from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.worklist import Worklist, say_on_stderr
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"

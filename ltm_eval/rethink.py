@@ -19,17 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ltm_eval.bounds import fresh_draws
-from ltm_eval.config import FitConfig
 from ltm_eval.decode import Continuation, Prompt
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError
 from ltm_eval.gaussians import Posterior, Start
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import generator, standard_normal
 from ltm_eval.posterior import fit_documents
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
 
 RANKING_DRAWS = 8
 """Fresh draws z ~ q that rank a candidate."""

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ltm_eval.bounds import DocumentBounds, RowOptions, score_documents
 from ltm_eval.causal import CausalConfig
-from ltm_eval.config import FitConfig
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
-from ltm_eval.gaussians import Posterior
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import fit_documents
-from ltm_eval.tokenizer import Tokenizer
 from ltm_eval.windows import Document, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.gaussians import Posterior
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.tokenizer import Tokenizer
 
 OPTIONAL_ROWS = ("as_released", "iwae", "prior", "causal")
 ALL_ROWS = "all"

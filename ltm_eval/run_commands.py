@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltm_eval.calls import examples
 from ltm_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SHOWN = 60
 """Characters of a group's value on the terminal."""
@@ -45,14 +48,14 @@ def rescore(
     ] = None,
 ) -> int:
     """Make the metrics of a finished run anew from its answers, without the model; the run's own files stay."""
-    from ltm_eval import run as runner
     from ltm_eval.rescore import Changes
     from ltm_eval.rescore import rescore as make
     from ltm_eval.results import read_run
+    from ltm_eval.results_table import results_table
 
     changes = Changes(_whole_numbers(k), tuple(map(_named, filters or [])), group)
     for path in make(Path(folder), changes):
-        print(runner.results_table(path))
+        print(results_table(path))
         for line in group_lines(read_run(path).extra.groups or {}):
             print(line)
         print(f"results: {path}")
@@ -99,11 +102,7 @@ def _short(value: str) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog=_examples("ltm-eval status results/"))(status)
+    app.command(epilog=examples("ltm-eval status results/"))(status)
     app.command(
-        epilog=_examples("ltm-eval rescore results/ --k 1,3", r"ltm-eval rescore results/ --filter 'last=(-?\d+)'")
+        epilog=examples("ltm-eval rescore results/ --k 1,3", r"ltm-eval rescore results/ --filter 'last=(-?\d+)'")
     )(rescore)
-
-
-def _examples(*lines: str) -> str:
-    return "\n\n".join(("[bold]Examples[/bold]", *(line.replace("[", r"\[") for line in lines)))

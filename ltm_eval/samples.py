@@ -20,8 +20,9 @@ from ltm_eval.wording import cut, number, percent, visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ltm_eval.latent_record import LatentRecord
     from ltm_eval.ppl_tables import DocumentCosts
-    from ltm_eval.results import LatentRecord, Sample
+    from ltm_eval.result_records import Sample
     from ltm_eval.scores import Entry
 
     Key = tuple[str, int]

@@ -19,7 +19,7 @@ from ltm_eval.signatures import Setting, read_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_eval.results import Run, Sample, Score, TaskResult
+    from ltm_eval.result_records import Run, Sample, Score, TaskResult
 
 NORMAL_QUANTILE = 1.96
 LEVEL = 0.05

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ltm_eval.fits import Fitted
-from ltm_eval.jobs import ScoringJob
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import generator, standard_normal
 from ltm_eval.windows import padded_length
+
+if TYPE_CHECKING:
+    from ltm_eval.fits import Fitted
+    from ltm_eval.jobs import ScoringJob
+    from ltm_eval.model import LatentThoughtModel
 
 SCORE_DRAWS = 8
 """Draws z ~ q averaged when a continuation is scored."""

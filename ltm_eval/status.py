@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import ResultsError, printable
 from ltm_eval.journal import FILE, Contents, files_of, read
 from ltm_eval.lock import NAME, Holder, holder_of
 from ltm_eval.resume import MANIFEST, Manifest, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,23 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval import run as runner
-from ltm_eval.config import RunConfig, SweepConfig
 from ltm_eval.distributed import current, join
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
+from ltm_eval.evaluation import evaluate_subject, show_notes
 from ltm_eval.failures import allowed
-from ltm_eval.results import read_run, write_json_atomic
+from ltm_eval.preflight import check_output, quiet_hosts, refuse_inside, settle
+from ltm_eval.results import read_run
 from ltm_eval.stopping import stopping
+from ltm_eval.strict_files import write_json_atomic
+from ltm_eval.subjects import construct, ltm_subject
+from ltm_eval.task_loading import tasks_of
+
+if TYPE_CHECKING:
+    from ltm_eval.config import RunConfig, SweepConfig
 
 NEEDS_TWO = "shuffled"
 """The condition that has nothing to exchange with a single demonstration."""
@@ -69,13 +76,13 @@ def run(config: SweepConfig) -> runner.Outcome:
     from ltm_eval.checkpoint import check_place
 
     job = join()
-    base, notes = runner.settle(runner.quieted(config.base, job))
+    base, notes = settle(runner.quieted(config.base, job))
     allowed(base.max_failed, 1)
-    runner.refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
-    output = runner.check_output(Path(base.output_path))
+    refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
+    output = check_output(Path(base.output_path))
     with stopping(), runner.held(output, job):
         check_place(str(base.model))
-        runner.quiet_hosts()
+        quiet_hosts()
         return _run(config, base, output, notes)
 
 
@@ -83,17 +90,17 @@ def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -
     """`run` in a folder that is held."""
     wanted = combinations(config)
     prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
-    tasks = {one: _checked(runner.tasks_of(own)) for one, own in prepared}
-    lm: Any = runner.construct(runner.ltm_subject(prepared[0][1]), base)
-    runner.show_notes(notes)
+    tasks = {one: _checked(tasks_of(own)) for one, own in prepared}
+    lm: Any = construct(ltm_subject(prepared[0][1]), base)
+    show_notes(notes)
     written = []
     for place, (one, own) in enumerate(prepared):
         lm.condition = one.condition
         if not base.quiet:
             print(f"ltm-eval: {one.words} ({place + 1} of {len(prepared)})", file=sys.stderr)
         cell = one.folder if place else ""
-        subject = runner.ltm_subject(own)
-        written.append(runner.evaluate_subject(subject, lm, tasks[one], own, output, notes, cell=cell))
+        subject = ltm_subject(own)
+        written.append(evaluate_subject(subject, lm, tasks[one], own, output, notes, cell=cell))
         if current().leads:
             _store(written, wanted, config.reference)
     results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]

@@ -18,8 +18,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,8 +27,12 @@ from torch import Tensor, nn
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError
 from ltm_eval.learners import CausalLearner, LatentLearner, Learner
 from ltm_eval.packing import Feed, Packed, prepare
-from ltm_eval.recipe import Recipe
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.recipe import Recipe
 
 STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL = "state.pt", "log.csv", "validation.csv", "loss.png", "final"
 LOG_FIELDS = (

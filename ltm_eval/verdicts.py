@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_eval.page import BitsDifference, Difference, ScoreTable, TaskSection
-    from ltm_eval.results import Run
+    from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 ENOUGH_TEXTS = 1_000

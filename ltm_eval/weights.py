@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ltm_eval.config import ModelConfig
+    from ltm_eval.model_config import ModelConfig
 
 TIED = "output.weight"
 EMBEDDING = "tok_embeddings.weight"

@@ -9,13 +9,15 @@ Python's lock inside its operations, and its number of threads is a setting of t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 SMALL_PARAMETERS = 8_000_000
 """Up to here one thread reads a token as fast as several, which only wait for one another between small products."""

@@ -11,17 +11,20 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.fake_runs import write_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
 
 DATA = Path(__file__).parent / "data"
 QUESTION = "Ann has {n} pears and gets {n} more. How many has she?"

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results import digest, write_jsonl_atomic
+from ltm_eval.strict_files import digest, write_jsonl_atomic
 from tests.fake_runs import (
     AUDIT,
     DATE,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +20,9 @@ from ltm_eval.samples import SAMPLES_PER_TASK
 from ltm_eval.telemetry import Meter, sizes_of
 from tests.fake_runs import DATE, TASK, write_run
 from tests.rich_runs import write_rich
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,8 +13,12 @@ import torch
 from ltm_eval import bench
 from ltm_eval.bench import SIZES, Bench, BenchConfig, Curve, growth, necessary_flops, write_figure
 from ltm_eval.cli import main
-from ltm_eval.config import ModelConfig
 from tests.tiny import TINY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.model_config import ModelConfig
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,9 @@ from ltm_eval.config import fit_config
 from ltm_eval.errors import UsageError
 from ltm_eval.posterior import fit_documents
 from tests.tiny import tiny_folder
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "bound_preset.py"
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from ltm_eval.bounds import (
     text_of,
 )
 from ltm_eval.checkpoint import load
-from ltm_eval.config import FitConfig, ModelConfig, fit_config
+from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
@@ -39,6 +40,9 @@ from ltm_eval.posterior import (
 )
 from tests.tiny import TINY, relative_error, tiny_model
 from tests.toy import ToyModel, evidence_nats, sampled_document
+
+if TYPE_CHECKING:
+    from ltm_eval.model_config import ModelConfig
 
 SEEDS = 20
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ltm_eval import paths, plug
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # `-S` leaves .pth files unread, so the bridge is imported by us alone; -B: it need not be writable.
 BARE = [sys.executable, "-S", "-B", "-c"]

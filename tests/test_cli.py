@@ -27,7 +27,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         asked.append(config)
         return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="")
 
-    fake = SimpleNamespace(run=run, results_table=lambda path: f"table of {path}")
+    fake = SimpleNamespace(run=run)
+    monkeypatch.setattr("ltm_eval.results_table.results_table", lambda path: f"table of {path}")
     monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
     monkeypatch.setattr("ltm_eval.run", fake, raising=False)
     return asked

@@ -18,7 +18,8 @@ from ltm_eval.compare_page import document
 from ltm_eval.document import RENDERERS, as_terminal
 from ltm_eval.errors import RefusedError, ResultsError, UsageError
 from ltm_eval.pairing import Series
-from ltm_eval.results import find_runs, write_json_atomic, write_jsonl_atomic
+from ltm_eval.results import find_runs
+from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path

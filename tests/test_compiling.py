@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +14,9 @@ from ltm_eval.config import fit_config
 from ltm_eval.lm import LTM
 from ltm_eval.posterior import Document, Window, fit_documents
 from tests.tiny import relative_error, tiny_folder, tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _document(length: int) -> Document:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +11,9 @@ from ltm_eval.context import Context, Windows, plan
 from ltm_eval.errors import UsageError
 from ltm_eval.tokenizer import Tokenizer, load_ranks
 from tests.tiny import byte_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEMONSTRATIONS = [f"Question: {'abc' * i}?\nAnswer: #### {i}\n\n" for i in range(1, 6)]
 QUESTION = "Question: and now?\nAnswer:"

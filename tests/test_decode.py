@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -9,9 +9,13 @@ import torch
 from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Continuation, Prompt, generate, sample_token
 from ltm_eval.errors import UsageError
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import generator
 from tests.tiny import RELEASED, TINY, latent, released, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.model import LatentThoughtModel
 
 GREEDY = GenerationConfig(max_new_tokens=40)
 

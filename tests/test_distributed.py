@@ -9,9 +9,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lm_eval.api.instance import Instance
@@ -23,6 +22,9 @@ from ltm_eval.launch import Launch, read_launch, speaks
 from tests.gang import Gang, Started, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SILENCE = 5.0
 """Seconds after which a rank counts as lost in these tests."""

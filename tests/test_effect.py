@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +10,9 @@ from ltm_eval.effect import Cell, effect, reference_of, text_table
 from ltm_eval.metrics import paired_difference
 from ltm_eval.results import read_run
 from tests.fake_runs import TASK, write_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEYS = [("demos", 8), ("demos", 4), ("other", 8), ("other", 4), ("other", 2), ("prior", 0)]
 

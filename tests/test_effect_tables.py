@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +11,9 @@ from ltm_eval.page import BudgetRow
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from tests.fake_runs import TASK, write_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DIFFERENCE = {
     "estimate": -0.4,

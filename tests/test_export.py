@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fake_runs import FLOORS, PPL_TASK, TASK, write_ppl_run, write_run
@@ -21,6 +21,9 @@ from ltm_eval.plot_files import light_colours, write_figures
 from ltm_eval.plots import Bar, accuracy_bars, as_file, kept
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PARTS = (
     "low",

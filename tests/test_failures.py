@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -23,6 +22,9 @@ from ltm_eval.run import run
 from tests.gang import Gang
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def fitted(nll: list[float], *, mu: float = 0.0) -> Posterior:

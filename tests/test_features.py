@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from ltm_eval.config import MauveConfig
 from ltm_eval.errors import DataError, MachineError, UsageError, error_line
 from ltm_eval.features import Featuriser, locate
+from ltm_eval.mauve_config import MauveConfig
 from tests.tiny import tiny_gpt2
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEXTS = ["one", "", "a longer text than the others, by far", "two words", "one", "ä€𝄞"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from ltm_eval.config import FIT_EXAMPLE, PRESETS, RunConfig, fit_changes, fit_co
 from ltm_eval.errors import UsageError
 from ltm_eval.lm import LTM
 from tests.tiny import tiny_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_changes_reach_the_fit(tmp_path: Path) -> None:

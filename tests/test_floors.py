@@ -7,8 +7,7 @@ import math
 import random
 from dataclasses import asdict
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +16,11 @@ from tiny import byte_ranks
 
 from ltm_eval.errors import ResultsError, UsageError
 from ltm_eval.floors import floors_of, uniform_nats, unigram_nats
-from ltm_eval.results import Floor
+from ltm_eval.result_records import Floor
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ltm_eval import paths
-from ltm_eval.page import ReportData
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from tests.hostile import Structure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.page import ReportData
 
 TASKS = {
     "odd_or_even": {

@@ -13,11 +13,9 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,16 +23,21 @@ from hypothesis import strategies as st
 
 from ltm_eval import cli
 from ltm_eval.checkpoint import read
-from ltm_eval.config import ModelConfig, RunConfig
+from ltm_eval.config import RunConfig
 from ltm_eval.corpora import GSM8K, load_set
 from ltm_eval.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
 from ltm_eval.headers import check_header
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.report import build
 from ltm_eval.results import find_runs
 from ltm_eval.tokenizer import Tokenizer, load_ranks
 from tests.fake_runs import write_run
 from tests.fault_makers import DATA, rows, write_rows
 from tests.tiny import byte_ranks, tiny_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.faults
 

@@ -8,9 +8,8 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -20,6 +19,9 @@ from ltm_eval.errors import DataError, UsageError
 from ltm_eval.fewshot import split_prompt
 from ltm_eval.paths import tasks_dir
 from ltm_eval.problems import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of lm-eval's imports

@@ -6,8 +6,7 @@ import json
 import math
 import os
 import random
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +15,9 @@ from hypothesis import strategies as st
 from ltm_eval import journal
 from ltm_eval.errors import MachineError, RefusedError
 from ltm_eval.journal import Journal, Writer, decode, encode, files_of, is_whole, read, repair
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.faults
 FLIPS = int(os.environ.get("LTM_EVAL_TEST_FLIPS", "1000"))

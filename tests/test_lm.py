@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,9 @@ from ltm_eval.progress import silent
 from ltm_eval.rolling import windows_of
 from ltm_eval.scoring import SCORE_DRAWS
 from tests.tiny import tiny_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONDITIONS = ["prompt", "demos", "demos+prompt", "prior"]
 GREEDY = {"until": ["Question:"], "max_gen_toks": 24, "do_sample": False, "temperature": 0.0}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from ltm_eval.metrics import (
     pass_at_k,
     wilson_interval,
 )
+
+if TYPE_CHECKING:
+    import random
 
 # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3 (Wilson, no continuity correction).
 NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]

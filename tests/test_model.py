@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltm_eval.config import ModelConfig
 from ltm_eval.errors import CheckpointError
 from ltm_eval.model import (
     LatentThoughtModel,
@@ -16,6 +15,7 @@ from ltm_eval.model import (
     rotate,
     windowed_attention,
 )
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.naive import decoder
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 

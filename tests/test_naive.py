@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from ltm_eval.config import ModelConfig, fit_config
+from ltm_eval.config import fit_config
 from ltm_eval.naive import NaiveFit, NaiveStep
 from ltm_eval.posterior import Batch, Document, Start, Window, fast_loop
 from tests.tiny import TINY, relative_error, tiny_model
+
+if TYPE_CHECKING:
+    from ltm_eval.model_config import ModelConfig
 
 SHARED_HEADS = replace(TINY, dim=32, n_heads=4, n_kv_heads=2, n_layers=3, max_z_len=6)
 UNROTATED = replace(TINY, use_z_pos_emb=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,7 +17,11 @@ from ltm_eval.packing import PAD, Feed, Packed, prepare, problem_text
 from ltm_eval.problems import generate
 from ltm_eval.recipe import Recipe, Source
 from ltm_eval.rules import episode
-from ltm_eval.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.tokenizer import Tokenizer
 
 RULES = Source("rules", "rules", 1.0, 48, 3, generated=30, rows=4, validation=4)
 PROBLEMS = Source("problems", "problems", 1.0, 96, 2, generated=60, validation=2)

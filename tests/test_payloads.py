@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 from itertools import product
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hostile import DRAWING, MARKUP, Structure
 from tests.test_report import page_with
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.faults
 

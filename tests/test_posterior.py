@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -28,6 +27,9 @@ from ltm_eval.posterior import (
     padded_length,
 )
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def document(seed: int, length: int, windows: int = 1) -> Document:

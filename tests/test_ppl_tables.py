@@ -10,17 +10,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
 
 from ltm_eval.metrics import corpus_ppl, mean_interval
-from ltm_eval.page import PerplexityLine, PerplexitySection, ReportData
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from ltm_eval.scores import published_for
+
+if TYPE_CHECKING:
+    from ltm_eval.page import PerplexityLine, PerplexitySection, ReportData
 
 SNAPSHOT = Path(__file__).parent / "data" / "report" / "perplexity_data.json"
 RENEW = "RENEW_SNAPSHOTS" in os.environ

@@ -7,9 +7,8 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -27,6 +26,9 @@ from ltm_eval.results import read_run
 from ltm_eval.run import run as run_command
 from ltm_eval.texts import TEXT_SETS
 from ltm_eval.tokenizer import END_OF_TEXT, load_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of lm-eval's imports

@@ -6,15 +6,17 @@ import json
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ltm_eval.errors import DataError, UsageError
 from ltm_eval.fewshot import split_prompt
 from ltm_eval.paths import tasks_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of lm-eval's imports

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from ltm_eval.errors import InputError, UsageError
 from ltm_eval.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RULES = {"name": "rules", "kind": "rules", "weight": 1, "length": 32, "batch": 2, "rows": 3, "generated": 40}
 PLAIN = {"model": {"dim": 16}, "steps": 5, "sources": [RULES]}

@@ -15,16 +15,9 @@ import pytest
 from fake_runs import AUDIT, DATE, FILTERS, FLOORS, LATENT, TASK, document, write_run
 
 from ltm_eval.errors import MachineError, ResultsError
-from ltm_eval.results import (
-    LatentRecord,
-    digest,
-    find_runs,
-    read_latents,
-    read_run,
-    read_samples,
-    write_json_atomic,
-    write_jsonl_atomic,
-)
+from ltm_eval.latent_record import LatentRecord
+from ltm_eval.results import find_runs, read_latents, read_run, read_samples
+from ltm_eval.strict_files import digest, write_json_atomic, write_jsonl_atomic
 
 # Written by lm-eval 0.4.13 itself for a model that answers made-up sums (odd ones wrongly).
 PLAIN = Path(__file__).parent / "data" / "report" / "plain"

@@ -11,10 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,9 +22,14 @@ from ltm_eval.errors import RefusedError, ResultsError
 from ltm_eval.lock import NAME, holding
 from ltm_eval.results import find_runs
 from ltm_eval.resume import MANIFEST, rebuild, status_of
-from ltm_eval.run import folder_name, run
+from ltm_eval.run import run
+from ltm_eval.run_record import folder_name
 from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.faults
 TASK = "ltm_gsm8k"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +18,10 @@ from ltm_eval.posterior import Document, Posterior, Start, Window, fit_documents
 from ltm_eval.progress import silent
 from ltm_eval.rethink import Budget, Candidate, Question, Rethought, Spent, rethink, trace_document
 from tests.tiny import tiny_folder, tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 FIT = fit_config(t_fast=3)
 SAMPLED = GenerationConfig(max_new_tokens=10, do_sample=True)

@@ -15,8 +15,10 @@ from ltm_eval.cli import main
 from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.preflight import settle
 from ltm_eval.results import find_runs, read_latents, read_samples
-from ltm_eval.run import folder_name, run, settle
+from ltm_eval.run import run
+from ltm_eval.run_record import folder_name
 from tests.tiny import tiny_folder, tiny_gpt2
 
 TASK = "ltm_gsm8k"

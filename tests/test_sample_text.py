@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ltm_eval.blocks import last_word_dataset, prepare
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.texts import TEXT_SETS, documents, load_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
 
 MOST_BYTES = 500_000
 REGISTERS = ("newswire.txt", "encyclopedia.txt", "news_sentences.txt")

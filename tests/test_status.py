@@ -20,7 +20,8 @@ from ltm_eval.lock import holding
 from ltm_eval.rescore import Changes, rescore
 from ltm_eval.results import find_runs, read_latents, read_samples
 from ltm_eval.resume import Manifest
-from ltm_eval.run import folder_name, run
+from ltm_eval.run import run
+from ltm_eval.run_record import folder_name
 from ltm_eval.status import status, text
 from tests.tiny import tiny_folder, tiny_gpt2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from ltm_eval.summary import MOST_PUBLISHED, Summary, SummaryCell, SummaryGap, S
 from ltm_eval.summary_text import summary_texts
 from ltm_eval.table_text import comma_separated, latex, markdown
 from tests.fake_runs import AUDIT, write_ppl_run, write_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WON = Difference(0.25, 0.1, 0.4, 0.001, 40, 10, 0, 0, "better")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from ltm_eval.results import find_runs, read_latents, read_samples
 from ltm_eval.run import run as run_one
 from ltm_eval.sweep import Combination, combinations, run
 from tests.tiny import tiny_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TASK = "ltm_gsm8k"
 
@@ -101,6 +103,6 @@ def test_tasks_without_demonstrations_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = SimpleNamespace(OUTPUT_TYPE="loglikelihood_rolling", task_name="ltm_ptb")
-    monkeypatch.setattr("ltm_eval.run.tasks_of", lambda config: [texts])
+    monkeypatch.setattr("ltm_eval.sweep.tasks_of", lambda config: [texts])
     with pytest.raises(UsageError, match="task ltm_ptb asks for no answers"):
         run(SweepConfig(base(folder, tmp_path), ("demos", "prior")))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tiktoken
@@ -12,6 +12,9 @@ from ltm_eval import tokenizer as module
 from ltm_eval.errors import MachineError, TokenizerError
 from ltm_eval.tokenizer import Tokenizer, load_ranks, load_tokenizer
 from tests.tiny import byte_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -28,6 +27,9 @@ from ltm_eval.learners import LatentLearner, _Noise, training_flops
 from ltm_eval.packing import prepare
 from ltm_eval.recipe import Recipe, read_recipe
 from ltm_eval.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONTENT: dict[str, Any] = {
     "model": {

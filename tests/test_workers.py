@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,6 +16,9 @@ from ltm_eval.decode import Prompt, generate
 from ltm_eval.posterior import Document, Window, fit_documents
 from ltm_eval.workers import one_thread, side_by_side
 from tests.tiny import tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SEED = 7
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lm_eval.api.instance import Instance
@@ -15,6 +13,10 @@ from ltm_eval.lm import LTM
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.worklist import Answer, Item, Worklist
 from tests.tiny import tiny_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.faults
 SAMPLED = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 5, "until": []}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save
-from ltm_eval.config import ModelConfig
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.weights import weights_sha256
 
 DATA = Path(__file__).parent / "data"

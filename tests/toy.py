@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.config import ModelConfig
 from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model_config import ModelConfig
 from ltm_eval.posterior import Document, Window
 
 CONFIG = ModelConfig(

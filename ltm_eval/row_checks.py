@@ -1,0 +1,82 @@
+"""Fields of JSON rows, checked by type; what is wrong is named with its place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.errors import ResultsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+REPLACED = "replaced"
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("a whole number of at least 0")
+    return value
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a number")
+    return float(value)
+
+
+def _reals(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of numbers")
+    return tuple(math.nan if item is None else _real(item) for item in value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "int": _whole,
+    "float": _real,
+    "float | None": lambda value: None if value is None else _real(value),
+    "tuple[float, ...]": _reals,
+    "str": _text,
+    "bool": _flag,
+}
+
+
+def checked(row: Mapping[str, Any], name: str, *, kind: str, where: str) -> Any:
+    if name not in row:
+        raise ResultsError(f"{where}: field {name} is missing; the file was not written by this program or was edited")
+    try:
+        return _CHECKS[kind](row[name])
+    except (ValueError, OverflowError) as expected:
+        raise ResultsError(f"{where}: field {name}: expected {expected}, got {str(row[name])[:80]!r}") from None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a finite number; lm-eval writes some numbers as text and unknown ones as N/A."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

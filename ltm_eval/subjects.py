@@ -1,0 +1,123 @@
+"""The models of a run, a checkpoint and its baselines: what each is built from, and building it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval import paths, progress
+from ltm_eval.config import DEMO_BASELINE, RunConfig
+from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.hub import go_offline_unless_reached, is_cached
+from ltm_eval.launch import unlaunched
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be evaluated."""
+
+    name: str
+    """As in the results file and its folder."""
+    kind: str
+    """`ltm` or `hf`."""
+    arguments: dict[str, Any]
+    """What lm-eval would take as model_args."""
+
+
+def ltm_arguments(config: RunConfig) -> dict[str, Any]:
+    return {
+        "t_fast": config.t_fast,
+        "preset": config.preset,
+        "condition": config.condition,
+        "fit_window": config.fit_window,
+        "rethink": config.rethink or None,
+        "rows": config.rows,
+        "causal_chunk": config.causal_chunk,
+        "causal_t_fast": config.causal_t_fast,
+        "dtype": config.dtype,
+        "compile": config.compile or None,
+        "fit": config.fit,
+        "seed": config.seed,
+        "tokenizer": config.tokenizer,
+        "revision": config.revision,
+        "batch_size": config.batch_size,
+        "device": config.device,
+    }
+
+
+def ltm_subject(config: RunConfig) -> Subject:
+    given = {name: value for name, value in ltm_arguments(config).items() if value is not None}
+    return Subject(str(config.model), "ltm", {"pretrained": str(config.model), **given})
+
+
+def baseline_subject(spec: str) -> Subject:
+    """A causal language model for lm-eval's `hf`: a folder, a hub id, a .gguf file, or `gpt2-demo`, the bundled one."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is None or find_spec("accelerate") is None:
+        raise MachineError("a baseline needs extra packages: pip install 'ltm-eval[hf]'")
+    if spec == DEMO_BASELINE:
+        return Subject(spec, "hf", {"pretrained": str(paths.assets_dir() / DEMO_BASELINE)})
+    path = Path(spec)
+    if path.is_file() and path.suffix == ".gguf":
+        return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UsageError(
+            f"baseline {spec}: expected a transformers folder with config.json, weights and tokenizer; found none"
+        )
+    if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
+        raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
+    if not path.exists():
+        _check_hub(spec)
+    return Subject(spec, "hf", {"pretrained": spec})
+
+
+def _check_hub(spec: str) -> None:
+    """Raise MachineError where a baseline of the hub can be had neither there nor from the cache."""
+    silent = go_offline_unless_reached(spec)
+    if silent and not is_cached(spec):
+        raise MachineError(
+            f"baseline {spec}: not in the cache, and the hub was not reached ({silent}). Download it where there is a "
+            "network and pass the folder"
+        )
+
+
+def construct(subject: Subject, config: RunConfig) -> LM:
+    """Load a model.
+
+    Raises:
+        LtmEvalError: it cannot be loaded.
+    """
+    if subject.kind == "ltm":
+        from ltm_eval.lm import LTM
+
+        lm = LTM(**subject.arguments)
+        lm.keeps_failures = True
+        lm.progress = progress.silent if config.quiet else progress.for_terminal()
+        return lm
+    from lm_eval.api.registry import get_model
+
+    from ltm_eval.arguments import resolve_device
+    from ltm_eval.baselines import keep_answers
+
+    device = str(resolve_device(config.device))
+    host = {"batch_size": config.batch_size if config.batch_size != "auto" or device != "cpu" else 8, "device": device}
+    if not os.environ.get("LTM_EVAL_DEBUG"):
+        from transformers.utils import logging as host_logging
+
+        host_logging.disable_progress_bar()
+    try:
+        with unlaunched():
+            lm = get_model("hf").create_from_arg_obj(subject.arguments, host)
+    except Exception as error:  # transformers raises many types; each means the baseline cannot be loaded
+        cause = str(error).strip().splitlines()
+        raise DataError(
+            f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
+            f"{cause[0] if cause else ''})"
+        ) from error
+    return keep_answers(lm, seed=config.seed, progress=progress.silent if config.quiet else progress.for_terminal())
