@@ -79,7 +79,7 @@ def fit_adaptive(
     def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
         return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
 
-    done = in_groups(model, documents, together, alone=model.device.type == "cpu")
+    done = in_groups(model, documents, together)
     posterior = Posterior.joined([part for part, _ in done])
     return AdaptiveFit(posterior, tuple(steps for _, steps in done))
 

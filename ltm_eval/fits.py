@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from ltm_eval.posterior import fit_documents
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ltm_eval.batch_limit import BatchLimit
     from ltm_eval.config import FitConfig
     from ltm_eval.context import Context
     from ltm_eval.model import LatentThoughtModel
@@ -62,7 +63,7 @@ class Fits:
         jobs: Sequence[GenerationJob | ScoringJob],
         *,
         seed: int,
-        batch_size: int,
+        limit: BatchLimit,
         sync: Callable[[], None],
     ) -> None:
         """Nothing is fitted yet.
@@ -70,11 +71,11 @@ class Fits:
         Args:
             jobs: all of the call, whose contexts are counted.
             seed: of the noise.
-            batch_size: contexts fitted together.
+            limit: of contexts that are fitted together.
             sync: called before each batch: what the one before has answered must reach the disk.
         """
         self.model, self.config, self.seed = model, config, seed
-        self.batch_size, self._sync = batch_size, sync
+        self.limit, self._sync = limit, sync
         self._last: dict[bytes, Fitted] = {}
         self._sharing = Counter(key_of(job.context) for job in jobs)
 
@@ -85,20 +86,17 @@ class Fits:
     def of(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fitted]]:
         """Every job with its context's posterior; jobs of one context follow one another and share it.
 
-        Contexts are fitted `batch_size` at a time, longest first, when the first job of a batch is asked for.
+        Contexts are fitted in batches, longest first, when the first job of a batch is asked for.
         """
-        ordered = sorted(
-            jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, key_of(job.context), job.index)
-        )
-        for batch in _by_contexts(ordered, self.batch_size):
-            fitted = self._fit_contexts([job.context for job in batch])
-            for job in batch:
-                yield job, fitted[key_of(job.context)]
+        sharing = _by_context(jobs)
+        for batch in self.limit.batches(own[0].context.document for own in sharing):
+            fitted = self._fit_contexts([sharing[place][0].context for place in batch])
+            for place in batch:
+                for job in sharing[place]:
+                    yield job, fitted[key_of(job.context)]
 
     def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
-        """One posterior per distinct context; those of the batch before are kept, since a context's jobs may
-        straddle two batches.
-        """
+        """One posterior per distinct context; those of the batch before are kept, for jobs of another configuration."""
         distinct = {key_of(context): context for context in contexts}
         kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
@@ -120,15 +118,16 @@ class Fits:
         return kept
 
 
-def _by_contexts(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs, those of one context next to each other, in runs of at most `size` contexts."""
-    batch: list[Job] = []
-    seen: set[bytes] = set()
-    for job in jobs:
-        if key_of(job.context) not in seen and len(seen) == size:
-            yield batch
-            batch, seen = [], set()
-        batch.append(job)
-        seen.add(key_of(job.context))
-    if batch:
-        yield batch
+def _by_context(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a context together, those of the longest fit first; those of equal shape follow one another."""
+    sharing: dict[bytes, list[Job]] = defaultdict(list)
+    for job in sorted(jobs, key=lambda job: (-len(job.context.read), job.index)):
+        sharing[key_of(job.context)].append(job)
+    return sorted(sharing.values(), key=_length)
+
+
+def _length(jobs: Sequence[GenerationJob | ScoringJob]) -> tuple[int, int, int, bytes]:
+    """Sorts what takes longest to the front."""
+    context = jobs[0].context
+    windows, padded = context.document.shape if context.document else (0, 0)
+    return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, key_of(context)

@@ -81,6 +81,11 @@ class Start:
     mu: Tensor
     log_var: Tensor
 
+    @staticmethod
+    def spread(config: FitConfig, *, mu: Tensor, log_var: Tensor) -> Start:
+        """The preset's start, spread by standard normal numbers, (B, L, N, D) each."""
+        return Start(config.mu_spread * mu, config.log_var_start + config.log_var_spread * log_var)
+
 
 def _stretched(part: Posterior, rows: int) -> Posterior:
     """The same posterior with a trace of `rows` rows: NaN before its last row."""
@@ -98,10 +103,10 @@ def preset_start(model: LatentThoughtModel, documents: Sequence[Document], confi
     if config.t_fast == 0:
         return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))
     streams = [generator(seed, "start", document.key) for document in documents]
-    spread_log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
-    spread_mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
-    log_var = config.log_var_start + config.log_var_spread * spread_log_var
-    return Start((config.mu_spread * spread_mu).to(model.device), log_var.to(model.device))
+    log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    start = Start.spread(config, mu=mu, log_var=log_var)
+    return Start(start.mu.to(model.device), start.log_var.to(model.device))
 
 
 def stacked(starts: Sequence[Start]) -> Start:

@@ -140,12 +140,10 @@ class LatentLearner(Learner):
         count = self._fitted_rows(batch.tokens.shape[1], step)
         owner = torch.arange(len(batch.tokens), device=self.device).repeat_interleave(count)
         fit = self.recipe.fit
-        shape = (len(batch.tokens), *self.config.latent_shape)
-        start = Start(
-            fit.mu_spread * noise.draw() if fit.mu_spread else torch.zeros(shape, device=self.device),
-            torch.full(shape, fit.log_var_start, device=self.device)
-            + (fit.log_var_spread * noise.draw() if fit.log_var_spread else 0.0),
-        )
+        still = torch.zeros(len(batch.tokens), *self.config.latent_shape, device=self.device)
+        mu = noise.draw() if fit.mu_spread else still  # a stream moves on only where a number is needed
+        log_var = noise.draw() if fit.log_var_spread else still
+        start = Start.spread(fit, mu=mu, log_var=log_var)
         fixed = noise.draw() if fit.noise == "fixed" else None
         with self.precision():
             with torch.no_grad():

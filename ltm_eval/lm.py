@@ -29,7 +29,7 @@ from ltm_eval.arguments import (
     steps_or_auto,
     whole,
 )
-from ltm_eval.batch_size import MAX_BATCH, measured_batch_size
+from ltm_eval.batch_limit import BatchLimit, batch_limit
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config
@@ -128,8 +128,8 @@ class LTM(TemplateLM):
             seed: of latent noise and token draws.
             tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
             revision: commit of a hub id.
-            batch_size: documents in a batch, or `auto`.
-            max_batch_size: upper end for `auto`.
+            batch_size: documents in a batch, or `auto`: on a GPU as many padded tokens as a fit step was seen to bear.
+            max_batch_size: most documents of a batch under `auto`.
             device: as torch names it; None or `auto` picks the best there is.
 
         Raises:
@@ -158,7 +158,8 @@ class LTM(TemplateLM):
         if self.compiled:
             compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
-        self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
+        self._max_batch_size = None if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
+        self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
         self.budget = Budget()
@@ -327,7 +328,7 @@ class LTM(TemplateLM):
         bar = self.progress(len(work.todo), "bounding")
         left = [texts[place] for place in work.todo]
         for done in score_texts(
-            self.model, left, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
+            self.model, left, self.fit_config, options=self.rows, seed=self.seed, limit=self.batch_limit
         ):
             place = work.todo[done.index]
             work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
@@ -408,13 +409,19 @@ class LTM(TemplateLM):
             )
 
     @property
+    def batch_limit(self) -> BatchLimit:
+        """What a batch may hold; `auto` is settled on first use."""
+        if self._limit is None:
+            asked, most = self._batch_size, self._max_batch_size
+            self._limit = batch_limit(self.model, self.fit_config, asked=asked, most=most)
+            if asked is None:
+                self.batch_sizes["auto"] = self._limit.side_by_side
+        return self._limit
+
+    @property
     def batch_size(self) -> int:
-        """Documents in a batch; `auto` is settled on first use."""
-        if self._batch_size is None:
-            most = self._max_batch_size
-            self._batch_size = measured_batch_size(self.model, self.fit_config, eot_id=self.eot_token_id, most=most)
-            self.batch_sizes["auto"] = self._batch_size
-        return self._batch_size
+        """Documents of any length that are worked on at once."""
+        return self.batch_limit.side_by_side
 
     @property
     def _recorder(self) -> Recorder:
@@ -422,8 +429,8 @@ class LTM(TemplateLM):
 
     def _fits(self, jobs: Sequence[GenerationJob | ScoringJob]) -> Fits:
         """Of the contexts of a call's jobs."""
-        size = self.batch_size
-        return Fits(self.model, self.fit_config, jobs, seed=self.seed, batch_size=size, sync=self.worklist.sync)
+        limit, sync = self.batch_limit, self.worklist.sync
+        return Fits(self.model, self.fit_config, jobs, seed=self.seed, limit=limit, sync=sync)
 
     def _keep(self, request: Instance, answer: Answer) -> None:
         """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""

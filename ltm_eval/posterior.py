@@ -114,7 +114,7 @@ def fit_documents(
         fitted = fit_together(model, [documents[i] for i in members], config, seed=seed, starts=own)
         return [fitted.row(row) for row in range(len(members))]
 
-    return Posterior.joined(in_groups(model, documents, together, alone=model.device.type == "cpu"))
+    return Posterior.joined(in_groups(model, documents, together))
 
 
 def fit_together(

@@ -46,6 +46,11 @@ class Document:
         return padded_length(max(len(window.tokens) for window in self.windows))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Number of windows and their padded length; documents of equal shape can share a batch."""
+        return len(self.windows), self.padded_length
+
+    @property
     def scored(self) -> int:
         """Tokens that are scored."""
         return sum(target != IGNORED for window in self.windows for target in window.targets)
