@@ -44,8 +44,6 @@ SIDECARS = ("latents", "answers", "tokens")
 """Files beside a task's samples, `<kind>_<task>_<date>.jsonl`."""
 
 
-
-
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
     """The runs in `paths`, each a results file or a folder that is searched with all below it.
 
@@ -279,8 +277,6 @@ def _beside(path: Path, name: str) -> Path | None:
     return file if os.path.isfile(file) else None  # Path.is_file raises for a name that is too long
 
 
-
-
 def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
     """The samples of `task`, in the file's order; empty where the run logged none.
 
@@ -402,5 +398,3 @@ def _parsed(data: bytes, *, where: str) -> Any:
         raise ResultsError(f"{where}: not JSON: {error.msg} at {place}; the file was cut short or edited") from None
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{where}: unusable JSON: {error}") from None
-
-

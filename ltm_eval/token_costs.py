@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ltm_eval.batch import Batch
 from ltm_eval.elbo import IGNORED, projected_token_nll_nats
-from ltm_eval.posterior import Batch, Document
+from ltm_eval.windows import Document
 
 
 @dataclass(frozen=True)

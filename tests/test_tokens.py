@@ -12,18 +12,21 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm_eval import progress
+from ltm_eval.batch import Batch
 from ltm_eval.bounds import RowOptions, score_documents
 from ltm_eval.config import RunConfig, fit_config
 from ltm_eval.elbo import IGNORED, projected_nll_nats, projected_token_nll_nats, token_nll_nats
 from ltm_eval.errors import ResultsError, UsageError
+from ltm_eval.generating import Generating
 from ltm_eval.journal import Journal
 from ltm_eval.lm import LTM
-from ltm_eval.posterior import Batch, Document, Window, fit_documents
+from ltm_eval.posterior import fit_documents
 from ltm_eval.results import find_runs, read_samples, read_tokens
 from ltm_eval.rolling import score_texts
 from ltm_eval.run import run
 from ltm_eval.token_costs import TokenCosts
 from ltm_eval.token_record import TokenRecord
+from ltm_eval.windows import Document, Window
 from ltm_eval.worklist import Worklist, first_documents
 from tests.tiny import tiny_folder, tiny_model
 
@@ -145,16 +148,15 @@ def test_an_answers_tokens_cost_what_its_text_costs(folder: Path, options: dict[
     lm = model(folder, 2)
     requests = generating(3, {"max_gen_toks": 12, "until": ["q"], **options})
     jobs = [lm._generation_job(i, (request, 0), {("t", i)}) for i, request in enumerate(requests)]
-    lm._begin(jobs)
-    seen = []
-    for job, fitted in lm._fitted(jobs):
-        prompt = lm._prompt(job, fitted)
-        (made,) = lm._decode([prompt], job.config, 1)
+    fits = lm._fits(jobs)
+    answering = Generating(fits, lm.encoding, lm._recorder, batch_size=1)
+    for job, fitted in fits.of(jobs):
+        prompt = answering._prompt(job, fitted)
+        (made,) = answering._decode([prompt], job.config, 1)
         read = torch.tensor([[*prompt.tokens, *made.tokens]])
         log_p = lm.model(read[:, :-1], prompt.z.unsqueeze(0)).log_softmax(-1)[0, len(prompt.tokens) - 1 :]
         truth = -log_p.gather(1, torch.tensor(made.tokens).unsqueeze(1)).squeeze(1)
-        assert made.token_nats == pytest.approx(truth.tolist(), abs=1e-4)
-        seen.append(made.stop_reason)
+        assert (job.by_token, made.token_nats) == (True, pytest.approx(truth.tolist(), abs=1e-4))
     answers = lm.generate_until(requests)
     assert answers == model(folder, 0).generate_until(requests)
     assert [one.doc_id for one in lm.token_records] == [0, 1]
