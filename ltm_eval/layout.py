@@ -34,6 +34,8 @@ def environment() -> Environment:
     """Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from ltm_eval.template_cache import TemplateCache
+
     made = Environment(
         loader=FileSystemLoader(reports_dir() / "templates"),
         autoescape=True,
@@ -41,6 +43,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
+        bytecode_cache=TemplateCache(),
     )
     made.filters.update(
         percent=percent,

@@ -14,11 +14,12 @@ from hostile import HOSTILE
 from ltm_eval import cli, compare_page
 from ltm_eval.compare import compare
 from ltm_eval.document import RENDERERS
+from ltm_eval.drawing import as_file, kept
 from ltm_eval.errors import MachineError
 from ltm_eval.export import document, export
 from ltm_eval.paths import reports_dir
 from ltm_eval.plot_files import light_colours, write_figures
-from ltm_eval.plots import Bar, accuracy_bars, as_file, kept
+from ltm_eval.plots import Bar, accuracy_bars
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("latent_record", "model_config", "result_records", "strict_files"),
     (
         "archives",
+        "chart",
         "config",
         "drafts",
         "flops",
@@ -35,8 +36,8 @@ LAYERS = (
         "telemetry",
         "wording",
     ),
-    ("answers", "escapes", "layer_maps", "layout", "outputs", "probe_results", "rerun"),
-    ("answering", "cost"),
+    ("answers", "drawing", "escapes", "layer_maps", "template_cache", "outputs", "probe_results", "rerun"),
+    ("answering", "cost", "layout"),
     ("bound_curves",),
     (
         "arguments",
