@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ltm_eval.wording import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -55,8 +57,10 @@ def series(index: int) -> str:
 
 
 def shortened(text: str) -> str:
-    """A label in a figure: its beginning and end, because names of runs often differ in their last letters only."""
-    half = LABEL_LIMIT // 2
+    """A label in a figure, with what cannot be seen shown: its beginning and end, because names of runs often differ in
+    their last letters only. The tables beside figures hold it whole.
+    """
+    text, half = visible(text), LABEL_LIMIT // 2
     return text if len(text) <= LABEL_LIMIT else f"{text[:half]}…{text[1 - half :]}"
 
 
@@ -236,7 +240,7 @@ class Chart:
 
         def draw(pen: Pen, box: _Box) -> None:
             place = box.at(x, y)
-            pen.text(place[0] + right, place[1] - 0.35 * FONT, text, colour=colour)
+            pen.text(place[0] + right, place[1] - 0.35 * FONT, shortened(text), colour=colour)
 
         self._marks.append(draw)
 
@@ -291,10 +295,10 @@ class Chart:
             pen.text(box.left - 5.0, place, label, colour=INK if self.y.names else MUTED, anchor="end")
         if self.x.label:
             middle = (box.left + box.right) / 2
-            pen.text(middle, 3.5, self.x.label, colour=MUTED, anchor="middle")
+            pen.text(middle, 3.5, shortened(self.x.label), colour=MUTED, anchor="middle")
         if self.y.label:
             middle = (box.bottom + box.top) / 2
-            pen.text(FONT, middle, self.y.label, colour=MUTED, anchor="middle", angle=90.0)
+            pen.text(FONT, middle, shortened(self.y.label), colour=MUTED, anchor="middle", angle=90.0)
 
     def _rows(self) -> list[list[Entry]]:
         """The legend's entries in lines that are no wider than the chart."""

@@ -30,7 +30,6 @@ _NAMES = (INK, MUTED, RULE, *(f"series-{index}" for index in range(1, SERIES + 1
 _STAND_INS = {f"#0101{index:02x}": f"var(--{name})" for index, name in enumerate(_NAMES, 1)}
 """Occur in no colour map and are exchanged after drawing."""
 _ATTRIBUTES = re.compile(r"fill(-opacity)?|stroke(-[a-z]+)?|opacity")
-_NO_XML = re.compile("[^\t\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RC: dict[Any, Any] = {"svg.fonttype": "path", "pdf.fonttype": 42, "text.parse_math": False, "svg.hashsalt": "ltm"}
 
 
@@ -118,8 +117,7 @@ class RendererPen:
 
     def text(self, x: float, y: float, words: str, *, colour: str, anchor: str = "start", angle: float = 0.0) -> None:
         """Words at a point."""
-        shown = _NO_XML.sub("\ufffd", words)
-        self._write(x * self._scale, y * self._scale, shown, colour=colour, anchor=anchor, angle=angle)
+        self._write(x * self._scale, y * self._scale, words, colour=colour, anchor=anchor, angle=angle)
 
     def _context(self, stroke: str, width: float, dashes: tuple[float, ...]) -> Any:
         context = self._renderer.new_gc()

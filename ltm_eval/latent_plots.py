@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.chart import MARKERS, MUTED, Chart, linear, series
 from ltm_eval.drawing import page_svg
 from ltm_eval.plots import DASHED, DOTTED
-from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +24,7 @@ _LEAST_TOP = {"percent": 5.0, "nats": 0.05, "tokens": 1.0}
 def latent_figures(data: ReportData) -> Iterator[tuple[str, str]]:
     """Names and SVG text of all figures of a page that are drawn here."""
     for index, task in enumerate(data.tasks, 1):
-        curves = [replace(curve, model=visible(curve.model)) for curve in task.inference.compute]
+        curves = task.inference.compute
         shares = [curve for curve in curves if curve.share]
         for kind, own in (("share", _alike(shares)), ("bound", [one for one in curves if not one.share])):
             if own:

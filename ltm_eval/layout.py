@@ -77,6 +77,24 @@ def markup(text: str) -> Markup:
     return Markup(text)  # noqa: S704 # nosec B704
 
 
+def assets(*names: str) -> dict[str, Markup | str]:
+    """What a page has in its head: `style`, `script` and the `policy` that admits exactly these.
+
+    Args:
+        names: files of the reports' folder, in order; without a suffix both `NAME.css` and `NAME.js`. The script that
+            switches the theme comes before all others.
+    """
+    folder = reports_dir()
+
+    def text(suffix: str) -> str:
+        wanted = ["theme.js"] if suffix == ".js" else []
+        wanted += [name if "." in name else f"{name}{suffix}" for name in names]
+        return "".join((folder / name).read_text(encoding="utf-8") for name in wanted if name.endswith(suffix))
+
+    style, script = text(".css"), text(".js")
+    return {"style": markup(style), "script": markup(script), "policy": policy(style=style, script=script)}
+
+
 def policy(*, style: str, script: str) -> str:
     """Content security policy that admits exactly this style and this script."""
 

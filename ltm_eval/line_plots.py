@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.chart import MARKERS, MUTED, Chart, at_values, linear, series
 from ltm_eval.drawing import page_svg
 from ltm_eval.plots import DASHED, DOTTED
-from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +20,15 @@ def line_figures(task: TaskSection, *, index: int) -> dict[str, str]:
     """Name to SVG text of every such figure of a task."""
     found = {}
     if task.attempts:
-        shown = _visible(task.attempts)
-        found[f"attempts-{index}"] = bands(shown, name=f"attempts-{index}", x="attempts k", y="pass@k, percent")
+        found[f"attempts-{index}"] = bands(task.attempts, name=f"attempts-{index}", x="attempts k", y="pass@k, percent")
     if task.shots:
-        shown = _visible(task.shots)
-        found[f"shots-{index}"] = bands(shown, name=f"shots-{index}", x="demonstrations", y="percent correct")
+        found[f"shots-{index}"] = bands(task.shots, name=f"shots-{index}", x="demonstrations", y="percent correct")
     if task.steps:
-        curves = [replace(curve, label=visible(curve.label)) for curve in task.steps]
-        found[f"steps-{index}"] = against_steps(curves, name=f"steps-{index}")
+        found[f"steps-{index}"] = against_steps(task.steps, name=f"steps-{index}")
     if task.draws:
-        shown = _visible(task.draws)
         name = f"draws-{index}"
-        found[name] = bands(shown, name=name, x="noise draws", y="perplexity per token", scale=1.0, doubling=True)
+        found[name] = bands(task.draws, name=name, x="noise draws", y="perplexity per token", scale=1.0, doubling=True)
     return found
-
-
-def _visible(lines: Sequence[Line]) -> list[Line]:
-    return [replace(line, label=visible(line.label)) for line in lines]
 
 
 def bands(  # noqa: PLR0913 - what is drawn, and what the axes say

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ltm_eval.chart import INK, MUTED, RULE, Axis, Chart, linear, named, series, shortened
+from ltm_eval.chart import INK, MUTED, RULE, Axis, Chart, linear, named, series
 from ltm_eval.drawing import page_svg
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class Bar:
     """What is compared within: the filter."""
     label: str
     """What the bar stands for: the model."""
+    series: int
+    """Colour, from 1; 0 where no model ran."""
     value: float
     """Height, 0 to 1."""
     low: float
@@ -93,13 +95,12 @@ class StepCurve:
 
 
 def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
-    """Horizontal bars in percent, grouped, one colour per label; SVG text.
+    """Horizontal bars in percent, grouped; SVG text.
 
     Args:
-        bars: in drawing order; a label keeps its colour over all groups.
+        bars: in drawing order.
         name: prefix of every id in the figure, so that several fit in one page.
     """
-    labels = list(dict.fromkeys(bar.label for bar in bars))
     groups = list(dict.fromkeys(bar.group for bar in bars))
     heads, rows, y = [], [], 0.0
     for group in groups:
@@ -115,9 +116,9 @@ def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
         height=19.0 * (y + 0.1),
     )
     for place, group in heads:
-        chart.words(0.0, place, shortened(group))
+        chart.words(0.0, place, group)
     for place, bar in rows:
-        chart.box((0.0, 100 * bar.value), (place - 0.36, place + 0.36), series(labels.index(bar.label)))
+        chart.box((0.0, 100 * bar.value), (place - 0.36, place + 0.36), series(bar.series - 1) if bar.series else RULE)
         low, high = min(bar.low, bar.value), max(bar.high, bar.value)
         chart.whisker((100 * low, 100 * high), (place, place), INK)
     return page_svg(chart, name=name)
