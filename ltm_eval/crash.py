@@ -22,8 +22,6 @@ from ltm_eval.distributed import current
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, nearest, printable
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-
 NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re.IGNORECASE)
 
 
