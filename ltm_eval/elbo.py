@@ -72,6 +72,27 @@ def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     return result
 
 
+def projected_token_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """`projected_nll_nats` before the sum over positions, without a gradient: (B, T), 0 where nothing is scored.
+
+    `.sum(1)` of it has the bits of `projected_nll_nats`.
+    """
+    with torch.no_grad():
+        return _by_position(hidden, weight, targets, None)
+
+
+def _by_position(hidden: Tensor, weight: Tensor, targets: Tensor, grad: Tensor | None) -> Tensor:
+    """-log p at every position (B, T); the gradient of its sum goes into `grad`, where there is one."""
+    nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    projection = _Projection(weight, targets)
+    for row, chunk in _chunks(targets, projection.rows):
+        part, wanted = hidden[row][chunk], targets[row][chunk]
+        nll[row][chunk], part_grad = projection.nll_nats(part, wanted, want_grad=grad is not None)
+        if grad is not None and part_grad is not None:
+            grad[row][chunk] = part_grad
+    return nll
+
+
 class _ProjectedNLL(torch.autograd.Function):
     """Works through positions in chunks; the gradient of `hidden` is made in the forward pass, while the chunk's
     logits exist.
@@ -79,14 +100,8 @@ class _ProjectedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
         grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        projection = _Projection(weight, targets)
-        for row, chunk in _chunks(targets, projection.rows):
-            part, wanted = hidden[row][chunk], targets[row][chunk]
-            nll[row][chunk], part_grad = projection.nll_nats(part, wanted, want_grad=grad is not None)
-            if grad is not None and part_grad is not None:
-                grad[row][chunk] = part_grad
+        nll = _by_position(hidden, weight, targets, grad)
         if grad is not None:
             ctx.save_for_backward(grad)
         return nll.sum(1)

@@ -13,6 +13,7 @@ from ltm_eval.distributed import current
 from ltm_eval.errors import IncompleteError, masked, masked_all, printable
 from ltm_eval.failures import failed_answers, without
 from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.results import SIDECARS
 from ltm_eval.run_record import BOOTSTRAP_ITERS, about, folder_name, sample_row, task_hash, verify
 from ltm_eval.signatures import signatures_of
 from ltm_eval.strict_files import write_jsonl_atomic
@@ -93,8 +94,9 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         failpoints.moment("run.task")
         costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
+        answered = list(getattr(lm, "answer_records", []))
         (rows,) = part.pop("samples").values()
-        stops = stop_reasons(records)
+        stops = stop_reasons([*records, *answered])
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
         part["task_hashes"] = {task.task_name: task_hash(rows)}
@@ -105,10 +107,10 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             documents=len({row["doc_id"] for row in rows}),
             caveats=tuple(task_caveats(task, rows, records, lm)),
         )
-        if records:
-            lines = [record.to_json() for record in records]
-            write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
-            lm.records.clear()
+        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
+            if lines:
+                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
+        _forget(lm)
         parts.append(part)
         whole = merged(parts)
         floors = whole.pop("floors", {})
@@ -128,6 +130,12 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     return session.results
 
 
+def _forget(lm: Any) -> None:
+    """Drop a model's records of the task that is done."""
+    for name in ("records", "answer_records", "token_records"):
+        getattr(lm, name, []).clear()
+
+
 class _Helped(Exception):  # noqa: N818 - not an error
     """A share is done, and what lm-eval does next is the leading process's job."""
 
@@ -145,7 +153,7 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
     try:
         evaluate_task(lm, task, config)
     except _Helped:
-        getattr(lm, "records", []).clear()
+        _forget(lm)
         getattr(lm, "failures", []).clear()
     finally:
         setattr(lm, name, method)

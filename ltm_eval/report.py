@@ -32,13 +32,14 @@ from ltm_eval.page_figures import page_figures
 from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
 from ltm_eval.probe_results import find_probes, is_probe
 from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
-from ltm_eval.results import find_runs, read_latents, result_files
+from ltm_eval.results import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.samples import sample_browser
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
 from ltm_eval.signatures import read_facts
 from ltm_eval.strict_files import write_text_atomic
 from ltm_eval.summary import summary_of
 from ltm_eval.summary_text import summary_texts
+from ltm_eval.token_views import stored
 from ltm_eval.verdicts import (
     audit_line,
     missing_task_banners,
@@ -156,6 +157,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     perplexity = perplexity_section(name, entries, subject=subject)
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
     records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
+    told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
     costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
     rows = perplexity.rows if perplexity is not None else ()
@@ -177,13 +179,21 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         perplexity=perplexity,
         generation=generation,
         labels=tuple(entry.label for entry in entries),
-        answering=answer_facts(name, entries, records),
+        answering=answer_facts(name, entries, told),
         attempts=attempts_lines(tables),
         shots=shots_lines(effect),
         steps=step_curves(entries, records, rows) if rows else (),
         draws=draw_lines(entries, rows),
         costs=cost_rows(name, entries, records),
-        browser=sample_browser(name, entries, records, costs=costs, budget=share_of_page, full=full),
+        browser=sample_browser(
+            name,
+            entries,
+            records,
+            costs=costs,
+            kept={entry.label: stored(read_tokens(entry.run, name)) for entry in entries},
+            budget=share_of_page,
+            full=full,
+        ),
     )
 
 
@@ -262,7 +272,7 @@ def render(data: ReportData) -> str:
         figures_of=figures_of,
         forms=summary_texts(data.summary),
         whole=lambda text: markup(html.escape(text)),  # not cut; its parts are visible already
-        **assets("report", "explorer"),
+        **assets("report", "explorer", "tokens.css"),
     )
 
 
