@@ -476,7 +476,7 @@ class LatentSummary:
     mean_log_var_per_layer: tuple[float, ...]
     """Median of the mean log variance of each layer."""
     stop_reasons: tuple[tuple[str, int], ...]
-    """Why generation ended, most frequent first."""
+    """Why generation ended, most frequent first; empty where nothing was to be generated."""
     fit_seconds: float
     """Sum of fitting time."""
     decode_seconds: float
