@@ -95,7 +95,8 @@ def run(  # noqa: PLR0913 - the signature is the declaration of the options
 ) -> int:
     """Evaluate a checkpoint, and baselines on the same documents; write results and a report.
 
-    Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl beside them.
+    Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl, answers_*.jsonl and
+    tokens_*.jsonl beside them.
     """
     conditions = conditions_of(condition)
     shots = (None,) if num_fewshot is None else num_fewshot

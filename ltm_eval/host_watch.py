@@ -66,6 +66,8 @@ class HostWatch:
     """Windows that will be scored; what each scored token costs, once it is known."""
     _generated: dict[str, list[Generated]] = field(default_factory=lambda: defaultdict(list))
     _batch: _Batch | None = None
+    _cut: dict[str, tuple[list[int], list[Window]]] = field(default_factory=dict)
+    """Tokens and windows of the texts that are waited for."""
 
     def begin(self, texts: Iterable[str] = (), *, prompts: Collection[str] = ()) -> None:
         """Before a call of the model.
@@ -75,26 +77,28 @@ class HostWatch:
             prompts: prompts that it will continue, likewise.
         """
         self.by_token = set(prompts)
-        self.windows = dict.fromkeys(window for text in texts for window in self._windows(text))
+        self._cut = {text: self._windows(text) for text in texts}
+        self.windows = dict.fromkeys(window for _, windows in self._cut.values() for window in windows)
         self._generated.clear()
 
-    def _windows(self, text: str) -> list[Window]:
-        """As `loglikelihood_rolling` cuts a text."""
-        host = self.host
-        rolling = get_rolling_token_windows(host.tok_encode(text), host.prefix_token_id, host.max_length, 1)
+    def _windows(self, text: str) -> tuple[list[int], list[Window]]:
+        """A text's tokens, and its windows as `loglikelihood_rolling` cuts them."""
+        host, ids = self.host, self.host.tok_encode(text)
+        rolling = get_rolling_token_windows(ids, host.prefix_token_id, host.max_length, 1)
         found = []
         for context, wanted in map(make_disjoint_window, rolling):
             read = (*context, *wanted)[-(host.max_length + 1) :][:-1]
             found.append((tuple(read), tuple(wanted)))
-        return found
+        return ids, found
 
     def text_pieces(self, text: str) -> Pieces | None:
         """The pieces of a text that was scored; None where not all is known, or its tokens do not make up the text."""
-        costs = [self.windows.get(window) for window in self._windows(text)]
+        ids, windows = self._cut.get(text, ([], []))
+        costs = [self.windows.get(window) for window in windows]
         nats = [value for own in costs if own is not None for value in own]
         if not nats or any(own is None for own in costs):
             return None
-        return self._pieces(text, self.host.tok_encode(text), nats)
+        return self._pieces(text, ids, nats)
 
     def _pieces(self, text: str, ids: Sequence[int], nats: Sequence[float]) -> Pieces | None:
         each = token_bytes(self.host.tokenizer, ids)
