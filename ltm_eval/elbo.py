@@ -74,11 +74,14 @@ def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 class _ProjectedNLL(torch.autograd.Function):
     """Works through positions in chunks; the gradient of `hidden` is made in the forward pass, while the chunk's
-    logits exist.
+    logits exist. On a GPU all rows are one long row, so that short ones share a chunk.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        ctx.shape = hidden.shape
+        if hidden.device.type != "cpu":
+            hidden, targets = hidden.reshape(1, -1, hidden.shape[-1]), targets.reshape(1, -1)
         nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
         grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         projection = _Projection(weight, targets)
@@ -89,11 +92,11 @@ class _ProjectedNLL(torch.autograd.Function):
                 grad[row][chunk] = part_grad
         if grad is not None:
             ctx.save_for_backward(grad)
-        return nll.sum(1)
+        return nll.view(ctx.shape[:2]).sum(1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = ctx.saved_tensors
+        grad = ctx.saved_tensors[0].view(ctx.shape)
         return grad * grad_outputs[0].view(-1, 1, 1).to(grad.dtype), None, None
 
 
