@@ -41,7 +41,7 @@ def viewed(text: str, *records: TokenRecord) -> TokenView:
 
 
 def test_differences_are_marked_between_common_boundaries() -> None:
-    """Blue (negative) where the first model spends less, orange (positive) where it spends more; small ones are plain."""
+    """Blue (negative) where the first model spends less, orange (positive) where more; small ones are plain."""
     ours = record((3, 4, 1, 5), (2.0, 1.0, 0.25, 6.0))
     theirs = record((3, 1, 4, 2, 3), (1.0, 0.5, 0.25, 1.0, 1.5))
     view = viewed(TEXT, ours, theirs)
