@@ -41,7 +41,7 @@ def viewed(text: str, *records: TokenRecord) -> TokenView:
 
 
 def test_differences_are_marked_between_common_boundaries() -> None:
-    """Blue (negative) where the first model spends less, orange (positive) where more; small ones are plain."""
+    """Negative where the first model spends less, positive where it spends more; small ones are plain."""
     ours = record((3, 4, 1, 5), (2.0, 1.0, 0.25, 6.0))
     theirs = record((3, 1, 4, 2, 3), (1.0, 0.5, 0.25, 1.0, 1.5))
     view = viewed(TEXT, ours, theirs)
@@ -161,9 +161,9 @@ def test_marks_give_way_where_there_is_no_room(tmp_path: Path) -> None:
         (path.parent / f"tokens_{PPL_TASK}_{DATE}.jsonl").write_text(
             "".join(json.dumps(one.to_json()) + "\n" for one in lines)
         )
-    runs = find_runs([tmp_path])
-    page = render(build(runs))
-    (browser,) = browsers(tmp_path).values()
+    data = build(find_runs([tmp_path]))
+    page, browser = render(data), data.tasks[0].browser
+    assert browser is not None
     marked = sum(view.tokens is not None for view in browser.samples)
     assert 0 < marked < 40 and len(page.encode()) < 5_000_000
     assert f"For room {marked} of them are marked here" in page
