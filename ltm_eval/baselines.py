@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ltm_eval import failpoints
+from ltm_eval import failpoints, pulse
 from ltm_eval.journal import digest
 from ltm_eval.weights import weights_sha256
 from ltm_eval.worklist import Answer, Worklist, item_of, numbered
@@ -45,6 +45,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
         The host.
     """
     host.settings, host.worklist = settings_of(host, seed), Worklist()
+    host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
     for name, label in METHODS.items():

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from ltm_eval import pulse
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
@@ -376,6 +377,7 @@ def _weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noi
             z = mu + draws * sigma  # (S, L, N, D)
             filled = _filled(z, lanes) if model.device.type == "cpu" else z
             nll.append(_nll_of_draws(one, filled.to(model.device))[: len(z)])
+            pulse.mark()
             wide, drawn = z.double(), draws.double()
             ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
     return _Weighed(torch.cat(nll), torch.cat(ratio))

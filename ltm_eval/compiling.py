@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ltm_eval import pulse
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,7 +72,7 @@ class Compiled:
         if self.compiler.failed:
             return self.plain(*given)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), pulse.patient():
                 warnings.simplefilter("ignore")  # of the compiler about the code it is given
                 return self.fast(*given)
         except torch.OutOfMemoryError:

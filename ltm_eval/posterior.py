@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltm_eval import pulse
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.errors import MachineError, UsageError
@@ -298,6 +299,7 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
             nll.append(terms[0])
             kl.append(terms[1])
             optimiser.step()
+            pulse.mark()
     with torch.no_grad():
         mu, log_var = mu.detach(), log_var.detach()
         nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
@@ -374,6 +376,7 @@ def adaptive_loop(
         mu = torch.cat([own.mu.detach() for own in active]).requires_grad_()
         log_var = torch.cat([own.log_var.detach() for own in active]).requires_grad_()
         terms = batch.descend(mu, log_var, torch.cat([own.noise(own.steps) for own in active], dim=1))
+        pulse.mark()
         for i, own in enumerate(active):
             own.move(_part(mu.grad, i), _part(log_var.grad, i), terms=(terms[0][i : i + 1], terms[1][i : i + 1]))
         going = [own for own in active if not own.done]

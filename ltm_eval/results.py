@@ -38,8 +38,6 @@ PROBE_PREFIX = "probe_"
 UNFINISHED = ("running", "incomplete")
 
 
-
-
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
     """The runs in `paths`, each a results file or a folder that is searched with all below it.
 
@@ -271,8 +269,6 @@ def _beside(path: Path, name: str) -> Path | None:
     return file if os.path.isfile(file) else None  # Path.is_file raises for a name that is too long
 
 
-
-
 def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
     """The samples of `task`, in the file's order; empty where the run logged none.
 
@@ -374,5 +370,3 @@ def _parsed(data: bytes, *, where: str) -> Any:
         raise ResultsError(f"{where}: not JSON: {error.msg} at {place}; the file was cut short or edited") from None
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{where}: unusable JSON: {error}") from None
-
-

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
-from ltm_eval import failpoints
+from ltm_eval import failpoints, pulse
 from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
@@ -174,6 +174,7 @@ def session(
     else:
         journal.close()
     finally:
+        pulse.rest()
         lm.worklist = before
 
 

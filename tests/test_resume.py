@@ -214,8 +214,10 @@ def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple
         folder = output / str(attempt)
         signals = [(moment + 0.001 * late, number) for late, number in enumerate(numbers)]
         ended = place.server.run(options(place.checkpoint, folder), signals=signals)
-        if ended.code != 0:
+        if ended.code not in (0, None):
             break
+        (path,) = model_folder(folder, place.checkpoint).glob("results_*.json")
+        assert status_of(path) == "complete", "a signal ended it where its handlers should have stood"
     return folder, ended, ended.seconds - moment
 
 
