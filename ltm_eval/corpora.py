@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.answers import canonical_number, is_number
 from ltm_eval.errors import DataError, MachineError, shown
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.steady import steady
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -219,11 +220,13 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
     Raises:
         DataError: the set is nowhere, or a file is not as it must be; the message names places or file and line.
         MachineError: a file is there and cannot be read.
+        RefusedError: a file changed meanwhile.
     """
     try:
         found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
-        splits = {split: _read(path, spec) for split, path in found.files.items()}
-        digests = {split: file_sha256(path) for split, path in found.files.items()}
+        with steady(found.files.values()):
+            splits = {split: _read(path, spec) for split, path in found.files.items()}
+            digests = {split: file_sha256(path) for split, path in found.files.items()}
     except OSError as error:
         raise MachineError(
             f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"

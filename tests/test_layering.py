@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("calls", "failpoints", "pulse", "row_checks", "stopping"),
+    ("calls", "failpoints", "pulse", "row_checks", "steady", "stopping"),
     ("latent_record", "model_config", "result_records", "strict_files"),
     (
         "archives",
