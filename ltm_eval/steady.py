@@ -1,7 +1,7 @@
 """Files that must not change while they are read: half an old and half a new one is nobody's checkpoint or data set.
 
-Everything is read into memory, never mapped, so that a file which another program cuts off ends in an error too, and not
-in a signal that kills the process.
+Everything is read into memory, never mapped, so that a file which another program cuts off ends in an error too, and
+not in a signal that kills the process.
 """
 
 from __future__ import annotations

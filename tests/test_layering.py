@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("calls", "failpoints", "pulse", "row_checks", "steady", "stopping"),
+    ("calls", "disk", "failpoints", "pulse", "row_checks", "steady", "stopping"),
     ("latent_record", "model_config", "result_records", "strict_files"),
     (
         "archives",
@@ -77,7 +77,7 @@ LAYERS = (
     ("comparable", "compare", "figure_tables", "report", "resume"),
     ("compare_page", "export", "history", "results_index"),
     ("cli_compare", "crash"),
-    ("preflight", "results_table", "status", "subjects", "task_facts", "task_loading"),
+    ("footprint", "preflight", "results_table", "status", "subjects", "task_facts", "task_loading"),
     ("run_record",),
     ("evaluation",),
     ("run",),
