@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+DELIMITER = "\n\n"
+"""Stands after each demonstration: lm-eval's `fewshot_delimiter`."""
 INVALID = "[invalid]"
 """What lm-eval's filters return where nothing matches."""
 
@@ -21,6 +23,11 @@ _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _FINAL_STOP = re.compile(r"\.$")
 _PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+
+
+def worked(question: str, answer: object) -> str:
+    """A question and its answer as a demonstration of lm-eval's GSM8K prompt shows them."""
+    return f"Question: {question}\nAnswer: {answer}"
 
 
 def strict_match(response: str) -> str:

@@ -20,8 +20,10 @@ from ltm_eval.bounds import as_released, fresh_draws
 from ltm_eval.errors import UsageError
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
-from ltm_eval.posterior import Document, Window, fit_documents, generator
+from ltm_eval.noise import generator
+from ltm_eval.posterior import fit_documents
 from ltm_eval.result_records import AuditResult
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

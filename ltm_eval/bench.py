@@ -23,14 +23,17 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
+from ltm_eval.batch import Batch
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import fit_config
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.fast_loop import fast_loop
+from ltm_eval.gaussians import Start
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
 from ltm_eval.naive import NaiveFit
-from ltm_eval.posterior import Batch, Document, Start, Window, fast_loop
 from ltm_eval.strict_files import write_text_atomic
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,7 @@
 """`torch.compile` over the parts of a layer, for whoever asks for it; without a compiler the parts run as they are.
 
 Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
-padded to few lengths, `posterior.padded_length`). On a GPU the parts are CUDA graphs too. Compiled sums differ from
+padded to few lengths, `windows.padded_length`). On a GPU the parts are CUDA graphs too. Compiled sums differ from
 uncompiled ones in their last bits.
 """
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ltm_eval.config import EACH, OTHER
 from ltm_eval.errors import UsageError
 from ltm_eval.fewshot import Prompt, draw, split_prompt
-from ltm_eval.posterior import Document, Window
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

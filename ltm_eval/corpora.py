@@ -8,30 +8,27 @@ stead. Nothing is ever tried in place of what was asked for.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answers import canonical_number, is_number
-from ltm_eval.errors import DataError, MachineError, shown
+from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.row_files import READERS, Row, checked_row, distinct_ids, file_sha256, text_column
 from ltm_eval.steady import steady
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from datasets import Dataset
 
 DATA_DIR_VARIABLE = "LTM_EVAL_DATA_DIR"
 NETWORK_SECONDS = 30.0
-LONGEST_LINE = 64 * 2**20
-_CHUNK = 2**20
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -405,226 +402,7 @@ def _read(path: Path, spec: SetSpec) -> tuple[Row, ...]:
         rows = tuple(spec.convert(entry, where) for where, entry in entries)
     else:
         entries = distinct_ids(entries)
-        rows = tuple(_checked(entry, spec.columns, where=where, labels=spec.labels) for where, entry in entries)
+        rows = tuple(checked_row(entry, spec.columns, where=where, labels=spec.labels) for where, entry in entries)
     if not rows:
         raise DataError(f"{path}: holds no rows; expected one for each document")
     return rows
-
-
-def distinct_ids(entries: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries, unless two of them have the same text or whole number in a column `id`.
-
-    Raises:
-        DataError: with both places.
-    """
-    seen: dict[str | int, str] = {}
-    for where, entry in entries:
-        name = entry.get("id")
-        if isinstance(name, (str, int)) and not isinstance(name, bool):
-            if name in seen:
-                raise DataError(f"{where}: id {shown(name)} stands at {seen[name]} already; ids must differ")
-            seen[name] = where
-        yield where, entry
-
-
-def read_jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of a JSON Lines file, one at a time; empty lines, CRLF and a byte order mark are accepted.
-
-    Raises:
-        DataError: with file and line, for anything that is not an object with text in every column.
-    """
-    for where, row in json_rows(path):
-        yield _checked(row, columns, where=where)
-
-
-def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (`file:line`) and object of each line of a JSON Lines file.
-
-    Raises:
-        DataError: with file and line, for anything that is not an object.
-    """
-    for number, line in text_lines(path):
-        yield f"{path}:{number}", _object(line, where=f"{path}:{number}")
-
-
-def read_arrow(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of a parquet file, or of an Arrow stream as the `datasets` library stores it.
-
-    Raises:
-        DataError: with file and row.
-    """
-    for where, row in arrow_rows(path):
-        yield _checked(row, columns, where=where)
-
-
-def arrow_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (`file: row number`) and content of each row.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    from pyarrow import ipc, parquet  # type: ignore[import-untyped, unused-ignore]
-
-    try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else ipc.open_stream(path).read_all()
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path}: is damaged ({type(error).__name__}); delete it, the next run fetches it anew"
-        ) from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path}: row {number}", row
-
-
-def list_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place (`file: entry number`) and content of each object of a JSON array.
-
-    Raises:
-        DataError: the file is no such array.
-    """
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    entries = _parsed(_decoded(content, where=str(path)), where=str(path))
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a JSON array of objects, got {_kind(entries)}")
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
-            raise DataError(f"{path}: entry {number}: expected a JSON object, got {_kind(entry)}")
-        yield f"{path}: entry {number}", entry
-
-
-READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
-    ".jsonl": json_rows,
-    ".json": list_rows,
-    ".parquet": arrow_rows,
-    ".arrow": arrow_rows,
-}
-"""Suffix to reader."""
-
-
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that hold something, without their end; CRLF and a byte order mark are accepted.
-
-    Raises:
-        DataError: with file and line, for what is not UTF-8, holds NUL or is too long.
-    """
-    with path.open("rb") as file:
-        refuse_impostors(file.read(64), path)
-        file.seek(0)
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            if len(line) > LONGEST_LINE:
-                raise DataError(f"{path}:{number}: longer than {LONGEST_LINE // 2**20} MiB; split the document")
-            text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where=f"{path}:{number}")
-            if text.strip():
-                yield number, text.rstrip("\r\n")
-
-
-def refuse_impostors(start: bytes, path: Path) -> None:
-    """Raise DataError where a file begins as what stands in a data file's place after a failed download."""
-    head = start.lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise DataError(f"{path}: is a Git LFS pointer, not the file; run `git lfs pull`")
-    if head.startswith((b"<!doctype html", b"<html")):
-        raise DataError(f"{path}: is a web page, not the data; download the raw file")
-
-
-def _decoded(line: bytes, *, where: str) -> str:
-    """UTF-8 text without NUL."""
-    if line[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise DataError(f"{where}: is UTF-16; save the file as UTF-8")
-    if b"\0" in line:
-        raise DataError(f"{where}: NUL byte at byte {line.index(0) + 1}; expected text in UTF-8")
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        raise DataError(
-            f"{where}: byte {error.start + 1} (0x{byte:02x}) is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-def _object(line: str, *, where: str) -> dict[str, Any]:
-    """The JSON object of a line."""
-    value = _parsed(line, where=where)
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object, got {_kind(value)}")
-    return value
-
-
-def _parsed(text: str, *, where: str) -> Any:
-    """Any JSON value."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except _RefusedError as error:
-        raise DataError(f"{where}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); is the line torn?") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where}: JSON that cannot be held ({type(error).__name__}): too long a number or too deep"
-        ) from error
-
-
-class _RefusedError(ValueError):
-    """Valid for Python's json module, but not here."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _RefusedError(f"key {key!r} stands there twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise _RefusedError(f"{name} is not JSON; use null or leave the column out")
-
-
-def _checked(row: Mapping[str, Any], columns: tuple[str, ...], *, where: str, labels: tuple[str, ...] = ()) -> Row:
-    """The named columns, each with text; labels may be whole numbers."""
-    named = {
-        label: str(row[label]) if type(row.get(label)) is int else row.get(label) for label in labels if label in row
-    }
-    return {column: text_column({**row, **named}, column, where=where) for column in (*columns, *labels)}
-
-
-def text_column(row: Mapping[str, Any], column: str, *, where: str) -> str:
-    """The text of one column, which must hold some.
-
-    Raises:
-        DataError: with its place, for anything else.
-    """
-    if column not in row:
-        present = ", ".join(map(repr, row)) or "none"
-        raise DataError(f"{where}: column {column!r} is missing; columns there: {present}")
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: column {column!r} must be text, got {_kind(value)}")
-    if not value.strip():
-        raise DataError(f"{where}: column {column!r} is empty")
-    if "\0" in value:
-        raise DataError(f"{where}: column {column!r} holds a NUL character")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: column {column!r} holds half a surrogate pair, which is not text") from error
-    return value
-
-
-def _kind(value: object) -> str:
-    """The JSON name of a value's type."""
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "an array", dict: "an object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

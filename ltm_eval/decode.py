@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from ltm_eval import pulse
 from ltm_eval.errors import UsageError
+from ltm_eval.memory import give_back, ran_out
 from ltm_eval.model import LatentThoughtModel, Linear
-from ltm_eval.posterior import padded_length
+from ltm_eval.windows import padded_length
 from ltm_eval.workers import is_small, one_thread
 
 if TYPE_CHECKING:
@@ -253,17 +254,33 @@ class _Stepper:
         self.on_cpu = model.device.type == "cpu"
         self.small = is_small(model)
         with one_thread(when=self.small):
-            self.lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
+            lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
         self.window = min(config.window_size, config.max_seq_len)
-        dtype = model.blocks[0].attention.wk.weight.dtype
-        shape = (config.n_layers, self.lanes, config.n_kv_heads)
-        self.keys = torch.zeros(*shape, self.window, config.head_dim, dtype=dtype, device=model.device)
+        self.lanes = self._allocated(lanes)
+
+    def _allocated(self, lanes: int) -> int:
+        """Make room for `lanes`, or for half as many where memory runs out, and so on; for how many there is."""
+        try:
+            self._allocate(lanes)
+        except RuntimeError as error:
+            if lanes == 1 or not ran_out(error):
+                raise
+        else:
+            return lanes
+        give_back()
+        return self._allocated(lanes // 2)
+
+    def _allocate(self, lanes: int) -> None:
+        config, device = self.model.config, self.model.device
+        dtype = self.model.blocks[0].attention.wk.weight.dtype
+        shape = (config.n_layers, lanes, config.n_kv_heads)
+        self.keys = torch.zeros(*shape, self.window, config.head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.z_keys = torch.zeros(*shape, config.n_latents, config.head_dim, dtype=dtype, device=model.device)
+        self.z_keys = torch.zeros(*shape, config.n_latents, config.head_dim, dtype=dtype, device=device)
         self.z_values = torch.zeros_like(self.z_keys)
-        self.position = torch.zeros(self.lanes, dtype=torch.long, device=model.device)
-        self.logits = torch.zeros(self.lanes, config.vocab_size, device=model.device)
-        self.lane = torch.arange(self.lanes, device=model.device)
+        self.position = torch.zeros(lanes, dtype=torch.long, device=device)
+        self.logits = torch.zeros(lanes, config.vocab_size, device=device)
+        self.lane = torch.arange(lanes, device=device)
 
     @torch.no_grad()
     def place(self, slot: int, prompt: Prompt) -> None:

@@ -16,7 +16,7 @@ from ltm_eval.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ltm_eval.posterior import Posterior
+    from ltm_eval.gaussians import Posterior
 
 DIVERGED_NATS = 1_000.0
 """-ELBO per scored token that no fit reaches which has not diverged; equally likely tokens cost 11."""

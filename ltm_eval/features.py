@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltm_eval.corpora import file_sha256
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import cache_dir
 from ltm_eval.progress import silent
+from ltm_eval.row_files import file_sha256
 from ltm_eval.strict_files import digest
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answers import DELIMITER
 from ltm_eval.config import OTHER
 from ltm_eval.errors import LtmEvalError, UsageError, leave
 from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     KeyedTask: type[ConfigurableTask]
 
-DELIMITER = "\n\n"
-"""Stands after each demonstration: lm-eval's `fewshot_delimiter`."""
 QUESTION_LEADS = ("Question:", "Q:")
 """How a question begins in lm-eval's question-answering prompts, GSM8K's among them."""
 LEAD_LIMIT = 32

@@ -60,11 +60,11 @@ def _answers(task: Any) -> int:
     """Answers that a document gets."""
     if task.OUTPUT_TYPE == "multiple_choice":
         first = next(iter(task.eval_docs), None)
-        return 1 if first is None else len(task.doc_to_choice(first))
+        return 1 if first is None else int(len(task.doc_to_choice(first)))
     if task.OUTPUT_TYPE != "generate_until":
         return 1
     asked = [one.answers for one in (getattr(task, "repeats", None), getattr(task, "rethinking", None)) if one]
-    return int(task.config.repeats or 1) + sum(asked)
+    return int(task.config.repeats or 1) + sum(map(int, asked))
 
 
 def say_if_short(tasks: Sequence[Any], config: RunConfig, output: Path, *, runs: int = 1) -> None:

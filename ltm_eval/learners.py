@@ -15,26 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltm_eval.batch import Batch, Rows
 from ltm_eval.bounds import fresh_draws, prior
 from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, save
 from ltm_eval.config import fit_config
 from ltm_eval.elbo import IGNORED, kl_nats
+from ltm_eval.fast_loop import fast_loop
+from ltm_eval.gaussians import Posterior, Start
 from ltm_eval.gpt2 import build_gpt2, export_gpt2, joined_rows
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
-from ltm_eval.posterior import (
-    Batch,
-    Document,
-    Posterior,
-    Rows,
-    Start,
-    Window,
-    fast_loop,
-    fit_documents,
-    generator,
-    standard_normal,
-)
+from ltm_eval.noise import generator, standard_normal
+from ltm_eval.posterior import fit_documents
 from ltm_eval.weights import weights_sha256
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,12 +140,10 @@ class LatentLearner(Learner):
         count = self._fitted_rows(batch.tokens.shape[1], step)
         owner = torch.arange(len(batch.tokens), device=self.device).repeat_interleave(count)
         fit = self.recipe.fit
-        shape = (len(batch.tokens), *self.config.latent_shape)
-        start = Start(
-            fit.mu_spread * noise.draw() if fit.mu_spread else torch.zeros(shape, device=self.device),
-            torch.full(shape, fit.log_var_start, device=self.device)
-            + (fit.log_var_spread * noise.draw() if fit.log_var_spread else 0.0),
-        )
+        still = torch.zeros(len(batch.tokens), *self.config.latent_shape, device=self.device)
+        mu = noise.draw() if fit.mu_spread else still  # a stream moves on only where a number is needed
+        log_var = noise.draw() if fit.log_var_spread else still
+        start = Start.spread(fit, mu=mu, log_var=log_var)
         fixed = noise.draw() if fit.noise == "fixed" else None
         with self.precision():
             with torch.no_grad():

@@ -9,20 +9,16 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import time
-from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import simple_parse_args_string
-from torch import Tensor
 
 import ltm_eval
-from ltm_eval import arguments, failpoints
+from ltm_eval import arguments
 from ltm_eval.arguments import (
     batch_size_or_auto,
     generation_config,
@@ -33,47 +29,39 @@ from ltm_eval.arguments import (
     steps_or_auto,
     whole,
 )
+from ltm_eval.batch_limit import BatchLimit, batch_limit
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.compiling import compile_layers
-from ltm_eval.config import CONDITIONS, DTYPES, GenerationConfig, RunConfig, check_choice, fit_changes, fit_config
+from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config
 from ltm_eval.context import Context, Windows, plan
-from ltm_eval.decode import CPU_LANES, Continuation, Prompt, generate
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
+from ltm_eval.fits import Fits
+from ltm_eval.generating import Generating
+from ltm_eval.jobs import GenerationJob, ScoringJob, units_of
 from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
-from ltm_eval.posterior import (
-    Document,
-    Posterior,
-    Window,
-    fit_documents,
-    fit_together,
-    generator,
-    padded_length,
-    standard_normal,
-)
 from ltm_eval.progress import Progress, silent, tqdm_bar
 from ltm_eval.records import Recorder, named
-from ltm_eval.rethink import Budget, Question, Rethought, rethink
+from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
+from ltm_eval.scoring import score
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Item, Worklist, item_of, numbered
+from ltm_eval.worklist import Answer, Worklist, item_of, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from lm_eval.api.instance import Instance
 
+    from ltm_eval.gaussians import Posterior
+    from ltm_eval.windows import Document
+
 log = logging.getLogger(__name__)
 
-SCORE_DRAWS = 8
-"""Draws z ~ q averaged when a continuation is scored."""
-MAX_BATCH = 64
-LETTERS_PER_NEW_TOKEN = 4
-"""What a new token costs beside a letter of the prompt, where work is shared out."""
 KEPT_UNDER = (
     *(
         "model_sha",
@@ -90,34 +78,6 @@ KEPT_UNDER = (
     "versions",
 )
 """Of `get_model_info`, what changes an answer."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """One distinct context with its posterior, ready to condition answers."""
-
-    posterior: Posterior
-    """Of one row, on the CPU or the model's device."""
-    key: bytes
-    """Names the fitted text."""
-    fit_seconds: float
-    """Share of the batch's fitting time."""
-    failure: str | None = None
-    """Why the fit cannot be used; its request gets no answer then."""
-
-    @property
-    def usable(self) -> Posterior:
-        """The posterior, or one of zeros where the fit failed."""
-        if self.failure is None:
-            return self.posterior
-        zeros = torch.zeros_like(self.posterior.mu)
-        return replace(self.posterior, mu=zeros, log_var=zeros.clone())
-
-    def z(self, noise: Tensor | None) -> Tensor:
-        """mu, or mu + noise * sigma: (L, N, D); zeros where the fit failed, so that nothing is computed with NaN."""
-        if self.failure is not None:
-            return torch.zeros_like(self.posterior.mu[0])
-        return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
 
 
 class LTM(TemplateLM):
@@ -168,8 +128,8 @@ class LTM(TemplateLM):
             seed: of latent noise and token draws.
             tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
             revision: commit of a hub id.
-            batch_size: documents in a batch, or `auto`.
-            max_batch_size: upper end for `auto`.
+            batch_size: documents in a batch, or `auto`: on a GPU as many padded tokens as a fit step was seen to bear.
+            max_batch_size: most documents of a batch under `auto`.
             device: as torch names it; None or `auto` picks the best there is.
 
         Raises:
@@ -198,10 +158,10 @@ class LTM(TemplateLM):
         if self.compiled:
             compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
-        self._max_batch_size = whole("max_batch_size", max_batch_size, MAX_BATCH)
+        self._max_batch_size = None if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
+        self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
-        self._last: dict[bytes, Fitted] = {}
         self.budget = Budget()
         self.failures: list[Failure] = []
         self.keeps_failures = False
@@ -310,12 +270,13 @@ class LTM(TemplateLM):
         """
         jobs = [self._generation_job(i, request) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
-        units = _units(jobs)
+        units = units_of(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
         left = [units[place] for place in work.todo]
-        self._begin([job for unit in left for job in unit.jobs])
+        fits = self._fits([job for unit in left for job in unit.jobs])
+        generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
         bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
-        for unit, answer, tokens in self._answered(left):
+        for unit, answer, tokens in generating.answered(left):
             work.done(unit.place, answer)
             bar.advance(len(unit.jobs), tokens)
         bar.close()
@@ -337,13 +298,20 @@ class LTM(TemplateLM):
         jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
         work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
         left = [jobs[place] for place in work.todo]
-        self._begin(left)
+        fits, recorder = self._fits(left), self._recorder
         bar = self.progress(len(left), "scoring")
-        for job, own in self._fitted(left):
-            score, greedy = self._score(job, own)
-            odd = f"its log-likelihood is {score}" if math.isnan(score) or score == math.inf else ""
-            record = self._record(job, own, None)
-            work.done(job.index, Answer([score, greedy], (record.to_json(),), own.failure or odd))
+        for job, own in fits.of(left):
+            nats, greedy = score(self.model, job, own, seed=self.seed)
+            odd = f"its log-likelihood is {nats}" if math.isnan(nats) or nats == math.inf else ""
+            record = recorder.answered(
+                job.request,
+                job.context,
+                own.posterior,
+                repeat=job.repeat,
+                continuation=None,
+                seconds=(fits.seconds(job, own), 0.0),
+            )
+            work.done(job.index, Answer([nats, greedy], (record.to_json(),), own.failure or odd))
             bar.advance(1, len(job.continuation))
         bar.close()
         answers = work.close()
@@ -358,10 +326,9 @@ class LTM(TemplateLM):
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         work = self.worklist.open("loglikelihood_rolling", [item_of(request) for request in requests])
         bar = self.progress(len(work.todo), "bounding")
-        self._begin([])
         left = [texts[place] for place in work.todo]
         for done in score_texts(
-            self.model, left, self.fit_config, options=self.rows, seed=self.seed, batch_size=self.batch_size
+            self.model, left, self.fit_config, options=self.rows, seed=self.seed, limit=self.batch_limit
         ):
             place = work.todo[done.index]
             work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
@@ -442,208 +409,28 @@ class LTM(TemplateLM):
             )
 
     @property
+    def batch_limit(self) -> BatchLimit:
+        """What a batch may hold; `auto` is settled on first use."""
+        if self._limit is None:
+            asked, most = self._batch_size, self._max_batch_size
+            self._limit = batch_limit(self.model, self.fit_config, asked=asked, most=most)
+            if asked is None:
+                self.batch_sizes["auto"] = self._limit.side_by_side
+        return self._limit
+
+    @property
     def batch_size(self) -> int:
-        """Documents in a batch; `auto` is settled on first use."""
-        if self._batch_size is None:
-            self._batch_size = self._measured_batch_size()
-            self.batch_sizes["auto"] = self._batch_size
-        return self._batch_size
+        """Documents of any length that are worked on at once."""
+        return self.batch_limit.side_by_side
 
-    def _measured_batch_size(self) -> int:
-        """The most documents of full length whose fit step runs without exhausting memory, halving from the maximum."""
-        if self.model.device.type == "cpu":
-            return CPU_LANES
-        size = self._max_batch_size
-        probe = replace(self.fit_config, t_fast=1, adaptive=False)
-        tokens = (self.eot_token_id,) * self.max_length
-        while size > 1:
-            try:
-                fit_together(self.model, [Document((Window(tokens, tokens),))] * size, probe, seed=0)
-                return size
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                size //= 2
-        return 1
+    @property
+    def _recorder(self) -> Recorder:
+        return Recorder(self.condition, self.fit_config)
 
-    # Fitting, decoding, scoring --------------------------------------------------------------------------------------
-
-    def _begin(self, jobs: Sequence[GenerationJob | ScoringJob]) -> None:
-        """Forget the last call's contexts and count those of this one."""
-        self._last = {}
-        self._sharing = Counter(_key(job.context) for job in jobs)
-        self._recorder = Recorder(self.condition, self.fit_config)
-
-    def _fitted(self, jobs: Sequence[J]) -> Iterator[tuple[J, Fitted]]:
-        """Every job with its context's posterior; jobs of one context follow one another and share it.
-
-        Contexts are fitted `batch_size` at a time, longest first, when the first job of a batch is asked for.
-        """
-        ordered = sorted(
-            jobs, key=lambda job: (-len(job.context.read) - job.context.fitted_tokens, _key(job.context), job.index)
-        )
-        for batch in _by_contexts(ordered, self.batch_size):
-            fitted = self._fit_contexts([job.context for job in batch])
-            for job in batch:
-                yield job, fitted[_key(job.context)]
-
-    def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
-        """One posterior per distinct context; those of the batch before are kept, since a context's jobs may
-        straddle two batches.
-        """
-        distinct = {_key(context): context for context in contexts}
-        kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
-        missing = {key: context for key, context in distinct.items() if key not in kept}
-        self.worklist.sync()  # what the batch before has answered
-        failpoints.moment("lm.fit")
-        begun = time.monotonic()
-        fits = [context.document for context in missing.values() if context.document is not None]
-        posterior = fit_documents(self.model, fits, self.fit_config, seed=self.seed) if fits else None
-        seconds = (time.monotonic() - begun) / max(1, len(missing))
-        row = 0
-        for key, context in missing.items():
-            if context.document is None or posterior is None:
-                kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
-                continue
-            own = posterior.row(row)
-            kept[key] = Fitted(own, key, seconds, why_unusable(own, tokens=context.fitted_tokens))
-            row += 1
-        self._last = kept
-        return kept
-
-    def _answered(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
-        """Every unit with its answer and the number of new tokens, in the order in which they end."""
-        plain = {unit.jobs[0].index: unit for unit in units if not unit.rethinks}
-        for config, group in _side_by_side([unit.jobs[0] for unit in plain.values()]):
-            held: dict[int, tuple[GenerationJob, Fitted]] = {}
-            for continuation in self._decode(self._prompts(group, held), config, len(group)):
-                job, fitted = held.pop(continuation.index)
-                yield plain[job.index], self._generated(job, fitted, continuation), len(continuation.tokens)
-        yield from self._rethought([unit for unit in units if unit.rethinks])
-
-    def _prompts(
-        self, jobs: Sequence[GenerationJob], held: dict[int, tuple[GenerationJob, Fitted]]
-    ) -> Iterator[Prompt]:
-        """What is decoded for each job, made when its turn comes; `held` gets job and posterior by position."""
-        for place, (job, fitted) in enumerate(self._fitted(jobs)):
-            held[place] = (job, fitted)
-            yield self._prompt(job, fitted)
-
-    def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
-        """Continuations of any number of prompts, each place refilled as its continuation ends."""
-        return generate(
-            self.model,
-            prompts,
-            config,
-            eot_id=self.eot_token_id,
-            to_bytes=self.encoding.decode_bytes,
-            batch_size=min(self.batch_size, number),
-        )
-
-    def _rethought(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
-        """The answers of rethinking requests, `batch_size` questions at a time."""
-        for config in dict.fromkeys(unit.jobs[0].config for unit in units):
-            own = [unit for unit in units if unit.jobs[0].config == config]
-            for start in range(0, len(own), self.batch_size):
-                part = own[start : start + self.batch_size]
-                found, failed = self._rethink_batch([one.jobs[0] for one in part], config)
-                for unit, done, reason in zip(part, found, failed, strict=True):
-                    candidates = (*done.chain, *done.control)
-                    answer = replace(self._slots(unit, done), failed=reason)
-                    yield unit, answer, sum(len(one.continuation.tokens) for one in candidates)
-
-    def _rethink_batch(
-        self, jobs: Sequence[GenerationJob], config: GenerationConfig
-    ) -> tuple[list[Rethought], list[str]]:
-        """Chain and control of a batch of questions, and why the fit of each cannot be used."""
-        fitted = {job.index: own for job, own in self._fitted(jobs)}
-        failed = [fitted[job.index].failure or "" for job in jobs]
-        questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
-        found = rethink(
-            self.model,
-            questions,
-            self.fit_config,
-            rounds=config.rethink,
-            seed=self.seed,
-            eot_id=self.eot_token_id,
-            decode=lambda prompts: self._decode(prompts, config, len(prompts)),
-        )
-        return found, failed
-
-    def _slots(self, unit: Unit, done: Rethought) -> Answer:
-        """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
-        slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
-        slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
-        pairs = list(zip(unit.jobs, slots, strict=True))
-        records = [
-            self._recorder.rethought(job.request, job.context, candidate, repeat=job.repeat)
-            for job, (candidate, own) in pairs
-            if own
-        ]
-        texts = [self._answer(candidate.continuation, job.config) for job, (candidate, _) in pairs]
-        value = {"texts": texts, "budget": asdict(done.budget)}
-        return Answer(value, tuple(record.to_json() for record in records))
-
-    def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
-        """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
-        if not job.config.do_sample:
-            return Prompt(job.context.read, fitted.z(None))
-        content = fitted.key + repr(job.context.read).encode()
-        noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
-        return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
-
-    def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
-        """The answer of a request; no text where the fit or the decoder failed."""
-        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
-        reason = fitted.failure or odd
-        text = "" if reason else self._answer(continuation, job.config)
-        record = self._record(job, fitted, continuation)
-        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason)
-
-    def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
-        """Text of a continuation, cut before the first stop string."""
-        text = self.encoding.decode(continuation.tokens)
-        return str(postprocess_generated_text(text, list(config.until), None))
-
-    def _score(self, job: ScoringJob, fitted: Fitted) -> tuple[float, bool]:
-        """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
-        if fitted.failure is not None:
-            return math.nan, False
-        if not job.continuation:
-            return 0.0, True
-        tokens = torch.tensor([*job.context.read, *job.continuation[:-1]], device=self.model.device)
-        wanted = torch.tensor(job.continuation, device=self.model.device)
-        length = min(self.max_length, padded_length(len(tokens)))
-        padded = torch.zeros(1, length, dtype=torch.long, device=self.model.device)
-        padded[0, : len(tokens)] = tokens
-        with torch.no_grad():
-            prelude = self.model.prelude(padded)
-
-            def log_probs(z: Tensor) -> Tensor:
-                states = self.model.hidden(prelude, z.unsqueeze(0)).states[0, len(tokens) - len(wanted) : len(tokens)]
-                rows = torch.zeros(padded_length(len(wanted)), states.shape[1], device=states.device)
-                rows[: len(wanted)] = states
-                return self.model.logits(rows)[: len(wanted)].log_softmax(-1)
-
-            greedy = bool((log_probs(fitted.z(None)).argmax(-1) == wanted).all())
-            stream = generator(self.seed, "score", fitted.key)
-            shape = (1, *self.model.config.latent_shape)
-            draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
-            totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
-        return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
-
-    def _record(
-        self, job: GenerationJob | ScoringJob, fitted: Fitted, continuation: Continuation | None
-    ) -> LatentRecord:
-        """The sidecar line of an answered request; requests that share a fit share its time."""
-        shared = fitted.fit_seconds / max(1, self._sharing[_key(job.context)])
-        return self._recorder.answered(
-            job.request,
-            job.context,
-            fitted.posterior,
-            repeat=job.repeat,
-            continuation=continuation,
-            seconds=(shared, continuation.seconds if continuation else 0.0),
-        )
+    def _fits(self, jobs: Sequence[GenerationJob | ScoringJob]) -> Fits:
+        """Of the contexts of a call's jobs."""
+        limit, sync = self.batch_limit, self.worklist.sync
+        return Fits(self.model, self.fit_config, jobs, seed=self.seed, limit=limit, sync=sync)
 
     def _keep(self, request: Instance, answer: Answer) -> None:
         """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
@@ -651,56 +438,6 @@ class LTM(TemplateLM):
             self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
         rows = ({**row, **named(request)} for row in answer.records)
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
-
-
-@dataclass(frozen=True)
-class GenerationJob:
-    """One continuation to generate."""
-
-    index: int
-    request: Instance
-    repeat: int
-    context: Context
-    config: GenerationConfig
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Continuations that are finished together: one, or all of a request that rethinks."""
-
-    place: int
-    jobs: tuple[GenerationJob, ...]
-
-    @property
-    def rethinks(self) -> bool:
-        """Whether it is a request that rethinks."""
-        return bool(self.jobs[0].config.rethink)
-
-    @property
-    def item(self) -> Item:
-        """As an item of the worklist."""
-        first = self.jobs[0]
-        item = item_of(first.request, repeat=None if self.rethinks else first.repeat)
-        return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
-
-
-@dataclass(frozen=True)
-class ScoringJob:
-    """One continuation to score."""
-
-    index: int
-    request: Instance
-    repeat: int
-    context: Context
-    continuation: tuple[int, ...]
-
-
-def _units(jobs: Sequence[GenerationJob]) -> list[Unit]:
-    """Jobs as units, in their order."""
-    together: dict[tuple[int, int], list[GenerationJob]] = defaultdict(list)
-    for job in jobs:
-        together[id(job.request), 0 if job.config.rethink else job.repeat].append(job)
-    return [Unit(place, tuple(own)) for place, own in enumerate(together.values())]
 
 
 def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
@@ -714,38 +451,6 @@ def _rolling_score(answer: Answer) -> float:
     """Minus the bound of a text with its parts; 0.0 of one without tokens."""
     rows, tokens = answer.value["rows"], answer.value["tokens"]
     return RollingScore(rows, tokens=tokens) if rows else 0.0
-
-
-J = TypeVar("J", "GenerationJob", "ScoringJob")
-
-
-def _by_contexts(jobs: Sequence[J], size: int) -> Iterator[list[J]]:
-    """Jobs, those of one context next to each other, in runs of at most `size` contexts."""
-    batch: list[J] = []
-    seen: set[bytes] = set()
-    for job in jobs:
-        if _key(job.context) not in seen and len(seen) == size:
-            yield batch
-            batch, seen = [], set()
-        batch.append(job)
-        seen.add(_key(job.context))
-    if batch:
-        yield batch
-
-
-def _side_by_side(jobs: Sequence[GenerationJob]) -> list[tuple[GenerationConfig, list[GenerationJob]]]:
-    """Jobs that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
-    limits = {(job.config.max_new_tokens, job.config.until): job.config for job in jobs if job.config.do_sample}
-    groups: dict[GenerationConfig, list[GenerationJob]] = defaultdict(list)
-    for job in jobs:
-        own = job.config
-        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(job)
-    return list(groups.items())
-
-
-def _key(context: Context) -> bytes:
-    """Names what z is fitted on."""
-    return context.document.key if context.document else b"prior"
 
 
 def _model_and_tokenizer(

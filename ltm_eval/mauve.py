@@ -15,28 +15,26 @@ the MAUVE of human against human texts beside it. What cannot work is found out 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import warnings
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, lru_cache
-from importlib import import_module
-from itertools import islice
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltm_eval.errors import DataError, MachineError, UsageError, leave, leaving, nearest
-from ltm_eval.features import FeatureModel, Features, Featuriser, locate
+from ltm_eval.errors import DataError, UsageError, leave, leaving, nearest
+from ltm_eval.features import FeatureModel, Featuriser, locate
 from ltm_eval.mauve_config import MauveConfig, mauve_config
+from ltm_eval.mauve_scores import FIRST_SEED, _middle, buckets_for, ceiling, check_installed, compare, spread
+from ltm_eval.mauve_texts import Reference, references
 from ltm_eval.progress import silent, tqdm_bar
 from ltm_eval.repetition import TextFacts, copied_share, facts_of, mean_facts
-from ltm_eval.texts import Texts, documents, load_texts
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
+from ltm_eval.texts import load_texts
+from ltm_eval.tokenizer import END_OF_TEXT, load_gpt2, load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
@@ -45,12 +43,9 @@ if TYPE_CHECKING:
 
     MauveTask: type[ConfigurableTask]
 
-log = logging.getLogger(__name__)
 
 SPLIT = "references"
 """Name under which lm-eval finds the prompts."""
-FIRST_SEED = 25
-"""mauve-text's default."""
 METRICS = (
     "mauve",
     "mauve_sd",
@@ -64,82 +59,10 @@ METRICS = (
     "rep_3_human",
 )
 PREFIX = "mauve_"
-_CHARACTERS_PER_TOKEN = 16  # encode no more of a long text than this times the tokens that are wanted
 _ELSEWHERE = ("data", "split", "file", "tokenizer", "preset")
 
 
 # Human texts --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A human text."""
-
-    prompt: str
-    """Its first tokens; empty without a prompt."""
-    continuation: str
-    """What follows."""
-
-
-def cut(text: str, tokenizer: Tokenizer, config: MauveConfig) -> Reference | None:
-    """Prompt and continuation of a text; nothing where it is too short. Cuts never fall inside a character."""
-    most = config.prompt_tokens + config.continuation_tokens
-    beginning = text[: _CHARACTERS_PER_TOKEN * most]
-    ids = tokenizer.encode(beginning)
-    if len(ids) <= most and len(beginning) < len(text):
-        ids = tokenizer.encode(text)
-    if len(ids) < config.least_tokens:
-        return None
-    prompt = _decoded(ids[: config.prompt_tokens], tokenizer)
-    return Reference(prompt, _decoded(ids[:most], tokenizer)[len(prompt) :])
-
-
-def _decoded(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The longest beginning of `ids` that is text."""
-    return tokenizer.decode_bytes(ids).decode("utf-8", "ignore")
-
-
-def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
-    """Texts of at least `least_tokens` tokens: consecutive ones with a blank line between; a short rest is left out."""
-    held = ""
-    for whole in wholes:
-        held = f"{held}\n\n{whole}" if held else whole
-        if len(tokenizer.encode(held)) >= least_tokens:
-            yield held
-            held = ""
-
-
-def references(texts: Texts, tokenizer: Tokenizer, config: MauveConfig) -> list[Reference]:
-    """The first `config.samples` texts that are long enough.
-
-    Raises:
-        DataError: fewer than two are, or a text holds the end-of-text mark.
-    """
-    wholes: Any = ("".join(parts) for parts in documents(texts))
-    if config.joined:
-        wholes = joined(list(wholes), tokenizer, config.least_tokens)
-    cuts = (reference for text in wholes if (reference := cut(_unmarked(text, texts), tokenizer, config)) is not None)
-    found = list(islice(cuts, config.samples))
-    if len(found) < 2:
-        raise DataError(
-            f"{texts.name} in {texts.source}: {len(found)} of {len(texts.examples):,} texts have the "
-            f"{config.least_tokens} GPT-2 tokens that prompt and continuation take; lower mauve_prompt_tokens or "
-            "mauve_continuation_tokens, set mauve_joined=true, or name another set by mauve_texts"
-        )
-    if len(found) < config.samples:
-        log.warning(
-            "%s: %s of the %s texts asked for are there and long enough", texts.name, len(found), config.samples
-        )
-    return found
-
-
-def _unmarked(text: str, texts: Texts) -> str:
-    if END_OF_TEXT in text:
-        raise DataError(
-            f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of a "
-            "text; remove it"
-        )
-    return text
 
 
 # Options ------------------------------------------------------------------------------------------------------------
@@ -346,26 +269,6 @@ def _mauve_task() -> type[ConfigurableTask]:
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """MAUVE of two collections under one k-means seed."""
-
-    value: float
-    """0 to 1, higher is nearer."""
-    buckets: int
-    """Clusters."""
-    curve: tuple[tuple[float, float], ...]
-    """(exp(-c KL(Q|R)), exp(-c KL(P|R))) for mixtures R, Q first; both near 1 where the texts are alike."""
-
-
-def check_installed() -> None:
-    """Raise MachineError unless mauve-text is there."""
-    from importlib.util import find_spec
-
-    if any(find_spec(name) is None for name in ("mauve", "faiss", "sklearn")):
-        raise MachineError("MAUVE needs extra packages: pip install 'ltm-eval[mauve]'")
-
-
 def rehearse(config: MauveConfig) -> FeatureModel:
     """Featurise and compare a little, so that what is missing or broken is known before hours of generation.
 
@@ -378,58 +281,6 @@ def rehearse(config: MauveConfig) -> FeatureModel:
     points = np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)
     compare(points, points, buckets=2, seed=FIRST_SEED, scaling=config.scaling)
     return featuriser.model
-
-
-def buckets_for(smaller: int, config: MauveConfig, *, of: int) -> int:
-    """Clusters for a comparison whose smaller side has `smaller` texts.
-
-    mauve-text's rule, a tenth of it, or the number asked for; in proportion where `smaller` is less than the `of` texts
-    it was asked for (a half of the human texts, a limited run), and never more than texts.
-    """
-    if config.buckets is None:
-        return max(2, round(smaller / 10))
-    return max(2, min(smaller, round(config.buckets * min(1.0, smaller / of))))
-
-
-def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float) -> Comparison:
-    """MAUVE of two collections of features.
-
-    Args:
-        p: (texts, D) of human texts.
-        q: (texts, D) of generated texts.
-        buckets: clusters.
-        seed: of k-means.
-        scaling: c.
-
-    Raises:
-        MachineError: mauve-text is not installed.
-    """
-    check_installed()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of faiss' and scikit-learn's imports, and of PCA where all texts are alike
-        try:
-            faiss: Any = import_module("faiss")
-            from mauve import compute_mauve
-        except ImportError as error:
-            raise MachineError(
-                f"MAUVE's packages cannot be imported ({error}); install them anew: pip install 'ltm-eval[mauve]'"
-            ) from error
-
-        class Quiet(faiss.Kmeans):  # type: ignore[misc]
-            """Does not print that there are fewer than 39 texts a cluster, which mauve-text's own rule implies."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs, min_points_per_centroid=1)
-
-        talking, faiss.Kmeans = faiss.Kmeans, Quiet
-        try:
-            found = compute_mauve(
-                p_features=p, q_features=q, num_buckets=buckets, seed=seed, mauve_scaling_factor=scaling, verbose=False
-            )
-        finally:
-            faiss.Kmeans = talking
-    curve = tuple((float(x), float(y)) for x, y in found.divergence_curve)
-    return Comparison(float(found.mauve), buckets, curve)
 
 
 @dataclass(frozen=True)
@@ -491,11 +342,6 @@ class Summary:
         return {"sd_kmeans": fmean(within), "sd_generation": spread([fmean(row) for row in self.scores])}
 
 
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation; not a number for fewer than two values."""
-    return stdev(values) if len(values) > 1 else math.nan
-
-
 def featuriser_of(config: MauveConfig, progress: Callable[[int, str], Progress] = silent) -> Featuriser:
     """The feature model with these settings."""
     return Featuriser(
@@ -542,16 +388,6 @@ def summary_of(items: tuple[Answers, ...]) -> Summary:
     )
 
 
-def ceiling(p: Features, config: MauveConfig, *, seed: int) -> Comparison | None:
-    """Two disjoint halves of the human texts against each other; nothing for fewer than four texts."""
-    half = len(p) // 2
-    if half < 2:
-        return None
-    order = np.random.default_rng(seed).permutation(len(p))
-    buckets = buckets_for(half, config, of=config.samples)
-    return compare(p[order[:half]], p[order[half : 2 * half]], buckets=buckets, seed=seed, scaling=config.scaling)
-
-
 def _sides(items: Sequence[Answers]) -> tuple[list[Reference], list[list[Reference]]]:
     """Human texts, and generated ones by generation seed, those of one prompt side by side."""
     config = items[0].config
@@ -570,8 +406,3 @@ def _sides(items: Sequence[Answers]) -> tuple[list[Reference], list[list[Referen
 def _compared(one: Reference, config: MauveConfig) -> str:
     """The text that is featurised."""
     return one.prompt + one.continuation if config.include_prompt else one.continuation
-
-
-def _middle(found: Sequence[Comparison]) -> tuple[tuple[float, float], ...]:
-    """The curve of the comparison with the median score."""
-    return sorted(found, key=lambda one: one.value)[len(found) // 2].curve if found else ()

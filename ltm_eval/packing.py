@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ltm_eval import bpe
+from ltm_eval.answers import DELIMITER, worked
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import DataError, UsageError
-from ltm_eval.posterior import generator
+from ltm_eval.noise import generator
 from ltm_eval.problems import generate
 from ltm_eval.rules import episode
 from ltm_eval.tokenizer import RANKS_FILE, Tokenizer, load_ranks
@@ -198,7 +199,7 @@ def _groups(source: Source, data: Path | None, seed: int) -> Iterator[Group]:
 
 def problem_text(question: str, answer: str) -> str:
     """One demonstration of lm-eval's GSM8K prompt."""
-    return f"Question: {question}\nAnswer: {answer}\n\n"
+    return worked(question, answer) + DELIMITER
 
 
 def _files(source: Source, data: Path | None) -> list[Path]:

@@ -24,14 +24,17 @@ from ltm_eval.config import GenerationConfig, fit_config
 from ltm_eval.decode import Prompt, generate
 from ltm_eval.elbo import IGNORED, kl_per_layer_nats, token_nll_nats
 from ltm_eval.errors import DataError
-from ltm_eval.posterior import Document, Posterior, Window, fit_documents, generator, standard_normal
+from ltm_eval.noise import generator, standard_normal
+from ltm_eval.posterior import fit_documents
 from ltm_eval.probe_results import Cell, Explored, Generated, ProbeConfig, ProbedText
 from ltm_eval.strict_files import digest
 from ltm_eval.subsets import downward, explored, key_of, layers_of, upward
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ltm_eval.gaussians import Posterior
     from ltm_eval.model import Hidden, LatentThoughtModel
     from ltm_eval.tokenizer import Tokenizer
 

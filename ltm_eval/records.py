@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from ltm_eval.config import FitConfig
     from ltm_eval.context import Context
     from ltm_eval.decode import Continuation
-    from ltm_eval.posterior import Document, Posterior
+    from ltm_eval.gaussians import Posterior
     from ltm_eval.rethink import Candidate
     from ltm_eval.rolling import TextScore
+    from ltm_eval.windows import Document
 
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""

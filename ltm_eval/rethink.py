@@ -25,7 +25,10 @@ from ltm_eval.bounds import fresh_draws
 from ltm_eval.decode import Continuation, Prompt
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError
-from ltm_eval.posterior import Document, Posterior, Start, Window, fit_documents, generator, standard_normal
+from ltm_eval.gaussians import Posterior, Start
+from ltm_eval.noise import generator, standard_normal
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from ltm_eval.config import FitConfig

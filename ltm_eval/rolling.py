@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from ltm_eval.bounds import CausalConfig, DocumentBounds, RowOptions, score_documents
+from ltm_eval.bounds import DocumentBounds, RowOptions, score_documents
+from ltm_eval.causal import CausalConfig
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.perplexity import RollingScore
-from ltm_eval.posterior import Document, Posterior, Window, fit_documents
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ltm_eval.batch_limit import BatchLimit
     from ltm_eval.config import FitConfig
+    from ltm_eval.gaussians import Posterior
     from ltm_eval.model import LatentThoughtModel
     from ltm_eval.tokenizer import Tokenizer
 
@@ -101,13 +105,13 @@ def score_texts(
     *,
     options: RowOptions,
     seed: int,
-    batch_size: int,
+    limit: BatchLimit,
 ) -> Iterator[TextScore]:
     """Score texts given as windows; each comes when its last window is done, longest windows first.
 
     Args:
         texts: of `windows_of`.
-        batch_size: windows fitted together.
+        limit: of windows that are fitted together.
     """
     held = [_Text(len(windows)) for windows in texts]
     for index, windows in enumerate(texts):
@@ -115,8 +119,8 @@ def score_texts(
             yield TextScore(index, 0.0, (), 0.0)
     places = [(index, place) for index, windows in enumerate(texts) for place in range(len(windows))]
     places.sort(key=lambda at: (-len(texts[at[0]][at[1]].windows[0].tokens), at))
-    for start in range(0, len(places), batch_size):
-        part = places[start : start + batch_size]
+    for batch in limit.batches(texts[index][place] for index, place in places):
+        part = [places[i] for i in batch]
         documents = [texts[index][place] for index, place in part]
         begun = time.monotonic()
         posterior = fit_documents(model, documents, config, seed=seed)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answers import DELIMITER, worked
 from ltm_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DELIMITER = "\n\n"
-"""Ends a demonstration, as in lm-eval's few-shot prompts."""
 SAMPLE_SEED = 30_311
 """Seed of the bundled episodes; training uses others."""
 SAMPLE_EPISODES, SAMPLE_DEMONSTRATIONS = 120, 16
@@ -52,7 +51,7 @@ class Example:
     @property
     def text(self) -> str:
         """As it stands in lm-eval's GSM8K prompt, blank line included."""
-        return f"Question: {self.question}\nAnswer: #### {self.answer}{DELIMITER}"
+        return worked(self.question, f"#### {self.answer}") + DELIMITER
 
     def row(self, episode: str) -> dict[str, Any]:
         """As it stands in the bundled files."""

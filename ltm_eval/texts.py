@@ -10,7 +10,6 @@ authors' own form, or from a parquet file that the user puts in their place.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import os
@@ -19,21 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ltm_eval.corpora import (
-    DATA_DIR_VARIABLE,
-    HubSource,
-    SetSpec,
-    arrow_rows,
-    file_sha256,
-    hub_files,
-    json_rows,
-    text_column,
-    text_lines,
-)
+from ltm_eval.corpora import DATA_DIR_VARIABLE, HubSource, SetSpec, hub_files
 from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.row_files import file_sha256
 from ltm_eval.steady import steady
+from ltm_eval.text_files import (
+    checked_kind,
+    read_ag_news,
+    read_papers,
+    read_parquet,
+    read_passages,
+    read_problems,
+    read_sentences,
+    read_wikitext,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -44,14 +44,6 @@ SAMPLE = "sample"
 """The `data` that stands for the bundled samples, which are not the published sets."""
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
-CSV_HEADERS = {"class index", "class", "label"}
-_NOT_TEXT = {
-    b"\x1f\x8b": "is compressed (gzip); unpack it",
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file; fetch the file itself",
-    b"<!doctype html": "is a web page, not the data; download the raw file",
-    b"<html": "is a web page, not the data; download the raw file",
-}
 
 
 @dataclass(frozen=True)
@@ -107,105 +99,10 @@ class Texts:
 # Reading the original forms -----------------------------------------------------------------------------------------
 
 
-def read_sentences(path: Path) -> Iterator[str]:
-    """One tokenised sentence a line (Mikolov's Penn Treebank, the one billion words), outer spaces removed."""
-    for _, line in text_lines(path):
-        yield line.strip()
-
-
-def read_wikitext(path: Path) -> Iterator[str]:
-    """Lines of `wiki.*.raw` or `wiki.*.tokens` with their line end; blank ones say nothing."""
-    for _, line in text_lines(path):
-        yield line + "\n"
-
-
-def read_passages(path: Path) -> Iterator[str]:
-    """`{"text": ...}` a line: OpenAI's LAMBADA, and samples of its WebText."""
-    for where, row in json_rows(path):
-        yield text_column(row, "text", where=where)
-
-
-def read_problems(path: Path) -> Iterator[str]:
-    """Question and worked answer as they stand in a few-shot prompt: GSM8K."""
-    for where, row in json_rows(path):
-        question, answer = (text_column(row, column, where=where) for column in ("question", "answer"))
-        yield f"Question: {question}\nAnswer: {answer}"
-
-
-def read_ag_news(path: Path) -> Iterator[str]:
-    """Three quoted columns class, title, description; title, a space and description, as the hub's copy joins them.
-
-    Raises:
-        DataError: with file and line, for a row of another width, a class that is not 1 to 4, a quote left open.
-    """
-    for position, (where, row) in enumerate(_csv_rows(path)):
-        if len(row) != 3:
-            raise DataError(f"{where}: expected 3 columns (class, title, description), got {len(row)}")
-        if position == 0 and row[0].strip().lower() in CSV_HEADERS:
-            continue
-        if row[0] not in {"1", "2", "3", "4"}:
-            raise DataError(f"{where}: expected a class from 1 to 4 in column 1, got {row[0][:40]!r}")
-        yield text_column({"text": " ".join(row[1:])}, "text", where=where)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Place (`file:line`, the last one of a row) and cells of each row."""
-    number = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal number
-        for number, line in text_lines(path):  # noqa: B007 - read below, where the row ends
-            yield line + "\n"
-
-    reader = csv.reader(lines(), skipinitialspace=True, strict=True)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{path}:{number}: not CSV ({error}); is a quote left open?") from error
-        yield f"{path}:{number}", row
-
-
-def read_papers(path: Path) -> Iterator[str]:
-    """Articles of `scientific_papers`: the sentences of `article_text` joined by line ends, as the hub's script does.
-
-    Raises:
-        DataError: with file and line, where `article_text` is not a list of text with some content.
-    """
-    for where, row in json_rows(path):
-        sentences = row.get("article_text")
-        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
-            raise DataError(f"{where}: column 'article_text' must be a list of sentences; is it scientific_papers?")
-        yield text_column({"article_text": "\n".join(sentences)}, "article_text", where=where)
-
-
-def read_parquet(path: Path, column: str) -> Iterator[str]:
-    """One example a row; blank ones are left out.
-
-    Raises:
-        DataError: with file and row, where the column is missing or holds no text.
-    """
-    for where, row in arrow_rows(path):
-        if row.get(column) == "" or (isinstance(row.get(column), str) and not row[column].strip()):
-            continue
-        yield text_column(row, column, where=where)
-
-
-def _checked_kind(path: Path) -> None:
-    """Refuse what is plainly another kind of file."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    for mark, complaint in _NOT_TEXT.items():
-        if start.lstrip().lower().startswith(mark.lower()):
-            raise DataError(f"{path}: {complaint}")
-
-
 def _read(spec: TextSet, path: Path) -> list[str]:
     if path.suffix in {".parquet", ".arrow"}:
         return list(read_parquet(path, spec.column))
-    _checked_kind(path)
+    checked_kind(path)
     return list(spec.read(path))
 
 

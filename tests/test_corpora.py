@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval import corpora
+from ltm_eval import corpora, row_files
 from ltm_eval.answers import INVALID, gold_number
-from ltm_eval.corpora import GSM8K, gsm8k_dataset, load_set, read_arrow, read_jsonl
+from ltm_eval.corpora import GSM8K, gsm8k_dataset, load_set
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.problems import SAMPLE_ROWS, handwritten
+from ltm_eval.row_files import read_arrow, read_jsonl
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -319,7 +320,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "x" * 30_000_000
     assert read(tmp_path, line(question=long))[0]["question"] == long
-    monkeypatch.setattr(corpora, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(row_files, "LONGEST_LINE", 2**20)
     with pytest.raises(DataError, match=r":2: longer than 1 MiB; split the document"):
         read(tmp_path, line() + b"\n" + line(question="x" * 2**20))
 
@@ -338,8 +339,8 @@ def test_no_bytes_make_the_reader_fail_otherwise(content: bytes) -> None:
     for number, text in enumerate(content.split(b"\n"), start=1):
         where = f"f:{number}"
         try:
-            row = corpora._object(corpora._decoded(text, where=where), where=where)
-            corpora._checked(row, COLUMNS, where=where)
+            row = row_files._object(row_files._decoded(text, where=where), where=where)
+            row_files.checked_row(row, COLUMNS, where=where)
         except DataError as error:
             assert str(error).startswith(where)
 

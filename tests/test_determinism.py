@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltm_eval import paths, posterior
+from ltm_eval import paths, windows
 from ltm_eval.config import RunConfig, fit_config
 from ltm_eval.posterior import Document, Window, fit_documents
 from ltm_eval.run import run
@@ -171,7 +171,7 @@ def test_padding_costs_no_more_than_rounding(monkeypatch: pytest.MonkeyPatch) ->
     tokens = tuple(int(i) for i in torch.randint(0, 128, (41,), generator=torch.Generator().manual_seed(3)))
     document = Document((Window(tokens[:-1], tokens[1:]),))
     padded = fit_documents(model, [document], fit, seed=1)
-    monkeypatch.setattr(posterior, "padded_length", lambda tokens: tokens)
+    monkeypatch.setattr(windows, "padded_length", lambda tokens: tokens)
     bare = fit_documents(model, [document], fit, seed=1)
     gap = (padded.trace.objective_nats - bare.trace.objective_nats).abs().max()
     assert float(gap) <= 0.01

@@ -504,7 +504,7 @@ def hanging(argument: dict[str, Any]) -> int:
     """Rank 1 comes to a kernel that never returns, before its second fast step."""
     import ctypes
 
-    from ltm_eval.posterior import Batch
+    from ltm_eval.batch import Batch
 
     library = {"beside other threads": ctypes.CDLL, "with the interpreter": ctypes.PyDLL}[argument["how"]]
     descend, passed = Batch.descend, []

@@ -9,15 +9,16 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from ltm_eval import lm as module
+from ltm_eval import fits
 from ltm_eval.arguments import generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.lm import LTM, SCORE_DRAWS
+from ltm_eval.lm import LTM
 from ltm_eval.perplexity import ROWS, RollingScore
 from ltm_eval.posterior import fit_documents, generator, standard_normal
 from ltm_eval.progress import silent
 from ltm_eval.rolling import windows_of
+from ltm_eval.scoring import SCORE_DRAWS
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def test_contexts_share_one_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         fitted.extend(document.key for document in documents)
         return fit_documents(model, documents, *rest, **options)
 
-    monkeypatch.setattr(module, "fit_documents", counting)
+    monkeypatch.setattr(fits, "fit_documents", counting)
     lm = model(folder, batch_size=2)
     lm.loglikelihood(instances("loglikelihood", [(prompt(i % 3), f" {i}") for i in range(9)]))
     assert len(fitted) == len(set(fitted)) == 3
@@ -359,7 +360,7 @@ def test_greedy_and_samples_of_a_prompt_share_one_fit_and_its_time(
         fitted.extend(document.key for document in documents)
         return fit_documents(model, documents, *rest, **options)
 
-    monkeypatch.setattr(module, "fit_documents", counting)
+    monkeypatch.setattr(fits, "fit_documents", counting)
     lm = model(folder, batch_size=2)
     requests = [replace_until(r, "zq") for r in mixed(3, 6)]
     lm.generate_until(requests)

@@ -19,8 +19,10 @@ from ltm_eval import mauve
 from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.features import FeatureModel, Featuriser, locate
-from ltm_eval.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, options_of, summary_of
+from ltm_eval.mauve import Answers, mauve_dataset, options_of, summary_of
 from ltm_eval.mauve_config import MAUVE_PRESETS, SAMPLINGS, MauveConfig, mauve_config
+from ltm_eval.mauve_scores import Comparison, buckets_for, compare
+from ltm_eval.mauve_texts import cut, joined
 from ltm_eval.paths import tasks_dir
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
@@ -155,7 +157,7 @@ def test_what_is_broken_is_known_before_anything_is_generated(
     def fail(name: str) -> Any:
         raise ImportError(f"{name}: undefined symbol")
 
-    monkeypatch.setattr(mauve, "import_module", fail)
+    monkeypatch.setattr("ltm_eval.mauve_scores.import_module", fail)
     with pytest.raises(MachineError, match=r"cannot be imported .* pip install 'ltm-eval\[mauve\]'"):
         mauve_dataset(**told)
 
@@ -288,6 +290,7 @@ class Lengths:
 
 def test_answers_are_grouped_by_generation_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mauve, "compare", count_words)
+    monkeypatch.setattr("ltm_eval.mauve_scores.compare", count_words)
     monkeypatch.setattr(mauve, "featuriser_of", lambda config, progress: Lengths())
     config = MauveConfig(
         prompt_tokens=1, samples=4, generations=2, generation_seeds=2, kmeans_seeds=2, feature_model="f"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ltm_eval
-from ltm_eval import posterior
+from ltm_eval import groups, posterior
 from ltm_eval.config import PRESETS, FitConfig, fit_config
 from ltm_eval.errors import MachineError, UsageError
 from ltm_eval.posterior import (
@@ -261,8 +261,7 @@ def test_a_batch_that_memory_cannot_hold_is_halved_and_tried_again(monkeypatch: 
     model, config, sizes = tiny_model(scale=4.0), fit_config("bound", t_fast=3), []
     texts = [document(seed, 20) for seed in range(7)]
     alone = fit_documents(model, texts, config, seed=1)
-    groups = posterior.in_groups
-    monkeypatch.setattr(posterior, "in_groups", lambda *given, alone: groups(*given, alone=False))
+    monkeypatch.setattr(groups, "alone", lambda model: False)
     monkeypatch.setattr(posterior, "fast_loop", _crowded(2, sizes))
     found = fit_documents(model, texts, config, seed=1)
     assert sizes == [7, 3, 1, 2, 4, 2, 2]

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from ltm_eval import pulse
+from ltm_eval.adaptive import Adaptive, fit_adaptive
 from ltm_eval.bounds import fresh_draws
 from ltm_eval.config import GenerationConfig, fit_config
 from ltm_eval.decode import Prompt, generate
-from ltm_eval.posterior import Adaptive, Document, Window, fit_adaptive, fit_documents
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 from tests.tiny import tiny_model
 
 if TYPE_CHECKING:

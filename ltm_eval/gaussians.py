@@ -1,0 +1,114 @@
+"""q(z|x) = N(mu, exp(log_var)) of documents: where a fit begins, what it ends in, and how it went."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ltm_eval.noise import generator, standard_normal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.config import FitConfig
+    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.windows import Document
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The objective over the fast loop, at the noise of each step."""
+
+    nll_nats: Tensor
+    """(t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step."""
+    kl_nats: Tensor
+    """(t_fast + 1, B)."""
+
+    @property
+    def objective_nats(self) -> Tensor:
+        """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound where the noise is fixed."""
+        return self.nll_nats + self.kl_nats
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Fitted posteriors of B documents."""
+
+    mu: Tensor
+    """(B, L, N, D), fp32."""
+    log_var: Tensor
+    """(B, L, N, D), fp32."""
+    trace: Trace
+    """How the fit went."""
+
+    def at(self, noise: Tensor) -> Tensor:
+        """z = mu + noise * sigma, (B, L, N, D)."""
+        return self.mu + noise * (0.5 * self.log_var).exp()
+
+    def row(self, i: int) -> Posterior:
+        """The posterior of document i alone."""
+        part = slice(i, i + 1)
+        trace = Trace(self.trace.nll_nats[:, part], self.trace.kl_nats[:, part])
+        return Posterior(self.mu[part], self.log_var[part], trace)
+
+    @staticmethod
+    def joined(parts: Sequence[Posterior]) -> Posterior:
+        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last."""
+        rows = max(len(part.trace.nll_nats) for part in parts)
+        parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
+        nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
+        kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
+        return Posterior(
+            torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), Trace(nll, kl)
+        )
+
+    @staticmethod
+    def prior(model: LatentThoughtModel) -> Posterior:
+        """N(0, I) as a posterior of one document, with an empty trace."""
+        zeros = torch.zeros(1, *model.config.latent_shape, device=model.device)
+        nothing = torch.zeros(0, 1, device=model.device)
+        return Posterior(zeros, zeros.clone(), Trace(nothing, nothing))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the fast loop begins: both (B, L, N, D)."""
+
+    mu: Tensor
+    log_var: Tensor
+
+    @staticmethod
+    def spread(config: FitConfig, *, mu: Tensor, log_var: Tensor) -> Start:
+        """The preset's start, spread by standard normal numbers, (B, L, N, D) each."""
+        return Start(config.mu_spread * mu, config.log_var_start + config.log_var_spread * log_var)
+
+
+def _stretched(part: Posterior, rows: int) -> Posterior:
+    """The same posterior with a trace of `rows` rows: NaN before its last row."""
+
+    def longer(values: Tensor) -> Tensor:
+        gap = values.new_full((rows - len(values), 1), math.nan)
+        return torch.cat([values[:-1], gap, values[-1:]])
+
+    return Posterior(part.mu, part.log_var, Trace(longer(part.trace.nll_nats), longer(part.trace.kl_nats)))
+
+
+def preset_start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:
+    """The preset's start; with t_fast 0, the prior."""
+    shape = (len(documents), *model.config.latent_shape)
+    if config.t_fast == 0:
+        return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))
+    streams = [generator(seed, "start", document.key) for document in documents]
+    log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    start = Start.spread(config, mu=mu, log_var=log_var)
+    return Start(start.mu.to(model.device), start.log_var.to(model.device))
+
+
+def stacked(starts: Sequence[Start]) -> Start:
+    """Starts of single documents as one of all."""
+    return Start(torch.cat([start.mu for start in starts]), torch.cat([start.log_var for start in starts]))
