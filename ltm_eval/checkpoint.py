@@ -2,7 +2,7 @@
 
 Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
 released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
-`weights_only=True` and memory-mapped, never in another way. Parameter names are reduced to one spelling first, then
+`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then
 all of them must be there, no other, each of its shape.
 """
 
@@ -26,6 +26,7 @@ from ltm_eval.hub import commit_of
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
 from ltm_eval.paths import assets_dir, demo_model_dir
+from ltm_eval.steady import steady
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.weights import EMBEDDING, TIED, checked, weights_sha256
 
@@ -150,15 +151,19 @@ def build(checkpoint: Checkpoint) -> LatentThoughtModel:
 
 
 def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Find, read and check a checkpoint; see `load`."""
+    """Find, read and check a checkpoint; see `load`.
+
+    Raises:
+        RefusedError: its files changed meanwhile.
+    """
     check_place(source)
     if str(source) == DEMO_MODEL:
         return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, source=str(source), revision=None)
     if path.exists():
-        return _read_released(path)
+        files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
+        with steady(files):
+            return _read_folder(path, source=str(source), revision=None) if path.is_dir() else _read_released(path)
     folder, commit = _fetch(str(source), revision)
     return _read_folder(folder, source=str(source), revision=commit)
 
@@ -285,12 +290,12 @@ def printable_cause(error: BaseException) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as tensors_of
 
     refuse_impostors(path)
     try:
         check_header(path)
-        return load_file(path)
+        return tensors_of(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
@@ -333,7 +338,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         )
     check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load answers damaged files with many exception types
         raise CheckpointError(
             f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ltm_eval import pulse
 from ltm_eval.memory import on_gpu
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Compiled:
         if self.compiler.failed:
             return self.plain(*given)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), pulse.patient():
                 warnings.simplefilter("ignore")  # of the compiler about the code it is given
                 return self.fast(*given)
         except torch.OutOfMemoryError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ltm_eval import pulse
 from ltm_eval.elbo import kl_nats
 from ltm_eval.gaussians import Posterior, Start, Trace
 from ltm_eval.steps import steps_of
@@ -40,6 +41,7 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
             terms = take(step, noise(step))
             nll.append(terms[0])
             kl.append(terms[1])
+            pulse.mark()
     with torch.no_grad():
         mu, log_var = mu.detach(), log_var.detach()
         nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))

@@ -19,7 +19,7 @@ from ltm_eval import baselines, paths
 from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
-from tests.gang import Gang, Started, told
+from tests.gang import Gang, Started, free_port, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
@@ -498,3 +498,63 @@ def test_a_lost_first_rank_is_noticed_by_those_whose_store_it_kept(gang: Gang, h
     job, seconds = lose(gang, how, rank=0)
     said = job.err(1) + job.err(2)
     assert said.count("error[5]") == 1 and "no longer answers" in said and seconds < 30
+
+
+def hanging(argument: dict[str, Any]) -> int:
+    """Rank 1 comes to a kernel that never returns, before its second fast step."""
+    import ctypes
+
+    from ltm_eval.batch import Batch
+
+    library = {"beside other threads": ctypes.CDLL, "with the interpreter": ctypes.PyDLL}[argument["how"]]
+    descend, passed = Batch.descend, []
+
+    def step(self: Batch, *given: Any) -> Any:
+        passed.append(1)
+        if int(os.environ["RANK"]) == argument["rank"] and len(passed) == 2:
+            print("hangs", flush=True)
+            library(None).sleep(60)
+        return descend(self, *given)
+
+    Batch.descend = step  # type: ignore[method-assign]
+    return run_command(argument["argv"])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("how", "rank", "words"),
+    [
+        ("beside other threads", 0, "is stuck: no step for 3 s"),
+        ("with the interpreter", 1, "has not answered for 5 s"),
+    ],
+)
+def test_a_kernel_that_never_returns_is_noticed(
+    gang: Gang, folder: Path, tmp_path: Path, how: str, rank: int, words: str
+) -> None:
+    """The interpreter of a rank that waits for a GPU goes on; where it does not, the rank falls silent."""
+    argument = {"how": how, "rank": rank, "argv": command(folder, tmp_path)}
+    seconds = {"LTM_EVAL_RANK_STALL": "3", "LTM_EVAL_RANK_SILENCE": str(SILENCE)}
+    job = gang.start(2, "tests.test_distributed:hanging", argument, environ=seconds)
+    end = time.monotonic() + 60
+    while "hangs" not in job.out(rank):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    begun = time.monotonic()
+    assert job.wait([1 - rank]) == [5]
+    assert time.monotonic() - begun < 30
+    if how == "with the interpreter":
+        os.kill(job.pids[rank], signal.SIGKILL)
+        job.wait([rank])
+    else:
+        assert job.wait([rank]) == [5]
+    said = [line for r in range(2) for line in job.err(r).splitlines() if "error" in line]
+    assert len(said) == 1 and said[0].startswith(f"ltm-eval: error[5]: rank {rank} (") and words in said[0], said
+    assert "the same command resumes" in said[0]
+
+
+def test_the_limits_of_silence_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LTM_EVAL_RANK_SILENCE", "LTM_EVAL_RANK_STALL"):
+        monkeypatch.setenv(name, "0.5")
+        with pytest.raises(UsageError, match=f"{name} must be a number of seconds, at least 1, got '0.5'"):
+            join(Launch(0, 2, 0, "127.0.0.1", free_port()))
+        monkeypatch.delenv(name)

@@ -14,7 +14,7 @@ import ltm_eval
 PACKAGE = Path(ltm_eval.__file__).parent
 LAYERS = (
     ("errors",),
-    ("calls", "failpoints", "row_checks", "stopping"),
+    ("calls", "disk", "failpoints", "pulse", "row_checks", "steady", "stopping"),
     (
         "answer_record",
         "latent_record",
@@ -94,7 +94,7 @@ LAYERS = (
     ("comparable", "compare", "figure_tables", "report", "resume"),
     ("compare_page", "export", "history", "results_index"),
     ("cli_compare", "crash"),
-    ("preflight", "results_table", "status", "subjects", "task_facts", "task_loading"),
+    ("footprint", "preflight", "results_table", "status", "subjects", "task_facts", "task_loading"),
     ("run_record",),
     ("evaluation",),
     ("run",),
