@@ -1,5 +1,5 @@
-"""Fast steps of a GPU, as far as a machine without one goes: the numbers of torch's optimiser, a capture that is
-played, and a loop on paper in which the host never waits.
+"""Fast steps of a GPU, as far as a machine without one goes: the numbers that torch's optimiser gives, a capture that
+is played, and a loop on paper in which the host never waits.
 """
 
 from __future__ import annotations
