@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltm_eval.elbo import kl_nats
+from ltm_eval.elbo import kl_nats, kl_per_layer_nats
 from ltm_eval.gaussians import Posterior, Start, Trace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
         noise: called with the step 0 ... t_fast.
     """
     mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
-    nll, kl = [], []
+    nll, kl, layers = [], [], []
     if config.t_fast:
         mu.requires_grad_()
         log_var.requires_grad_()
@@ -42,12 +42,14 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
             terms = batch.descend(mu, log_var, noise(step))
             nll.append(terms[0])
             kl.append(terms[1])
+            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
             optimiser.step()
     with torch.no_grad():
         mu, log_var = mu.detach(), log_var.detach()
         nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
         kl.append(kl_nats(mu, log_var))
-    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl)))
+        layers.append(kl_per_layer_nats(mu, log_var))
+    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
 
 
 def adamw(mu: Tensor, log_var: Tensor, config: FitConfig) -> torch.optim.AdamW:
