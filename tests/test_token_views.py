@@ -13,7 +13,7 @@ from ltm_eval.page import SampleBrowser
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from ltm_eval.token_record import TokenRecord
-from ltm_eval.token_views import Run, Scored, TokenView, scored_text, stored, stored_words, token_view
+from ltm_eval.token_views import Run, Scored, TokenView, level_words, scored_text, stored, stored_words, token_view
 from ltm_eval.wording import FIELD_BYTES, cut
 from tests.fake_runs import DATE, PPL_TASK, TASK, write_ppl_run, write_run
 from tests.hostile import HOSTILE, Structure
@@ -46,21 +46,23 @@ def test_differences_are_marked_between_common_boundaries() -> None:
     theirs = record((3, 1, 4, 2, 3), (1.0, 0.5, 0.25, 1.0, 1.5))
     view = viewed(TEXT, ours, theirs)
     assert view.compares and view.spans == 3
-    assert view.runs == (Run("one", 1, 1.0), Run(" two↵\n", 1, 0.5), Run("three", 3, 3.5))
+    assert view.runs == (Run("one", 1, 1.0), Run(" two\n", 0, None), Run("three", 2, 3.5))
     assert [(one.text, one.nats, one.difference) for one in view.largest] == [
         ("three", (6.0, 2.5), 3.5),
         ("one", (2.0, 1.0), 1.0),
         (" two\n", (1.25, 0.75), 0.5),
     ]
     turned = viewed(TEXT, theirs, ours)
-    assert [run.level for run in turned.runs] == [-1, -1, -3]
+    assert [run.level for run in turned.runs] == [-1, 0, -2]
+    assert viewed(TEXT, ours).runs[1:] == (Run(" two", 1, 1.0), Run("\n", 0, None), Run("three", 3, 6.0))
+    assert viewed("a\nb", record((1, 1, 1), (0.0, 2.0, 0.0))).runs[1] == Run("↵\n", 1, 2.0)
     alike = viewed(TEXT, ours, replace(ours, piece_nats=(2.0, 1.49, 0.25, 6.0)))
     assert alike.runs == (Run(TEXT, 0, None),)
 
 
 @pytest.mark.parametrize(
     ("nats", "compares", "level"),
-    [(0.49, True, 0), (0.5, True, 1), (1.5, True, 2), (3.0, True, 3), (0.99, False, 0), (1.0, False, 1)]
+    [(0.99, True, 0), (1.0, True, 1), (2.0, True, 2), (4.0, True, 3), (0.99, False, 0), (1.0, False, 1)]
     + [(3.0, False, 2), (6.0, False, 3)],
 )
 def test_levels(nats: float, compares: bool, level: int) -> None:
@@ -68,6 +70,11 @@ def test_levels(nats: float, compares: bool, level: int) -> None:
     assert viewed(TEXT, one, *([other] if compares else [])).runs[0].level == level
     if compares:
         assert viewed(TEXT, other, one).runs[0].level == -level
+
+
+def test_levels_in_words() -> None:
+    assert level_words("difference") == ("1 to 2", "2 to 4", "4 or more")
+    assert level_words("cost") == ("1 to 3", "3 to 6", "6 or more") and level_words("") == ()
 
 
 def test_a_text_is_cut_as_any_other_field() -> None:
