@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from ltm_eval import baselines, paths
+from ltm_eval.config import RunConfig
 from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
@@ -448,6 +450,45 @@ def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None
     assert job.wait() == [2, 2, 2]
     said = [job.err(rank) for rank in range(3)]
     assert sum(text.count("error[2]") for text in said) == 1 == "".join(said).count("\n")
+
+
+def pinned(argument: dict[str, Any]) -> int:
+    """The hub tells every process that asks another commit, as a branch does that moves; its cache is a folder."""
+    import huggingface_hub
+
+    from ltm_eval.subjects import Subject, construct
+
+    asked: list[str] = []
+    rank = os.environ["RANK"]
+
+    class Api:
+        def model_info(self, repo: str, *, revision: str | None, timeout: float) -> Any:
+            asked.append(repo)
+            return type("Info", (), {"sha": f"commit-of-{rank}-{len(asked)}"})
+
+    def snapshot(repo: str, *, revision: str, **options: Any) -> str:
+        asked.append(revision)
+        place = Path(argument["place"]) / rank / revision
+        shutil.copytree(argument["folder"], place)
+        return str(place)
+
+    huggingface_hub.HfApi = Api  # type: ignore[misc]
+    huggingface_hub.snapshot_download = snapshot
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    job = join()
+    config = RunConfig(model="owner/name", revision="main", device="cpu", quiet=True)
+    lm: Any = construct(Subject("owner/name", "ltm", {"pretrained": "owner/name", "revision": "main"}), config)
+    print(json.dumps([asked, lm.get_model_info()["model_revision"]]))
+    job.close()
+    return 0
+
+
+def test_the_hub_is_asked_once_for_all_ranks(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    argument = {"folder": str(folder), "place": str(tmp_path)}
+    done = gang.run(2, "tests.test_distributed:pinned", argument)
+    first, second = (json.loads(done.out(rank)) for rank in range(2))
+    assert first == [["owner/name", "commit-of-0-1"], "commit-of-0-1"]
+    assert second == [["commit-of-0-1"], "commit-of-0-1"]
 
 
 # Who is lost ----------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ LAYERS = (
     ("posterior",),
     ("causal", "caveats", "context", "decode", "distributed", "failures", "journal", "mauve_texts", "packing"),
     ("batch_limit", "bounds", "mauve"),
-    ("audit", "bench", "learners", "rethink", "rolling", "worklist"),
+    ("audit", "bench", "commits", "learners", "rethink", "rolling", "worklist"),
     ("jobs", "records"),
     ("fits",),
     ("generating", "scoring"),
