@@ -13,10 +13,10 @@ from ltm_eval import pulse
 from ltm_eval.batch import Batch
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import UsageError
-from ltm_eval.fast_loop import adamw, learning_rate
 from ltm_eval.gaussians import Posterior, Trace, preset_start
 from ltm_eval.groups import in_groups
 from ltm_eval.noise import document_noise
+from ltm_eval.steps import adamw, learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

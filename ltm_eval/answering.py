@@ -12,6 +12,7 @@ from ltm_eval.answers import INVALID
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.answer_record import AnswerRecord
     from ltm_eval.latent_record import LatentRecord
     from ltm_eval.page import EffectTable, ScoreTable
     from ltm_eval.scores import Entry
@@ -96,7 +97,7 @@ class Line:
 
 
 def answer_facts(
-    name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]]
+    name: str, entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord | AnswerRecord]]
 ) -> tuple[AnswerFacts, ...]:
     """Facts per run with generated answers; nothing for tasks that are scored and not answered."""
     generating = [
@@ -108,7 +109,7 @@ def answer_facts(
     return tuple(_facts(entry, records.get(entry.label, ())) for entry in yes_or_no)
 
 
-def _facts(entry: Entry, records: Sequence[LatentRecord]) -> AnswerFacts:
+def _facts(entry: Entry, records: Sequence[LatentRecord | AnswerRecord]) -> AnswerFacts:
     first = next(iter(entry.samples.values()))
     texts = [text for sample in first.values() for text in sample.responses]
     failed = []
@@ -117,8 +118,8 @@ def _facts(entry: Entry, records: Sequence[LatentRecord]) -> AnswerFacts:
         failed.append(Unanswered(name, sum(text == INVALID for text in extracted), len(extracted)))
     generated = [record for record in records if record.stop_reason]
 
-    def mean(field: str, of: Sequence[LatentRecord]) -> float | None:
-        return fmean(getattr(record, field) for record in of) if of else None
+    def mean(field: str, of: Sequence[LatentRecord | AnswerRecord]) -> float | None:
+        return fmean(getattr(record, field) for record in of) if of and hasattr(of[0], field) else None
 
     asked, read = mean("demonstrations", records), mean("demonstrations_read", records)
     return AnswerFacts(

@@ -3,7 +3,7 @@
 A host model answers all requests of a call before it returns any, so it is given them in chunks, longest first. A chunk
 is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a job
 answers all of it: a resumed or shared run gives the host the same batches and the same random numbers as one that was
-not cut off and ran alone.
+not cut off and ran alone. What the host knows and does not tell is seen by `host_watch`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ import numpy as np
 import torch
 
 from ltm_eval import failpoints, pulse
+from ltm_eval.answer_record import AnswerRecord
+from ltm_eval.host_records import answer_record, answer_tokens, text_tokens
+from ltm_eval.host_watch import watch
 from ltm_eval.journal import digest
+from ltm_eval.records import named
+from ltm_eval.token_record import TokenRecord
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Worklist, item_of, numbered
+from ltm_eval.worklist import Answer, Worklist, content_of, first_documents, item_of, numbered, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lm_eval.api.instance import Instance
 
+    from ltm_eval.host_watch import HostWatch
     from ltm_eval.progress import Progress
 
 CHUNK = 32
@@ -33,23 +39,26 @@ CHUNK = 32
 METHODS = {"generate_until": "generating", "loglikelihood": "scoring", "loglikelihood_rolling": "scoring"}
 
 
-def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progress]) -> Any:
+def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progress], token_nll: int = 0) -> Any:
     """Let a host model's three methods look answers up and append what they find.
 
     Args:
         host: lm-eval's `hf`; gets `settings` and `worklist` as an LTM has them.
         seed: of what it draws.
         progress: shows how far a call is.
+        token_nll: of so many first documents of a task, what each token costs is kept in `token_records`.
 
     Returns:
         The host.
     """
     host.settings, host.worklist = settings_of(host, seed), Worklist()
+    host.token_nll, host.token_records, host.answer_records = token_nll, [], []
     host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
+    watched = watch(host)
     for name, label in METHODS.items():
-        setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label)))
+        setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label), watched=watched))
     return host
 
 
@@ -77,32 +86,78 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("ltm-eval", "lm-eval", "transformers")}
 
 
-def _kept(host: Any, name: str, *, seed: int, show: Callable[[int], Progress]) -> Callable[..., list[Any]]:
+def _kept(
+    host: Any, name: str, *, seed: int, show: Callable[[int], Progress], watched: HostWatch | None
+) -> Callable[..., list[Any]]:
     """The host's method of this name with the journal around it."""
     ask = getattr(host, name)
 
     def method(requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        items = [item_of(request, repeat=repeat) for request, repeat in numbered(requests)]
+        placed = list(numbered(requests))
+        by_token = _by_token(host, name, placed) if watched is not None else [False] * len(placed)
+        items = [
+            item_of(request, repeat=repeat, by_token=own)
+            for (request, repeat), own in zip(placed, by_token, strict=True)
+        ]
         chunks = list(_chunks([item.size for item in items], max(CHUNK, _batch_size(host))))
         for number, chunk in enumerate(chunks):
             for place in chunk:
                 items[place] = replace(items[place], together=number)
+        names = [host.worklist.key(content_of(request, repeat=repeat)) for request, repeat in placed]
         work = host.worklist.open(name, items)
         todo = set(work.todo)
         bar = show(len(todo))
         for chunk in chunks:
             if not todo.isdisjoint(chunk):
                 failpoints.moment("baselines.chunk")
-                seed_host(int(digest([seed, work.keys[chunk[0]]])[:8], 16))
+                if watched is not None:
+                    texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
+                    watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)
+                seed_host(int(digest([seed, names[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
                 found = ask([requests[place] for place in chunk], disable_tqdm=True)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
                 for place, answer in own:
-                    work.done(place, Answer(_plain(answer)), batch_ended=place == own[-1][0])
+                    told = _told(watched, *placed[place], answer, by_token=by_token[place])
+                    work.done(place, told, batch_ended=place == own[-1][0])
                 bar.advance(len(own), 0)
         bar.close()
-        return [_read_back(answer.value) for answer in work.close()]
+        answers = work.close()
+        for request, answer in zip(requests, answers, strict=True):
+            _keep(host, request, answer)
+        return [_read_back(answer.value) for answer in answers]
 
     return method
+
+
+def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
+    """Of which requests each token's cost is kept: texts, and the first answers, of the first documents."""
+    wanted = first_documents([request for request, _ in placed], host.token_nll if name != "loglikelihood" else 0)
+    return [repeat == 0 and place_of(request) in wanted for request, repeat in placed]
+
+
+def _told(watched: HostWatch | None, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:
+    """An answer with what was seen of it."""
+    records: tuple[AnswerRecord, ...] = ()
+    tokens: TokenRecord | None = None
+    if watched is not None and request.request_type == "generate_until":
+        seen = watched.answer(request.args[0], answer)
+        records = (answer_record(request, repeat, seen, watched.host),) if seen is not None else ()
+        tokens = answer_tokens(request, seen, watched.host) if seen is not None and by_token else None
+    elif watched is not None and by_token:
+        pieces = watched.text_pieces(request.args[0])
+        tokens = text_tokens(request, pieces, watched.host, nats=-float(answer))
+    return Answer(
+        _plain(answer),
+        tuple(record.to_json() for record in records),
+        tokens=(tokens.to_json(),) if tokens is not None else (),
+    )
+
+
+def _keep(host: Any, request: Instance, answer: Answer) -> None:
+    """Keep an answer's sidecar lines, whichever document it was first made for."""
+    place = named(request)
+    host.answer_records.extend(AnswerRecord.from_json({**row, **place}, where="journal") for row in answer.records)
+    host.token_records.extend(TokenRecord.from_json({**row, **place}, where="journal") for row in answer.tokens)
 
 
 def _bar(progress: Callable[[int, str], Progress], label: str, total: int) -> Progress:

@@ -32,6 +32,7 @@ from ltm_eval.estimates import Draws, Estimate, minus_log_mean
 from ltm_eval.gaussians import Posterior
 from ltm_eval.groups import each
 from ltm_eval.posterior import fit_documents
+from ltm_eval.token_costs import TokenCosts, scored_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ class DocumentBounds:
         return {f"iwae_{row.draws}" if name == "iwae" else name: row for name, row in found.items() if row is not None}
 
 
-def score_documents(
+def score_documents(  # noqa: PLR0913 - documents, what is computed of them, and where tokens' costs go
     model: LatentThoughtModel,
     documents: Sequence[Document],
     config: FitConfig,
@@ -114,6 +115,7 @@ def score_documents(
     options: RowOptions,
     seed: int,
     posterior: Posterior | None = None,
+    costs: TokenCosts | None = None,
 ) -> list[DocumentBounds]:
     """Every row asked for, of every document.
 
@@ -121,10 +123,11 @@ def score_documents(
         config: of the fit.
         seed: of the run; all noise depends on it and on a document's content.
         posterior: of the same documents in the same order, if they are fitted already.
+        costs: gets what each token of `nll_given_z` costs, of the documents it names.
     """
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
-    drawn = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws)
+    drawn = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws, costs=costs)
     size = len(documents)
     nothing: list[Estimate | None] = [None] * size
     columns = (
@@ -150,8 +153,14 @@ def _mean_rows(drawn: Draws, i: int) -> tuple[Estimate, Estimate, Estimate]:
     )
 
 
-def fresh_draws(
-    model: LatentThoughtModel, documents: Sequence[Document], posterior: Posterior, *, seed: int, draws: int = DRAWS
+def fresh_draws(  # noqa: PLR0913 - documents with their posteriors, the draws, and where tokens' costs go
+    model: LatentThoughtModel,
+    documents: Sequence[Document],
+    posterior: Posterior,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    costs: TokenCosts | None = None,
 ) -> Draws:
     """Score each document under draws from its posterior that its fit has not seen.
 
@@ -159,6 +168,7 @@ def fresh_draws(
         posterior: of the same documents in the same order.
         seed: of the run; the draws depend on it and on the document's content.
         draws: S, at least 2 for a standard error.
+        costs: see `score_documents`.
 
     Raises:
         UsageError: fewer than 2 draws.
@@ -168,7 +178,12 @@ def fresh_draws(
 
     def column(i: int) -> Tensor:
         own, key = posterior.row(i), documents[i].key
-        return weigh(model, documents[i], own, noise=draw_noise(own, key, "bound", seed=seed, draws=draws)).nll
+        keep: list[Tensor] | None = [] if costs is not None and i in costs.wanted else None
+        noise = draw_noise(own, key, "bound", seed=seed, draws=draws)
+        nll = weigh(model, documents[i], own, noise=noise, keep=keep).nll
+        if costs is not None and keep:
+            costs.nats[i] = scored_means(documents[i], keep)
+        return nll
 
     columns = each(model, documents, column)
     kl = kl_nats(posterior.mu.cpu().double(), posterior.log_var.cpu().double())

@@ -283,6 +283,8 @@ class RunConfig:
     """Commit of a hub checkpoint."""
     gen_kwargs: str | None = None
     """Generation options that replace the task's, as lm-eval spells them."""
+    token_nll: int = 20
+    """Of so many first documents of each task, what every token costs is stored; 0 stores none."""
     max_failed: str = "0"
     """Documents of a task that may fail, or a share such as `1%`; with more the run ends incomplete."""
     report: bool = True
@@ -313,6 +315,8 @@ class RunConfig:
                 f"n and k must be at least 1 and rethink at least 0, got n = {self.n}, k = {self.k}, "
                 f"rethink = {self.rethink}"
             )
+        if self.token_nll < 0:
+            raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
         fit_config(self.preset, t_fast=self.t_fast)
 
 

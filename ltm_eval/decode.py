@@ -83,6 +83,8 @@ class Prompt:
     """(L, N, D)."""
     stream: np.random.Generator | None = None
     """Uniform draws for sampling; its own for every prompt and repeat. Without one the prompt is continued greedily."""
+    by_token: bool = False
+    """Whether what each new token costs is kept."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Continuation:
     """`stop_string`, `end_of_text` or `length`; `not_finite` where the logits were no numbers."""
     seconds: float = field(default=0.0, compare=False)
     """Wall time: of reading the prompt, and its share of the steps it was decoded in."""
+    token_nats: tuple[float, ...] = ()
+    """-log p of each token under the model, whatever the sampling; empty where it was not kept."""
 
 
 @dataclass
@@ -109,10 +113,12 @@ class _Lane:
     tokens: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
     seconds: float = 0.0
+    token_nats: list[float] | None = None
 
     def ended(self, reason: str) -> Continuation:
         """What was generated, once it has ended."""
-        return Continuation(self.index, tuple(self.tokens), reason, self.seconds)
+        nats = (self.token_nats or [])[: len(self.tokens)]  # an end-of-text is no token of the continuation
+        return Continuation(self.index, tuple(self.tokens), reason, self.seconds, tuple(nats))
 
 
 def generate(
@@ -149,6 +155,7 @@ def generate(
         if not active:
             return
         chosen = _choose(stepper.logits, lanes, config)
+        _keep_costs(stepper.logits, lanes, chosen)
         for slot, lane in active:
             reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes) if chosen[slot] >= 0 else "not_finite"
             if reason:
@@ -181,6 +188,7 @@ def _fill(
                 stepper.place(slot, prompt)
             limit = min(config.max_new_tokens, stepper.model.config.max_seq_len - len(prompt.tokens))
             lane = _Lane(index, limit, prompt.stream, seconds=time.monotonic() - begun)
+            lane.token_nats = [] if prompt.by_token else None
             if limit < 1:
                 yield lane.ended("length")
             else:
@@ -220,6 +228,19 @@ def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationCon
     uniform = torch.tensor([0.0 if stream is None else stream.random() for stream in streams], dtype=torch.float64)
     drawn = sample_token(logits, uniform.to(logits.device), config).tolist()
     return [own if streams[i] is None or own < 0 else int(drawn[i]) for i, own in enumerate(likeliest)]
+
+
+def _keep_costs(logits: Tensor, lanes: Sequence[_Lane | None], chosen: Sequence[int]) -> None:
+    """Note -log p of the chosen token in every lane that keeps it: (lanes, V) logits."""
+    keeping = [(slot, lane.token_nats) for slot, lane in enumerate(lanes) if lane is not None and chosen[slot] >= 0]
+    kept = [(slot, nats) for slot, nats in keeping if nats is not None]
+    if not kept:
+        return
+    slots = [slot for slot, _ in kept]
+    log_p = logits[slots].float().log_softmax(-1)  # each row by itself: the same bits beside any others
+    ids = torch.tensor([[chosen[slot]] for slot in slots], device=logits.device)
+    for (_, nats), value in zip(kept, log_p.gather(1, ids).squeeze(1).tolist(), strict=True):
+        nats.append(-value)
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:

@@ -6,16 +6,14 @@ other formats. Rendering returns text; `outputs` writes it. Texts are data until
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
-from ltm_eval.escapes import csv_text, latex, markdown, terminal
-from ltm_eval.layout import environment, markup, policy
-from ltm_eval.paths import reports_dir
+from ltm_eval.escapes import latex, markdown, terminal
+from ltm_eval.layout import assets, environment, markup
 from ltm_eval.strict_files import strict_json
+from ltm_eval.table_text import comma_separated, latex_table, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -121,21 +119,8 @@ class Document:
 
 def as_html(document: Document) -> str:
     """One self-contained page; same document, same bytes."""
-    folder = reports_dir()
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "document.js"))
-    style += (folder / "document.css").read_text(encoding="utf-8")
-    return (
-        environment()
-        .get_template("document.html.jinja2")
-        .render(
-            document=document,
-            svg=markup,
-            style=markup(style),
-            script=markup(script),
-            policy=policy(style=style, script=script),
-            version=__version__,
-        )
-    )
+    template = environment().get_template("document.html.jinja2")
+    return template.render(document=document, svg=markup, version=__version__, **assets("report.css", "document"))
 
 
 def as_json(document: Document) -> str:
@@ -145,19 +130,8 @@ def as_json(document: Document) -> str:
 
 def as_csv(document: Document) -> str:
     """One line per record under one line of names; RFC 4180 but for line ends, which are LF."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    if document.records:
-        writer.writerow(list(document.records[0]))
-    for record in document.records:
-        writer.writerow([_csv_value(value) for value in record.values()])
-    return file.getvalue()
-
-
-def _csv_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return csv_text(value) if isinstance(value, str) else value
+    names = [list(document.records[0])] if document.records else []
+    return comma_separated([*names, *(list(record.values()) for record in document.records)])
 
 
 def as_markdown(document: Document) -> str:
@@ -173,16 +147,13 @@ def as_markdown(document: Document) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    def line(texts: Sequence[str]) -> str:
-        return f"| {' | '.join(texts)} |"
-
-    lines = [
-        line([markdown(column.name) for column in table.columns]),
-        line(["---:" if column.numeric else "---" for column in table.columns]),
-        *(line([_markdown_cell(cell) for cell in row]) for row in table.rows),
-    ]
+    grid = markdown_table(
+        [markdown(column.name) for column in table.columns],
+        [[_markdown_cell(cell) for cell in row] for row in table.rows],
+        numeric=[column.numeric for column in table.columns],
+    )
     title = f"### {markdown(table.title)}" if table.title else ""
-    return [title, "\n".join(lines), markdown(table.caption)]
+    return [title, grid, markdown(table.caption)]
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -203,20 +174,12 @@ def _latex_table(table: Table, *, part: Part, document: Document) -> str:
     titles = [part.title] if not table.title or table.title == part.title else [part.title, table.title]
     alarms = [banner.text for banner in document.banners if banner.kind == "alarm"]
     caption = " ".join(_sentence(text) for text in (": ".join(titles), *alarms, table.caption) if text)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(caption)}}}",
-        rf"\begin{{tabular}}{{{_latex_columns(table)}}}",
-        r"\toprule",
-        " & ".join(latex(column.name) for column in table.columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
+    grid = latex_table(
+        [latex(column.name) for column in table.columns],
+        [[_latex_cell(cell) for cell in row] for row in table.rows],
+        columns=_latex_columns(table),
+    )
+    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{latex(caption)}}}", grid, r"\end{table}"])
 
 
 def _latex_columns(table: Table) -> str:
@@ -236,8 +199,7 @@ def _sentence(text: str) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     text = rf"\textbf{{{latex(cell.text)}}}" if cell.kind else latex(cell.text)
-    text = f"{text} ({latex(cell.note)})" if cell.note else text
-    return f"{{}}{text}" if text.startswith(("[", "*")) else text  # after \\ these would be its arguments
+    return f"{text} ({latex(cell.note)})" if cell.note else text
 
 
 def as_terminal(document: Document) -> str:

@@ -17,6 +17,7 @@ from ltm_eval import pulse
 from ltm_eval.batch import Batch
 from ltm_eval.groups import in_halves
 from ltm_eval.noise import generator, standard_normal
+from ltm_eval.token_costs import nll_by_position
 from ltm_eval.windows import Document, padded_length
 
 if TYPE_CHECKING:
@@ -57,8 +58,15 @@ def draw_noise(own: Posterior, key: bytes, role: str, *, seed: int, draws: int) 
     return (standard_normal(stream, own.mu.shape) for _ in range(draws))
 
 
-def weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, noise: Iterator[Tensor]) -> Weighed:
-    """Score a document under z = mu + noise * sigma for every draw."""
+def weigh(
+    model: LatentThoughtModel,
+    document: Document,
+    own: Posterior,
+    *,
+    noise: Iterator[Tensor],
+    keep: list[Tensor] | None = None,
+) -> Weighed:
+    """Score a document under z = mu + noise * sigma for every draw; `keep` gets (S, T), what each position costs."""
     mu, sigma, log_var = own.mu.cpu(), (0.5 * own.log_var).exp().cpu(), own.log_var.cpu().double()
     nll, ratio = [], []
     lanes = _lanes(model, document)
@@ -67,7 +75,10 @@ def weigh(model: LatentThoughtModel, document: Document, own: Posterior, *, nois
         for draws in _packed(noise, lanes):
             z = mu + draws * sigma  # (S, L, N, D)
             filled = _filled(z, lanes) if model.device.type == "cpu" else z
-            nll.append(_nll_of_draws(one, filled.to(model.device))[: len(z)])
+            kept: list[Tensor] | None = None if keep is None else []
+            nll.append(_nll_of_draws(one, filled.to(model.device), keep=kept)[: len(z)])
+            if keep is not None and kept:
+                keep.append(torch.cat(kept)[: len(z)])
             pulse.mark()
             wide, drawn = z.double(), draws.double()
             ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
@@ -100,11 +111,16 @@ def nll_of_latents(model: LatentThoughtModel, document: Document, z: Tensor) -> 
         return _nll_of_draws(Batch.of(model, [document]), z)
 
 
-def _nll_of_draws(one: Batch, z: Tensor) -> Tensor:
-    """`nll_of_latents` of a batch of one document; in several passes where memory runs out."""
+def _nll_of_draws(one: Batch, z: Tensor, *, keep: list[Tensor] | None = None) -> Tensor:
+    """`nll_of_latents` of a batch of one document; in several passes where memory runs out. `keep`: see `weigh`."""
 
     def together(draws: Sequence[int]) -> list[Tensor]:
-        return [one.repeated(len(draws)).nll_nats(z[draws[0] : draws[-1] + 1]).cpu().double()]
+        batch, part = one.repeated(len(draws)), z[draws[0] : draws[-1] + 1]
+        if keep is None:
+            return [batch.nll_nats(part).cpu().double()]
+        by_position = nll_by_position(batch, part)
+        keep.append(by_position.cpu())
+        return [by_position.sum(1).cpu().double()]
 
     return torch.cat(in_halves(range(len(z)), together))
 

@@ -13,7 +13,7 @@ from ltm_eval.wording import visible
 
 CELL_LIMIT = 1_000
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
-_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#+-]|^\d+(?=[.)](?:\s|$))")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^(?:#|[+-](?![0-9.]))|^\d+(?=[.)](?:\s|$))")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -9,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import failpoints, resume
 from ltm_eval.caveats import task_caveats
-from ltm_eval.distributed import current
+from ltm_eval.distributed import Job, current
 from ltm_eval.errors import IncompleteError, masked, masked_all, printable
 from ltm_eval.failures import failed_answers, without
 from ltm_eval.floors import FIELDS, floors_of
+from ltm_eval.results import SIDECARS
 from ltm_eval.run_record import BOOTSTRAP_ITERS, about, folder_name, sample_row, task_hash, verify
 from ltm_eval.signatures import signatures_of
 from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.task_facts import TaskFacts, stop_reasons, task_facts
 from ltm_eval.task_loading import chosen_documents, data_facts
-from ltm_eval.telemetry import Meter
+from ltm_eval.telemetry import Meter, TaskCost, together, with_compute
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
         if not job.leads:
             for task in tasks:
+                meter = Meter(lm.device)
                 _help(lm, task, config)
+                _shared_cost(meter, job)
             return session.results
         return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
 
@@ -91,10 +95,12 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         meter = Meter(lm.device)
         part = evaluate_task(lm, task, config)
         failpoints.moment("run.task")
-        costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
+        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        costs[task.task_name] = asdict(with_compute(_shared_cost(meter, current()), records, info))
+        answered = list(getattr(lm, "answer_records", []))
         (rows,) = part.pop("samples").values()
-        stops = stop_reasons(records)
+        stops = stop_reasons([*records, *answered])
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
         part["task_hashes"] = {task.task_name: task_hash(rows)}
@@ -105,10 +111,10 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             documents=len({row["doc_id"] for row in rows}),
             caveats=tuple(task_caveats(task, rows, records, lm)),
         )
-        if records:
-            lines = [record.to_json() for record in records]
-            write_jsonl_atomic(folder / f"latents_{task.task_name}_{date_id}.jsonl", lines)
-            lm.records.clear()
+        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
+            if lines:
+                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
+        _forget(lm)
         parts.append(part)
         whole = merged(parts)
         floors = whole.pop("floors", {})
@@ -128,6 +134,22 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     return session.results
 
 
+def _forget(lm: Any) -> None:
+    """Drop a model's records of the task that is done."""
+    for name in ("records", "answer_records", "token_records"):
+        getattr(lm, name, []).clear()
+
+
+def _shared_cost(meter: Meter, job: Job) -> TaskCost:
+    """What a task cost all processes of a job, each of which asks.
+
+    Raises:
+        IncompleteError: a rank is lost.
+    """
+    own = json.dumps(asdict(meter.read())).encode()
+    return together([TaskCost(**json.loads(part)) for part in job.exchange(own)])
+
+
 class _Helped(Exception):  # noqa: N818 - not an error
     """A share is done, and what lm-eval does next is the leading process's job."""
 
@@ -145,7 +167,7 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
     try:
         evaluate_task(lm, task, config)
     except _Helped:
-        getattr(lm, "records", []).clear()
+        _forget(lm)
         getattr(lm, "failures", []).clear()
     finally:
         setattr(lm, name, method)

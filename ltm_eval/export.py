@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from ltm_eval import report
 from ltm_eval.comparable import apart_of, groups_of
 from ltm_eval.document import RENDERERS, Cell, Column, Document, Part, Table
+from ltm_eval.drawing import kept
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, status_note, value_text
 from ltm_eval.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, flat_figures
 from ltm_eval.outputs import write_all
 from ltm_eval.plot_files import write_figures
-from ltm_eval.plots import kept
 from ltm_eval.wording import p_words, signed, signed_bits
 
 if TYPE_CHECKING:

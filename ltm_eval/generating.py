@@ -10,6 +10,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from ltm_eval.decode import Continuation, Prompt, generate
 from ltm_eval.jobs import GenerationJob, Unit, decoded_together
 from ltm_eval.noise import generator, standard_normal
+from ltm_eval.records import answer_tokens
 from ltm_eval.rethink import Question, Rethought, rethink
 from ltm_eval.worklist import Answer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ltm_eval.config import GenerationConfig
     from ltm_eval.fits import Fits, Fitted
     from ltm_eval.records import Recorder
+    from ltm_eval.token_record import TokenRecord
     from ltm_eval.tokenizer import Tokenizer
 
 
@@ -113,10 +115,11 @@ class Generating:
     def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
         """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
         if not job.config.do_sample:
-            return Prompt(job.context.read, fitted.z(None))
+            return Prompt(job.context.read, fitted.z(None), by_token=job.by_token)
         content = fitted.key + repr(job.context.read).encode()
         noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
-        return Prompt(job.context.read, fitted.z(noise), generator(self.seed, "token", content, job.repeat))
+        stream = generator(self.seed, "token", content, job.repeat)
+        return Prompt(job.context.read, fitted.z(noise), stream, by_token=job.by_token)
 
     def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
         """The answer of a request; no text where the fit or the decoder failed."""
@@ -132,7 +135,12 @@ class Generating:
             continuation=continuation,
             seconds=(seconds, continuation.seconds),
         )
-        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason)
+        tokens = () if reason or not job.by_token else (self._tokens(job, fitted, continuation, text).to_json(),)
+        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason, tokens)
+
+    def _tokens(self, job: GenerationJob, fitted: Fitted, continuation: Continuation, text: str) -> TokenRecord:
+        """What the answer's tokens cost."""
+        return answer_tokens(job.request, continuation, self.encoding, text=text, posterior=fitted.posterior)
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""

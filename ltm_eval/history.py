@@ -18,7 +18,6 @@ from ltm_eval.figures import EVALUATED, task_figures
 from ltm_eval.plots import StepCurve, step_curves
 from ltm_eval.scores import Entry
 from ltm_eval.verdicts import run_banners
-from ltm_eval.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -248,9 +247,7 @@ def _task_part(task: str, curves: Sequence[TrainingCurve], index: int) -> Part:
     for number, name in enumerate(dict.fromkeys(metric_text(curve.head) for curve in drawn), 1):
         same = [curve for curve in drawn if metric_text(curve.head) == name]
         percent = ", percent" if same[0].head.share else ""
-        svg = step_curves(
-            [_step_curve(curve) for curve in same], name=f"h{number}-{index}", axis=visible(_axis(name) + percent)
-        )
+        svg = step_curves([_step_curve(curve) for curve in same], name=f"h{number}-{index}", axis=_axis(name) + percent)
         drawings.append(Drawing(svg, f"{task}: {name} against the training step, with 95 % intervals."))
     return Part(task, (), tuple(_step_tables(curves)), tuple(drawings))
 
@@ -267,7 +264,7 @@ def _step_curve(curve: TrainingCurve) -> StepCurve:
         if value is not None and math.isfinite(value):
             ends = tuple(None if end is None or not math.isfinite(end) else scale * end for end in (low, high))
             points.append((float(point.step), scale * value, ends[0], ends[1]))
-    return StepCurve(label=visible(curve.label), points=tuple(points))
+    return StepCurve(label=curve.label, points=tuple(points))
 
 
 def _step_tables(curves: Sequence[TrainingCurve]) -> Iterator[Table]:

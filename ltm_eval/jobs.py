@@ -29,6 +29,8 @@ class GenerationJob:
     repeat: int
     context: Context
     config: GenerationConfig
+    by_token: bool = False
+    """Whether what each token costs is kept."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Unit:
     def item(self) -> Item:
         """As an item of the worklist."""
         first = self.jobs[0]
-        item = item_of(first.request, repeat=None if self.rethinks else first.repeat)
+        item = item_of(first.request, repeat=None if self.rethinks else first.repeat, by_token=first.by_token)
         return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
 
 

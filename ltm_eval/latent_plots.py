@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ltm_eval.plots import _INK, _MUTED, _RULE, _series, _short, _svg
-from ltm_eval.wording import visible
+from ltm_eval.chart import MARKERS, MUTED, Chart, linear, series
+from ltm_eval.drawing import page_svg
+from ltm_eval.plots import DASHED, DOTTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from matplotlib.axes import Axes
 
     from ltm_eval.latent_page import ComputeCurve, ComputePoint, Estimate, Measure
     from ltm_eval.page import ReportData
@@ -21,14 +19,12 @@ DRAWN = ("top1", "saved", "greedy", "prefix")
 """Measures with a figure; NLL itself, whose texts differ more than its layers, stands in the table alone."""
 _LEAST_TOP = {"percent": 5.0, "nats": 0.05, "tokens": 1.0}
 """The axis reaches at least so far, so that nothing is not drawn large."""
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_DASHES = ("-", "--")
 
 
 def latent_figures(data: ReportData) -> Iterator[tuple[str, str]]:
     """Names and SVG text of all figures of a page that are drawn here."""
     for index, task in enumerate(data.tasks, 1):
-        curves = [replace(curve, model=visible(curve.model)) for curve in task.inference.compute]
+        curves = task.inference.compute
         shares = [curve for curve in curves if curve.share]
         for kind, own in (("share", _alike(shares)), ("bound", [one for one in curves if not one.share])):
             if own:
@@ -48,38 +44,22 @@ def _alike(curves: Sequence[ComputeCurve]) -> list[ComputeCurve]:
 
 def reconstruction(measure: Measure, *, name: str) -> str:
     """A measure against the number of active layers, upward and downward, with its no-z line; SVG text."""
-    from matplotlib.ticker import MaxNLocator
-
     scale = 100.0 if measure.unit == "percent" else 1.0
-
-    def draw(axes: Axes) -> None:
-        for index, ladder in enumerate(measure.ladders):
-            xs = list(range(len(ladder.points)))
-            means, low, high = _scaled(ladder.points, scale)
-            colour = _series(index)
-            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
-            label = {"upward": "layers 1 to l", "downward": "the last l layers"}.get(ladder.name, ladder.name)
-            axes.plot(
-                xs,
-                means,
-                _DASHES[index % 2],
-                color=colour,
-                linewidth=1.8,
-                marker=_MARKERS[index],
-                markersize=4,
-                label=label,
-            )
-        axes.axhline(scale * measure.no_z.mean, color=_MUTED, linewidth=1.0, linestyle=":", label="no z")
-        axes.set_xlabel("active layers l")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(_AXES[measure.unit])
-        tops = [value for ladder in measure.ladders for value in _scaled(ladder.points, scale)[2]]
-        axes.set_ylim(None if measure.unit == "nats" else 0, max(1.05 * max(tops), _LEAST_TOP[measure.unit]))
-        axes.grid(color=_RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, labelcolor=_INK, borderaxespad=0)
-
-    return _svg(draw, size=(6.4, 2.6), name=name)
+    ladders = [(ladder.name, *_scaled(ladder.points, scale)) for ladder in measure.ladders]
+    ends = [value for _, _, low, high in ladders for value in (*low, *high)]
+    no_z = scale * measure.no_z.mean
+    layers = max(len(ladder.points) for ladder in measure.ladders) - 1
+    chart = Chart(
+        linear([0, layers], label="active layers l", whole=True),
+        linear([*ends, no_z], label=_AXES[measure.unit], zero=measure.unit != "nats", top=_LEAST_TOP[measure.unit]),
+    )
+    for index, (kind, means, low, high) in enumerate(ladders):
+        label = {"upward": "layers 1 to l", "downward": "the last l layers"}.get(kind, kind)
+        chart.band(range(len(means)), low, high, series(index))
+        dashes = DASHED if index % 2 else ()
+        chart.line(range(len(means)), means, series(index), dashes=dashes, marker=MARKERS[index], label=label)
+    chart.level(no_z, MUTED, dashes=DOTTED, label="no z")
+    return page_svg(chart, name=name)
 
 
 def _scaled(points: Sequence[Estimate], scale: float) -> tuple[list[float], list[float], list[float]]:
@@ -101,35 +81,24 @@ def against_flops(curves: Sequence[ComputeCurve], *, name: str) -> str:
 
 def _against(curves: Sequence[ComputeCurve], place: Callable[[ComputePoint], float], *, words: str, name: str) -> str:
     scale = 100.0 if curves[0].share else 1.0
-
-    def draw(axes: Axes) -> None:
-        for index, curve in enumerate(curves):
-            xs = [place(point) for point in curve.points]
-            ys = [scale * point.value for point in curve.points]
-            low = [scale * max(point.value - _or(point.low, point.value), 0.0) for point in curve.points]
-            high = [scale * max(_or(point.high, point.value) - point.value, 0.0) for point in curve.points]
-            axes.errorbar(
-                xs,
-                ys,
-                yerr=[low, high],
-                color=_series(index),
-                ecolor=_series(index),
-                elinewidth=1,
-                capsize=2.5,
-                linewidth=1.6,
-                marker=_MARKERS[index % len(_MARKERS)],
-                markersize=4,
-                label=_short(curve.model),
-            )
-        axes.set_xlabel(words)
-        axes.set_xlim(left=0)
-        axes.set_ylabel("percent correct" if curves[0].share else "perplexity per token, ≤")
-        axes.grid(color=_RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        if len(curves) > 1:
-            axes.legend(frameon=False, loc="best", labelcolor=_INK)
-
-    return _svg(draw, size=(6.4, 2.6), name=name)
+    points = [point for curve in curves for point in curve.points]
+    ends = [scale * _or(end, point.value) for point in points for end in (point.low, point.value, point.high)]
+    chart = Chart(
+        linear([0.0, *map(place, points)], label=words, zero=True),
+        linear(ends, label="percent correct" if curves[0].share else "perplexity per token, ≤"),
+    )
+    for index, curve in enumerate(curves):
+        for point in curve.points:
+            low, high = (scale * _or(end, point.value) for end in (point.low, point.high))
+            chart.whisker((place(point), place(point)), (low, high), series(index))
+        chart.line(
+            [place(point) for point in curve.points],
+            [scale * point.value for point in curve.points],
+            series(index),
+            marker=MARKERS[index % len(MARKERS)],
+            label=curve.model if len(curves) > 1 else "",
+        )
+    return page_svg(chart, name=name)
 
 
 def _or(value: float | None, other: float) -> float:

@@ -34,11 +34,18 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary
         share_at_prior=_median(record.share_at_prior for record in records),
         kl_per_layer_nats=_medians([record.kl_per_layer_nats for record in records]),
         mean_log_var_per_layer=_medians([record.mean_log_var_per_layer for record in records]),
-        stop_reasons=tuple(Counter(record.stop_reason or "nothing generated" for record in records).most_common()),
+        stop_reasons=_stop_reasons(records),
         fit_seconds=sum(record.fit_seconds for record in records),
         decode_seconds=sum(record.decode_seconds for record in records),
         curve=_curve(label, [record.objective_nats for record in records]),
     )
+
+
+def _stop_reasons(records: Sequence[LatentRecord]) -> tuple[tuple[str, int], ...]:
+    """Nothing for tasks whose texts are scored and not continued."""
+    if not any(record.stop_reason for record in records):
+        return ()
+    return tuple(Counter(record.stop_reason or "nothing generated" for record in records).most_common())
 
 
 def _tally(values: Any) -> str:

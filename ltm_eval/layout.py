@@ -34,6 +34,8 @@ def environment() -> Environment:
     """Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from ltm_eval.template_cache import TemplateCache
+
     made = Environment(
         loader=FileSystemLoader(reports_dir() / "templates"),
         autoescape=True,
@@ -41,6 +43,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
+        bytecode_cache=TemplateCache(),
     )
     made.filters.update(
         percent=percent,
@@ -72,6 +75,24 @@ def markup(text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704 # nosec B704
+
+
+def assets(*names: str) -> dict[str, Markup | str]:
+    """What a page has in its head: `style`, `script` and the `policy` that admits exactly these.
+
+    Args:
+        names: files of the reports' folder, in order; without a suffix both `NAME.css` and `NAME.js`. The script that
+            switches the theme comes before all others.
+    """
+    folder = reports_dir()
+
+    def text(suffix: str) -> str:
+        wanted = ["theme.js"] if suffix == ".js" else []
+        wanted += [name if "." in name else f"{name}{suffix}" for name in names]
+        return "".join((folder / name).read_text(encoding="utf-8") for name in wanted if name.endswith(suffix))
+
+    style, script = text(".css"), text(".js")
+    return {"style": markup(style), "script": markup(script), "policy": policy(style=style, script=script)}
 
 
 def policy(*, style: str, script: str) -> str:

@@ -45,16 +45,17 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.progress import Progress, silent, tqdm_bar
-from ltm_eval.records import Recorder, named
+from ltm_eval.records import Recorder, named, text_tokens
 from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.scoring import score
+from ltm_eval.token_record import TokenRecord
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Worklist, item_of, numbered
+from ltm_eval.worklist import Answer, Worklist, first_documents, item_of, numbered, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -163,6 +164,9 @@ class LTM(TemplateLM):
         self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
+        self.token_nll = 0
+        """Of so many first documents of a task, what each token costs is kept in `token_records`."""
+        self.token_records: list[TokenRecord] = []
         self.budget = Budget()
         self.failures: list[Failure] = []
         self.keeps_failures = False
@@ -271,7 +275,8 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
-        jobs = [self._generation_job(i, request) for i, request in enumerate(numbered(requests))]
+        wanted = first_documents(requests, self.token_nll)
+        jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
         units = units_of(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
@@ -327,11 +332,20 @@ class LTM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
-        work = self.worklist.open("loglikelihood_rolling", [item_of(request) for request in requests])
+        wanted = first_documents(requests, self.token_nll)
+        by_token = [place_of(request) in wanted for request in requests]
+        items = [item_of(request, by_token=own) for request, own in zip(requests, by_token, strict=True)]
+        work = self.worklist.open("loglikelihood_rolling", items)
         bar = self.progress(len(work.todo), "bounding")
         left = [texts[place] for place in work.todo]
         for done in score_texts(
-            self.model, left, self.fit_config, options=self.rows, seed=self.seed, limit=self.batch_limit
+            self.model,
+            left,
+            self.fit_config,
+            options=self.rows,
+            seed=self.seed,
+            limit=self.batch_limit,
+            by_token={index for index, place in enumerate(work.todo) if by_token[place]},
         ):
             place = work.todo[done.index]
             work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
@@ -351,7 +365,9 @@ class LTM(TemplateLM):
         rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
         if reason:
             rows = dict.fromkeys(rows, math.nan)
-        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason)
+        costs = None if reason else text_tokens(request, done, self.encoding, draws=self.rows.draws)
+        tokens = (costs.to_json(),) if costs is not None else ()
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason, tokens)
 
     def _refuse_failures(self) -> None:
         """End where something failed and nobody above counts it: a host would take the blank for an answer."""
@@ -366,7 +382,10 @@ class LTM(TemplateLM):
 
     # Planning --------------------------------------------------------------------------------------------------------
 
-    def _generation_job(self, index: int, numbered: tuple[Instance, int]) -> GenerationJob:
+    def _generation_job(
+        self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
+    ) -> GenerationJob:
+        """A request as a job; of the first repeat of `wanted` documents each token's cost is kept."""
         request, repeat = numbered
         text, raw = request.args
         text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
@@ -376,7 +395,9 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        return GenerationJob(index, request, repeat, self._plan(request, text, self.max_length - reserved), config)
+        by_token = repeat == 0 and not config.rethink and place_of(request) in wanted
+        context = self._plan(request, text, self.max_length - reserved)
+        return GenerationJob(index, request, repeat, context, config, by_token)
 
     def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
         request, repeat = numbered
@@ -441,6 +462,8 @@ class LTM(TemplateLM):
             self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
         rows = ({**row, **named(request)} for row in answer.records)
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
+        costs = ({**row, **named(request)} for row in answer.tokens)
+        self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
 
 
 def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:

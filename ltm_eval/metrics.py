@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from ltm_eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -218,14 +219,26 @@ def percentiles(
         columns = [np.sort(columns[0])]
     n = columns[0].size
     resamples = max(_FEWEST_RESAMPLES, min(RESAMPLES, _DRAWS // n))
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // n)
-    found: list[Array] = []
-    for start in range(0, resamples, rows):
-        chosen = generator.integers(0, n, size=(min(rows, resamples - start), n))
-        found.append(statistic([column[chosen].sum(axis=1) for column in columns]))
+    draws = _kept_draws if n * resamples <= _CHUNK else _draws
+    found = [statistic([column[chosen].sum(axis=1) for column in columns]) for chosen in draws(n, resamples, seed)]
     low, high = np.nanquantile(np.concatenate(found), [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high))
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Documents of every resample by their index, in pieces that fit in memory."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // n)
+    for start in range(0, resamples, rows):
+        yield generator.integers(0, n, size=(min(rows, resamples - start), n))
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(n: int, resamples: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """The same, kept: a page asks for the same draws dozens of times."""
+    return tuple(_draws(n, resamples, seed))
 
 
 def _mcnemar(difference: Array) -> float:

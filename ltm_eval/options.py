@@ -406,6 +406,16 @@ MaxFailed = Annotated[
         "with code 5.",
     ),
 ]
+TokenNll = Annotated[
+    int,
+    _option(
+        "--token_nll",
+        panel=OUTPUT,
+        metavar="N",
+        parser=_whole("token_nll", 0),
+        text="Store what every token costs, for the first N documents of each task; the report colours their tokens.",
+    ),
+]
 WriteReport = Annotated[bool, _option("--report/--no_report", panel=OUTPUT, text="Write the HTML report at the end.")]
 LogSamples = Annotated[
     bool,

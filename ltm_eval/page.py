@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ltm_eval.latent_page import ProbeView, TaskLatents
     from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
     from ltm_eval.summary import Summary
+    from ltm_eval.token_views import TokenView
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,8 @@ class Answer:
     """Whether that is an upper bound."""
     facts: tuple[tuple[str, str], ...]
     """What latent inference did, named; empty for other models."""
+    tokens: TokenView | None = None
+    """The first answer with its tokens marked, where their costs are stored."""
 
 
 @dataclass(frozen=True)
@@ -412,6 +415,8 @@ class SampleView:
     """ahead (first model right, another wrong), behind, wrong (all), failed (no answer was extracted)."""
     gap: float | None
     """Bits per byte of the first model minus the second's; None for tasks that are answered."""
+    tokens: TokenView | None = None
+    """The scored text with its tokens marked, where their costs are stored."""
 
 
 @dataclass(frozen=True)
@@ -430,6 +435,10 @@ class SampleBrowser:
     """Whether texts were scored and not answered."""
     command: str
     """Scores one document again; DOCUMENT stands for its index. Empty where it is not known."""
+    marks: str = ""
+    """What marked tokens show: difference, cost, or empty where none are marked."""
+    marks_notes: tuple[str, ...] = ()
+    """Of which documents and models nothing is stored, and how it would be."""
 
 
 @dataclass(frozen=True)
@@ -467,7 +476,7 @@ class LatentSummary:
     mean_log_var_per_layer: tuple[float, ...]
     """Median of the mean log variance of each layer."""
     stop_reasons: tuple[tuple[str, int], ...]
-    """Why generation ended, most frequent first."""
+    """Why generation ended, most frequent first; empty where nothing was to be generated."""
     fit_seconds: float
     """Sum of fitting time."""
     decode_seconds: float

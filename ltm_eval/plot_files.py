@@ -7,9 +7,9 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ltm_eval.drawing import FILE_FORMATS, Drawn, as_file
 from ltm_eval.errors import MachineError
 from ltm_eval.paths import reports_dir
-from ltm_eval.plots import FILE_FORMATS, Drawn, as_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,11 @@ import torch
 
 from ltm_eval.elbo import kl_per_layer_nats
 from ltm_eval.latent_record import LatentRecord
+from ltm_eval.perplexity import RollingScore
 from ltm_eval.strict_files import digest
+from ltm_eval.token_pieces import Pieces, pieces_of_bytes
+from ltm_eval.token_record import ANSWER, TEXT, TokenRecord, rounded
+from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,6 +128,57 @@ class Recorder:
             "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
             "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
         }
+
+
+def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, draws: int) -> TokenRecord | None:
+    """What the tokens of a whole text cost given z; None where they were not kept."""
+    text = request.args[0]
+    ids = tokenizer.encode(text, end_of_text=True)
+    if not isinstance(done.score, RollingScore) or len(ids) != len(done.token_nats):
+        return None
+    pieces = pieces_of_bytes(tokenizer.bytes_each(ids, end_of_text=END_OF_TEXT.encode()), done.token_nats)
+    rows = done.score.rows
+    return _tokens(
+        request, pieces, TEXT, tokenizer=tokenizer.name, draws=draws, nats=rows["nll_given_z"], kl_nats=rows["kl"]
+    )
+
+
+def answer_tokens(
+    request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str, posterior: Posterior
+) -> TokenRecord:
+    """What the tokens of an answer cost when they were generated, up to its end before a stop string.
+
+    Args:
+        text: the answer.
+        posterior: of the prompt's fit.
+    """
+    pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
+    fits = posterior.trace.kl_nats[-1:, 0].tolist()
+    return _tokens(
+        request,
+        pieces,
+        ANSWER,
+        tokenizer=tokenizer.name,
+        draws=0,
+        nats=math.fsum(pieces.nats),
+        kl_nats=fits[0] if fits else None,
+    )
+
+
+def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
+    request: Instance, pieces: Pieces, part: str, *, tokenizer: str, draws: int, nats: float, kl_nats: float | None
+) -> TokenRecord:
+    return TokenRecord(
+        **named(request),
+        repeat=0,
+        part=part,
+        tokenizer=tokenizer,
+        draws=draws,
+        nats=nats,
+        kl_nats=kl_nats,
+        piece_characters=pieces.characters,
+        piece_nats=rounded(pieces.nats),
+    )
 
 
 def named(request: Instance) -> dict[str, Any]:

@@ -10,7 +10,7 @@ the clock, so the same results give the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,30 +26,33 @@ from ltm_eval.generation import generation_section
 from ltm_eval.latent_page import TaskLatents
 from ltm_eval.latents import latent_summary
 from ltm_eval.layer_maps import layers_view
-from ltm_eval.layout import environment, markup, policy
+from ltm_eval.layout import assets, environment, markup
 from ltm_eval.page import Banner, ModelCard, ReportData, TaskSection
-from ltm_eval.paths import reports_dir
-from ltm_eval.plots import Bar
+from ltm_eval.page_figures import page_figures
 from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
 from ltm_eval.probe_results import find_probes, is_probe
 from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
-from ltm_eval.results import find_runs, read_latents, result_files
+from ltm_eval.results import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.samples import sample_browser
 from ltm_eval.scores import bars_of, entry_of, flat, labels_of, published_for, score_table
 from ltm_eval.signatures import read_facts
 from ltm_eval.strict_files import write_text_atomic
 from ltm_eval.summary import summary_of
 from ltm_eval.summary_text import summary_texts
-from ltm_eval.verdicts import audit_line, missing_task_banners, run_banners, task_banners, verdicts_of
-from ltm_eval.wording import visible
+from ltm_eval.token_views import stored
+from ltm_eval.verdicts import (
+    audit_line,
+    missing_task_banners,
+    run_banners,
+    shared_warnings,
+    task_banners,
+    verdicts_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from markupsafe import Markup
-
     from ltm_eval.latent_page import ProbeView
-    from ltm_eval.page import PerplexitySection
     from ltm_eval.probe_results import Probe
     from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
@@ -154,6 +157,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     perplexity = perplexity_section(name, entries, subject=subject)
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
     records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
+    told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
     costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
     rows = perplexity.rows if perplexity is not None else ()
@@ -175,13 +179,21 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         perplexity=perplexity,
         generation=generation,
         labels=tuple(entry.label for entry in entries),
-        answering=answer_facts(name, entries, records),
+        answering=answer_facts(name, entries, told),
         attempts=attempts_lines(tables),
         shots=shots_lines(effect),
         steps=step_curves(entries, records, rows) if rows else (),
         draws=draw_lines(entries, rows),
         costs=cost_rows(name, entries, records),
-        browser=sample_browser(name, entries, records, costs=costs, budget=share_of_page, full=full),
+        browser=sample_browser(
+            name,
+            entries,
+            records,
+            costs=costs,
+            kept={entry.label: stored(read_tokens(entry.run, name)) for entry in entries},
+            budget=share_of_page,
+            full=full,
+        ),
     )
 
 
@@ -249,68 +261,19 @@ def told_digest(told: Mapping[str, object]) -> str:
 
 def render(data: ReportData) -> str:
     """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
-    from ltm_eval import plots
-    from ltm_eval.latent_plots import latent_figures
-    from ltm_eval.line_plots import line_figures
-
-    folder = reports_dir()
-    style, script = (
-        "".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in ("report", "explorer"))
-        for kind in ("css", "js")
+    figures = {name: markup(svg) for name, svg in page_figures(data).items()}
+    template = environment().get_template("report.html.jinja2")
+    return template.render(
+        data=data,
+        figures=figures,
+        settings=_side_by_side(data.models),
+        warnings=shared_warnings(data.models),
+        explorers=[markup(explorer_json(view)) for view in data.probes],
+        figures_of=figures_of,
+        forms=summary_texts(data.summary),
+        whole=lambda text: markup(html.escape(text)),  # not cut; its parts are visible already
+        **assets("report", "explorer", "tokens.css"),
     )
-    figures = {name: markup(svg) for name, svg in latent_figures(data)}
-    for index, task in enumerate(data.tasks, 1):
-        if task.bars:
-            figures[f"bars-{index}"] = markup(plots.accuracy_bars(_shown(task.bars), name=f"bars-{index}"))
-        curves = [replace(one.curve, label=visible(one.label)) for one in task.latents if one.curve is not None]
-        if curves:
-            figures[f"fit-{index}"] = markup(plots.fit_trajectory(curves, name=f"fit-{index}"))
-        if task.generation is not None and task.generation.curves:
-            shown = [replace(one, label=visible(one.label)) for one in task.generation.curves]
-            figures[f"divergence-{index}"] = markup(plots.divergence_curves(shown, name=f"divergence-{index}"))
-        figures |= {name: markup(svg) for name, svg in line_figures(task, index=index).items()}
-        if task.perplexity is not None:
-            figures |= _perplexity_figures(task.perplexity, index=index)
-    return (
-        environment()
-        .get_template("report.html.jinja2")
-        .render(
-            data=data,
-            figures=figures,
-            style=markup(style),
-            script=markup(script),
-            policy=policy(style=style, script=script),
-            settings=_side_by_side(data.models),
-            explorers=[markup(explorer_json(view)) for view in data.probes],
-            figures_of=figures_of,
-            forms=summary_texts(data.summary),
-            whole=lambda text: markup(escape_text(text)),
-        )
-    )
-
-
-def _perplexity_figures(section: PerplexitySection, *, index: int) -> dict[str, Markup]:
-    from ltm_eval import plots
-
-    figures = {}
-    stacks = [replace(stack, label=visible(stack.label)) for stack in section.stacks]
-    spreads = [replace(spread, label=visible(spread.label)) for spread in section.spreads if len(spread.values) > 1]
-    if stacks:
-        figures[f"parts-{index}"] = markup(plots.stacked_bars(stacks, name=f"parts-{index}"))
-    if spreads:
-        figures[f"spread-{index}"] = markup(plots.histogram(spreads, name=f"spread-{index}"))
-    return figures
-
-
-def escape_text(text: str) -> str:
-    """Escaped text that is not cut: tables to be copied, whose parts are visible already."""
-    from html import escape
-
-    return escape(text)
-
-
-def _shown(bars: Sequence[Bar]) -> list[Bar]:
-    return [Bar(group=visible(b.group), label=visible(b.label), value=b.value, low=b.low, high=b.high) for b in bars]
 
 
 def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:
@@ -328,10 +291,10 @@ def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str
     return parts
 
 
-def write(html: str, path: str | Path) -> None:
+def write(page: str, path: str | Path) -> None:
     """Write the page: complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, html)
+    write_text_atomic(path, page)

@@ -7,7 +7,7 @@ comes out is a further results file of the same model; the run's own files stay.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,13 @@ from ltm_eval.paths import unused_date
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.preflight import quiet_hosts
 from ltm_eval.repeats import interval_of
-from ltm_eval.results import find_runs, read_run
+from ltm_eval.results import SIDECARS, find_runs, read_answers, read_latents, read_run
 from ltm_eval.resume import COMPLETE, Manifest
 from ltm_eval.run_record import sample_row, task_hash
 from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
 from ltm_eval.task_facts import stop_reasons, task_facts
 from ltm_eval.task_loading import tasks_of
-from ltm_eval.worklist import Answer, Worklist, item_of, numbered
+from ltm_eval.worklist import Answer, Item, Worklist, first_documents, item_of, numbered, place_of
 
 if TYPE_CHECKING:
     from ltm_eval.result_records import Run
@@ -50,14 +50,15 @@ class Replay:
 
     rank, world_size, device = 0, 1, "none"
 
-    def __init__(self, journal: Journal, kind: str) -> None:
+    def __init__(self, journal: Journal, kind: str, *, token_nll: int = 0) -> None:
         """A stand-in.
 
         Args:
             journal: of the run's settings.
             kind: `ltm` or `hf`, whose answers differ in form.
+            token_nll: of so many first documents of a task the run kept what each token costs.
         """
-        self.worklist, self._kind = Worklist(journal), kind
+        self.worklist, self._kind, self._token_nll = Worklist(journal), kind, token_nll
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The continuations."""
@@ -88,12 +89,17 @@ class Replay:
             return float(value)
         return RollingScore(value["rows"], tokens=value["tokens"]) if value["rows"] else 0.0
 
+    @staticmethod
+    def _item(request: Any, repeat: int, wanted: Collection[tuple[str, int]], *, together: bool) -> Item:
+        """As the model opened it."""
+        rethinks = together and _rethinks(request)
+        by_token = repeat == 0 and not rethinks and place_of(request) in wanted
+        return item_of(request, repeat=None if rethinks else repeat, by_token=by_token)
+
     def _answers(self, kind: str, requests: Sequence[Any], *, together: bool) -> list[Answer]:
         """Of every request and repeat; `together`: where all repeats of a rethinking request are one item."""
-        items = [
-            item_of(request, repeat=None if together and _rethinks(request) else repeat)
-            for request, repeat in numbered(requests)
-        ]
+        wanted = first_documents(requests, self._token_nll if kind != "loglikelihood" else 0)
+        items = [self._item(request, repeat, wanted, together=together) for request, repeat in numbered(requests)]
         work = self.worklist.open(kind, items)
         if work.todo:
             raise IncompleteError(
@@ -142,14 +148,14 @@ def _rescored(run: Run, changes: Changes) -> Path:
     tasks = tasks_of(config)
     for task in tasks:
         _extend(task, changes.filters)
-    lm = Replay(Journal(folder, _settings_of(run, read(folder))), run.model_kind)
+    lm = Replay(Journal(folder, _settings_of(run, read(folder))), run.model_kind, token_nll=config.token_nll)
     content = json.loads(run.path.read_text("utf-8"))
     date_id = unused_date(folder)
     groups: dict[str, Any] = {}
     for task in tasks:
         rows = _evaluated(lm, task, config, content, changes)
         write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", _with_stops(run, task, rows))
-        _copy_latents(run, task.task_name, date_id)
+        _copy_sidecars(run, task.task_name, date_id)
         if changes.group is not None:
             groups[task.task_name] = grouped(rows, changes.group, where=f"task {task.task_name}")
     content["ltm_eval"] |= {
@@ -172,7 +178,7 @@ def _config_of(run: Run, changes: Changes) -> RunConfig:
         for name, value in told.items()
         if name in RunConfig.__dataclass_fields__
     }
-    config = RunConfig(**known)
+    config = RunConfig(**{"token_nll": 0, **known})  # runs before that option kept no tokens
     if not changes.k:
         return config
     if max(changes.k) > config.n:
@@ -229,17 +235,16 @@ def _evaluated(
 
 def _with_stops(run: Run, task: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows as the samples file holds them, why answers ended taken from the run's sidecar."""
-    from ltm_eval.results import read_latents
-
-    stops = stop_reasons(list(read_latents(run, task.task_name)))
+    stops = stop_reasons([*read_latents(run, task.task_name), *read_answers(run, task.task_name)])
     return [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
 
 
-def _copy_latents(run: Run, task: str, date_id: str) -> None:
-    source = run.tasks[task].latents_path
-    if source is not None:
-        lines = map(json.loads, source.read_text("utf-8").splitlines())
-        write_jsonl_atomic(source.with_name(f"latents_{task}_{date_id}.jsonl"), lines)
+def _copy_sidecars(run: Run, task: str, date_id: str) -> None:
+    told = run.tasks[task]
+    for kind, source in zip(SIDECARS, (told.latents_path, told.answers_path, told.tokens_path), strict=True):
+        if source is not None:
+            lines = map(json.loads, source.read_text("utf-8").splitlines())
+            write_jsonl_atomic(source.with_name(f"{kind}_{task}_{date_id}.jsonl"), lines)
 
 
 def grouped(rows: Sequence[Mapping[str, Any]], field: str, *, where: str) -> dict[str, Any]:

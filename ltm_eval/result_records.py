@@ -56,6 +56,10 @@ class TaskResult:
     """Samples file beside the results, where it exists."""
     latents_path: Path | None
     """Sidecar of latents beside the results, where it exists."""
+    answers_path: Path | None
+    """Sidecar of answers, where it exists: of baselines."""
+    tokens_path: Path | None
+    """Sidecar of tokens, where it exists."""
     generation: Mapping[str, Any]
     """Curves, seeds and lengths of a MAUVE task; empty where the file has none."""
 

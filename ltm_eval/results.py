@@ -5,6 +5,8 @@ Layout, as lm-eval 0.4.13 writes it (`lm_eval/loggers/evaluation_tracker.py`), p
     DIR/<model>/results_<date>.json           one per run
     DIR/<model>/samples_<task>_<date>.jsonl   one line per document and filter
     DIR/<model>/latents_<task>_<date>.jsonl   one line per request and repeat (`LatentRecord`)
+    DIR/<model>/answers_<task>_<date>.jsonl   the same of a baseline (`AnswerRecord`)
+    DIR/<model>/tokens_<task>_<date>.jsonl    one line per text of the first documents (`TokenRecord`)
 
 Results of any model are read, ours and others'.
 """
@@ -17,11 +19,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answer_record import AnswerRecord
 from ltm_eval.errors import MachineError, ResultsError, nearest
 from ltm_eval.latent_record import LatentRecord
 from ltm_eval.result_records import AuditResult, Floor, Run, RunExtra, Sample, Score, TaskResult
 from ltm_eval.row_checks import count, finite, mapping
 from ltm_eval.strict_files import digest
+from ltm_eval.token_record import TokenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +40,8 @@ FILE_LIMIT = 2**28
 PROBE_PREFIX = "probe_"
 """A probe's file beside the runs; `probe_results` reads it."""
 UNFINISHED = ("running", "incomplete")
+SIDECARS = ("latents", "answers", "tokens")
+"""Files beside a task's samples, `<kind>_<task>_<date>.jsonl`."""
 
 
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
@@ -161,6 +167,8 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
         scores=_scores(content["results"][name], directions=mapping(of_task("higher_is_better"))),
         samples_path=_beside(path, f"samples_{name}_{date_id}.jsonl"),
         latents_path=_beside(path, f"latents_{name}_{date_id}.jsonl"),
+        answers_path=_beside(path, f"answers_{name}_{date_id}.jsonl"),
+        tokens_path=_beside(path, f"tokens_{name}_{date_id}.jsonl"),
         generation=mapping(of_task("generation")),
     )
 
@@ -287,6 +295,26 @@ def read_latents(run: Run, task: str) -> tuple[LatentRecord, ...]:
     """
     path = _task_of(run, task).latents_path
     return () if path is None else tuple(LatentRecord.from_json(row, where=where) for where, row in _rows(path))
+
+
+def read_answers(run: Run, task: str) -> tuple[AnswerRecord, ...]:
+    """The sidecar of answers of `task`; empty where the run has none.
+
+    Raises:
+        ResultsError: a line is malformed; the message names file, line and field.
+    """
+    path = _task_of(run, task).answers_path
+    return () if path is None else tuple(AnswerRecord.from_json(row, where=where) for where, row in _rows(path))
+
+
+def read_tokens(run: Run, task: str) -> tuple[TokenRecord, ...]:
+    """The sidecar of tokens of `task`; empty where the run has none.
+
+    Raises:
+        ResultsError: a line is malformed; the message names file, line and field.
+    """
+    path = _task_of(run, task).tokens_path
+    return () if path is None else tuple(TokenRecord.from_json(row, where=where) for where, row in _rows(path))
 
 
 def _task_of(run: Run, task: str) -> TaskResult:

@@ -19,10 +19,11 @@ from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import fit_documents
+from ltm_eval.token_costs import TokenCosts
 from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ltm_eval.batch_limit import BatchLimit
     from ltm_eval.config import FitConfig
@@ -79,6 +80,7 @@ class _Text:
 
     open: int
     scored: list[tuple[DocumentBounds, Posterior, int]] = field(default_factory=list)
+    token_nats: dict[int, tuple[float, ...]] = field(default_factory=dict)
     fit_seconds: float = 0.0
 
 
@@ -96,9 +98,11 @@ class TextScore:
     """Its windows' share of the fitting time."""
     ends_batch: bool = True
     """Whether it is the last text that its batch finished."""
+    token_nats: tuple[float, ...] = ()
+    """What each token costs given z, mean over the bound's draws; empty where it was not kept."""
 
 
-def score_texts(
+def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of which by token
     model: LatentThoughtModel,
     texts: Sequence[Sequence[Document]],
     config: FitConfig,
@@ -106,12 +110,14 @@ def score_texts(
     options: RowOptions,
     seed: int,
     limit: BatchLimit,
+    by_token: Collection[int] = (),
 ) -> Iterator[TextScore]:
     """Score texts given as windows; each comes when its last window is done, longest windows first.
 
     Args:
         texts: of `windows_of`.
         limit: of windows that are fitted together.
+        by_token: places of the texts of which each token's cost is kept.
     """
     held = [_Text(len(windows)) for windows in texts]
     for index, windows in enumerate(texts):
@@ -125,10 +131,12 @@ def score_texts(
         begun = time.monotonic()
         posterior = fit_documents(model, documents, config, seed=seed)
         seconds = (time.monotonic() - begun) / len(part)
-        found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior)
+        costs = TokenCosts({row for row, (index, _) in enumerate(part) if index in by_token})
+        found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior, costs=costs)
         finished = []
         for row, (index, place) in enumerate(part):
             held[index].scored.append((found[row], posterior.row(row), place))
+            held[index].token_nats |= {place: costs.nats[row]} if row in costs.nats else {}
             held[index].fit_seconds += seconds
             held[index].open -= 1
             if not held[index].open:
@@ -150,4 +158,5 @@ def _text_score(index: int, text: _Text, windows: Sequence[Document]) -> TextSco
     rows["bound_stderr"] = math.sqrt(math.fsum((bound.bound.stderr_nats or 0.0) ** 2 for bound in bounds))
     tokens = sum(target != IGNORED for window in windows for target in window.windows[0].targets)
     posteriors = tuple(scored[1] for scored in ordered)
-    return TextScore(index, RollingScore(rows, tokens=tokens), posteriors, text.fit_seconds)
+    token_nats = tuple(nats for place in sorted(text.token_nats) for nats in text.token_nats[place])
+    return TextScore(index, RollingScore(rows, tokens=tokens), posteriors, text.fit_seconds, token_nats=token_nats)

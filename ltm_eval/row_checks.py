@@ -32,6 +32,12 @@ def _reals(value: Any) -> tuple[float, ...]:
     return tuple(math.nan if item is None else _real(item) for item in value)
 
 
+def _wholes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of whole numbers")
+    return tuple(map(_whole, value))
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("text")
@@ -49,6 +55,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "float": _real,
     "float | None": lambda value: None if value is None else _real(value),
     "tuple[float, ...]": _reals,
+    "tuple[int, ...]": _wholes,
     "str": _text,
     "bool": _flag,
 }

@@ -8,6 +8,7 @@ code 0.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import ltm_eval
 from ltm_eval import paths, progress
 from ltm_eval.config import RunConfig
 from ltm_eval.distributed import Job, current, join
-from ltm_eval.errors import LtmEvalError
+from ltm_eval.errors import LtmEvalError, ResultsError, printable
 from ltm_eval.evaluation import evaluate_subject, evaluate_task, merged, show_notes
 from ltm_eval.failures import Failure, allowed, listed
 from ltm_eval.footprint import say_if_short
@@ -171,12 +172,16 @@ def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
 
 
 def write_page(results: list[Path], output: Path) -> Path:
-    """Render the report of these results."""
+    """Write the folder's page, as `report FOLDER` does; of these results alone where others there cannot be read."""
     from ltm_eval import report
-    from ltm_eval.results import find_runs
 
     page = output / "report.html"
-    report.write(report.render(report.build(find_runs(results))), page)
+    try:
+        found = report.gather([output])
+    except ResultsError as unreadable:
+        print(printable(f"ltm-eval: the page shows this run alone: {unreadable}"), file=sys.stderr)
+        found = report.gather(results)
+    report.write(report.render(report.build(*found)), page)
     return page
 
 

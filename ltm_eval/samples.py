@@ -10,11 +10,13 @@ import html as html_escape
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, zip_longest
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ltm_eval.answers import INVALID, exact_match
 from ltm_eval.page import Answer, SampleBrowser, SampleView
 from ltm_eval.rerun import rerun_command
+from ltm_eval.token_views import scored_answer, scored_text, stored_words, token_view
 from ltm_eval.wording import cut, number, percent, visible
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ltm_eval.ppl_tables import DocumentCosts
     from ltm_eval.result_records import Sample
     from ltm_eval.scores import Entry
+    from ltm_eval.token_views import Stored, TokenView
 
     Key = tuple[str, int]
 
@@ -31,6 +34,10 @@ SAMPLES_PER_TASK = 200
 RESPONSES_PER_SAMPLE = 4
 MARKUP_BYTES = 900
 """Of one document with one answer, beside its text."""
+MARK_BYTES = 45
+"""Of one marked span, beside its text."""
+MARKS_BYTES = 1_600
+"""Of what is said beside a marked text."""
 TAGS = ("ahead", "behind", "wrong", "failed")
 
 
@@ -40,6 +47,7 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     records: Mapping[str, Sequence[LatentRecord]],
     *,
     costs: Sequence[DocumentCosts] = (),
+    kept: Mapping[str, Stored] = MappingProxyType({}),
     budget: int,
     full: bool = False,
 ) -> SampleBrowser | None:
@@ -48,6 +56,7 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     Args:
         records: the sidecars, by label.
         costs: bits per byte of every document, per run; empty for tasks that are answered.
+        kept: what tokens cost, by label.
         budget: bytes of the page.
         full: all documents and all answers, whatever they take.
     """
@@ -59,16 +68,21 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     gaps = _gaps(costs)
     facts = {label: _facts_by_document(own) for label, own in records.items()}
     chosen: dict[Key, SampleView] = {}
+    for_marks = budget // 2
     for key in documents if full else _order(list(documents), tags, gaps):
         if len(chosen) == SAMPLES_PER_TASK and not full:
             break
-        view = _view(key, documents[key], entries, facts=facts, costs=costs, full=full)
-        budget -= _page_bytes(view)
+        view = _view(key, documents[key], entries, facts=facts, costs=costs, kept=kept, full=full)
+        for_marks -= (marked := _marks_bytes(view))
+        if for_marks < 0 and not full:
+            view, marked = _unmarked(view), 0
+        budget -= _page_bytes(view) + marked
         if budget < 0 and not full:
             break
         chosen[key] = view
     shown = [chosen[key] for key in documents if key in chosen]
     counts = Counter(chain.from_iterable(tags.values()))
+    views = [view for one in shown for view in (one.tokens, *(answer.tokens for answer in one.answers)) if view]
     return SampleBrowser(
         samples=tuple(
             replace(chosen[key], place=place, tags=tags.get(key, ()), gap=gaps.get(key))
@@ -80,7 +94,24 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
         shared=_shared(shown),
         scored=bool(costs),
         command=rerun_command(lead.run, name, "DOCUMENT"),
+        marks="difference" if any(view.compares for view in views) else "cost" if views else "",
+        marks_notes=_marks_notes(kept, entries, shown, scored=bool(costs)),
     )
+
+
+def _marks_notes(
+    kept: Mapping[str, Stored], entries: Sequence[Entry], shown: Sequence[SampleView], *, scored: bool
+) -> tuple[str, ...]:
+    """What is said of tokens that are not marked; nothing for tasks that neither score texts nor generate."""
+    labels = [entry.label for entry in entries if entry.samples]
+    words = any(answer.responses for view in shown for answer in view.answers)
+    marked = sum(_marks_bytes(view) > 0 for view in shown)
+    return stored_words(kept, labels, scored=scored, marked=marked) if scored or words else ()
+
+
+def _unmarked(view: SampleView) -> SampleView:
+    """The same without marks, where there is no room for more."""
+    return replace(view, tokens=None, answers=tuple(replace(answer, tokens=None) for answer in view.answers))
 
 
 def _places(documents: Mapping[Key, Sample]) -> dict[Key, str]:
@@ -136,13 +167,14 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
     *,
     facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
     costs: Sequence[DocumentCosts],
+    kept: Mapping[str, Stored],
     full: bool,
 ) -> SampleView:
     from ltm_eval.fewshot import split_prompt
 
     prompt = split_prompt(sample.prompt) if not costs else None
     worked, mark, figure = sample.target.rpartition("####")
-    answers = [_answer(key, entry, shown=sample.prompt_hash, facts=facts, full=full) for entry in entries]
+    answers = [_answer(key, entry, shown=sample.prompt_hash, facts=facts, kept=kept, full=full) for entry in entries]
     if costs:
         answers = [_scored(key, entry, costs, facts=facts) for entry in entries]
     return SampleView(
@@ -155,17 +187,35 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
         answers=tuple(answer for answer in answers if answer is not None),
         tags=(),
         gap=None,
+        tokens=_marked_text(key, sample, entries, kept) if costs else None,
     )
 
 
-def _answer(
-    key: Key, entry: Entry, *, shown: str, facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]], full: bool
+def _marked_text(key: Key, sample: Sample, entries: Sequence[Entry], kept: Mapping[str, Stored]) -> TokenView | None:
+    """The scored text, marked by what is stored of the models that scored this very text."""
+    found = []
+    for entry in entries:
+        own = next((of_filter[key] for of_filter in entry.samples.values() if key in of_filter), None)
+        if own is not None and own.prompt == sample.prompt:
+            found.append(scored_text(kept, entry.label, entry.series, doc_id=own.doc_id, prompt=own.prompt_hash))
+    return token_view(sample.prompt, [one for one in found if one is not None])
+
+
+def _answer(  # noqa: PLR0913 - a document of a run and what is known of it
+    key: Key,
+    entry: Entry,
+    *,
+    shown: str,
+    facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
+    kept: Mapping[str, Stored],
+    full: bool,
 ) -> Answer | None:
     of_filters = {name: found[key] for name, found in entry.samples.items() if key in found}
     if not of_filters:
         return None
     first = next(iter(of_filters.values()))
     most = len(first.responses) if full else RESPONSES_PER_SAMPLE
+    scored = scored_answer(kept, entry.label, entry.series, doc_id=first.doc_id, prompt=first.prompt_hash)
     return Answer(
         label=entry.label,
         series=entry.series,
@@ -177,6 +227,7 @@ def _answer(
         bits_per_byte=None,
         bound=False,
         facts=facts.get(entry.label, {}).get(first.doc_id, ()),
+        tokens=token_view(first.responses[0], [scored]) if scored is not None and first.responses else None,
     )
 
 
@@ -261,3 +312,9 @@ def _page_bytes(view: SampleView) -> int:
         texts += [part for fact in answer.facts for part in fact]
     text_bytes = sum(len(html_escape.escape(visible(text)).encode("utf-8", "replace")) + 60 for text in texts)
     return text_bytes + MARKUP_BYTES * len(view.answers)
+
+
+def _marks_bytes(view: SampleView) -> int:
+    """About how much room the marks of a document take."""
+    views = [one for one in (view.tokens, *(answer.tokens for answer in view.answers)) if one is not None]
+    return sum(MARKS_BYTES + MARK_BYTES * sum(run.level != 0 for run in one.runs) for one in views)

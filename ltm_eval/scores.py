@@ -126,7 +126,7 @@ def content_free_rows(entries: Sequence[Entry], name: str, *, metric: str) -> li
         return [
             ScoreRow(
                 label=f"Content-free: always the commonest training {one} ({shown})",
-                series=len(entries) + 1,
+                series=0,
                 value=found.get("value"),
                 interval=(found["low"], found["high"]) if {"low", "high"} <= found.keys() else None,
                 interval_kind=str(found.get("kind", "")),
@@ -257,7 +257,8 @@ def bars_of(tables: Sequence[ScoreTable]) -> tuple[Bar, ...]:
     return tuple(
         Bar(
             group=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
-            label=row.label,
+            label=row.label if row.series else "content-free",
+            series=row.series,
             value=row.value,
             low=row.interval[0] if row.interval else row.value,
             high=row.interval[1] if row.interval else row.value,

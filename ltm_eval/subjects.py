@@ -104,6 +104,7 @@ def construct(subject: Subject, config: RunConfig) -> LM:
         agree_on(subject.arguments["pretrained"], subject.arguments.get("revision"))
         lm = LTM(**subject.arguments)
         lm.keeps_failures = True
+        lm.token_nll = config.token_nll
         lm.progress = progress.silent if config.quiet else progress.for_terminal()
         return lm
     from lm_eval.api.registry import get_model
@@ -126,4 +127,5 @@ def construct(subject: Subject, config: RunConfig) -> LM:
             f"baseline {subject.name}: transformers could not load it ({type(error).__name__}: "
             f"{cause[0] if cause else ''})"
         ) from error
-    return keep_answers(lm, seed=config.seed, progress=progress.silent if config.quiet else progress.for_terminal())
+    shown = progress.silent if config.quiet else progress.for_terminal()
+    return keep_answers(lm, seed=config.seed, progress=shown, token_nll=config.token_nll)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ltm_eval.table_text import comma_separated, latex, markdown
-from ltm_eval.wording import number, p_words, percent, signed, signed_bits, visible
+from ltm_eval.escapes import latex, markdown
+from ltm_eval.table_text import comma_separated, latex_table, markdown_table
+from ltm_eval.wording import number, p_words, percent, signed, signed_bits
 
 if TYPE_CHECKING:
     from ltm_eval.page import Difference
@@ -19,13 +20,15 @@ def summary_texts(summary: Summary) -> tuple[tuple[str, str], ...]:
     header = ["Task", "Metric", *summary.labels]
     for label in summary.labels[1:]:
         header += [f"{summary.labels[0]} − {label}", "95 % interval", "p"]
-    header = list(map(visible, header))
-    rows = [[visible(text) for text in _printed(row)] for row in summary.rows]
-    plain = [[visible(text) for text in _plain(row)] for row in summary.rows]
+    printed = [header, *(_printed(row) for row in summary.rows)]
+    head, *rows = ([markdown(text) for text in row] for row in printed)
+    tex_head, *tex_rows = ([latex(text) for text in row] for row in printed)
+    numeric = [place > 1 for place in range(len(header))]
+    columns = "".join("r" if one else "l" for one in numeric)
     return (
-        ("Markdown", markdown(header, rows, numeric=2)),
-        ("LaTeX", latex(header, rows, numeric=2)),
-        ("CSV", comma_separated([visible(text) for text in _plain_header(summary)], plain)),
+        ("Markdown", markdown_table(head, rows, numeric=numeric) + "\n"),
+        ("LaTeX", latex_table(tex_head, tex_rows, columns=columns) + "\n"),
+        ("CSV", comma_separated([_plain_header(summary), *map(_plain, summary.rows)])),
     )
 
 
@@ -60,20 +63,17 @@ def _plain_header(summary: Summary) -> list[str]:
     return header
 
 
-def _plain(row: SummaryRow) -> list[str]:
-    cells = [row.task, row.metric, _flag(row.higher_is_better), "" if row.n is None else str(row.n)]
+def _plain(row: SummaryRow) -> list[Any]:
+    cells: list[Any] = [row.task, row.metric, row.higher_is_better, row.n]
     for cell in row.cells:
-        cells += [*map(_number, (cell.value, cell.low, cell.high)), _flag(cell.bound)]
+        cells += [*map(_rounded, (cell.value, cell.low, cell.high)), cell.bound]
     for gap in row.gaps:
         found = gap.difference
-        numbers = (found.estimate, found.low, found.high, found.p_value, found.n) if found else (None,) * 5
-        cells += map(_number, numbers)
+        figures = (found.estimate, found.low, found.high, found.p_value) if found else (None,) * 4
+        cells += [*map(_rounded, figures), found.n if found else None]
     return cells
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
-
-
-def _flag(value: bool | None) -> str:
-    return "" if value is None else str(value).lower()
+def _rounded(value: float | None) -> float | None:
+    """To ten digits: more depend on the machine."""
+    return None if value is None else float(f"{value:.10g}")

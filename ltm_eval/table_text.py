@@ -1,73 +1,43 @@
-"""A table of texts as Markdown, LaTeX and CSV, for papers and spreadsheets."""
+"""A table as Markdown, LaTeX or CSV, for papers and spreadsheets, from cells that `escapes` has made harmless."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.escapes import csv_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "≤": r"$\leq$",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "–": "--",
-    "\u00a0": "~",
-    "∞": r"$\infty$",
-}
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What begins a formula in a spreadsheet."""
+    from collections.abc import Iterable, Sequence
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: int = 1) -> str:
-    """A GitHub table; columns from the `numeric`-th on are aligned to the right."""
-    marks = ["---" if index < numeric else "---:" for index in range(len(header))]
-    lines = [header, marks, *rows]
-    return "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines) + "\n"
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool]) -> str:
+    """A GitHub table; a column that is `numeric` stands at the right."""
+    marks = ["---:" if one else "---" for one in numeric]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, marks, *rows))
 
 
-def _markdown_cell(text: str) -> str:
-    """One line, without what Markdown would read as mark-up of its own."""
-    flat = " ".join(text.split())
-    for mark in "\\`|<*":
-        flat = flat.replace(mark, "&lt;" if mark == "<" else f"\\{mark}")
-    return flat
+def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, columns: str) -> str:
+    """A `tabular` with booktabs' rules; `columns` as LaTeX takes them."""
+    head, *body = (" & ".join(map(_no_argument, line)) + r" \\" for line in (header, *rows))
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"])
 
 
-def latex(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: int = 1) -> str:
-    """A `tabular` with booktabs' rules."""
-    columns = "".join("l" if index < numeric else "r" for index in range(len(header)))
-    body = [" & ".join(map(_latex_cell, line)) + r" \\" for line in (header, *rows)]
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
-    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+def _no_argument(cell: str) -> str:
+    r"""A cell that begins like an argument of the `\\` before it."""
+    return f"{{}}{cell}" if cell.startswith(("[", "*")) else cell
 
 
-def _latex_cell(text: str) -> str:
-    return "".join(_LATEX.get(mark, mark) for mark in " ".join(text.split(" ")).replace("\n", " "))
-
-
-def comma_separated(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """CSV (RFC 4180, but LF); a cell of words that a spreadsheet would run as a formula gets an apostrophe."""
+def comma_separated(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV (RFC 4180, but LF): numbers in full, None as nothing, words that a spreadsheet would run as words."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([list(map(_csv_cell, line)) for line in (header, *rows)])
+    csv.writer(out, lineterminator="\n").writerows([list(map(_csv_value, row)) for row in rows])
     return out.getvalue()
 
 
-def _csv_cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return csv_text(value) if isinstance(value, str) else value

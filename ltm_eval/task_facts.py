@@ -11,6 +11,7 @@ from ltm_eval.failures import Failure, listed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.answer_record import AnswerRecord
     from ltm_eval.latent_record import LatentRecord
 
 
@@ -64,7 +65,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
     )
 
 
-def stop_reasons(records: list[LatentRecord]) -> dict[int, list[list[str]]]:
+def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, list[list[str]]]:
     """Why each answer ended: by document, per request, per repeat; nothing where the model does not tell."""
     found: dict[int, dict[int, list[str]]] = {}
     for record in sorted(records, key=lambda record: (record.doc_id, record.idx, record.repeat)):

@@ -76,6 +76,14 @@ class Tokenizer:
         """UTF-8 bytes of `ids`, possibly incomplete at the end."""
         return self.encoding.decode_bytes([i for i in ids if i < self.n_vocab and i != self.eot_id])
 
+    def bytes_each(self, ids: Sequence[int], *, end_of_text: bytes = b"") -> list[bytes]:
+        """Bytes of every id by itself; `end_of_text` for that token, nothing for ids without text."""
+        special = {self.eot_id: end_of_text}
+        return [
+            special[i] if i in special else self.encoding.decode_single_token_bytes(i) if i < self.n_vocab else b""
+            for i in ids
+        ]
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the mergeable ranks and the splitting pattern."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ltm_eval.page import Banner, Verdict
 from ltm_eval.ppl_tables import differing_protocols
@@ -10,11 +10,13 @@ from ltm_eval.results import UNFINISHED
 from ltm_eval.wording import p_words, signed, signed_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
-    from ltm_eval.page import BitsDifference, Difference, ScoreTable, TaskSection
+    from ltm_eval.page import BitsDifference, Difference, ModelCard, ScoreTable, TaskSection
     from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
+
+K = TypeVar("K", bound="Hashable")
 
 ENOUGH_TEXTS = 1_000
 """Human texts of the published protocols with the fewest; mauve-text's advice is 5,000."""
@@ -120,10 +122,19 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     return banners + _unfinished_banners(named) + _audit_banners(named)
 
 
+def _alike(pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:
+    """Labels by what is said of them, so that it is said once."""
+    found: dict[K, list[str]] = {}
+    for key, label in pairs:
+        found.setdefault(key, []).append(label)
+    return found
+
+
 def _unfinished_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     """Runs that are at work or were cut off; the tasks they show are whole, more may be to come."""
-    text = "Unfinished: {} has the tasks shown so far; the same command goes on, then render this page again."
-    return [Banner("alarm", text.format(label)) for label, run in named if run.extra.status in UNFINISHED]
+    labels = [label for label, run in named if run.extra.status in UNFINISHED]
+    text = f"Unfinished: {', '.join(labels)}: the tasks shown are whole, more may be to come; the same command goes on."
+    return [Banner("alarm", text)] if labels else []
 
 
 def audit_line(run: Run) -> str:
@@ -145,8 +156,8 @@ def audit_line(run: Run) -> str:
 
 def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     banners = []
-    for label, run in named:
-        audit = run.extra.audit
+    for line, labels in _alike((audit_line(run), label) for label, run in named).items():
+        audit = next(run.extra.audit for label, run in named if label == labels[0])
         if audit is None or audit.is_bound:
             continue
         what = (
@@ -155,7 +166,7 @@ def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
             else "What the fit itself reports, and every row as_released, is no bound; rows marked ≤ are scored with "
             "noise that the fit has not seen."
         )
-        banners.append(Banner("alarm", f"Not a bound: {label}. {audit_line(run)}. {what}"))
+        banners.append(Banner("alarm", f"Not a bound: {', '.join(labels)}. {line}. {what}"))
     return banners
 
 
@@ -186,28 +197,38 @@ def _limit_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
     return banners
 
 
+def shared_warnings(models: Sequence[ModelCard]) -> list[tuple[str, tuple[str, ...]]]:
+    """Each warning of the runs once, with the models it is of."""
+    found = _alike((warning, model.label) for model in models for warning in model.warnings)
+    return [(warning, tuple(dict.fromkeys(labels))) for warning, labels in found.items()]
+
+
 def missing_task_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
     """Runs that lack a task which another has: interrupted, or asked for less."""
-    banners = []
-    for label, run in named:
-        missing = [name for name in names if name not in run.tasks]
-        if missing:
-            text = f"Incomplete: {label} has no results of {', '.join(missing)}, so nothing is compared there."
-            banners.append(Banner("alarm", text))
-    return banners
-
-
-def _prompt_banners(name: str, section: TaskSection) -> list[Banner]:
+    lacks = {label: tuple(name for name in names if name not in run.tasks) for label, run in named}
     return [
         Banner(
             "alarm",
-            f"Mismatched prompts: {row.label} saw other prompts than the first model in "
-            f"{row.difference.other_prompts:,} of {row.difference.n:,} documents of {name}. "
-            "Differences mix model and prompt.",
+            f"Incomplete: no results of {', '.join(missing)} by {', '.join(labels)}, so nothing is compared there.",
         )
+        for missing, labels in _alike((missing, label) for label, missing in lacks.items() if missing).items()
+    ]
+
+
+def _prompt_banners(name: str, section: TaskSection) -> list[Banner]:
+    found = {
+        (row.difference.other_prompts, row.difference.n, row.label): None
         for table in section.tables
         for row in table.rows
         if row.difference is not None and row.difference.other_prompts
+    }
+    return [
+        Banner(
+            "alarm",
+            f"Mismatched prompts: {', '.join(labels)} saw other prompts than the first model in {other:,} of {n:,} "
+            f"documents of {name}. Differences mix model and prompt.",
+        )
+        for (other, n), labels in _alike(((other, n), label) for other, n, label in found).items()
     ]
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 
+BY_TOKEN = "by token"  # noqa: S105 - no password
+
+
 @dataclass(frozen=True)
 class Item:
     """One thing to answer: a request, one of its repeats, or all of them where they are made together."""
@@ -53,16 +56,19 @@ class Answer:
     """Sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them."""
     failed: str = ""
     """Why there is no answer; `value` is then what stands for one."""
+    tokens: tuple[Mapping[str, Any], ...] = ()
+    """What its tokens cost, as `TokenRecord.to_json` gives it; of items that ask for it."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping; `from_json` reads it back."""
         row: dict[str, Any] = {"value": self.value, "records": list(self.records)}
+        row |= {"tokens": list(self.tokens)} if self.tokens else {}
         return {**row, "failed": self.failed} if self.failed else row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Answer:
         """The answer that `row` describes."""
-        return cls(row["value"], tuple(row["records"]), str(row.get("failed", "")))
+        return cls(row["value"], tuple(row["records"]), str(row.get("failed", "")), tuple(row.get("tokens", ())))
 
 
 def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
@@ -70,11 +76,29 @@ def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
     return [request.request_type, list(request.args), getattr(request, "other_prompt", None), repeat]
 
 
-def item_of(request: Instance, *, repeat: int | None = 0) -> Item:
-    """A request as an item."""
+def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False) -> Item:
+    """A request as an item.
+
+    Args:
+        by_token: whether the answer holds what each token costs. An answer without that does not stand for one with.
+    """
     size = sum(len(part) for part in request.args if isinstance(part, str))
     together = [request.args[0], getattr(request, "other_prompt", None)]
-    return Item(content_of(request, repeat=repeat), str(request.task_name), size, together)
+    content = [*content_of(request, repeat=repeat), *([BY_TOKEN] if by_token else [])]
+    return Item(content, str(request.task_name), size, together)
+
+
+def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tuple[str, int]]:
+    """Task and index of the first `number` documents of every task among the requests."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for request in requests if number else ():
+        found[str(request.task_name)].add(int(request.doc_id or 0))
+    return frozenset((task, doc_id) for task, own in found.items() for doc_id in sorted(own)[:number])
+
+
+def place_of(request: Instance) -> tuple[str, int]:
+    """Task and index of a request's document."""
+    return str(request.task_name), int(request.doc_id or 0)
 
 
 def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:

@@ -1,24 +1,5 @@
-"use strict";
-// The page is complete without this script; it adds the theme switch and the filter of rows.
+// The page is complete without this script; it adds the filter of rows.
 (function () {
-  const root = document.documentElement;
-  const theme = document.getElementById("theme");
-  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
-
-  function isDark() {
-    return root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
-  }
-  function showTheme() {
-    theme.textContent = isDark() ? "Light theme" : "Dark theme";
-  }
-  theme.hidden = false;
-  theme.addEventListener("click", function () {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    showTheme();
-  });
-  prefersDark.addEventListener("change", showTheme);
-  showTheme();
-
   const form = document.getElementById("filter");
   if (!form) { return; }
   const box = form.querySelector("input");

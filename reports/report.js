@@ -1,26 +1,6 @@
-"use strict";
-// The page is complete without this script: it switches the theme, sorts, filters, searches, copies, opens a permalink
-// and opens what is folded before printing. Text of the page is only ever read and moved, never parsed as mark-up.
+// The page is complete without this script: it sorts, filters, searches, copies, opens a permalink and opens what is
+// folded before printing. Text of the page is only ever read and moved, never parsed as mark-up.
 (function () {
-  const root = document.documentElement;
-
-  // Theme
-  const theme = document.getElementById("theme");
-  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
-  function isDark() {
-    return root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches;
-  }
-  function showTheme() {
-    theme.textContent = isDark() ? "Light theme" : "Dark theme";
-  }
-  theme.hidden = false;
-  theme.addEventListener("click", function () {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    showTheme();
-  });
-  prefersDark.addEventListener("change", showTheme);
-  showTheme();
-
   // Sorting of tables: by number where cells say one, else by text; rows without a figure stay last.
   function keyOf(row, column) {
     const cell = row.children[column];

@@ -378,7 +378,7 @@ def data_rows(place: Place, *, how: str) -> None:
 @maker
 def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
     """The noise of one document, or the rate of all, is no number a fit can bear."""
-    from ltm_eval import fast_loop, posterior
+    from ltm_eval import posterior, steps
 
     honest = posterior.document_noise
     marked = tuple(f"has {of} pears".encode())
@@ -392,7 +392,7 @@ def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
     if how == "nan":
         place.patch.setattr(posterior, "document_noise", noise)
     elif how == "rate":
-        place.patch.setattr(fast_loop, "learning_rate", lambda config, step: 1e20)
+        place.patch.setattr(steps, "learning_rate", lambda config, step: 1e20)
 
 
 @maker

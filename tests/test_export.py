@@ -14,11 +14,12 @@ from hostile import HOSTILE
 from ltm_eval import cli, compare_page
 from ltm_eval.compare import compare
 from ltm_eval.document import RENDERERS
+from ltm_eval.drawing import as_file, kept
 from ltm_eval.errors import MachineError
 from ltm_eval.export import document, export
 from ltm_eval.paths import reports_dir
 from ltm_eval.plot_files import light_colours, write_figures
-from ltm_eval.plots import Bar, accuracy_bars, as_file, kept
+from ltm_eval.plots import Bar, accuracy_bars
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 
@@ -142,7 +143,7 @@ def test_figures_are_files_with_the_same_bytes_twice(tmp_path: Path) -> None:
 
 
 def test_files_have_the_pages_colours_and_the_page_keeps_its_stand_ins() -> None:
-    bars = [Bar(group="g", label="m", value=0.5, low=0.4, high=0.6)]
+    bars = [Bar(group="g", label="m", series=1, value=0.5, low=0.4, high=0.6)]
     before = accuracy_bars(bars, name="bars-1")
     with kept() as drawn:
         accuracy_bars(bars, name="bars-1")
@@ -158,7 +159,7 @@ def test_files_have_the_pages_colours_and_the_page_keeps_its_stand_ins() -> None
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    bars = [Bar(group="g", label="m", value=0.5, low=0.4, high=0.6)]
+    bars = [Bar(group="g", label="m", series=1, value=0.5, low=0.4, high=0.6)]
     with kept() as drawn:
         accuracy_bars(bars, name="bars-1")
     with pytest.raises(MachineError, match="--plots_dir"):

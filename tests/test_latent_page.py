@@ -24,6 +24,7 @@ from ltm_eval.paths import reports_dir
 from ltm_eval.probe_results import Cell, Explored, Generated, Probe, ProbedText, write_probe
 from ltm_eval.probe_views import explorer_json, measures_of, probe_view, text_table
 from ltm_eval.report import build, gather, render
+from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.subsets import downward, explored, key_of, layers_of, upward, words_of
 
 if TYPE_CHECKING:
@@ -495,3 +496,15 @@ def test_the_page_does_not_scroll_sideways(opened: tuple[Any, list[str]], width:
     page, _ = opened
     page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_stop_reasons_are_told_only_of_what_was_generated(tmp_path: Path) -> None:
+    scored = [replace(LATENT, doc_id=i, stop_reason="") for i in range(3)]
+    assert latent_summary("a", scored).stop_reasons == ()
+    mixed = [*scored, replace(LATENT, doc_id=3)]
+    assert latent_summary("a", mixed).stop_reasons == (("nothing generated", 3), ("stop_string", 1))
+    write_ppl_run(tmp_path, model="ltm-x", nats=lambda i: 30.0, kind="ltm")
+    (folder,) = (path.parent for path in tmp_path.rglob("results_*"))
+    write_jsonl_atomic(folder / f"latents_ltm_ptb_{DATE}.jsonl", [replace(one, task="ltm_ptb") for one in scored])
+    page = render(build(*gather([tmp_path])))
+    assert "Time fitting" in page and "Generation ended by" not in page and "Time fitting, decoding" not in page

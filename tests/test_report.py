@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_runs import TASK, write_run
+from fake_runs import AUDIT, TASK, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
+from ltm_eval.verdicts import shared_warnings
 from ltm_eval.wording import cut, number, p_words, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
@@ -252,7 +253,21 @@ def test_demo_model_and_sample_data_are_announced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["running", "incomplete", "complete"])
 def test_a_run_that_is_not_finished_is_announced(tmp_path: Path, status: str) -> None:
     write_two(tmp_path, extra={"status": status})
-    assert [text.startswith("Unfinished: gpt2-x has") for text in alarms(tmp_path)] == [True] * (status != "complete")
+    assert [text.startswith("Unfinished: gpt2-x: ") for text in alarms(tmp_path)] == [True] * (status != "complete")
+
+
+def test_what_holds_of_several_models_is_said_once_with_their_names(tmp_path: Path) -> None:
+    told = {"status": "running", "warnings": ["3 prompts were cut"], "audit": {**AUDIT, "is_bound": False}}
+    for model in ("a", "b"):
+        write_run(tmp_path, model=model, right=right, n=4, kind="ltm", extra=told)
+    write_run(tmp_path, model="c", right=right, n=4, shots=1, extra={"warnings": ["3 prompts were cut", "slow"]})
+    write_run(tmp_path, model="d", right=right, n=4, shots=1)
+    found = alarms(tmp_path)
+    for start in ("Unfinished: a, b: ", "Not a bound: a, b. ", "Mismatched prompts: c, d saw other prompts "):
+        assert [text.startswith(start) for text in found].count(True) == 1, start
+    data = data_of(tmp_path)
+    assert shared_warnings(data.models) == [("3 prompts were cut", ("a", "b", "c")), ("slow", ("c",))]
+    assert render(data).count("3 prompts were cut") == 1
 
 
 def test_a_limit_is_announced(tmp_path: Path) -> None:

@@ -91,6 +91,29 @@ def test_the_page_and_the_records_are_there(folder: Path, tmp_path: Path) -> Non
     assert content["n-shot"][TASK] == 1 and content["n-samples"][TASK]["effective"] == 2
 
 
+def test_the_closing_page_is_the_one_that_report_makes_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    """With what was probed there before, and the same bytes."""
+    output = tmp_path / "out"
+    common = ["--model", str(folder), "--data", "sample", "--output_path", str(output), "--quiet"]
+    assert main(["probe", "--task", "rules", "--limit", "1", "--t_fast", "1", "--no-report", *common]) == 0
+    outcome = run(config(folder, output, report=True, limit=2))
+    assert outcome.report is not None
+    page = outcome.report.read_bytes()
+    assert b'id="probe-1"' in page and b'id="task-1"' in page
+    assert main(["report", str(output), "-o", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_a_stranger_s_broken_file_does_not_cost_the_closing_page(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results_2020-01-01T00-00-00.000000.json").write_text("{", encoding="utf-8")
+    outcome = run(config(folder, tmp_path, report=True, limit=2))
+    assert outcome.report is not None and b'id="task-1"' in outcome.report.read_bytes()
+    assert "the page shows this run alone: " in capsys.readouterr().err
+
+
 def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundled model and texts on a bare machine: no GPT-2 vocabulary, no folder of data."""
 

@@ -14,7 +14,7 @@ from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from ltm_eval.summary import MOST_PUBLISHED, Summary, SummaryCell, SummaryGap, SummaryRow, _best, _published_perplexity
 from ltm_eval.summary_text import summary_texts
-from ltm_eval.table_text import comma_separated, latex, markdown
+from ltm_eval.table_text import comma_separated, latex_table, markdown_table
 from tests.fake_runs import AUDIT, write_ppl_run, write_run
 
 if TYPE_CHECKING:
@@ -90,12 +90,26 @@ def test_the_forms_hold_the_figures() -> None:
 
 
 def test_cells_cannot_break_out_of_their_form() -> None:
-    hostile = ["a|b`<c>\n*d*\\", "50% & $x$ #1_2 ^{~}", '=HYPERLINK("x"),\n"q"', "-1.5", "-cmd|x"]
-    (_, _, line, *rest) = markdown(["h"] * 5, [hostile]).split("\n")
-    assert rest == [""] and r"a\|b\`&lt;c> \*d\*\\" in line
-    assert r"50\% \& \$x\$ \#1\_2 \textasciicircum{}\{\textasciitilde{}\}" in latex(["h"] * 5, [hostile])
-    (_, row) = csv.reader(io.StringIO(comma_separated(["h"] * 5, [hostile])))
-    assert row[2:] == ["'" + hostile[2], "-1.5", "'-cmd|x"]
+    """Names of tasks and models, in the forms that the page offers to copy."""
+    hostile = ["a|b`<c>\n*d*\\", "50% & $x$ #1_2 ^{~}", '=HYPERLINK("x")', "[2pt]"]
+    rows = tuple(
+        SummaryRow(word, 1, word, True, True, False, (SummaryCell(word, 1, 0.5, None, None, bound=False),), (), (), 4)
+        for word in hostile
+    )
+    forms = dict(summary_texts(Summary(tuple(hostile[:1]), rows)))
+    assert len(forms["Markdown"].splitlines()) == 2 + len(hostile)
+    assert r"| a\|b\`&lt;c&gt; \*d\*\\ |" in forms["Markdown"]
+    assert r"50\% \& \$x\$ \#1\_2 \textasciicircum{}\{\textasciitilde{}\}" in forms["LaTeX"]
+    assert "\n{}[2pt] &" in forms["LaTeX"]
+    cells = list(csv.reader(io.StringIO(forms["CSV"])))
+    assert [row[0] for row in cells[1:]][2] == "'" + hostile[2]
+    assert {len(row) for row in cells} == {8}
+
+
+def test_numbers_stay_numbers_and_words_stay_words() -> None:
+    assert comma_separated([["-cmd|x", -1.5, None, True, "=1"]]) == "'-cmd|x,-1.5,,true,'=1\n"
+    assert markdown_table(["a", "b"], [["c", "d"]], numeric=[False, True]) == "| a | b |\n| --- | ---: |\n| c | d |"
+    assert r"{}*a & b \\" in latex_table(["a", "b"], [["*a", "b"]], columns="lr")
 
 
 def test_the_page_names_each_source_once(tmp_path: Path) -> None:

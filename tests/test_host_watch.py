@@ -1,0 +1,218 @@
+"""What is seen of lm-eval's `hf`: it adds up to what is told, and changes nothing of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from ltm_eval import progress
+from ltm_eval.baselines import keep_answers, seed_host
+from ltm_eval.host_records import answer_record
+from ltm_eval.host_tokens import token_bytes, token_offsets
+from ltm_eval.host_watch import Generated, watch
+from ltm_eval.paths import assets_dir
+from tests.tiny import tiny_gpt2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+TEXTS = ("Red, green and blue.", "Ça coûte 5 € à Łódź. 語 👩‍🚀", "ab " * 900, "", "One<|endoftext|>two\n")
+"""The third is longer than the context; the last holds the end-of-text token."""
+UNTIL = ["\n", "e", "it"]
+
+
+@pytest.fixture(scope="module", params=["tiny", "gpt2-demo"])
+def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if request.param == "tiny":
+        return str(tiny_gpt2(tmp_path_factory.mktemp("host") / "gpt2"))
+    return str(assets_dir() / "gpt2-demo")
+
+
+def host(pretrained: str, **options: Any) -> HFLM:
+    return HFLM(pretrained=pretrained, device="cpu", batch_size=3, **options)
+
+
+def kept(pretrained: str, token_nll: int, **options: Any) -> Any:
+    return keep_answers(host(pretrained, **options), seed=1, progress=progress.silent, token_nll=token_nll)
+
+
+def rolling() -> list[Instance]:
+    return [Instance("loglikelihood_rolling", {}, (text,), 0, metadata=("t", i, 1)) for i, text in enumerate(TEXTS)]
+
+
+def prompts() -> list[str]:
+    shown = "".join(f"Question: {n} plus two?\nAnswer: {n + 2}\n\n" for n in range(8))
+    return [f"{shown}Question: {n} plus {'one ' * n}?\nAnswer:" for n in range(5)]
+
+
+def generating(**options: Any) -> list[Instance]:
+    told = {"max_gen_toks": 12, "until": UNTIL, **options}
+    return [
+        Instance("generate_until", {}, (prompt, told), 0, metadata=("t", i, 1)) for i, prompt in enumerate(prompts())
+    ]
+
+
+def test_tokens_add_up_to_the_log_likelihood_that_lm_eval_tells(pretrained: str) -> None:
+    truth = host(pretrained).loglikelihood_rolling(rolling(), disable_tqdm=True)
+    lm = kept(pretrained, 9)
+    assert lm.loglikelihood_rolling(rolling()) == truth
+    assert [one.doc_id for one in lm.token_records] == [0, 1, 2, 4]
+    for one in lm.token_records:
+        assert sum(one.piece_characters) == len(TEXTS[one.doc_id])
+        assert one.nats == -truth[one.doc_id]
+        assert math.fsum(one.piece_nats) == pytest.approx(one.nats, rel=1e-4)
+        assert (one.draws, one.kl_nats) == (0, None)
+    assert kept(pretrained, 0).loglikelihood_rolling(rolling()) == truth
+
+
+def test_single_tokens_cost_what_one_pass_says(pretrained: str) -> None:
+    lm = kept(pretrained, 1)
+    lm.loglikelihood_rolling(rolling())
+    (record,) = lm.token_records
+    ids = lm.tok_encode(TEXTS[0])
+    logits = lm.model(torch.tensor([[lm.prefix_token_id, *ids[:-1]]])).logits[0].log_softmax(-1)
+    truth = -logits.gather(1, torch.tensor(ids).unsqueeze(1)).squeeze(1)
+    assert record.piece_nats == pytest.approx(truth.tolist(), abs=1e-3)
+    assert record.piece_characters == tuple(len(lm.tok_decode([i])) for i in ids)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "temperature": 0.8}])
+def test_generation_is_left_as_it_is(pretrained: str, options: dict[str, Any]) -> None:
+    """The same answers from the same random numbers, watched or not, with tokens or without."""
+    found = []
+    for number in (None, 0, 3):
+        made = host(pretrained)
+        watched = None if number is None else watch(made)
+        if watched is not None:
+            watched.begin(prompts=prompts()[:number])
+        seed_host(3)
+        found.append(made.generate_until(generating(**options), disable_tqdm=True))
+        if watched is not None:
+            seen = [watched.answer(prompt, answer) for prompt, answer in zip(prompts(), found[-1], strict=True)]
+            assert [one is not None and one.text for one in seen] == found[-1]
+            assert [one is not None and one.pieces is not None for one in seen] == [i < (number or 0) for i in range(5)]
+    assert found[0] == found[1] == found[2]
+    journals = [kept(pretrained, number).generate_until(generating(**options)) for number in (0, 3)]
+    assert journals[0] == journals[1]
+
+
+def test_an_answers_tokens_cost_what_one_pass_says(pretrained: str) -> None:
+    lm = kept(pretrained, 2)
+    answers = lm.generate_until(generating())
+    assert [one.doc_id for one in lm.token_records] == [0, 1]
+    for one in lm.token_records:
+        answer, prompt = answers[one.doc_id], lm.tok_encode(prompts()[one.doc_id])
+        assert sum(one.piece_characters) == len(answer)
+        ids = lm.tok_encode(answer)
+        if not ids or lm.tok_decode(ids) != answer or len(ids) != len(one.piece_nats):
+            continue
+        logits = lm.model(torch.tensor([[*prompt, *ids[:-1]]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+        truth = -logits.gather(1, torch.tensor(ids).unsqueeze(1)).squeeze(1)
+        assert one.piece_nats[:-1] == pytest.approx(truth.tolist()[:-1], abs=2e-3)
+        assert one.nats == pytest.approx(math.fsum(one.piece_nats), abs=0.01)
+
+
+class Fake:
+    """A host whose tokens are the letters of the alphabet, `.` ends a text, and what it says is settled."""
+
+    backend, max_length, think_end_token, eot_token_id = "causal", 40, None, ord(".")
+
+    def __init__(self, says: Sequence[str]) -> None:
+        self.says = list(says)
+        self.model = type("Model", (), {"generation_config": type("Config", (), {"eos_token_id": [ord(".")]})})()
+        self.tokenizer = None
+
+    def tok_encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+    def tok_decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids)).replace(".", "")
+
+    def tok_batch_encode(self, strings: Sequence[str], left_truncate_len: int | None = None) -> tuple[Any, Any]:
+        width = max(map(len, strings))
+        ids = torch.tensor([[0] * (width - len(one)) + self.tok_encode(one) for one in strings])
+        cut = slice(-(left_truncate_len or width), None)
+        return ids[:, cut], (ids != 0).long()[:, cut]
+
+    def _model_call(self, inps: Any) -> Any:
+        raise AssertionError
+
+    def _model_generate(self, context: Any, max_length: int, stop: Sequence[str]) -> Any:
+        width = max(map(len, self.says))
+        return torch.cat([context, torch.tensor([self.tok_encode(one.ljust(width, ".")) for one in self.says])], dim=1)
+
+
+def seen_of(prompts: Sequence[str], says: Sequence[str], *, stop: Sequence[str]) -> list[Generated]:
+    fake: Any = Fake(says)
+    watched = watch(fake)
+    assert watched is not None
+    watched.begin()
+    context, _ = fake.tok_batch_encode(list(prompts), left_truncate_len=10)
+    fake._model_generate(context=context, max_length=99, stop=[*stop, "."])
+    found = [watched.answer(prompt, "?") for prompt in prompts]
+    assert all(one is not None for one in found)
+    return [one for one in found if one is not None]
+
+
+def test_why_an_answer_ended_and_after_how_many_tokens() -> None:
+    """A batch goes on until all of it have ended: what follows a stop string or end-of-text is not the answer's."""
+    says = ("yes STOP and on", "no.", "on and on and o", "so.STOP", "STOP")
+    seen = seen_of([f"p{i}" for i in range(5)], says, stop=["STOP", "zzz"])
+    assert [(one.stop_reason, one.new_tokens, one.text) for one in seen] == [
+        ("stop_string", 8, "yes "),
+        ("end_of_text", 2, "no"),
+        ("length", 15, "on and on and o"),
+        ("end_of_text", 2, "so"),
+        ("stop_string", 4, ""),
+    ]
+
+
+def test_what_is_cut_from_the_left_is_counted() -> None:
+    prompts = ("short", "Q: aa?\n\nQ: b?", "exactly 10", "Q: a\n\nQ: b\n\nQ: c")
+    seen = seen_of(prompts, ["a.", "b.", "c.", "d."], stop=[])
+    assert [(one.prompt_tokens, one.read_tokens) for one in seen] == [(5, 5), (13, 10), (10, 10), (16, 10)]
+    requests = [Instance("generate_until", {}, (prompt, {}), 0, metadata=("t", 0, 1)) for prompt in prompts]
+    fake = Fake([])
+    records = [answer_record(request, 0, one, fake) for request, one in zip(requests, seen, strict=True)]
+    assert [(one.demonstrations, one.demonstrations_read, one.truncated) for one in records] == [
+        (0, 0, False),
+        (1, 0, True),
+        (0, 0, False),
+        (2, 1, True),
+    ]
+
+
+def test_of_equal_prompts_each_answer_is_told_once() -> None:
+    fake: Any = Fake(["one.", "STOP", "two."])
+    watched = watch(fake)
+    assert watched is not None
+    watched.begin()
+    context, _ = fake.tok_batch_encode(["p"] * 3, left_truncate_len=10)
+    fake._model_generate(context, 9, stop=["STOP"])
+    told = [watched.answer("p", text) for text in ("two", "one", "")]
+    assert [one and one.stop_reason for one in told] == ["end_of_text", "end_of_text", "stop_string"]
+    assert watched.answer("p", "one") is None
+
+
+def test_other_kinds_of_models_are_not_watched() -> None:
+    assert watch(type("Seq2Seq", (), {"backend": "seq2seq"})()) is None
+    assert watch(object()) is None
+
+
+def test_bytes_and_offsets_of_tokens(tmp_path: Path, pretrained: str) -> None:
+    tokenizer = host(pretrained).tokenizer
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        each = token_bytes(tokenizer, ids)
+        assert each is not None and b"".join(each) == text.encode()
+        offsets = token_offsets(tokenizer, text, ids)
+        assert offsets is not None and max([end for _, end in offsets], default=0) == len(text)
+    assert token_offsets(tokenizer, "one", [0, 0]) is None
+    words = type("Words", (), {"convert_ids_to_tokens": lambda self, ids: ["▁語" for _ in ids]})()
+    assert token_bytes(words, [1]) is None and token_offsets(words, "a", [1]) is None
