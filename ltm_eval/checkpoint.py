@@ -22,7 +22,7 @@ from ltm_eval.archives import check_archive
 from ltm_eval.config import DEMO_MODEL
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
 from ltm_eval.headers import check_header
-from ltm_eval.hub import commit_of
+from ltm_eval.hub import REFUSALS, ask, is_hub_id
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
 from ltm_eval.paths import assets_dir, demo_model_dir
@@ -170,8 +170,7 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
 
 def check_place(source: str | Path) -> None:
     """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read."""
-    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)) and not str(source).endswith(".pt")
-    if str(source) != DEMO_MODEL and not Path(source).exists() and not hub_id:
+    if str(source) != DEMO_MODEL and not Path(source).exists() and not is_hub_id(source):
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
@@ -379,21 +378,22 @@ def refuse_impostors(path: Path) -> None:
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
     """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    cause: Exception | None = None
+    asked = ask(repo, revision)
+    offline = asked.commit is None
     try:
-        if not constants.HF_HUB_OFFLINE:
-            revision = commit_of(repo, revision)
-    except Exception as error:  # noqa: BLE001 - the hub's client raises many types; each means the same to a user
-        cause = error
-    try:
-        offline = cause is not None or constants.HF_HUB_OFFLINE
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, local_files_only=offline))
-    except Exception as error:  # as above
+        folder = Path(
+            snapshot_download(
+                repo, revision=asked.commit or revision, allow_patterns=HUB_FILES, local_files_only=offline
+            )
+        )
+    except Exception as error:  # the hub's client raises many types; each means the same to a user
+        named = f"hub checkpoint {repo} (revision {revision or 'main'})"
+        if asked.silent in REFUSALS:
+            raise CheckpointError(f"{named}: {REFUSALS[asked.silent]} ({asked.silent})") from error
         raise MachineError(
-            f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched "
-            f"({type(cause or error).__name__}). "
+            f"{named}: not in the cache and could not be fetched ({asked.silent or type(error).__name__}). "
             f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name

@@ -32,6 +32,8 @@ class _State:
     steps = 0
     at_work = False
     patience = 1.0
+    begun = 0.0
+    seconds = 0.0
 
 
 def mark() -> None:
@@ -42,12 +44,19 @@ def mark() -> None:
 def begin() -> None:
     """Steps are expected from here on."""
     mark()
-    _State.at_work = True
+    _State.at_work, _State.begun = True, time.monotonic()
 
 
 def rest() -> None:
     """No steps are expected: this process waits for others, or does what has no steps."""
+    if _State.at_work:
+        _State.seconds += time.monotonic() - _State.begun
     _State.at_work = False
+
+
+def working_seconds() -> float:
+    """Time this process was at work so far, over all stretches that have ended."""
+    return _State.seconds
 
 
 @contextmanager

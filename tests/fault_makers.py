@@ -496,9 +496,12 @@ def hub(place: Place, *, how: str) -> None:
         place.names["server"] = str(server.fileno())
         place.patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         HELD.append(server)
-    elif how == "refused":
+    else:
+        name = {"gated": "GatedRepoError", "absent": "RepositoryNotFoundError", "revision": "RevisionNotFoundError"}
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
+            if how in name:
+                raise type(name[how], (Exception,), {})
             raise ConnectionError("refused")
 
         place.patch.setattr(huggingface_hub.HfApi, "model_info", refuse)
