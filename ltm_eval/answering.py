@@ -96,6 +96,8 @@ class Line:
     """Ascending in x."""
     dashed: bool = False
     """Whether no model ran."""
+    dots: tuple[tuple[float, float], ...] = ()
+    """Single values beside the line."""
 
 
 def answer_facts(

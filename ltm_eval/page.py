@@ -580,7 +580,7 @@ class TaskSection:
     steps: tuple[StepCurve, ...]
     """Of perplexity sets: nats per token over the fast steps."""
     draws: tuple[Line, ...]
-    """Of perplexity sets: the bound with its noise, over the number of draws."""
+    """Of perplexity sets: the bound by its first draws, with their noise; from sidecars that hold the draws."""
     costs: tuple[CostRow, ...]
     """Time, speed and memory, per run."""
     browser: SampleBrowser | None

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""
 
+TRACED_DOCUMENTS = 32
+"""Documents of a task, by their index, of which every step's KL is kept layer by layer."""
+
 
 @dataclass(frozen=True)
 class Recorder:
@@ -56,6 +59,7 @@ class Recorder:
         return LatentRecord(
             **named(request),
             **self._facts((posterior,), on_text=context.document is not None),
+            kl_steps_nats=kl_steps(request, (posterior,)) if context.document and not repeat else (),
             repeat=repeat,
             demonstrations=context.demonstrations,
             demonstrations_read=context.demonstrations_read,
@@ -92,6 +96,7 @@ class Recorder:
         return LatentRecord(
             **named(request),
             **self._facts(done.posteriors, on_text=True),
+            kl_steps_nats=kl_steps(request, done.posteriors),
             repeat=0,
             demonstrations=0,
             demonstrations_read=0,
@@ -105,6 +110,7 @@ class Recorder:
             stop_reason="",
             fit_seconds=done.fit_seconds,
             decode_seconds=0.0,
+            draws_nats=done.draws_nats,
         )
 
     def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
@@ -179,6 +185,17 @@ def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
         piece_characters=pieces.characters,
         piece_nats=rounded(pieces.nats),
     )
+
+
+def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[float, ...], ...]:
+    """KL of each layer at every fast step, summed over posteriors of one length; of the first documents only."""
+    kept = [p.trace.kl_layers_nats for p in posteriors if p.trace.kl_layers_nats is not None]
+    if int(request.doc_id or 0) >= TRACED_DOCUMENTS or request.idx or len(kept) < len(posteriors):
+        return ()
+    if len({len(one) for one in kept}) != 1:
+        return ()
+    steps = torch.stack([one[:, 0].cpu().double() for one in kept]).sum(0).tolist()
+    return tuple(tuple(float(f"{nats:.4g}") for nats in step) for step in steps)
 
 
 def named(request: Instance) -> dict[str, Any]:

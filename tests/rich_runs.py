@@ -163,6 +163,8 @@ def _sidecars(folder: Path, *, word: str, n: int) -> None:
             replace(
                 LATENT, task=task, doc_id=i, prompt_hash=digest(prompt_of(i, shots=2)), condition=word, preset=word,
                 stop_reason="stop_string" if task == TASK else "",
+                draws_nats=() if task == TASK else tuple(30.0 + i + side for side in (1.0, -1.0, 3.0, -3.0) * 2),
+                kl_steps_nats=((0.0, 0.0), (4.5, 1.0), (9.0, 5.0), (8.25, 4.0)),
             )
             for i in range(n)
         ]  # fmt: skip
