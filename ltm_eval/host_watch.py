@@ -107,6 +107,23 @@ class HostWatch:
         offsets = token_offsets(self.host.tokenizer, text, ids)
         return None if offsets is None else pieces_of_offsets(offsets, nats, length=len(text))
 
+    def target_pieces(self, prompt: str, target: str, *, read_tokens: int) -> Pieces | None:
+        """The pieces of a text after a prompt, scored now; None where it does not fit, or its tokens are not its own.
+
+        Args:
+            read_tokens: of the prompt, from its end: what was read to answer it.
+        """
+        host = self.host
+        ids = host.tok_encode(target, add_special_tokens=False)
+        context = host.tok_encode(prompt)[-read_tokens:]
+        if not ids or not context or len(context) + len(ids) - 1 > host.max_length:
+            return None
+        window = ((*context, *ids[:-1]), tuple(ids))
+        self.windows = {window: None}
+        host._loglikelihood_tokens([(None, context, list(ids))], disable_tqdm=True, override_bs=1)
+        costs = self.windows[window]
+        return None if costs is None else self._pieces(target, ids, costs)
+
     def answer(self, prompt: str, text: str) -> Generated | None:
         """How an answer to a prompt came about; each of several is told once. None where nothing is known."""
         found = self._generated.get(prompt, [])
