@@ -85,7 +85,7 @@ LAYERS = (
     ("fits", "host_watch"),
     ("generating", "host_records", "scoring"),
     ("baselines", "lm", "plots", "probe", "train"),
-    ("line_plots", "page", "plot_files"),
+    ("latex_document", "line_plots", "page", "plot_files"),
     ("document",),
     ("effect_tables", "latent_plots", "latents", "samples", "scores", "summary"),
     ("compute", "page_figures", "probe_views", "summary_text"),
