@@ -3,7 +3,8 @@
     python benchmarks/lost_ranks.py                 # both faults, with and without torchrun, default limits
 
 Two processes evaluate the bundled model on bundled problems; once rank 1 has answered something, it gets SIGKILL or
-SIGSTOP. Printed are the seconds from the signal to the end of the others, the exit codes and the line that was told.
+SIGSTOP, or (without torchrun) stays in a call that never returns while its interpreter lives. Printed are the seconds
+from the fault to the end of the others, the exit codes and the line that was told.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_plain(output: Path) -> list[subprocess.Popen[str]]:
+STUCK = "stuck"
+"""Instead of a signal: rank 1 stays in its third fit."""
+
+
+def start_plain(output: Path, *, stuck: bool) -> list[subprocess.Popen[str]]:
     """Two processes with a launcher's variables and no agent above them."""
     port = str(free_port())
     found = []
     for rank in range(2):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         environ = {**os.environ, **names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        if stuck and rank == 1:
+            environ["LTM_EVAL_FAILPOINT"] = "lm.fit:3:sleep"
         argv = [sys.executable, *COMMAND, "--output_path", str(output)]
         found.append(subprocess.Popen(argv, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     return found
@@ -62,25 +69,27 @@ def answers(output: Path) -> int:
     return sum(path.read_bytes().count(b'{"key":') for path in output.rglob("journal/*.jsonl"))
 
 
-def lose(how: signal.Signals, launcher: str) -> None:
+def lose(how: signal.Signals | str, launcher: str) -> None:
     """One measurement."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
-        processes = (start_torchrun if launcher == "torchrun" else start_plain)(output)
+        processes = start_torchrun(output) if launcher == "torchrun" else start_plain(output, stuck=how == STUCK)
         end = time.monotonic() + LIMIT_SECONDS
         while len([path for path in output.rglob("journal/*.jsonl") if path.read_bytes().count(b"\n") > 2]) < 2:
             if time.monotonic() > end or any(process.poll() is not None for process in processes):
                 raise SystemExit("the job ended, or did not begin, before a process could be lost")
             time.sleep(0.1)
         lost = of_rank(1, processes)
-        os.kill(lost, how)
+        if isinstance(how, signal.Signals):
+            os.kill(lost, how)
         begun = time.monotonic()
         code = processes[0].wait(LIMIT_SECONDS)
         seconds = time.monotonic() - begun
         if launcher == "plain":
-            os.kill(lost, signal.SIGKILL)
-        said = [line for line in (processes[0].stderr or []) if line.startswith("ltm-eval: error")]
-        print(f"{launcher:<9} {how.name:<8} {seconds:6.1f} s  exit code {code}  {answers(output)} answers kept  {said}")
+            processes[1].kill()
+        said = [line for own in processes for line in (own.stderr or []) if line.startswith("ltm-eval: error")]
+        name = how.name if isinstance(how, signal.Signals) else how
+        print(f"{launcher:<9} {name:<8} {seconds:6.1f} s  exit code {code}  {answers(output)} answers kept  {said}")
 
 
 def main() -> None:
@@ -88,7 +97,7 @@ def main() -> None:
     parser.add_argument("--launcher", choices=("plain", "torchrun", "both"), default="both")
     chosen = parser.parse_args().launcher
     for launcher in ("plain", "torchrun") if chosen == "both" else (chosen,):
-        for how in (signal.SIGKILL, signal.SIGSTOP):
+        for how in (signal.SIGKILL, signal.SIGSTOP, *((STUCK,) if launcher == "plain" else ())):
             lose(how, launcher)
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm_eval import pulse
 from ltm_eval.batch import Batch
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import UsageError
-from ltm_eval.fast_loop import adamw, learning_rate
 from ltm_eval.gaussians import Posterior, Trace, preset_start
 from ltm_eval.groups import in_groups
 from ltm_eval.noise import document_noise
+from ltm_eval.steps import adamw, learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +95,7 @@ def adaptive_loop(
         mu = torch.cat([own.mu.detach() for own in active]).requires_grad_()
         log_var = torch.cat([own.log_var.detach() for own in active]).requires_grad_()
         terms = batch.descend(mu, log_var, torch.cat([own.noise(own.steps) for own in active], dim=1))
+        pulse.mark()
         for i, own in enumerate(active):
             own.move(_part(mu.grad, i), _part(log_var.grad, i), terms=(terms[0][i : i + 1], terms[1][i : i + 1]))
         going = [own for own in active if not own.done]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ltm_eval import failpoints
+from ltm_eval import failpoints, pulse
 from ltm_eval.answer_record import AnswerRecord
 from ltm_eval.host_records import answer_record, answer_tokens, text_tokens
 from ltm_eval.host_watch import watch
@@ -53,6 +53,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     """
     host.settings, host.worklist = settings_of(host, seed), Worklist()
     host.token_nll, host.token_records, host.answer_records = token_nll, [], []
+    host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
     watched = watch(host)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltm_eval.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.errors import UsageError
+from ltm_eval.memory import uploaded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,7 @@ def _rows(model: LatentThoughtModel, documents: Sequence[Document], part: slice,
     owner = torch.tensor([owner for owner, _ in windows])
     device = model.device
     in_order = len(documents[0].windows) == 1
-    return Rows(model.prelude(tokens.to(device)), targets.to(device), owner.to(device), in_order)
+    return Rows(model.prelude(uploaded(tokens, device)), uploaded(targets, device), uploaded(owner, device), in_order)
 
 
 def tokens_per_pass(document: Document) -> int:

@@ -2,7 +2,7 @@
 
 Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
 released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
-`weights_only=True` and memory-mapped, never in another way. Parameter names are reduced to one spelling first, then
+`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then
 all of them must be there, no other, each of its shape.
 """
 
@@ -22,10 +22,11 @@ from ltm_eval.archives import check_archive
 from ltm_eval.config import DEMO_MODEL
 from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
 from ltm_eval.headers import check_header
-from ltm_eval.hub import commit_of
+from ltm_eval.hub import REFUSALS, ask, is_hub_id
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
 from ltm_eval.paths import assets_dir, demo_model_dir
+from ltm_eval.steady import steady
 from ltm_eval.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.weights import EMBEDDING, TIED, checked, weights_sha256
 
@@ -150,23 +151,26 @@ def build(checkpoint: Checkpoint) -> LatentThoughtModel:
 
 
 def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Find, read and check a checkpoint; see `load`."""
+    """Find, read and check a checkpoint; see `load`.
+
+    Raises:
+        RefusedError: its files changed meanwhile.
+    """
     check_place(source)
     if str(source) == DEMO_MODEL:
         return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, source=str(source), revision=None)
     if path.exists():
-        return _read_released(path)
+        files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
+        with steady(files):
+            return _read_folder(path, source=str(source), revision=None) if path.is_dir() else _read_released(path)
     folder, commit = _fetch(str(source), revision)
     return _read_folder(folder, source=str(source), revision=commit)
 
 
 def check_place(source: str | Path) -> None:
     """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read."""
-    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)) and not str(source).endswith(".pt")
-    if str(source) != DEMO_MODEL and not Path(source).exists() and not hub_id:
+    if str(source) != DEMO_MODEL and not Path(source).exists() and not is_hub_id(source):
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
@@ -285,12 +289,12 @@ def printable_cause(error: BaseException) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as tensors_of
 
     refuse_impostors(path)
     try:
         check_header(path)
-        return load_file(path)
+        return tensors_of(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
@@ -333,7 +337,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         )
     check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load answers damaged files with many exception types
         raise CheckpointError(
             f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "
@@ -374,21 +378,22 @@ def refuse_impostors(path: Path) -> None:
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
     """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    cause: Exception | None = None
+    asked = ask(repo, revision)
+    offline = asked.commit is None
     try:
-        if not constants.HF_HUB_OFFLINE:
-            revision = commit_of(repo, revision)
-    except Exception as error:  # noqa: BLE001 - the hub's client raises many types; each means the same to a user
-        cause = error
-    try:
-        offline = cause is not None or constants.HF_HUB_OFFLINE
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, local_files_only=offline))
-    except Exception as error:  # as above
+        folder = Path(
+            snapshot_download(
+                repo, revision=asked.commit or revision, allow_patterns=HUB_FILES, local_files_only=offline
+            )
+        )
+    except Exception as error:  # the hub's client raises many types; each means the same to a user
+        named = f"hub checkpoint {repo} (revision {revision or 'main'})"
+        if asked.silent in REFUSALS:
+            raise CheckpointError(f"{named}: {REFUSALS[asked.silent]} ({asked.silent})") from error
         raise MachineError(
-            f"hub checkpoint {repo} (revision {revision or 'main'}): not in the cache and could not be fetched "
-            f"({type(cause or error).__name__}). "
+            f"{named}: not in the cache and could not be fetched ({asked.silent or type(error).__name__}). "
             f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name

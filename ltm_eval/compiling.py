@@ -1,8 +1,9 @@
 """`torch.compile` over the parts of a layer, for whoever asks for it; without a compiler the parts run as they are.
 
 Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
-padded to few lengths, `windows.padded_length`). On a GPU the parts are CUDA graphs too. Compiled sums differ from
-uncompiled ones in their last bits.
+padded to few lengths, `windows.padded_length`). What a fit computes once (`LatentThoughtModel.prelude`) stays as it is.
+On a GPU the fast step around them is captured as one CUDA graph (`steps`). Compiled sums differ from uncompiled ones in
+their last bits.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ltm_eval import pulse
+from ltm_eval.memory import on_gpu
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ltm_eval.model import LatentThoughtModel
 
-PARTS = ("attend", "latent_queries", "read_latents", "transform")
-"""Methods of a layer that the fast loop calls."""
+PARTS = {"cpu": ("project", "merge", "read_latents", "transform"), "cuda": ("attend", "read_latents", "transform")}
+"""Methods of a layer that the fast loop calls, by device: a compiler takes self-attention on a CPU apart, block by
+block, so only what stands around it is compiled there.
+"""
+SELF_ATTENTION = ("project", "merge", "attend")
+"""Of them, what the first layer does in the prelude alone."""
 LENGTHS = 64
 """Most padded lengths that get code of their own; torch's default of 8 would send the others back to Python."""
 
@@ -38,14 +46,20 @@ def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> L
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(LENGTHS, torch._dynamo.config.recompile_limit)
-    mode = "reduce-overhead" if model.device.type == "cuda" and backend == "inductor" else None
+    model.captures_steps = on_gpu(model.device)
     compiler = Compiler()
-    for block in model.blocks:
-        for name in PARTS:
+    for place, block in enumerate(model.blocks):
+        for name in parts_of(model, place):
             plain = getattr(block, name)
             if not isinstance(plain, Compiled):
-                setattr(block, name, Compiled(plain, compiler, backend=backend, mode=mode))
+                setattr(block, name, Compiled(plain, compiler, backend=backend))
     return model
+
+
+def parts_of(model: LatentThoughtModel, place: int) -> list[str]:
+    """Methods of the layer at a place that are compiled."""
+    parts = PARTS.get(model.device.type, PARTS["cuda"])
+    return [name for name in parts if place or name not in SELF_ATTENTION]
 
 
 @dataclass
@@ -59,10 +73,8 @@ class Compiler:
 class Compiled:
     """A function that is compiled when it is first called, and called uncompiled once its compiler has failed."""
 
-    def __init__(
-        self, plain: Callable[..., Any], compiler: Compiler, *, backend: str = "inductor", mode: str | None = None
-    ) -> None:
-        self.plain, self.fast = plain, torch.compile(plain, dynamic=False, backend=backend, mode=mode)
+    def __init__(self, plain: Callable[..., Any], compiler: Compiler, *, backend: str = "inductor") -> None:
+        self.plain, self.fast = plain, torch.compile(plain, dynamic=False, backend=backend)
         self.compiler = compiler
 
     def __call__(self, *given: Any) -> Any:
@@ -70,7 +82,7 @@ class Compiled:
         if self.compiler.failed:
             return self.plain(*given)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), pulse.patient():
                 warnings.simplefilter("ignore")  # of the compiler about the code it is given
                 return self.fast(*given)
         except torch.OutOfMemoryError:

@@ -19,6 +19,7 @@ from ltm_eval.answers import canonical_number, is_number
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.row_files import READERS, Row, checked_row, distinct_ids, file_sha256, text_column
+from ltm_eval.steady import steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -216,11 +217,13 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
     Raises:
         DataError: the set is nowhere, or a file is not as it must be; the message names places or file and line.
         MachineError: a file is there and cannot be read.
+        RefusedError: a file changed meanwhile.
     """
     try:
         found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
-        splits = {split: _read(path, spec) for split, path in found.files.items()}
-        digests = {split: file_sha256(path) for split, path in found.files.items()}
+        with steady(found.files.values()):
+            splits = {split: _read(path, spec) for split, path in found.files.items()}
+            digests = {split: file_sha256(path) for split, path in found.files.items()}
     except OSError as error:
         raise MachineError(
             f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"

@@ -18,10 +18,10 @@ import typer
 from ltm_eval import __version__
 from ltm_eval.calls import PROGRAM, Call
 from ltm_eval.config import RunConfig
+from ltm_eval.disk import cause, remedy
 from ltm_eval.distributed import current
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError, nearest, printable
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re.IGNORECASE)
 
 
@@ -65,7 +65,8 @@ def _of_machine(error: OSError) -> LtmEvalError:
         return UsageError(
             f"a path of {len(str(error.filename))} characters is too long for this file system; shorten it"
         )
-    return MachineError(f"{error.filename or 'a file'}: {error.strerror}; look at disk, path and permissions")
+    where = Path(str(error.filename)) if error.filename else Path()
+    return MachineError(f"{error.filename or 'a file'}: {cause(error, where)}; {remedy(error, where)}")
 
 
 def _parser_errors() -> type[Exception]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltm_eval import pulse
 from ltm_eval.errors import UsageError
 from ltm_eval.memory import give_back, ran_out
 from ltm_eval.model import LatentThoughtModel, Linear
@@ -164,6 +165,7 @@ def generate(
             begun = time.monotonic()
             with one_thread(when=stepper.small):
                 stepper.step([max(token, 0) for token in chosen])
+            pulse.mark()
             going = [lane for lane in lanes if lane is not None]
             for lane in going:
                 lane.seconds += (time.monotonic() - begun) / len(going)

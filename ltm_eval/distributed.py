@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.errors import LISTENERS, IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
 from ltm_eval.heartbeat import FAILED, GRACE_SECONDS, SILENCE_SECONDS, TOLD, Heartbeat, beat_key
 from ltm_eval.launch import Launch, read_launch, speaks
+from ltm_eval.pulse import STALL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 SILENCE_VARIABLE = "LTM_EVAL_RANK_SILENCE"
+STALL_VARIABLE = "LTM_EVAL_RANK_STALL"
 JOIN_SECONDS = 300.0
 """How long processes wait for one another at the start: the imports of a cold network disk take minutes."""
 LEAVING_SECONDS = 60.0
@@ -247,7 +249,7 @@ def join(launch: Launch | None = None) -> Job:
         return Job(launch)
     from torch.distributed import PrefixStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
-    silence = _silence()
+    silence, stall = _seconds(SILENCE_VARIABLE, SILENCE_SECONDS), _seconds(STALL_VARIABLE, STALL_SECONDS)
     store = _connect(launch)
     nonce, names = _meet(store, launch)
     own = PrefixStore(nonce, store)
@@ -257,6 +259,7 @@ def join(launch: Launch | None = None) -> Job:
         names,
         stands_in=_stands_in(launch),
         silence=silence,
+        stall=stall,
     )
     heartbeat.start()
     try:
@@ -271,14 +274,14 @@ def join(launch: Launch | None = None) -> Job:
     return _joined
 
 
-def _silence() -> float:
-    text = os.environ.get(SILENCE_VARIABLE)
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable)
     try:
-        seconds = float(text) if text else SILENCE_SECONDS
+        seconds = float(text) if text else default
     except ValueError:
         seconds = math.nan
     if not 1 <= seconds < math.inf:
-        raise UsageError(f"{SILENCE_VARIABLE} must be a number of seconds, at least 1, got {text!r}")
+        raise UsageError(f"{variable} must be a number of seconds, at least 1, got {text!r}")
     return seconds
 
 

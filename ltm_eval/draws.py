@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm_eval import pulse
 from ltm_eval.batch import Batch
 from ltm_eval.groups import in_halves
 from ltm_eval.noise import generator, standard_normal
@@ -78,6 +79,7 @@ def weigh(
             nll.append(_nll_of_draws(one, filled.to(model.device), keep=kept)[: len(z)])
             if keep is not None and kept:
                 keep.append(torch.cat(kept)[: len(z)])
+            pulse.mark()
             wide, drawn = z.double(), draws.double()
             ratio.append((0.5 * (drawn.square() + log_var - wide.square())).flatten(1).sum(1))
     return Weighed(torch.cat(nll), torch.cat(ratio))

@@ -78,10 +78,17 @@ def projected_token_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) ->
     `.sum(1)` of it has the bits of `projected_nll_nats`.
     """
     with torch.no_grad():
-        return _by_position(hidden, weight, targets, None)
+        return _by_position(*_rows_joined(hidden, targets), weight, None).view(targets.shape)
 
 
-def _by_position(hidden: Tensor, weight: Tensor, targets: Tensor, grad: Tensor | None) -> Tensor:
+def _rows_joined(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """On a GPU all rows as one long row, so that short ones share a chunk; on a CPU as they are."""
+    if hidden.device.type == "cpu":
+        return hidden, targets
+    return hidden.reshape(1, -1, hidden.shape[-1]), targets.reshape(1, -1)
+
+
+def _by_position(hidden: Tensor, targets: Tensor, weight: Tensor, grad: Tensor | None) -> Tensor:
     """-log p at every position (B, T); the gradient of its sum goes into `grad`, where there is one."""
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     projection = _Projection(weight, targets)
@@ -100,15 +107,17 @@ class _ProjectedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        ctx.shape = hidden.shape
+        hidden, targets = _rows_joined(hidden, targets)
         grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        nll = _by_position(hidden, weight, targets, grad)
+        nll = _by_position(hidden, targets, weight, grad)
         if grad is not None:
             ctx.save_for_backward(grad)
-        return nll.sum(1)
+        return nll.view(ctx.shape[:2]).sum(1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = ctx.saved_tensors
+        grad = ctx.saved_tensors[0].view(ctx.shape)
         return grad * grad_outputs[0].view(-1, 1, 1).to(grad.dtype), None, None
 
 

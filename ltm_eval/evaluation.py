@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import failpoints, resume
 from ltm_eval.caveats import task_caveats
-from ltm_eval.distributed import current
+from ltm_eval.distributed import Job, current
 from ltm_eval.errors import IncompleteError, masked, masked_all, printable
 from ltm_eval.failures import failed_answers, without
 from ltm_eval.floors import FIELDS, floors_of
@@ -19,7 +20,7 @@ from ltm_eval.signatures import signatures_of
 from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.task_facts import TaskFacts, stop_reasons, task_facts
 from ltm_eval.task_loading import chosen_documents, data_facts
-from ltm_eval.telemetry import Meter
+from ltm_eval.telemetry import Meter, TaskCost, together, with_compute
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
         if not job.leads:
             for task in tasks:
+                meter = Meter(lm.device)
                 _help(lm, task, config)
+                _shared_cost(meter, job)
             return session.results
         return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
 
@@ -92,8 +95,9 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         meter = Meter(lm.device)
         part = evaluate_task(lm, task, config)
         failpoints.moment("run.task")
-        costs[task.task_name] = asdict(meter.read())
         records = list(getattr(lm, "records", []))
+        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        costs[task.task_name] = asdict(with_compute(_shared_cost(meter, current()), records, info))
         answered = list(getattr(lm, "answer_records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons([*records, *answered])
@@ -134,6 +138,16 @@ def _forget(lm: Any) -> None:
     """Drop a model's records of the task that is done."""
     for name in ("records", "answer_records", "token_records"):
         getattr(lm, name, []).clear()
+
+
+def _shared_cost(meter: Meter, job: Job) -> TaskCost:
+    """What a task cost all processes of a job, each of which asks.
+
+    Raises:
+        IncompleteError: a rank is lost.
+    """
+    own = json.dumps(asdict(meter.read())).encode()
+    return together([TaskCost(**json.loads(part)) for part in job.exchange(own)])
 
 
 class _Helped(Exception):  # noqa: N818 - not an error

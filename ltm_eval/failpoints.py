@@ -13,7 +13,13 @@ import time
 from dataclasses import dataclass
 
 VARIABLE = "LTM_EVAL_FAILPOINT"
-ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "eacces": errno.EACCES}
+ERRORS = {
+    "enospc": errno.ENOSPC,
+    "edquot": errno.EDQUOT,
+    "eio": errno.EIO,
+    "eacces": errno.EACCES,
+    "emfile": errno.EMFILE,
+}
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 LEFT_TO_THE_PLACE = ("short", "nan")
 SLEEP_SECONDS = 3600.0

@@ -6,14 +6,14 @@ Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e3
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from ltm_eval import pulse
 from ltm_eval.elbo import kl_nats, kl_per_layer_nats
 from ltm_eval.gaussians import Posterior, Start, Trace
+from ltm_eval.steps import steps_of
 
 if TYPE_CHECKING:
     from ltm_eval.batch import Batch
@@ -36,33 +36,16 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
     if config.t_fast:
         mu.requires_grad_()
         log_var.requires_grad_()
-        optimiser = adamw(mu, log_var, config)
+        take = steps_of(batch, mu, log_var, config)
         for step in range(config.t_fast):
-            optimiser.param_groups[0]["lr"] = learning_rate(config, step)
-            terms = batch.descend(mu, log_var, noise(step))
+            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
+            terms = take(step, noise(step))
             nll.append(terms[0])
             kl.append(terms[1])
-            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
-            optimiser.step()
+            pulse.mark()
     with torch.no_grad():
         mu, log_var = mu.detach(), log_var.detach()
         nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
         kl.append(kl_nats(mu, log_var))
         layers.append(kl_per_layer_nats(mu, log_var))
     return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
-
-
-def adamw(mu: Tensor, log_var: Tensor, config: FitConfig) -> torch.optim.AdamW:
-    """The optimiser of a fit."""
-    return torch.optim.AdamW(
-        [mu, log_var],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-    )
-
-
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Cosine from `lr` towards `lr_final` over t_fast steps."""
-    return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm_eval.memory import uploaded
 from ltm_eval.noise import generator, standard_normal
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def preset_start(model: LatentThoughtModel, documents: Sequence[Document], confi
     log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
     mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
     start = Start.spread(config, mu=mu, log_var=log_var)
-    return Start(start.mu.to(model.device), start.log_var.to(model.device))
+    return Start(uploaded(start.mu, model.device), uploaded(start.log_var, model.device))
 
 
 def stacked(starts: Sequence[Start]) -> Start:

@@ -4,6 +4,7 @@ torch's collectives end by themselves only after their time limit, which must be
 its monitored barrier names a missing rank only where all should already have arrived. So threads of their own watch.
 A rank that is stopped, or whose interpreter hangs, falls silent; then every other rank ends with exit code 5, and the
 first to notice says which one it was. Clocks of machines are never compared: silence is counted by the listener.
+A rank that is heard but takes no more steps (`pulse`), as in a GPU kernel that never returns, gives itself up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ltm_eval.errors import IncompleteError, error_line
+from ltm_eval.pulse import STALL_SECONDS, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +43,14 @@ class Heartbeat:
     """The threads of one process."""
 
     def __init__(
-        self, store: Store, rank: int, names: Sequence[str], *, stands_in: bool, silence: float = SILENCE_SECONDS
+        self,
+        store: Store,
+        rank: int,
+        names: Sequence[str],
+        *,
+        stands_in: bool,
+        silence: float = SILENCE_SECONDS,
+        stall: float = STALL_SECONDS,
     ) -> None:
         """Of a process whose first beat, and that of every other, is in the store.
 
@@ -51,9 +60,11 @@ class Heartbeat:
             names: how a user finds each rank: host and process id.
             stands_in: whether this rank speaks where the store is gone, so that nobody can tell who was first.
             silence: seconds after which a rank counts as lost.
+            stall: seconds without a step after which this rank counts as stuck.
         """
         self._store, self._rank, self._names, self._silence = store, rank, names, silence
         self._stands_in = stands_in
+        self._watch = Watch(stall)
         self._keys = [beat_key(other) for other in range(len(names))]
         self._stop, self._judged = threading.Event(), threading.Event()
         self._heard = [(b"", time.monotonic())] * len(names)
@@ -112,7 +123,7 @@ class Heartbeat:
 
     @property
     def _period(self) -> float:
-        return min(PERIOD_SECONDS, self._silence / 5)
+        return min(PERIOD_SECONDS, self._silence / 5, self._watch.seconds / 5)
 
     def _judge(self) -> None:
         """Count silence, and end this process once a rank is lost."""
@@ -127,6 +138,10 @@ class Heartbeat:
             ]
             if self._failed:
                 self._end("", tell=False)
+                return
+            if self._watch.is_stuck():
+                own = f"rank {self._rank} ({self._names[self._rank]})"
+                self._end(f"{own} is stuck: no step for {self._watch.seconds:.0f} s", tell=self._first_to_tell())
                 return
             if silent:
                 lost = ", ".join(f"rank {rank} ({self._names[rank]})" for rank in silent)

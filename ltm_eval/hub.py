@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +15,12 @@ T = TypeVar("T")
 
 NETWORK_SECONDS = 30.0
 """For everything that is asked before data flow."""
+REFUSALS = {
+    "GatedRepoError": "the hub lets only those read it who asked for it; ask there, then set HF_TOKEN",
+    "RepositoryNotFoundError": "the hub knows no such repository, or shows it only to its members; set HF_TOKEN",
+    "RevisionNotFoundError": "the repository has no such revision; give a commit, tag or branch that it has",
+}
+"""What the hub itself says no to, by the name of its client's error."""
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -50,21 +59,50 @@ def commit_of(repo: str, revision: str | None) -> str | None:
     return within(NETWORK_SECONDS, lambda: HfApi().model_info(repo, revision=revision, timeout=10).sha)
 
 
-def go_offline_unless_reached(repo: str) -> str:
-    """Why the hub does not tell about `repo`, and from then on only caches are read; nothing where it does.
+def is_hub_id(source: str | Path) -> bool:
+    """Whether `source` is no path here and has the form `owner/name`."""
+    form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source))
+    return form is not None and not str(source).endswith(".pt") and not Path(source).exists()
 
-    Other libraries try again and again where the hub is silent; told to stay offline they look into their caches.
-    """
+
+@dataclass(frozen=True)
+class Asked:
+    """What the hub says of a revision."""
+
+    commit: str | None
+    """None where it says nothing."""
+    silent: str = ""
+    """Why."""
+
+
+_told: dict[tuple[str, str | None], Asked] = {}
+"""What another process of the job was told."""
+
+
+def remember(repo: str, revision: str | None, asked: Asked) -> None:
+    """Do not ask for this revision again: another process of the job has."""
+    _told[repo, revision] = asked
+
+
+def ask(repo: str, revision: str | None) -> Asked:
+    """The commit of a revision, or why the hub does not tell it."""
     from huggingface_hub import constants
 
+    if (repo, revision) in _told:
+        return _told[repo, revision]
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+        return Asked(None, "HF_HUB_OFFLINE is set")
     try:
-        commit_of(repo, None)
+        return Asked(commit_of(repo, revision))
     except Exception as error:  # noqa: BLE001 - the client's errors have no common class; each is the reason told
-        constants.HF_HUB_OFFLINE = True
-        return type(error).__name__
-    return ""
+        return Asked(None, type(error).__name__)
+
+
+def go_offline() -> None:
+    """Only caches are read from here on: other libraries try again and again where the hub is silent."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
 
 
 def is_cached(repo: str) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from ltm_eval import failpoints
+from ltm_eval.disk import cause, remedy
 from ltm_eval.errors import MachineError, RefusedError
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _repair_file(path: Path) -> int:
             failpoints.hit("journal.cut")
             os.truncate(path, whole)
     except OSError as error:
-        raise MachineError(f"cannot repair {path}: {error.strerror or error}; free some space") from error
+        raise MachineError(f"cannot repair {path}: {cause(error, path)}; {remedy(error, path)}") from error
     return sum(map(bool, bad))
 
 
@@ -400,9 +401,9 @@ class Writer:
                 return
 
     def _lost(self, error: OSError, wanted: str) -> MachineError:
-        reason = error.strerror or error
-        space = "" if error.errno == errno.ENOENT else "free some space and "
-        return MachineError(f"{self.path}: could not {wanted} ({reason}); {space}run the same command again")
+        first = "" if error.errno == errno.ENOENT else f"{remedy(error, self.path)} and "
+        reason = cause(error, self.path)
+        return MachineError(f"{self.path}: could not {wanted} ({reason}); {first}run the same command again")
 
 
 # Both -----------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from ltm_eval.arguments import (
 )
 from ltm_eval.batch_limit import BatchLimit, batch_limit
 from ltm_eval.checkpoint import load_with_tokenizer
+from ltm_eval.commits import agree_on
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config
 from ltm_eval.context import Context, Windows, plan
@@ -178,7 +179,9 @@ class LTM(TemplateLM):
         try:
             known = [name for name in inspect.signature(cls).parameters if name != "self"]
             job = join()
-            lm = cls(**host_arguments(known, arg_dict, additional_config or {}))
+            given = host_arguments(known, arg_dict, additional_config or {})
+            agree_on(given.get("pretrained"), given.get("revision"))
+            lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
             lm.worklist = Worklist(job=job)
             lm.progress = tqdm_bar if job.leads else silent

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_eval import failpoints
+from ltm_eval.disk import cause, remedy
 from ltm_eval.errors import MachineError, RefusedError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def holding(folder: Path) -> Iterator[Holder]:
         failpoints.hit("lock.open")
         handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise MachineError(f"cannot write {folder / NAME}: {error.strerror}; choose another --output_path") from error
+        told = f"{cause(error, folder)}; {remedy(error, folder)} or choose another --output_path"
+        raise MachineError(f"cannot write {folder / NAME}: {told}") from error
     try:
         _take(handle, folder)
         mine = _sign(handle, folder)
@@ -124,7 +126,7 @@ def _sign(handle: int, folder: Path) -> Holder:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(mine)).encode(), 0)
     except OSError as error:
-        raise MachineError(f"cannot write {folder / NAME}: {error.strerror}; free some space") from error
+        raise MachineError(f"cannot write {folder / NAME}: {cause(error, folder)}; {remedy(error, folder)}") from error
     return mine
 
 

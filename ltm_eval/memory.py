@@ -1,11 +1,24 @@
-"""Memory of a device that runs out: told from other errors, and given back before the next try."""
+"""Memory of a device: what goes up to it without waiting, how it is told that it ran out, and what is given back."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 _SAYINGS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """Of the driver, of other backends, and of libraries that allocate for themselves."""
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether work is queued on the device while the host goes on."""
+    return device.type == "cuda"
+
+
+def uploaded(host: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on the device. A GPU takes it from pinned memory when its turn comes, and nobody waits."""
+    if not on_gpu(device):
+        return host.to(device)
+    return (host.pin_memory() if torch.cuda.is_available() else host).to(device, non_blocking=True)
 
 
 def ran_out(error: BaseException) -> bool:

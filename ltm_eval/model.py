@@ -129,10 +129,6 @@ class Attention(nn.Module):
         """Every query sees every key (cross-attention to z): (B, T, D)."""
         return self.merge(F.scaled_dot_product_attention(q, self.expand(k), self.expand(v)))
 
-    def windowed(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        """Position i sees i-window+1 ... i: (B, T, D)."""
-        return self.merge(windowed_attention(q, self.expand(k), self.expand(v), window))
-
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention in which position i sees positions i-window+1 ... i.
@@ -214,33 +210,38 @@ def _window_mask(queries: int, keys: int, window: int, device: torch.device) -> 
 
 
 def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Elsewhere: torch's fused kernel over blocks of `window` queries, each with the keys of two blocks."""
+    """Elsewhere: torch's fused kernels over blocks of `window` queries. The first block sees itself alone; every other
+    one also sees the block before it, through one mask that all of them share.
+    """
     batch, heads, length, width = q.shape
+    first = F.scaled_dot_product_attention(
+        q[:, :, :window], k[:, :, :window], v[:, :, :window], is_causal=True
+    )  # (B, H, W, hd)
     if length <= window:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return first
     blocks = -(-length // window)
-    pad = blocks * window - length
-    q, k, v = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, v))
-    qb, kb, vb = (x.view(batch, heads, blocks, window, width).transpose(1, 2) for x in (q, k, v))  # (B, C, H, W, hd)
-    keys = torch.cat(
-        [F.pad(kb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], kb], dim=3
-    )  # previous block and own: (B, C, H, 2W, hd)
-    values = torch.cat([F.pad(vb, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], vb], dim=3)
-    mask = _block_mask(window, blocks, batch, q.dtype, q.device)
-    out = F.scaled_dot_product_attention(qb.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), attn_mask=mask)
-    out = out.view(batch, blocks, heads, window, width).transpose(1, 2)
-    return out.flatten(2, 3)[:, :, :length]
+    q, k, v = (F.pad(x, (0, 0, 0, blocks * window - length)) for x in (q, k, v))
+    queries = q[:, :, window:].unflatten(2, (blocks - 1, window))  # (B, H, C, W, hd)
+    keys, values = (_block_pairs(x.unflatten(2, (blocks, window))) for x in (k, v))
+    mask = _block_mask(window, q.dtype, q.device)
+    rest = F.scaled_dot_product_attention(
+        queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), attn_mask=mask
+    )
+    return torch.cat([first, rest.view(batch, heads, -1, width)], dim=2)[:, :, :length]
+
+
+def _block_pairs(x: Tensor) -> Tensor:
+    """Every block but the first, after the one before it: (B, H, C + 1, W, hd) to (B, H, C, 2W, hd)."""
+    return torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3)
 
 
 @lru_cache(maxsize=16)
-def _block_mask(window: int, blocks: int, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """0 where a query of a block sees a key of the previous or the own block, else -inf: (B * C, 1, W, 2W)."""
-    query = torch.arange(window, device=device).view(-1, 1) + window
-    key = torch.arange(2 * window, device=device).view(1, -1)
-    seen = (key <= query) & (query - key < window)
-    first = seen & (key >= window)
-    hidden = ~torch.stack([first] + [seen] * (blocks - 1)).unsqueeze(1)
-    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -math.inf).repeat(batch, 1, 1, 1)
+def _block_mask(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where a query sees a key of the block before or its own, else -inf: (W, 2W)."""
+    gap = torch.arange(window, 2 * window, device=device).unsqueeze(1) - torch.arange(2 * window, device=device)
+    return torch.zeros(window, 2 * window, dtype=dtype, device=device).masked_fill_(
+        (gap < 0) | (gap >= window), -math.inf
+    )
 
 
 class FeedForward(nn.Module):
@@ -271,9 +272,18 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Self-attention over whole sequences: the new residual stream, and the keys and values that a cache keeps."""
+        q, k, v = self.project(x, table)
+        expand = self.attention.expand
+        return self.merge(x, windowed_attention(q, expand(k), expand(v), self.window)), k, v
+
+    def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of self-attention, rotated."""
         normed = self.attention_norm(x)
-        k, v = self.attention.keys_values(normed, table)
-        return x + self.attention.windowed(self.attention.queries(normed, table), k, v, self.window), k, v
+        return self.attention.queries(normed, table), *self.attention.keys_values(normed, table)
+
+    def merge(self, x: Tensor, heads: Tensor) -> Tensor:
+        """What self-attention gave, put into the residual stream: (B, T, D)."""
+        return x + self.attention.merge(heads)
 
     def latent_queries(self, x: Tensor, table: Tensor) -> Tensor:
         """What cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
@@ -333,6 +343,8 @@ class LatentThoughtModel(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.info: Any = None
+        self.captures_steps = False
+        """Whether a GPU takes fast steps as CUDA graphs; set by `compiling`."""
         self._output_cast: Tensor | None = None
         self.reset_tables()
         self.eval().requires_grad_(False)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltm_eval.memory import uploaded
+
 if TYPE_CHECKING:
     from ltm_eval.config import FitConfig
     from ltm_eval.model import LatentThoughtModel
@@ -42,7 +44,7 @@ def document_noise(model: LatentThoughtModel, documents: Sequence[Document], con
     shape = (config.draws // 2 if paired else config.draws, *model.config.latent_shape)
 
     def draw() -> Tensor:
-        own = torch.stack([standard_normal(stream, shape) for stream in streams], dim=1).to(model.device)
+        own = uploaded(torch.stack([standard_normal(stream, shape) for stream in streams], dim=1), model.device)
         return torch.cat([own, -own]) if paired else own
 
     if config.noise == "fixed":

@@ -437,6 +437,8 @@ class SampleBrowser:
     """Scores one document again; DOCUMENT stands for its index. Empty where it is not known."""
     marks: str = ""
     """What marked tokens show: difference, cost, or empty where none are marked."""
+    marks_levels: tuple[str, ...] = ()
+    """Nats that the levels stand for, in words."""
     marks_notes: tuple[str, ...] = ()
     """Of which documents and models nothing is stored, and how it would be."""
 

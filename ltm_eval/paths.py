@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def demo_model_dir() -> Path:
 def sample_data_dir() -> Path:
     """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
     return assets_dir() / "sample"
+
+
+def unused_date(folder: Path) -> str:
+    """Now, as lm-eval writes it into names of files; a name of its own where a clock that was set back says one again.
+
+    Args:
+        folder: of the results.
+    """
+    now = datetime.now()
+    while True:
+        date = now.isoformat().replace(":", "-")
+        if not any(folder.glob(f"*_{date}.json*")):
+            return date
+        now += timedelta(microseconds=1)
 
 
 def source_sha256() -> str:

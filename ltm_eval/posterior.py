@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from ltm_eval.adaptive import Adaptive, AdaptiveFit, adaptive_loop, fit_adaptive
 from ltm_eval.batch import Batch, Rows
 from ltm_eval.config import FitConfig, fit_config
-from ltm_eval.fast_loop import fast_loop, learning_rate
+from ltm_eval.fast_loop import fast_loop
 from ltm_eval.gaussians import Posterior, Start, Trace, preset_start, stacked
 from ltm_eval.groups import in_groups, in_halves
 from ltm_eval.noise import Noise, document_noise, generator, standard_normal
+from ltm_eval.steps import learning_rate
 from ltm_eval.windows import Document, Window, padded_length, trimmed
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_eval.config import DEMO_MODEL, RunConfig
+from ltm_eval.disk import cause, remedy
 from ltm_eval.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def check_output(folder: Path) -> Path:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise MachineError(
-            f"output_path {folder}: cannot be written ({error.strerror}); choose another with --output_path"
+            f"output_path {folder}: cannot be written ({cause(error, folder)}); {remedy(error, folder)}, or choose "
+            "another with --output_path"
         ) from error
     if free < NEEDED_BYTES:
         raise MachineError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from ltm_eval import progress
 from ltm_eval.config import AUTO, RunConfig, fit_config
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.evaluation import show_notes
+from ltm_eval.paths import unused_date
 from ltm_eval.preflight import check_output, quiet_hosts, settle
 from ltm_eval.probe_results import DEFAULT_TASK, Probe, ProbeJob, find_probes, read_probe, write_probe
 from ltm_eval.provenance import provenance
@@ -62,8 +62,8 @@ def probe(job: ProbeJob) -> Outcome:
     model, tokenizer = _model(job, str(config.model))
     show_notes(notes)
     done = _probed(model, tokenizer, texts, job)
-    date_id = datetime.now().isoformat().replace(":", "-")
-    path = output / folder_name(str(config.model)) / f"probe_{date_id}.json"
+    folder = output / folder_name(str(config.model))
+    path = folder / f"probe_{unused_date(folder)}.json"
     result = Probe(
         model_name=str(config.model),
         n_layers=model.config.n_layers,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from ltm_eval.errors import DataError, IncompleteError, ResultsError, UsageError
 from ltm_eval.evaluation import evaluate_task
 from ltm_eval.journal import Contents, Journal, read
 from ltm_eval.lock import holding
+from ltm_eval.paths import unused_date
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.preflight import quiet_hosts
 from ltm_eval.repeats import interval_of
@@ -150,7 +150,7 @@ def _rescored(run: Run, changes: Changes) -> Path:
         _extend(task, changes.filters)
     lm = Replay(Journal(folder, _settings_of(run, read(folder))), run.model_kind, token_nll=config.token_nll)
     content = json.loads(run.path.read_text("utf-8"))
-    date_id = datetime.now().isoformat().replace(":", "-")
+    date_id = unused_date(folder)
     groups: dict[str, Any] = {}
     for task in tasks:
         rows = _evaluated(lm, task, config, content, changes)

@@ -15,14 +15,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
-from ltm_eval import failpoints
+from ltm_eval import failpoints, pulse
 from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.paths import unused_date
 from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.worklist import Worklist, say_on_stderr
 
@@ -149,7 +149,7 @@ def session(
     """
     failpoints.moment("resume.begin")
     job = job or Job()
-    wanted = Manifest(datetime.now().isoformat().replace(":", "-"), _plain(lm.settings), _plain(asked), _plain(data))
+    wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data))
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
     damaged = repair(folder) if job.leads else 0
     journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
@@ -174,6 +174,7 @@ def session(
     else:
         journal.close()
     finally:
+        pulse.rest()
         lm.worklist = before
 
 

@@ -21,6 +21,7 @@ from ltm_eval.distributed import Job, current, join
 from ltm_eval.errors import LtmEvalError, ResultsError, printable
 from ltm_eval.evaluation import evaluate_subject, evaluate_task, merged, show_notes
 from ltm_eval.failures import Failure, allowed, listed
+from ltm_eval.footprint import say_if_short
 from ltm_eval.lock import holding
 from ltm_eval.preflight import check_output, quiet_hosts, refuse_inside, settle
 from ltm_eval.provenance import version
@@ -87,6 +88,8 @@ def quieted(config: RunConfig, job: Job) -> RunConfig:
 def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
     """`run` in a folder that is held."""
     tasks = tasks_of(config)
+    if current().leads:
+        say_if_short(tasks, config, output)
     subjects = [ltm_subject(config), *(baseline_subject(spec) for spec in config.baselines)]
     written: list[Path] = []
     for subject in subjects:

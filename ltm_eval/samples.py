@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ltm_eval.answers import INVALID, exact_match
 from ltm_eval.page import Answer, SampleBrowser, SampleView
 from ltm_eval.rerun import rerun_command
-from ltm_eval.token_views import scored_answer, scored_text, stored_words, token_view
+from ltm_eval.token_views import level_words, scored_answer, scored_text, stored_words, token_view
 from ltm_eval.wording import cut, number, percent, visible
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     shown = [chosen[key] for key in documents if key in chosen]
     counts = Counter(chain.from_iterable(tags.values()))
     views = [view for one in shown for view in (one.tokens, *(answer.tokens for answer in one.answers)) if view]
+    marks = "difference" if any(view.compares for view in views) else "cost" if views else ""
     return SampleBrowser(
         samples=tuple(
             replace(chosen[key], place=place, tags=tags.get(key, ()), gap=gaps.get(key))
@@ -94,7 +95,8 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
         shared=_shared(shown),
         scored=bool(costs),
         command=rerun_command(lead.run, name, "DOCUMENT"),
-        marks="difference" if any(view.compares for view in views) else "cost" if views else "",
+        marks=marks,
+        marks_levels=level_words(marks),
         marks_notes=_marks_notes(kept, entries, shown, scored=bool(costs)),
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import failpoints
+from ltm_eval.disk import cause, remedy
 from ltm_eval.errors import MachineError
 from ltm_eval.row_checks import REPLACED, mapping
 
@@ -74,8 +75,8 @@ def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
         partial.replace(path)
         failpoints.moment("results.replaced")
     except OSError as error:
-        reason = error.strerror or error
-        raise MachineError(f"cannot write {path}: {reason}; free some space or choose another --output_path") from error
+        told = f"{cause(error, path)}; {remedy(error, path)} or choose another --output_path"
+        raise MachineError(f"cannot write {path}: {told}") from error
     finally:
         _discard(partial)
 

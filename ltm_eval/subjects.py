@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import paths, progress
+from ltm_eval.commits import agree_on, agreed
 from ltm_eval.config import DEMO_BASELINE, RunConfig
 from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.hub import go_offline_unless_reached, is_cached
+from ltm_eval.hub import is_cached
 from ltm_eval.launch import unlaunched
 
 if TYPE_CHECKING:
@@ -72,19 +73,23 @@ def baseline_subject(spec: str) -> Subject:
         )
     if not path.exists() and (path.is_absolute() or spec.startswith(".") or spec.count("/") > 1):
         raise UsageError(f"baseline {spec}: no such folder, and not a hub id (owner/name)")
-    if not path.exists():
-        _check_hub(spec)
-    return Subject(spec, "hf", {"pretrained": spec})
+    commit = None if path.exists() else _commit_of(spec)
+    return Subject(spec, "hf", {"pretrained": spec, **({"revision": commit} if commit else {})})
 
 
-def _check_hub(spec: str) -> None:
-    """Raise MachineError where a baseline of the hub can be had neither there nor from the cache."""
-    silent = go_offline_unless_reached(spec)
-    if silent and not is_cached(spec):
+def _commit_of(spec: str) -> str | None:
+    """The commit of a baseline of the hub; None where only the cache has it.
+
+    Raises:
+        MachineError: it can be had neither there nor from the cache.
+    """
+    asked = agreed(spec, None)
+    if asked.silent and not is_cached(spec):
         raise MachineError(
-            f"baseline {spec}: not in the cache, and the hub was not reached ({silent}). Download it where there is a "
-            "network and pass the folder"
+            f"baseline {spec}: not in the cache, and the hub was not reached ({asked.silent}). Download it where there "
+            "is a network and pass the folder"
         )
+    return asked.commit
 
 
 def construct(subject: Subject, config: RunConfig) -> LM:
@@ -96,6 +101,7 @@ def construct(subject: Subject, config: RunConfig) -> LM:
     if subject.kind == "ltm":
         from ltm_eval.lm import LTM
 
+        agree_on(subject.arguments["pretrained"], subject.arguments.get("revision"))
         lm = LTM(**subject.arguments)
         lm.keeps_failures = True
         lm.token_nll = config.token_nll

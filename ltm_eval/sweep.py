@@ -18,6 +18,7 @@ from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
 from ltm_eval.evaluation import evaluate_subject, show_notes
 from ltm_eval.failures import allowed
+from ltm_eval.footprint import say_if_short
 from ltm_eval.preflight import check_output, quiet_hosts, refuse_inside, settle
 from ltm_eval.results import read_run
 from ltm_eval.stopping import stopping
@@ -91,6 +92,8 @@ def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -
     wanted = combinations(config)
     prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
     tasks = {one: _checked(tasks_of(own)) for one, own in prepared}
+    if current().leads:
+        say_if_short(tasks[wanted[0]], prepared[0][1], output, runs=len(wanted))
     lm: Any = construct(ltm_subject(prepared[0][1]), base)
     show_notes(notes)
     written = []

@@ -23,6 +23,7 @@ from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.row_files import file_sha256
+from ltm_eval.steady import steady
 from ltm_eval.text_files import (
     checked_kind,
     read_ag_news,
@@ -290,6 +291,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         UsageError: the set or the split is unknown.
         DataError: it is nowhere, or a file is not as it must be; the message names places or file and line.
         MachineError: a file is there and cannot be read.
+        RefusedError: a file changed meanwhile.
     """
     spec = text_set(name)
     chosen = SPLIT_NAMES.get(split, split) if split else spec.split
@@ -297,8 +299,9 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         raise UsageError(f"{name} has the splits {', '.join(spec.files)}, got {split!r}")
     try:
         place = _find(spec, chosen, data="auto" if data is None or str(data) == "" else str(data), file=file)
-        examples = tuple(example for path in place.paths for example in _read(spec, path))
-        digests = [file_sha256(path) for path in place.paths]
+        with steady(place.paths):
+            examples = tuple(example for path in place.paths for example in _read(spec, path))
+            digests = [file_sha256(path) for path in place.paths]
     except OSError as error:
         raise MachineError(
             f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ltm_eval.token_pieces import Pieces, common_spans
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ltm_eval.token_pieces import Span
     from ltm_eval.token_record import TokenRecord
 
-DIFFERENCES = (0.5, 1.5, 3.0)
+DIFFERENCES = (1.0, 2.0, 4.0)
 """Nats from which on a difference has level 1, 2, 3."""
 COSTS = (1.0, 3.0, 6.0)
 """Nats from which on a cost has level 1, 2, 3."""
@@ -182,6 +183,18 @@ def _runs(text: str, length: int, spans: Sequence[Span], edges: Sequence[float])
 def _level(nats: float, edges: Sequence[float]) -> int:
     level = bisect_right(edges, abs(nats))
     return level if nats > 0 else -level
+
+
+def level_words(marks: str) -> tuple[str, ...]:
+    """What levels 1, 2 and 3 stand for, in nats; nothing where nothing is marked.
+
+    Args:
+        marks: difference, cost or empty.
+    """
+    edges = {"difference": DIFFERENCES, "cost": COSTS}.get(marks)
+    if edges is None:
+        return ()
+    return (*(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"{edges[-1]:g} or more")
 
 
 def _largest(spans: Sequence[Span]) -> list[Span]:

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval import pulse
 from ltm_eval.distributed import Job, share
 from ltm_eval.journal import Journal, digest
 
@@ -142,6 +143,7 @@ class Work:
 
     def __init__(self, worklist: Worklist, kind: str, items: Sequence[Item]) -> None:
         """Look up what is there and share out the rest."""
+        pulse.rest()
         self.worklist, self.kind, self.items = worklist, kind, items
         self.keys = [worklist.key(item.content) for item in items]
         self.answers: dict[str, Answer] = self._found()
@@ -152,6 +154,7 @@ class Work:
         self.todo: list[int] = self.share(sorted(missing.values()))
         """Places of the items to answer here."""
         self._announce(missing)
+        pulse.begin()
 
     def share(self, missing: list[int]) -> list[int]:
         """Which of the missing items (places, ascending, each key once) are answered by this process.
@@ -206,6 +209,7 @@ class Work:
             MachineError: it cannot be written.
             IncompleteError: another process is lost; this answer is kept.
         """
+        pulse.mark()
         key, item = self.keys[place], self.items[place]
         self.answers[key] = answer
         if self.worklist.journal is not None:
@@ -218,6 +222,7 @@ class Work:
         Raises:
             MachineError: the last answers did not reach the disk.
         """
+        pulse.rest()
         self.worklist.sync()
         self.gather()
         return [self.answers[key] for key in self.keys]

@@ -378,7 +378,7 @@ def data_rows(place: Place, *, how: str) -> None:
 @maker
 def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
     """The noise of one document, or the rate of all, is no number a fit can bear."""
-    from ltm_eval import fast_loop, posterior
+    from ltm_eval import posterior, steps
 
     honest = posterior.document_noise
     marked = tuple(f"has {of} pears".encode())
@@ -392,7 +392,7 @@ def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
     if how == "nan":
         place.patch.setattr(posterior, "document_noise", noise)
     elif how == "rate":
-        place.patch.setattr(fast_loop, "learning_rate", lambda config, step: 1e20)
+        place.patch.setattr(steps, "learning_rate", lambda config, step: 1e20)
 
 
 @maker
@@ -496,9 +496,12 @@ def hub(place: Place, *, how: str) -> None:
         place.names["server"] = str(server.fileno())
         place.patch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         HELD.append(server)
-    elif how == "refused":
+    else:
+        name = {"gated": "GatedRepoError", "absent": "RepositoryNotFoundError", "revision": "RevisionNotFoundError"}
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
+            if how in name:
+                raise type(name[how], (Exception,), {})
             raise ConnectionError("refused")
 
         place.patch.setattr(huggingface_hub.HfApi, "model_info", refuse)

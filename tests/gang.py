@@ -54,8 +54,9 @@ class Started:
         self.begun = time.monotonic()
 
     def out(self, rank: int) -> str:
-        """Standard output."""
-        return (self.folder / f"{rank}.out").read_text("utf-8")
+        """Standard output; nothing before the process has begun."""
+        path = self.folder / f"{rank}.out"
+        return path.read_text("utf-8") if path.exists() else ""
 
     def err(self, rank: int) -> str:
         """Standard error."""

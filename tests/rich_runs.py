@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answer_record import AnswerRecord
 from ltm_eval.strict_files import digest, write_jsonl_atomic
+from ltm_eval.token_record import TokenRecord
 from tests.fake_runs import (
     AUDIT,
     DATE,
@@ -76,8 +78,11 @@ def _write_one(folder: Path, model: str, kind: str, *, word: str, n: int) -> Non
     for key, value in (("configs", {"task": MAUVE, f"c {word}": word}), ("versions", 1.0), ("n-shot", 0)):
         content[key][MAUVE] = value
     path.write_text(json.dumps(content), encoding="utf-8")
+    _tokens(path.parent, ltm=ltm, word=word, n=n)
     if ltm:
         _sidecars(path.parent, word=word, n=n)
+    else:
+        _answers(path.parent, word=word, n=n)
 
 
 def _block(word: str, *, n: int) -> dict[str, Any]:
@@ -164,6 +169,43 @@ def _sidecars(folder: Path, *, word: str, n: int) -> None:
             for i in range(n)
         ]  # fmt: skip
         write_jsonl_atomic(folder / f"latents_{task}_{DATE}.jsonl", records)
+
+
+def _tokens(folder: Path, *, ltm: bool, word: str, n: int) -> None:
+    """What tokens cost, of all documents but the last two; each model cuts the texts at other places."""
+    for task, part in ((TASK, "answer"), (PPL_TASK, "text")):
+        records = []
+        for row in read_rows(folder / f"samples_{task}_{DATE}.jsonl")[: n - 2]:
+            text = row["resps"][0][0] if part == "answer" else row["doc"]["text"]
+            characters = (4, 2, 3) if ltm else (6, 3)
+            nats = (1.5, 0.25, 0.5, 7.0) if ltm else (4.25, 0.75, 3.0)
+            records.append(
+                TokenRecord(
+                    task=task, doc_id=row["doc_id"], idx=0, repeat=0, prompt_hash=row["prompt_hash"], part=part,
+                    tokenizer=word[:99], draws=8 if ltm and part == "text" else 0, nats=sum(nats),
+                    kl_nats=12.5 if ltm else None, piece_characters=(*characters, len(text) - sum(characters)),
+                    piece_nats=nats,
+                )
+            )  # fmt: skip
+        write_jsonl_atomic(folder / f"tokens_{task}_{DATE}.jsonl", records)
+
+
+def _answers(folder: Path, *, word: str, n: int) -> None:
+    records = [
+        AnswerRecord(
+            task=TASK, doc_id=i, idx=0, repeat=0, prompt_hash=digest(prompt_of(i, shots=2, word=word)),
+            demonstrations=2, demonstrations_read=1 + i % 2, prompt_tokens=60, read_tokens=40 + 20 * (i % 2),
+            truncated=i % 2 == 0, new_tokens=10 + i, stop_reason=("stop_string", "end_of_text", "length")[i % 3],
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    write_jsonl_atomic(folder / f"answers_{TASK}_{DATE}.jsonl", records)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a samples file, one for each document."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({row["doc_id"]: row for row in rows}.values())
 
 
 def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def test_facts_of_answers(rich: dict[str, TaskSection]) -> None:
     assert (ours.documents, ours.stops, ours.new_tokens) == (8, (("stop_string", 8),), 12.0)
     assert (ours.demonstrations, ours.dropped, ours.prompts_cut) == (2.0, 0.0, (8, 8))
     assert (ours.prompt_tokens, ours.fitted_tokens, ours.windows) == (60.0, 40.0, 1.0)
-    assert (theirs.stops, theirs.dropped, theirs.prompts_cut) == ((), None, None)
+    assert theirs.stops == (("stop_string", 3), ("end_of_text", 3), ("length", 2))
+    assert (theirs.demonstrations, theirs.dropped, theirs.prompts_cut, theirs.new_tokens) == (2.0, 0.5, (4, 8), 13.5)
+    assert (theirs.prompt_tokens, theirs.read_tokens, theirs.fitted_tokens, theirs.windows) == (60.0, 50.0, None, None)
     assert rich["ltm_ptb"].answering == ()
 
 

@@ -221,6 +221,35 @@ def test_scored_documents_are_put_in_order_of_their_difference(watched: Watched)
     assert page.evaluate(gaps) == before
 
 
+def test_marked_tokens_tell_their_cost_with_and_without_colour(watched: Watched) -> None:
+    """Each level has a ground of its own in both themes, and a line whose kind and width tell the same."""
+    page = watched.page
+    looks = """() => Array.from(document.querySelectorAll(".key mark")).map((one) => {
+        const style = getComputedStyle(one);
+        return [one.className, style.backgroundColor, style.borderBottomStyle, style.borderBottomWidth];
+    })"""
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(looks)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(looks)
+    kinds = {tuple(one[:2]) for one in light}
+    assert {one[0] for one in light} == {f"{side}{level}" for side in "lmn" for level in (1, 2, 3)}
+    assert len({one[1] for one in light}) == len(kinds) == 9
+    assert not {one[1] for one in light} & {one[1] for one in dark}
+    for shown in (light, dark):
+        lines = {one[0]: (one[2], one[3]) for one in shown}
+        assert lines["l2"] == ("dotted", "2px") and lines["m3"] == ("solid", "3px") and lines["n1"] == ("solid", "1px")
+    page.locator("#task-2-doc-0 > summary").click()
+    text = page.locator("#task-2-doc-0 pre.tokens")
+    assert text.text_content() == "Text 0 of pears."
+    assert text.locator("mark").evaluate_all("all => all.map((one) => [one.textContent, one.title])") == [
+        ["Text 0", "−2.5"],
+        [" pears.", "+4.0"],
+    ]
+    api.expect(page.locator("#task-2-doc-0 .largest tbody tr").first).to_contain_text("“ pears.”7.003.00+4.0")
+    assert page.locator("#task-2-doc-7 mark").count() == 0
+
+
 def test_a_permalink_opens_its_document(browser: Any, path: Path) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(f"{path.as_uri()}#task-1-doc-5")
@@ -275,6 +304,7 @@ def test_the_page_is_complete_without_script(browser: Any, path: Path) -> None:
     assert page.locator("#theme:visible, .tools:visible, button:visible").count() == 0
     page.locator("#task-1-doc-3 > summary").click()
     api.expect(page.locator("#task-1-doc-3 .extracted").first).to_be_visible()
+    api.expect(page.locator("#task-1-doc-3 mark").first).to_be_visible()
     assert page.locator("svg:visible").count() >= 6
     watched.assert_quiet()
     context.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval.compiling import PARTS, Compiled, Compiler, compile_layers
+from ltm_eval.compiling import Compiled, Compiler, compile_layers, parts_of
 from ltm_eval.config import fit_config
 from ltm_eval.lm import LTM
 from ltm_eval.posterior import Document, Window, fit_documents
@@ -64,7 +64,8 @@ def test_compiled_layers_fit_as_plain_ones_do() -> None:
         warnings.simplefilter("ignore")  # torch's compiler imports parts of torch that are deprecated
         model = compile_layers(tiny_model(scale=4.0), backend="aot_eager")
         found = fit_documents(model, [document], config, seed=1)
-    assert not any(getattr(block, name).compiler.failed for block in model.blocks for name in PARTS)
+    compiled = [getattr(block, name) for i, block in enumerate(model.blocks) for name in parts_of(model, i)]
+    assert len(compiled) == 2 + 4 and not any(part.compiler.failed for part in compiled)
     assert relative_error(found.mu, plain.mu) < 1e-4
     assert relative_error(found.trace.objective_nats, plain.trace.objective_nats) < 1e-6
 
@@ -74,7 +75,9 @@ def test_the_adapter_compiles_where_it_is_asked_to(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     folder = str(tiny_folder(tmp_path / "model"))
     asked, plain = LTM(folder, compile="true", device="cpu"), LTM(folder, device="cpu")
-    assert all(isinstance(getattr(block, name), Compiled) for block in asked.model.blocks for name in PARTS)
-    assert not any(isinstance(getattr(block, name), Compiled) for block in plain.model.blocks for name in PARTS)
+    for i in range(asked.model.config.n_layers):
+        names = parts_of(asked.model, i)
+        assert all(isinstance(getattr(asked.model.blocks[i], name), Compiled) for name in names)
+        assert not any(isinstance(getattr(plain.model.blocks[i], name), Compiled) for name in names)
     assert asked.get_model_info()["compiled"] is True
     assert asked.settings != plain.settings

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ltm_eval import windows
+from ltm_eval import paths, windows
 from ltm_eval.config import RunConfig, fit_config
 from ltm_eval.posterior import Document, Window, fit_documents
 from ltm_eval.run import run
@@ -214,3 +217,30 @@ def test_hostile_files_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytes
         size = os.path.getsize(path)
         assert peak <= 2 * size + 500e6, (path, peak)
         print(f"{Path(path).parent.name}: file {size:,} bytes, peak {peak:,} bytes above the imports")
+
+
+def test_a_clock_that_is_set_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a run and between two that say the same microsecond: nothing is overwritten, no figure changes."""
+    truth = found(run(config(place, "a")).results[0])
+    hours = itertools.count()
+    monkeypatch.setattr("time.time", lambda: 2e9 - 3600.0 * next(hours))
+    monkeypatch.setattr(paths, "datetime", SimpleNamespace(now=lambda: datetime(2033, 5, 18, 3, 33, 20, 1)))
+    first = run(config(place, "b", tasks=("gsm8k", "ptb"))).results[0]
+    assert found(first) == truth
+    kept = first.read_bytes()
+    second = run(config(place, "b", seed=5)).results[0]
+    assert first.read_bytes() == kept and first.name == "results_2033-05-18T03-33-20.000001.json"
+    assert second.parent == first.parent and second.name == "results_2033-05-18T03-33-20.000002.json"
+    assert next(hours) > 4
+    for path in (first, second):
+        content = json.loads(path.read_text("utf-8"))
+        assert content["ltm_eval"]["status"] == "complete"
+        assert float(content["total_evaluation_time_seconds"]) >= 0
+        assert all(cost["seconds"] >= 0 for cost in content["ltm_eval"]["cost"].values())
+    assert all(row["fit_seconds"] >= 0 and row["decode_seconds"] >= 0 for row in sidecar(first))
+
+
+def sidecar(results: Path) -> list[dict[str, Any]]:
+    date = results.stem.removeprefix("results_")
+    lines = (results.parent / f"latents_{TASK}_{date}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]

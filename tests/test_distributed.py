@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -16,10 +17,11 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from ltm_eval import baselines, paths
+from ltm_eval.config import RunConfig
 from ltm_eval.distributed import current, join, share
 from ltm_eval.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.launch import Launch, read_launch, speaks
-from tests.gang import Gang, Started, told
+from tests.gang import Gang, Started, free_port, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
@@ -230,7 +232,8 @@ def joining(argument: dict[str, Any]) -> int:
 
 TIMINGS = (
     "seconds",
-    "peak_memory_bytes",
+    "memory_bytes",
+    "processes",
     "date",
     "total_evaluation_time_seconds",
     "command",
@@ -300,6 +303,42 @@ def test_results_do_not_depend_on_the_number_of_processes(
     assert all(done.out(rank) == done.err(rank) == "" for rank in range(1, world))
     journals = list(tmp_path.rglob("journal/*.jsonl"))
     assert 1 < len(journals) <= world
+    costs = told_costs(tmp_path)
+    assert costs and all(cost["processes"] == world for cost in costs)
+    assert all(0 < cost["peak_memory_bytes"] <= cost["total_memory_bytes"] for cost in costs)
+
+
+def told_costs(output: Path) -> list[dict[str, Any]]:
+    (path,) = output.rglob("results_*.json")
+    return list(json.loads(path.read_text("utf-8"))["ltm_eval"]["cost"].values())
+
+
+def working(argv: list[str]) -> int:
+    """The command; what this process worked is told."""
+    from ltm_eval import pulse
+
+    code = run_command(argv)
+    print(json.dumps(pulse.working_seconds()))
+    return code
+
+
+def test_the_cost_is_that_of_all_processes(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    """Time at work, tokens and operations of two ranks, each of which does half; waiting is not counted."""
+    own = command(folder, tmp_path / "two", "--task", "gsm8k", "--limit", "6", "--shots", "1")
+    done = gang.run(2, "tests.test_distributed:working", own)
+    (cost,) = told_costs(tmp_path / "two")
+    each = [float(done.out(rank).splitlines()[-1]) for rank in range(2)]
+    assert min(each) > 0 and cost["processes"] == 2
+    assert cost["working_seconds"] == pytest.approx(sum(each), rel=1e-6)
+    (sidecar,) = tmp_path.rglob("latents_*.jsonl")
+    records = [json.loads(line) for line in sidecar.read_text("utf-8").splitlines()]
+    assert len(records) == 6
+    assert cost["fitted_token_steps"] == sum(row["t_fast"] * row["fitted_tokens"] for row in records) > 0
+    assert cost["new_tokens"] == sum(row["new_tokens"] for row in records) > 0
+    parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
+    per_token = 6 * parameters + 12 * 2 * 8 * 512  # two layers of width 8, as `flops` counts
+    tokens = sum(row["t_fast"] * row["fitted_tokens"] + row["read_tokens"] + row["new_tokens"] for row in records)
+    assert cost["flops"] == pytest.approx(per_token * tokens)
 
 
 def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> None:
@@ -450,6 +489,45 @@ def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None
     assert sum(text.count("error[2]") for text in said) == 1 == "".join(said).count("\n")
 
 
+def pinned(argument: dict[str, Any]) -> int:
+    """The hub tells every process that asks another commit, as a branch does that moves; its cache is a folder."""
+    import huggingface_hub
+
+    from ltm_eval.subjects import Subject, construct
+
+    asked: list[str] = []
+    rank = os.environ["RANK"]
+
+    class Api:
+        def model_info(self, repo: str, *, revision: str | None, timeout: float) -> Any:
+            asked.append(repo)
+            return type("Info", (), {"sha": f"commit-of-{rank}-{len(asked)}"})
+
+    def snapshot(repo: str, *, revision: str, **options: Any) -> str:
+        asked.append(revision)
+        place = Path(argument["place"]) / rank / revision
+        shutil.copytree(argument["folder"], place)
+        return str(place)
+
+    huggingface_hub.HfApi = Api  # type: ignore[misc]
+    huggingface_hub.snapshot_download = snapshot
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    job = join()
+    config = RunConfig(model="owner/name", revision="main", device="cpu", quiet=True)
+    lm: Any = construct(Subject("owner/name", "ltm", {"pretrained": "owner/name", "revision": "main"}), config)
+    print(json.dumps([asked, lm.get_model_info()["model_revision"]]))
+    job.close()
+    return 0
+
+
+def test_the_hub_is_asked_once_for_all_ranks(gang: Gang, folder: Path, tmp_path: Path) -> None:
+    argument = {"folder": str(folder), "place": str(tmp_path)}
+    done = gang.run(2, "tests.test_distributed:pinned", argument)
+    first, second = (json.loads(done.out(rank)) for rank in range(2))
+    assert first == [["owner/name", "commit-of-0-1"], "commit-of-0-1"]
+    assert second == [["commit-of-0-1"], "commit-of-0-1"]
+
+
 # Who is lost ----------------------------------------------------------------------------------------------------------
 
 
@@ -498,3 +576,63 @@ def test_a_lost_first_rank_is_noticed_by_those_whose_store_it_kept(gang: Gang, h
     job, seconds = lose(gang, how, rank=0)
     said = job.err(1) + job.err(2)
     assert said.count("error[5]") == 1 and "no longer answers" in said and seconds < 30
+
+
+def hanging(argument: dict[str, Any]) -> int:
+    """Rank 1 comes to a kernel that never returns, before its second fast step."""
+    import ctypes
+
+    from ltm_eval.batch import Batch
+
+    library = {"beside other threads": ctypes.CDLL, "with the interpreter": ctypes.PyDLL}[argument["how"]]
+    descend, passed = Batch.descend, []
+
+    def step(self: Batch, *given: Any) -> Any:
+        passed.append(1)
+        if int(os.environ["RANK"]) == argument["rank"] and len(passed) == 2:
+            print("hangs", flush=True)
+            library(None).sleep(60)
+        return descend(self, *given)
+
+    Batch.descend = step  # type: ignore[method-assign]
+    return run_command(argument["argv"])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("how", "rank", "words"),
+    [
+        ("beside other threads", 0, "is stuck: no step for 3 s"),
+        ("with the interpreter", 1, "has not answered for 5 s"),
+    ],
+)
+def test_a_kernel_that_never_returns_is_noticed(
+    gang: Gang, folder: Path, tmp_path: Path, how: str, rank: int, words: str
+) -> None:
+    """The interpreter of a rank that waits for a GPU goes on; where it does not, the rank falls silent."""
+    argument = {"how": how, "rank": rank, "argv": command(folder, tmp_path)}
+    seconds = {"LTM_EVAL_RANK_STALL": "3", "LTM_EVAL_RANK_SILENCE": str(SILENCE)}
+    job = gang.start(2, "tests.test_distributed:hanging", argument, environ=seconds)
+    end = time.monotonic() + 60
+    while "hangs" not in job.out(rank):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    begun = time.monotonic()
+    assert job.wait([1 - rank]) == [5]
+    assert time.monotonic() - begun < 30
+    if how == "with the interpreter":
+        os.kill(job.pids[rank], signal.SIGKILL)
+        job.wait([rank])
+    else:
+        assert job.wait([rank]) == [5]
+    said = [line for r in range(2) for line in job.err(r).splitlines() if "error" in line]
+    assert len(said) == 1 and said[0].startswith(f"ltm-eval: error[5]: rank {rank} (") and words in said[0], said
+    assert "the same command resumes" in said[0]
+
+
+def test_the_limits_of_silence_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LTM_EVAL_RANK_SILENCE", "LTM_EVAL_RANK_STALL"):
+        monkeypatch.setenv(name, "0.5")
+        with pytest.raises(UsageError, match=f"{name} must be a number of seconds, at least 1, got '0.5'"):
+            join(Launch(0, 2, 0, "127.0.0.1", free_port()))
+        monkeypatch.delenv(name)

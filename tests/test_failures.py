@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import decode, fast_loop, grid, posterior
+from ltm_eval import decode, grid, posterior, steps
 from ltm_eval.config import GenerationConfig, GridConfig, RunConfig, fit_config
 from ltm_eval.errors import IncompleteError, UsageError
 from ltm_eval.failures import DIVERGED_NATS, Failure, allowed, failed_answers, listed, why_unusable, without
@@ -177,7 +177,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_host_that_does_not_count_failures_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.api.instance import Instance
 
-    monkeypatch.setattr(fast_loop, "learning_rate", lambda config, step: 1e20)
+    monkeypatch.setattr(steps, "learning_rate", lambda config, step: 1e20)
     lm = LTM(str(folder), t_fast=2)
     kinds: dict[str, tuple[Any, ...]] = {
         "generate_until": ("abc def", {"max_gen_toks": 3}),

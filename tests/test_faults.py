@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -192,6 +193,60 @@ def test_a_folder_that_is_deleted_during_the_run(
     assert main(arguments(case, place)) == 4
     err = capfd.readouterr().err
     assert err.count("error[4]") == 1 and str(output) in err.splitlines()[-1] and "Traceback" not in err
+
+
+CHANGES: dict[str, tuple[str, str]] = {
+    "weights grow": ("ltm_eval.checkpoint.checked", "model/model.safetensors"),
+    "a released file is cut": ("ltm_eval.checkpoint.check_archive", "ckpt_7.pt"),
+    "a released file is replaced": ("ltm_eval.checkpoint.weights_sha256", "ckpt_7.pt"),
+    "questions are replaced": ("ltm_eval.corpora.file_sha256", "data/gsm8k/test.jsonl"),
+    "a text vanishes": ("ltm_eval.texts.file_sha256", "data/ptb/ptb.valid.txt"),
+}
+"""By name: what is called in the middle of the reading, and the file that another program changes then."""
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_file_that_changes_while_it_is_read(
+    how: str, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    called, name = CHANGES[how]
+    victim = place.tmp / name
+    if name.endswith(".pt"):
+        assert main(["convert", str(place.model), str(victim)]) == 0
+    if "ptb" in name:
+        victim.parent.mkdir()
+        victim.write_text(" the cat sat on the mat \n" * 9)
+    module, _, function = called.rpartition(".")
+    honest = getattr(importlib.import_module(module), function)
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        found = honest(*given, **named)
+        if victim.exists():
+            change(how, victim)
+        return found
+
+    monkeypatch.setattr(called, meanwhile)
+    more = ["--task", "ptb"] if "ptb" in name else []
+    args = arguments(Case(31, {}, [*COMMANDS["run"].split(), *more], 6, "", "", process=False), place)
+    args = [str(victim) if word == str(place.model) and name.endswith(".pt") else word for word in args]
+    assert main([*args, "--tokenizer", str(place.model)]) == 6
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{victim}: changed while it was read" in line
+    assert not list((place.tmp / "out").rglob("results_*"))
+
+
+def change(how: str, victim: Path) -> None:
+    content = victim.read_bytes()
+    if "vanishes" in how:
+        victim.unlink()
+    elif "cut" in how:
+        os.truncate(victim, len(content) // 2)
+    elif "replaced" in how:
+        other = victim.with_name("other")
+        other.write_bytes(content)
+        other.replace(victim)
+    else:
+        victim.write_bytes(content + b"\0")
 
 
 # The catalogue itself -------------------------------------------------------------------------------------------------
