@@ -343,6 +343,8 @@ class LatentThoughtModel(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.info: Any = None
+        self.compiled = False
+        """Whether layers are compiled; set by `compiling`."""
         self.captures_steps = False
         """Whether a GPU takes fast steps as CUDA graphs; set by `compiling`."""
         self._output_cast: Tensor | None = None
