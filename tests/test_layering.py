@@ -70,7 +70,7 @@ LAYERS = (
         "workers",
     ),
     ("bpe", "features", "floors", "mauve_scores", "model", "paired", "problems", "repeats", "windows"),
-    ("batch", "corpora", "noise", "text_files"),
+    ("batch", "corpora", "noise", "run_options", "text_files"),
     ("texts",),
     ("effect", "fewshot", "weights"),
     ("blocks", "checkpoint", "compiling", "gaussians", "gpt2", "lanes", "token_costs"),
