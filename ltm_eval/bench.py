@@ -414,8 +414,8 @@ def report(config: BenchConfig, *, folder: Path | None = None, memory: bool = Fa
     yield f"ceiling, GFLOP/s of a large matrix product: {', '.join(ceilings)}"
     yield table_text(bench.table())
     if config.compile:
-        took = ", ".join(f"{name} {own:.0f} s" for name, own in bench.compile_seconds.items())
-        yield f"compiling, wall-clock: {took}"
+        known = (f"{name} {seconds:.0f} s" for name, seconds in bench.compile_seconds.items())
+        yield f"compiling, wall-clock: {', '.join(known)}"
     named = [("naive float32", bench.naive()), *((f"ours {name}", bench.ours(kind)) for name, kind in _KINDS.items())]
     yield shares_text((name, bench.shares(step)) for name, step in named)
     if memory:
