@@ -434,7 +434,7 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
     assert 6 <= kept < 16
     run(interrupted)
     assert len({row["resps"][0][0] for row in lines("a", "samples")}) > 1
-    for kind, count in (("samples", 12), ("answers", 16), ("tokens", 4)):
+    for kind, count in (("samples", 8), ("answers", 16), ("tokens", 8)):
         assert lines("a", kind) == lines("b", kind)
         assert len(lines("a", kind)) == count
 
