@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ltm_eval.page import EffectTable, ScoreTable
     from ltm_eval.scores import Entry
 
+SHOWS_ALL = ("prompt", "demos+prompt", "prior")
+"""Conditions under which the decoder reads the demonstrations."""
 PASS = "pass@"  # noqa: S105 - a metric
 
 
@@ -57,7 +59,7 @@ class AnswerFacts:
     dropped: float | None
     """Mean demonstrations that the decoder did not read."""
     prompts_cut: tuple[int, int] | None
-    """Requests whose prompt was cut, of how many."""
+    """Requests of whose prompt not all was read that should have been, of how many."""
     prompt_tokens: float | None
     """Mean tokens of the whole prompt."""
     read_tokens: float | None
@@ -94,6 +96,8 @@ class Line:
     """Ascending in x."""
     dashed: bool = False
     """Whether no model ran."""
+    dots: tuple[tuple[float, float], ...] = ()
+    """Single values beside the line."""
 
 
 def answer_facts(
@@ -133,12 +137,18 @@ def _facts(entry: Entry, records: Sequence[LatentRecord | AnswerRecord]) -> Answ
         new_tokens=mean("new_tokens", generated),
         demonstrations=asked,
         dropped=asked - read if asked is not None and read is not None else None,
-        prompts_cut=(sum(record.truncated for record in records), len(records)) if records else None,
+        prompts_cut=(sum(map(_is_cut, records)), len(records)) if records else None,
         prompt_tokens=mean("prompt_tokens", records),
         read_tokens=mean("read_tokens", records),
         fitted_tokens=mean("fitted_tokens", records),
         windows=mean("fitted_windows", records),
     )
+
+
+def _is_cut(record: LatentRecord | AnswerRecord) -> bool:
+    """Whether less of the prompt was read than there is; a condition that shows the question alone cuts nothing."""
+    shows_all = getattr(record, "condition", "prompt") in SHOWS_ALL
+    return record.truncated or (shows_all and record.demonstrations_read < record.demonstrations)
 
 
 def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:

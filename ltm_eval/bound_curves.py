@@ -2,8 +2,8 @@
 
 Over steps the sidecar holds the fit's objective at each step. Where the preset draws fresh noise for every step, the
 posterior of a step has not seen that step's noise, so each figure is a one-draw estimate of a valid bound; where the
-noise is fixed it is no bound and is said to be none. Over draws only the spread at S draws is stored: the band at k
-draws is that standard error times the square root of S / k.
+noise is fixed it is no bound and is said to be none. Over draws it holds what each draw alone says of a text, so every
+point of the curve is measured.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answering import Line, LinePoint
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ltm_eval.scores import Entry
 
 NORMAL_QUANTILE = 1.96
-MOST_DRAWS = 64
+MOST_NATS = 700.0
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,45 @@ def _step_curve(entry: Entry, records: Sequence[LatentRecord], *, settled: float
     )
 
 
-def draw_lines(entries: Sequence[Entry], rows: Sequence[PerplexityRow]) -> tuple[Line, ...]:
-    """The bound's perplexity with its noise alone, at 1 to 64 draws; runs that do not tell their draws are left out."""
-    lines = []
-    for entry in entries:
-        figure = next(
-            (line.per_token for row in rows if row.name == "bound" for line in row.lines if line.label == entry.label),
-            None,
-        )
-        draws = _block(entry, "rows").get("draws")
-        if figure is None or figure.mc_se is None or not isinstance(draws, int) or not math.isfinite(figure.value):
-            continue
-        counts = sorted({1, 2, 4, 8, 16, 32, MOST_DRAWS, draws})
-        halves = [NORMAL_QUANTILE * figure.mc_se * math.sqrt(draws / count) for count in counts]
-        points = [
-            LinePoint(count, figure.value, figure.value - half, figure.value + half)
-            for count, half in zip(counts, halves, strict=True)
-        ]
-        lines.append(Line(entry.label, entry.series, tuple(points)))
-    return tuple(lines)
+def draw_lines(
+    entries: Sequence[Entry], records: Mapping[str, Sequence[LatentRecord]], rows: Sequence[PerplexityRow]
+) -> tuple[Line, ...]:
+    """The bound's perplexity by the first 1, 2, 4 ... draws of every document, each draw alone beside it.
+
+    The band is 1.96 standard errors of the noise as those draws themselves show it; a single draw shows none, so there
+    it is that of all. Runs whose sidecar does not hold the draws of every document are left out.
+    """
+    found = (_draw_line(entry, records.get(entry.label, ()), rows) for entry in entries)
+    return tuple(line for line in found if line is not None)
+
+
+def _draw_line(entry: Entry, records: Sequence[LatentRecord], rows: Sequence[PerplexityRow]) -> Line | None:
+    lines = [line for row in rows if row.name == "bound" for line in row.lines if line.label == entry.label]
+    drawn = [record.draws_nats for record in records if record.draws_nats]
+    draws = min(map(len, drawn), default=0)
+    if not lines or lines[0].per_token is None or lines[0].documents != len(drawn) or draws < 2:
+        return None
+    rate = math.log(lines[0].per_token.value) if 1 < lines[0].per_token.value < math.inf else math.nan
+    tokens = math.fsum(map(fmean, drawn)) / rate  # what the figure of the table was divided by
+    if not math.isfinite(tokens):
+        return None
+    points = []
+    for count in sorted({*(2**power for power in range(draws.bit_length())), draws}):
+        own = [nats[:count] for nats in drawn]
+        middle = math.fsum(map(fmean, own)) / tokens
+        half = NORMAL_QUANTILE * _noise(own if count > 1 else drawn, count) / tokens
+        points.append(LinePoint(count, *(_perplexity(middle + side) for side in (0.0, -half, half))))
+    alone = [_perplexity(math.fsum(nats[place] for nats in drawn) / tokens) for place in range(draws)]
+    return Line(entry.label, entry.series, tuple(points), dots=tuple((1.0, one) for one in alone))
+
+
+def _noise(draws: Sequence[Sequence[float]], count: int) -> float:
+    """Standard error of the sum over documents of means over `count` draws that vary as these do, nats."""
+    return math.sqrt(math.fsum(variance(nats) / count for nats in draws))
+
+
+def _perplexity(nats: float) -> float:
+    return math.exp(min(nats, MOST_NATS))
 
 
 def _bound_of(rows: Sequence[PerplexityRow], label: str) -> float | None:

@@ -146,8 +146,9 @@ def _mean_rows(drawn: Draws, i: int) -> tuple[Estimate, Estimate, Estimate]:
     """`bound`, `nll_given_z` and `kl` of document i."""
     draws = len(drawn.nll_nats)
     stderr = float(drawn.bound_stderr_nats[i])
+    per_draw = drawn.nll_nats[:, i] + drawn.kl_nats[i]
     return (
-        Estimate(float(drawn.bound_nats[i]), stderr, draws, draws),
+        Estimate(float(drawn.bound_nats[i]), stderr, draws, draws, tuple(per_draw.tolist())),
         Estimate(float(drawn.nll_nats.mean(0)[i]), stderr, draws, draws),
         Estimate(float(drawn.kl_nats[i]), 0.0, 0, 0),
     )

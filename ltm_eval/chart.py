@@ -208,6 +208,10 @@ class Chart:
         if label:
             self._legend.append(Entry(label, colour, dashes, marker))
 
+    def dots(self, points: Sequence[tuple[float, float]], colour: str, *, shape: str = "circle") -> None:
+        """A mark at every point."""
+        self._marks.append(lambda pen, box: pen.marks(box.all(points), shape=shape, fill=colour))
+
     def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> None:
         """What lies between two lines, faintly."""
         points = [*zip(xs, low, strict=True), *reversed(list(zip(xs, high, strict=True)))]
@@ -268,7 +272,7 @@ class Chart:
 
     def _layout(self) -> _Box:
         widest = max((text_width(label) for _, label in self.y.ticks), default=0.0)
-        left = widest + 8.0 if self.y.names else max(widest + 8.0, 36.0) + (13.0 if self.y.label else 0.0)
+        left = widest + 10.0 if self.y.names else max(widest + 8.0, 36.0) + (13.0 if self.y.label else 0.0)
         bottom = 16.0 + (13.0 if self.x.label else 0.0)
         last = text_width(self.x.ticks[-1][1]) / 2 if self.x.ticks and not self.square else 0.0
         right = left + self.height if self.square else WIDTH - max(8.0, last)

@@ -11,7 +11,7 @@ from ltm_eval.page import Banner
 from ltm_eval.pairing import BOUND_KINDS, RELEASED
 from ltm_eval.scores import flat
 from ltm_eval.verdicts import run_banners
-from ltm_eval.wording import number, p_words, percent, signed, signed_bits
+from ltm_eval.wording import number, p_value, percent, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,8 +116,8 @@ def _cells(row: Comparison, *, first: bool) -> tuple[Cell, ...]:
         Cell(_value(row.second, found.second)),
         Cell(_difference(row.first, found.estimate), note=_ratio(row)),
         Cell(f"{_difference(row.first, found.interval.low)} to {_difference(row.first, found.interval.high)}"),
-        Cell(p_words(found.p_value).removeprefix("= ")),
-        Cell(UNTOLD if row.p_holm is None else p_words(row.p_holm).removeprefix("= ")),
+        Cell(p_value(found.p_value)),
+        Cell(UNTOLD if row.p_holm is None else p_value(row.p_holm)),
         Cell(f"{found.n:,}"),
         Cell(differ),
         Cell(row.conclusion, kind=kind),

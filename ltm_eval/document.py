@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
-from ltm_eval.escapes import latex, markdown, terminal
+from ltm_eval.escapes import markdown, terminal
+from ltm_eval.latex_document import as_latex
 from ltm_eval.layout import assets, environment, markup
 from ltm_eval.strict_files import strict_json
-from ltm_eval.table_text import comma_separated, latex_table, markdown_table
+from ltm_eval.table_text import comma_separated, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ltm_eval.page import Banner
 
-LONG_TEXT = 45
 LONG_WORD = 28
 
 
@@ -160,46 +160,6 @@ def _markdown_cell(cell: Cell) -> str:
     text = f"[{markdown(cell.text)}](<{cell.href}>)" if cell.href else markdown(cell.text)
     text = f"**{text}**" if cell.kind else text
     return f"{text} ({markdown(cell.note)})" if cell.note else text
-
-
-def as_latex(document: Document) -> str:
-    r"""One `table` per table for `\usepackage{booktabs}`; sentences and banners stand in the captions."""
-    blocks = ["% needs \\usepackage{booktabs}"]
-    for part in document.parts:
-        blocks += [_latex_table(table, part=part, document=document) for table in part.tables]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _latex_table(table: Table, *, part: Part, document: Document) -> str:
-    titles = [part.title] if not table.title or table.title == part.title else [part.title, table.title]
-    alarms = [banner.text for banner in document.banners if banner.kind == "alarm"]
-    caption = " ".join(_sentence(text) for text in (": ".join(titles), *alarms, table.caption) if text)
-    grid = latex_table(
-        [latex(column.name) for column in table.columns],
-        [[_latex_cell(cell) for cell in row] for row in table.rows],
-        columns=_latex_columns(table),
-    )
-    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{latex(caption)}}}", grid, r"\end{table}"])
-
-
-def _latex_columns(table: Table) -> str:
-    """Figures at the right; a column of long texts as wide as a third of the page."""
-    longest = [
-        max((len(row[i].text) + len(row[i].note) for row in table.rows), default=0) for i in range(len(table.columns))
-    ]
-    kinds = zip(table.columns, longest, strict=True)
-    return "".join(
-        "r" if column.numeric else r"p{0.3\linewidth}" if size > LONG_TEXT else "l" for column, size in kinds
-    )
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{latex(cell.text)}}}" if cell.kind else latex(cell.text)
-    return f"{text} ({latex(cell.note)})" if cell.note else text
 
 
 def as_terminal(document: Document) -> str:

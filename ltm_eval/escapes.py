@@ -7,6 +7,7 @@ Every function gives one line. Control, bidirectional and invisible characters b
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from ltm_eval.errors import printable
 from ltm_eval.wording import visible
@@ -28,7 +29,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\char34{}",
     "`": r"\textasciigrave{}",
     "'": "'",
     "≤": r"$\le$",
@@ -51,6 +52,10 @@ _LATEX = {
 }
 
 
+_LETTERS = frozenset("¡¿ßÆæŒœØøŁłı§¶†‡•")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
+
+
 def one_line(text: str) -> str:
     """At most 1,000 characters of `text` on one line, with what cannot be seen made visible."""
     shown = visible(re.sub(r"\s*[\r\n\t]\s*", " ", text))
@@ -69,14 +74,26 @@ def _backslashed(found: re.Match[str]) -> str:
 
 
 def latex(text: str) -> str:
-    """Text of a LaTeX table cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column."""
-    shown = re.sub("[\u2400-\u2421]", lambda found: f"[U+{_code(found.group()):04X}]", one_line(text))
-    return "".join(_LATEX.get(c, c) for c in shown)
+    """Text of a LaTeX table cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column.
+
+    Characters that pdfLaTeX has no letter for stop it, so they are given by number.
+    """
+    return "".join(_LATEX.get(c) or (c if _is_set(c) else f"[U+{_code(c):04X}]") for c in one_line(text))
 
 
-def _code(symbol: str) -> int:
-    """The control character that a symbol stands for."""
-    return 0x7F if symbol == "\u2421" else ord(symbol) - 0x2400
+def _is_set(character: str) -> bool:
+    """Whether pdfLaTeX sets it in its old font encoding: ASCII, and Latin letters with one accent up to U+017E."""
+    if " " <= character <= "~" or character in _LETTERS:
+        return True
+    apart = unicodedata.normalize("NFD", character)
+    return character <= "\u017e" and len(apart) == 2 and apart[0].isascii() and apart[1] in _ACCENTS
+
+
+def _code(character: str) -> int:
+    """Its number; of the symbol for a control character that one's."""
+    if "\u2400" <= character <= "\u2420":
+        return ord(character) - 0x2400
+    return 0x7F if character == "\u2421" else ord(character)
 
 
 def csv_text(text: str) -> str:

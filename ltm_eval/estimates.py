@@ -21,6 +21,8 @@ class Estimate:
     """Noise draws."""
     effective_draws: float
     """1 / (sum of squared weight shares): near 1, a single draw carries an importance-weighted row."""
+    per_draw_nats: tuple[float, ...] = ()
+    """What each draw alone says, where the row is their mean; empty for other rows."""
 
 
 @dataclass(frozen=True)

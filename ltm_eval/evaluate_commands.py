@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def run(**given: Any) -> int:
     """Evaluate a checkpoint, and baselines on the same documents; write results and a report.
 
-    Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl beside them.
+    Results have lm-eval's layout; what it has no room for stands in latents_*.jsonl, answers_*.jsonl and
+    tokens_*.jsonl beside them.
     """
     config, conditions, shots = run_config(given), conditions_of(given["condition"]), _shots(given)
     from ltm_eval import run as runner

@@ -18,7 +18,7 @@ from ltm_eval.figure_tables import interval_text, metric_text, record_of, status
 from ltm_eval.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, flat_figures
 from ltm_eval.outputs import write_all
 from ltm_eval.plot_files import write_figures
-from ltm_eval.wording import p_words, signed, signed_bits
+from ltm_eval.wording import VERDICTS, p_value, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 UNTOLD = "–"
 SUMMARY_ROWS = {"bound": "headline", "exact": "headline"}
 """Rows of the perplexity table that are one row of the summary: each model's own headline figure."""
-VERDICTS = {"better": "better", "worse": "worse", "open": "not distinguishable", "": "differs"}
 
 
 def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | None) -> list[Path]:
@@ -177,7 +176,7 @@ def _task_table(figures: Sequence[FlatFigure], *, title: str) -> Table:
         shown = _delta if one.share else signed_bits if "bits" in one.metric else signed
         against = ("", "", "", "")
         if found is not None:
-            p = p_words(found.p_value).removeprefix("= ")
+            p = p_value(found.p_value)
             interval = f"{shown(found.low)} to {shown(found.high)}"
             against = (shown(found.estimate), interval, p, VERDICTS[found.verdict])
         numbers = tuple(UNTOLD if count is None else f"{count:,}" for count in (one.n, one.n_shot))

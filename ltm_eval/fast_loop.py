@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltm_eval import pulse
-from ltm_eval.elbo import kl_nats
+from ltm_eval.elbo import kl_nats, kl_per_layer_nats
 from ltm_eval.gaussians import Posterior, Start, Trace
 from ltm_eval.steps import steps_of
 
@@ -32,12 +32,13 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
         noise: called with the step 0 ... t_fast.
     """
     mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
-    nll, kl = [], []
+    nll, kl, layers = [], [], []
     if config.t_fast:
         mu.requires_grad_()
         log_var.requires_grad_()
         take = steps_of(batch, mu, log_var, config)
         for step in range(config.t_fast):
+            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
             terms = take(step, noise(step))
             nll.append(terms[0])
             kl.append(terms[1])
@@ -46,4 +47,5 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
         mu, log_var = mu.detach(), log_var.detach()
         nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
         kl.append(kl_nats(mu, log_var))
-    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl)))
+        layers.append(kl_per_layer_nats(mu, log_var))
+    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))

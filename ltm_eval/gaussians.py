@@ -28,6 +28,8 @@ class Trace:
     """(t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step."""
     kl_nats: Tensor
     """(t_fast + 1, B)."""
+    kl_layers_nats: Tensor | None = None
+    """(t_fast + 1, B, L): KL of each layer; None where it was not kept."""
 
     @property
     def objective_nats(self) -> Tensor:
@@ -53,7 +55,9 @@ class Posterior:
     def row(self, i: int) -> Posterior:
         """The posterior of document i alone."""
         part = slice(i, i + 1)
-        trace = Trace(self.trace.nll_nats[:, part], self.trace.kl_nats[:, part])
+        layers = self.trace.kl_layers_nats
+        kept = None if layers is None else layers[:, part]
+        trace = Trace(self.trace.nll_nats[:, part], self.trace.kl_nats[:, part], kept)
         return Posterior(self.mu[part], self.log_var[part], trace)
 
     @staticmethod
@@ -63,9 +67,10 @@ class Posterior:
         parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
         nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
         kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
-        return Posterior(
-            torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), Trace(nll, kl)
-        )
+        layers = [part.trace.kl_layers_nats for part in parts]
+        kept = [one for one in layers if one is not None]
+        trace = Trace(nll, kl, torch.cat(kept, dim=1) if len(kept) == len(parts) else None)
+        return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), trace)
 
     @staticmethod
     def prior(model: LatentThoughtModel) -> Posterior:
@@ -92,10 +97,12 @@ def _stretched(part: Posterior, rows: int) -> Posterior:
     """The same posterior with a trace of `rows` rows: NaN before its last row."""
 
     def longer(values: Tensor) -> Tensor:
-        gap = values.new_full((rows - len(values), 1), math.nan)
+        gap = values.new_full((rows - len(values), *values.shape[1:]), math.nan)
         return torch.cat([values[:-1], gap, values[-1:]])
 
-    return Posterior(part.mu, part.log_var, Trace(longer(part.trace.nll_nats), longer(part.trace.kl_nats)))
+    trace, layers = part.trace, part.trace.kl_layers_nats
+    kept = None if layers is None else longer(layers)
+    return Posterior(part.mu, part.log_var, Trace(longer(trace.nll_nats), longer(trace.kl_nats), kept))
 
 
 def preset_start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:

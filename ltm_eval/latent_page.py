@@ -22,14 +22,16 @@ LEVELS = 8
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A figure by document and layer."""
+    """A figure by layer, and by document or step."""
 
     title: str
     """What is shown, with its unit."""
     note: str
     """What a deep colour means."""
     rows: tuple[HeatRow, ...]
-    """Documents, or tenths of them."""
+    """Documents, tenths of them, or steps of the fit."""
+    head: str = "Document"
+    """What the rows are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class LayersView:
     traced: int
     """Requests whose steps are known."""
     maps: tuple[HeatMap, ...]
-    """KL and mean log variance."""
+    """KL and mean log variance; KL on the way, where the sidecar holds it."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import ResultsError, nearest
@@ -73,6 +73,12 @@ class LatentRecord:
     """Wall time of the fit, shared out over its batch."""
     decode_seconds: float
     """Wall time of decoding, shared out over its batch."""
+    draws_nats: tuple[float, ...] = ()
+    """Of a text that is scored as a whole: what each fresh draw of the bound alone says, NLL + KL; their mean is the
+    bound.
+    """
+    kl_steps_nats: tuple[tuple[float, ...], ...] = ()
+    """KL(q || prior) of each layer at every fast step, to four digits; of the first documents of a task only."""
 
     def __post_init__(self) -> None:
         if self.stop_reason not in STOP_REASONS:
@@ -81,7 +87,7 @@ class LatentRecord:
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping; `from_json` reads it back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], *, where: str) -> LatentRecord:
@@ -95,8 +101,13 @@ class LatentRecord:
             if name not in types and name != REPLACED:
                 hint = nearest(name, types)
                 raise ResultsError(f"{where}: unknown field {name!r}, written by another version?{hint}")
-        values = {name: checked(row, name, kind=kind, where=where) for name, kind in types.items()}
+        wanted = [field.name for field in fields(cls) if field.name in row or field.default is MISSING]
+        values = {name: checked(row, name, kind=types[name], where=where) for name in wanted}
         try:
             return cls(**values)
         except ResultsError as error:
             raise ResultsError(f"{where}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return list(map(_plain, value)) if isinstance(value, tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,13 @@ def layers_view(label: str, records: Sequence[LatentRecord]) -> LayersView | Non
     maps = layer_maps(pairs, [f"document {record.doc_id}" for record in fitted])
     if not maps:
         return None
+    steps = step_map([record.kl_steps_nats for record in fitted if record.kl_steps_nats])
     return LayersView(
         label=label,
         requests=len(fitted),
         worse=sum(trace[-1] > trace[0] for trace in traces),
         traced=len(traces),
-        maps=maps,
+        maps=(*maps, *steps),
     )
 
 
@@ -58,8 +60,36 @@ def layer_maps(pairs: Sequence[tuple[Layers, Layers]], labels: Sequence[str]) ->
     )
 
 
+def step_map(traces: Sequence[Sequence[Layers]]) -> tuple[HeatMap, ...]:
+    """KL of each layer on the way, means over documents at the start, after 1, 2, 4 ... fast steps and at the end.
+
+    Args:
+        traces: of documents, a row for every step; those of the most frequent length are shown.
+    """
+    sizes = Counter((len(trace), len(trace[0])) for trace in traces if len(trace) > 1)
+    if not sizes:
+        return ()
+    (length, layers), _ = sizes.most_common(1)[0]
+    own = [one for one in traces if len(one) == length and all(len(row) == layers and _finite(row) for row in one)]
+    if not own or not layers:
+        return ()
+    steps = [0, *(2**power for power in range(length.bit_length()) if 2**power < length - 1), length - 1]
+    means = [_mean([trace[step] for trace in own]) for step in dict.fromkeys(steps)]
+    names = [f"{step:,}" for step in dict.fromkeys(steps)]
+    note = (
+        f"Means over {len(own):,} document{'s' if len(own) > 1 else ''}, the first of the task. Deeper: more is stored."
+    )
+    return (
+        HeatMap("KL of each layer over the fit, nats", note, _rows(names, means, deep_is_high=True), head="Fast steps"),
+    )
+
+
+def _finite(values: Layers) -> bool:
+    return all(map(math.isfinite, values))
+
+
 def _usable(kl: Layers, var: Layers) -> bool:
-    return len(kl) == len(var) > 0 and all(map(math.isfinite, (*kl, *var)))
+    return len(kl) == len(var) > 0 and _finite((*kl, *var))
 
 
 def _parts(count: int) -> list[range]:

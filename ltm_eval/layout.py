@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.paths import reports_dir
 from ltm_eval.wording import (
+    VERDICTS,
     cut,
     duration,
     number,
     operations,
-    p_words,
+    p_value,
     percent,
     short,
     signed,
@@ -51,7 +52,8 @@ def environment() -> Environment:
         short=short,
         signed=signed,
         signed_bits=signed_bits,
-        p_words=p_words,
+        p_value=p_value,
+        verdict=VERDICTS.__getitem__,
         duration=duration,
         grouped=lambda value: f"{value:,}",
         operations=operations,

@@ -42,6 +42,7 @@ def bands(  # noqa: PLR0913 - what is drawn, and what the axes say
     """
     points = [point for line in lines for point in line.points]
     ends = [scale * end for point in points for end in (point.low, point.high)]
+    ends += [scale * value for line in lines for _, value in line.dots]
     chart = Chart(
         at_values([point.x for point in points], label=x, doubling=doubling),
         linear(ends, label=y, zero=scale == 100.0),
@@ -51,6 +52,7 @@ def bands(  # noqa: PLR0913 - what is drawn, and what the axes say
         low, mid, high = ([scale * getattr(p, end) for p in line.points] for end in ("low", "value", "high"))
         colour = MUTED if line.dashed else series(line.series - 1)
         chart.band(xs, low, high, colour)
+        chart.dots([(at, scale * value) for at, value in line.dots], MUTED, shape="diamond")
         chart.line(
             xs,
             mid,

@@ -416,7 +416,7 @@ class SampleView:
     gap: float | None
     """Bits per byte of the first model minus the second's; None for tasks that are answered."""
     tokens: TokenView | None = None
-    """The scored text with its tokens marked, where their costs are stored."""
+    """The scored text, or the data set's answer, with its tokens marked, where their costs are stored."""
 
 
 @dataclass(frozen=True)
@@ -435,8 +435,8 @@ class SampleBrowser:
     """Whether texts were scored and not answered."""
     command: str
     """Scores one document again; DOCUMENT stands for its index. Empty where it is not known."""
-    marks: str = ""
-    """What marked tokens show: difference, cost, or empty where none are marked."""
+    marks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """What marked tokens show (difference, cost), and the nats that the levels stand for, in words."""
     marks_notes: tuple[str, ...] = ()
     """Of which documents and models nothing is stored, and how it would be."""
 
@@ -578,7 +578,7 @@ class TaskSection:
     steps: tuple[StepCurve, ...]
     """Of perplexity sets: nats per token over the fast steps."""
     draws: tuple[Line, ...]
-    """Of perplexity sets: the bound with its noise, over the number of draws."""
+    """Of perplexity sets: the bound by its first draws, with their noise; from sidecars that hold the draws."""
     costs: tuple[CostRow, ...]
     """Time, speed and memory, per run."""
     browser: SampleBrowser | None

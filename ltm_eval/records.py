@@ -13,8 +13,9 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.strict_files import digest
 from ltm_eval.token_pieces import Pieces, pieces_of_bytes
-from ltm_eval.token_record import ANSWER, TEXT, TokenRecord, rounded
+from ltm_eval.token_record import ANSWER, TARGET, TEXT, TokenRecord, rounded
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer
+from ltm_eval.worklist import reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 AT_PRIOR_NATS = 0.01
 """A latent dimension with less KL than this counts as back at the prior."""
+
+TRACED_DOCUMENTS = 32
+"""Documents of a task, by their index, of which every step's KL is kept layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Recorder:
         return LatentRecord(
             **named(request),
             **self._facts((posterior,), on_text=context.document is not None),
+            kl_steps_nats=kl_steps(request, (posterior,)) if context.document and not repeat else (),
             repeat=repeat,
             demonstrations=context.demonstrations,
             demonstrations_read=context.demonstrations_read,
@@ -92,6 +97,7 @@ class Recorder:
         return LatentRecord(
             **named(request),
             **self._facts(done.posteriors, on_text=True),
+            kl_steps_nats=kl_steps(request, done.posteriors),
             repeat=0,
             demonstrations=0,
             demonstrations_read=0,
@@ -105,6 +111,7 @@ class Recorder:
             stop_reason="",
             fit_seconds=done.fit_seconds,
             decode_seconds=0.0,
+            draws_nats=done.draws_nats,
         )
 
     def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
@@ -143,30 +150,32 @@ def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, dra
     )
 
 
-def answer_tokens(
-    request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str, posterior: Posterior
-) -> TokenRecord:
-    """What the tokens of an answer cost when they were generated, up to its end before a stop string.
-
-    Args:
-        text: the answer.
-        posterior: of the prompt's fit.
-    """
+def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
+    """What the tokens of an answer, `text`, cost when they were generated, up to its end before a stop string."""
     pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
-    fits = posterior.trace.kl_nats[-1:, 0].tolist()
-    return _tokens(
-        request,
-        pieces,
-        ANSWER,
-        tokenizer=tokenizer.name,
-        draws=0,
-        nats=math.fsum(pieces.nats),
-        kl_nats=fits[0] if fits else None,
-    )
+    return _tokens(request, pieces, ANSWER, tokenizer=tokenizer.name, draws=0, nats=math.fsum(pieces.nats))
+
+
+def target_tokens(
+    request: Instance, ids: Sequence[int], nats: Sequence[float], tokenizer: Tokenizer
+) -> TokenRecord | None:
+    """What the tokens of the data set's answer cost after the prompt; None where they were not scored."""
+    if not nats:
+        return None
+    reference = reference_of(request)
+    pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
+    return _tokens(request, pieces, TARGET, tokenizer=tokenizer.name, draws=0, nats=math.fsum(nats))
 
 
 def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
-    request: Instance, pieces: Pieces, part: str, *, tokenizer: str, draws: int, nats: float, kl_nats: float | None
+    request: Instance,
+    pieces: Pieces,
+    part: str,
+    *,
+    tokenizer: str,
+    draws: int,
+    nats: float,
+    kl_nats: float | None = None,
 ) -> TokenRecord:
     return TokenRecord(
         **named(request),
@@ -179,6 +188,17 @@ def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
         piece_characters=pieces.characters,
         piece_nats=rounded(pieces.nats),
     )
+
+
+def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[float, ...], ...]:
+    """KL of each layer at every fast step, summed over posteriors of one length; of the first documents only."""
+    kept = [p.trace.kl_layers_nats for p in posteriors if p.trace.kl_layers_nats is not None]
+    if int(request.doc_id or 0) >= TRACED_DOCUMENTS or request.idx or len(kept) < len(posteriors):
+        return ()
+    if len({len(one) for one in kept}) != 1:
+        return ()
+    steps = torch.stack([one[:, 0].cpu().double() for one in kept]).sum(0).tolist()
+    return tuple(tuple(float(f"{nats:.4g}") for nats in step) for step in steps)
 
 
 def named(request: Instance) -> dict[str, Any]:

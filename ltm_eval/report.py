@@ -183,7 +183,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         attempts=attempts_lines(tables),
         shots=shots_lines(effect),
         steps=step_curves(entries, records, rows) if rows else (),
-        draws=draw_lines(entries, rows),
+        draws=draw_lines(entries, records, rows),
         costs=cost_rows(name, entries, records),
         browser=sample_browser(
             name,

@@ -100,6 +100,8 @@ class TextScore:
     """Whether it is the last text that its batch finished."""
     token_nats: tuple[float, ...] = ()
     """What each token costs given z, mean over the bound's draws; empty where it was not kept."""
+    draws_nats: tuple[float, ...] = ()
+    """What each of the bound's draws alone says, summed over windows."""
 
 
 def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of which by token
@@ -159,4 +161,6 @@ def _text_score(index: int, text: _Text, windows: Sequence[Document]) -> TextSco
     tokens = sum(target != IGNORED for window in windows for target in window.windows[0].targets)
     posteriors = tuple(scored[1] for scored in ordered)
     token_nats = tuple(nats for place in sorted(text.token_nats) for nats in text.token_nats[place])
-    return TextScore(index, RollingScore(rows, tokens=tokens), posteriors, text.fit_seconds, token_nats=token_nats)
+    draws = tuple(map(math.fsum, zip(*(bound.bound.per_draw_nats for bound in bounds), strict=True)))
+    score = RollingScore(rows, tokens=tokens)
+    return TextScore(index, score, posteriors, text.fit_seconds, token_nats=token_nats, draws_nats=draws)

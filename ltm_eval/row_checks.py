@@ -38,6 +38,12 @@ def _wholes(value: Any) -> tuple[int, ...]:
     return tuple(map(_whole, value))
 
 
+def _rows_of_reals(value: Any) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of lists of numbers")
+    return tuple(map(_reals, value))
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("text")
@@ -55,6 +61,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "float": _real,
     "float | None": lambda value: None if value is None else _real(value),
     "tuple[float, ...]": _reals,
+    "tuple[tuple[float, ...], ...]": _rows_of_reals,
     "tuple[int, ...]": _wholes,
     "str": _text,
     "bool": _flag,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.escapes import latex, markdown
 from ltm_eval.table_text import comma_separated, latex_table, markdown_table
-from ltm_eval.wording import number, p_words, percent, signed, signed_bits
+from ltm_eval.wording import number, p_value, percent, signed, signed_bits
 
 if TYPE_CHECKING:
     from ltm_eval.page import Difference
@@ -51,7 +51,7 @@ def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
     scale = 100 if row.share else 1
     write = signed_bits if row.bits else signed
     estimate, low, high = (write(scale * value) for value in (difference.estimate, difference.low, difference.high))
-    return [estimate, f"{low} to {high}" if difference.n > 1 else "–", p_words(difference.p_value).removeprefix("= ")]
+    return [estimate, f"{low} to {high}" if difference.n > 1 else "–", p_value(difference.p_value)]
 
 
 def _plain_header(summary: Summary) -> list[str]:

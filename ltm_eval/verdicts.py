@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ltm_eval.page import Banner, Verdict
 from ltm_eval.ppl_tables import differing_protocols
 from ltm_eval.results import UNFINISHED
-from ltm_eval.wording import p_words, signed, signed_bits
+from ltm_eval.wording import VERDICTS, p_words, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -45,8 +45,7 @@ def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]
         text = f"{_bits_relation(first, subject)} on {section.name}: {_bits_words(first)}."
         text += f" {first.caveat}" if first.caveat else ""
         for other in others:
-            words = {"better": "better", "worse": "worse", "open": "not distinguishable"}[other.difference.verdict]
-            text += f" Next-token figures: {words}, {_bits_words(other)}."
+            text += f" Next-token figures: {VERDICTS[other.difference.verdict]}, {_bits_words(other)}."
         found.append(Verdict(kind=first.difference.verdict, text=text, caveat=_caveat(first.difference)))
     return found
 
@@ -88,7 +87,7 @@ def _verdict(task: str, label: str, rows: Sequence[tuple[ScoreTable, Difference]
     )
     for other, also in rows[1:]:
         if also.verdict != difference.verdict:
-            text += f" Under {_metric_words(other)}: {also.verdict.replace('open', 'not distinguishable')}."
+            text += f" Under {_metric_words(other)}: {VERDICTS[also.verdict]}."
     return Verdict(kind=difference.verdict, text=text, caveat=_caveat(difference))
 
 

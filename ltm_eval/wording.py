@@ -67,9 +67,19 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+VERDICTS = {"better": "better", "worse": "worse", "open": "not distinguishable", "": "differs"}
+"""What a difference's verdict is called."""
+
+
+def p_value(value: float) -> str:
+    """`0.012` or `< 0.001`, as it stands in a table."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
 def p_words(value: float) -> str:
-    """`= 0.012` or `< 0.001`."""
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}" if value < 0.1 else f"= {value:.2f}"
+    """`= 0.012` or `< 0.001`, as it follows a p in a sentence."""
+    shown = p_value(value)
+    return shown if shown.startswith("<") else f"= {shown}"
 
 
 def duration(seconds: float) -> str:

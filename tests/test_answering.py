@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,9 @@ from ltm_eval.report import build
 from ltm_eval.rerun import rerun_command
 from ltm_eval.results import find_runs, read_run
 from ltm_eval.samples import SAMPLES_PER_TASK
+from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.telemetry import Meter, sizes_of
-from tests.fake_runs import DATE, TASK, write_run
+from tests.fake_runs import DATE, LATENT, TASK, write_run
 from tests.rich_runs import write_rich
 
 if TYPE_CHECKING:
@@ -40,8 +42,26 @@ def test_facts_of_answers(rich: dict[str, TaskSection]) -> None:
     assert (ours.documents, ours.stops, ours.new_tokens) == (8, (("stop_string", 8),), 12.0)
     assert (ours.demonstrations, ours.dropped, ours.prompts_cut) == (2.0, 0.0, (8, 8))
     assert (ours.prompt_tokens, ours.fitted_tokens, ours.windows) == (60.0, 40.0, 1.0)
-    assert (theirs.stops, theirs.dropped, theirs.prompts_cut) == ((), None, None)
+    assert theirs.stops == (("stop_string", 3), ("end_of_text", 3), ("length", 2))
+    assert (theirs.demonstrations, theirs.dropped, theirs.prompts_cut, theirs.new_tokens) == (2.0, 0.5, (4, 8), 13.5)
+    assert (theirs.prompt_tokens, theirs.read_tokens, theirs.fitted_tokens, theirs.windows) == (60.0, 50.0, None, None)
     assert rich["ltm_ptb"].answering == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "read", "truncated", "cut"),
+    [("prompt", 2, False, False), ("prompt", 1, False, True), ("demos", 0, False, False), ("demos", 0, True, True)],
+)
+def test_a_prompt_is_cut_where_less_is_read_than_should_be(
+    tmp_path: Path, condition: str, read: int, truncated: bool, cut: bool
+) -> None:
+    path = write_run(tmp_path, model="m", right=lambda i: True, n=2, kind="ltm", latents=True)
+    records = [
+        replace(LATENT, doc_id=i, condition=condition, demonstrations_read=read, truncated=truncated) for i in range(2)
+    ]
+    write_jsonl_atomic(path.parent / f"latents_{TASK}_{DATE}.jsonl", records)
+    (section,) = build(find_runs([path])).tasks
+    assert section.answering[0].prompts_cut == (2 * cut, 2)
 
 
 def test_failed_extractions_are_counted_per_filter(tmp_path: Path) -> None:
@@ -90,12 +110,37 @@ def test_the_fit_over_steps_is_summed_over_documents(rich: dict[str, TaskSection
     assert math.exp(curve.settled) == pytest.approx(bound.lines[0].per_token.value)  # type: ignore[union-attr]
 
 
-def test_noise_of_the_draws_falls_with_their_root(rich: dict[str, TaskSection]) -> None:
+def test_the_bound_by_its_first_draws_is_what_those_draws_say(rich: dict[str, TaskSection]) -> None:
+    """Draws lie 1, -1, 3 and -3 nats from each document's mean, twice over."""
     (line,) = rich["ltm_ptb"].draws
-    half = {point.x: point.high - point.value for point in line.points}
-    assert half[1] == pytest.approx(half[8] * math.sqrt(8)) and half[32] == pytest.approx(half[8] / 2)
     bound = next(row for row in rich["ltm_ptb"].perplexity.rows if row.name == "bound")  # type: ignore[union-attr]
-    assert half[8] == pytest.approx(1.96 * bound.lines[0].per_token.mc_se)  # type: ignore[union-attr, operator]
+    figure = bound.lines[0].per_token
+    assert figure is not None
+    tokens = sum(30 + i for i in range(8)) / math.log(figure.value)
+    assert [point.x for point in line.points] == [1, 2, 4, 8]
+    assert line.points[-1].value == pytest.approx(figure.value)
+    assert line.points[0].value == pytest.approx(figure.value * math.exp(8 * 1 / tokens))
+    for point, variance, draws in zip(line.points, (40 / 7, 2, 20 / 3, 40 / 7), (1, 2, 4, 8), strict=True):
+        half = 1.96 * math.sqrt(8 * variance / draws) / tokens
+        assert math.log(point.high / point.value) == pytest.approx(half)
+        assert math.log(point.value / point.low) == pytest.approx(half)
+    offsets = [round(tokens * math.log(value / figure.value) / 8) for _, value in line.dots]
+    assert offsets == [1, -1, 3, -3] * 2
+
+
+def test_without_the_draws_of_every_document_there_is_no_curve(tmp_path: Path) -> None:
+    write_rich(tmp_path)
+    (path,) = (tmp_path / "ltm-x").glob("latents_ltm_ptb_*")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    half = [{**row, "draws_nats": row["draws_nats"] if row["doc_id"] % 2 else []} for row in rows]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in half), encoding="utf-8")
+    sections = {task.name: task for task in build(find_runs([tmp_path])).tasks}
+    assert sections["ltm_ptb"].draws == ()
+    old = [{key: value for key, value in row.items() if key not in {"draws_nats", "kl_steps_nats"}} for row in rows]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in old), encoding="utf-8")
+    sections = {task.name: task for task in build(find_runs([tmp_path])).tasks}
+    assert sections["ltm_ptb"].draws == () and sections["ltm_ptb"].steps
+    assert [one.head for one in sections["ltm_ptb"].inference.layers[0].maps] == ["Document", "Document"]
 
 
 def test_steps_at_the_fits_own_noise_are_no_bound(tmp_path: Path) -> None:

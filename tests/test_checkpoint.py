@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import ltm_eval
 from ltm_eval import checkpoint
 from ltm_eval.checkpoint import convert, load, read
 from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
-from ltm_eval.weights import canonical_name, weights_sha256
-from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
+from ltm_eval.model import LatentThoughtModel
+from ltm_eval.weights import canonical_name, expected_shapes, weights_sha256
+from tests.tiny import DATA, RELEASED, TINY, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
 
@@ -257,6 +261,40 @@ def test_hub_ids_load_from_a_pinned_snapshot(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     info = load("owner/name", revision="main").info
     assert asked["revision"] == info.revision == "0123abc"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_layers": 1}, {"n_heads": 2, "n_kv_heads": 2}, {"hidden_dim": 40, "dim": 16}]
+)
+def test_expected_shapes_are_those_of_the_model_in_its_order(changes: dict[str, Any]) -> None:
+    config = replace(TINY, **changes)
+    real = {name: tuple(weight.shape) for name, weight in LatentThoughtModel(config).named_parameters()}
+    assert list(expected_shapes(config).items()) == list(real.items())
+
+
+def test_weights_are_the_models_own_and_lie_in_order() -> None:
+    found = read(DATA / "released_a" / "ckpt_1000.pt")
+    name = "layers.0.attention.wq.weight"
+    found.weights[name] = found.weights[name].float().T.contiguous().T
+    model = checkpoint.build(found)
+    weight = model.get_parameter(name)
+    assert torch.equal(weight, found.weights[name]) and weight.is_contiguous() and not weight.requires_grad
+    found.weights[name].zero_()
+    assert weight.abs().sum() > 0
+    assert model.rope.device == torch.device("cpu") and model.rope.isfinite().all()
+
+
+def test_neither_loading_nor_fitting_imports_a_compiler() -> None:
+    """torch's takes a second."""
+    look = (
+        "import sys, torch, ltm_eval\n"
+        "model = ltm_eval.load('demo')\n"
+        "ones = torch.ones(1, 20, dtype=torch.long)\n"
+        "ltm_eval.fit(model, ones, ones, t_fast=1)\n"
+        "print(*sorted({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_digest_sees_names_shapes_and_values() -> None:

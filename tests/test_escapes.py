@@ -51,6 +51,7 @@ def test_markdown(text: str, expected: str) -> None:
         ("\\input{x}", r"\textbackslash{}input\{x\}"),
         ("a^b~c$d", r"a\textasciicircum{}b\textasciitilde{}c\$d"),
         ("\x00\x7f\u202e", "[U+0000][U+007F][U+202E]"),
+        ("Åse Žižek 漢 e\u0301 \ufffd", "Åse Žižek [U+6F22] e[U+0301] [U+FFFD]"),
     ],
 )
 def test_latex(text: str, expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ltm_eval.flops import flops_of, flops_per_token
 from ltm_eval.latent_page import LEVELS
 from ltm_eval.latent_plots import reconstruction
 from ltm_eval.latents import latent_summary
-from ltm_eval.layer_maps import layer_maps, layers_view
+from ltm_eval.layer_maps import layer_maps, layers_view, step_map
 from ltm_eval.paths import reports_dir
 from ltm_eval.probe_results import Cell, Explored, Generated, Probe, ProbedText, write_probe
 from ltm_eval.probe_views import explorer_json, measures_of, probe_view, text_table
@@ -508,3 +509,13 @@ def test_stop_reasons_are_told_only_of_what_was_generated(tmp_path: Path) -> Non
     write_jsonl_atomic(folder / f"latents_ltm_ptb_{DATE}.jsonl", [replace(one, task="ltm_ptb") for one in scored])
     page = render(build(*gather([tmp_path])))
     assert "Time fitting" in page and "Generation ended by" not in page and "Time fitting, decoding" not in page
+
+
+def test_kl_over_the_fit_is_a_mean_over_documents_at_doubling_steps() -> None:
+    traces = [tuple((float(step * of), 8.0) for step in range(10)) for of in (1, 3)]
+    (found,) = step_map([*traces, ((1.0, 1.0),), ((1.0, math.nan),) * 10, ((0.0, 0.0),) * 4])
+    assert [row.label for row in found.rows] == ["0", "1", "2", "4", "8", "9"]
+    assert [row.values for row in found.rows][-1] == ("18.00", "8.00")
+    assert found.rows[-1].levels == (LEVELS, round(LEVELS * 8 / 18)) and found.rows[0].levels[0] == 0
+    assert "Means over 2 documents" in found.note
+    assert step_map([]) == () and step_map([((1.0,),)]) == () and step_map([((), ()), ((), ())]) == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from ltm_eval import fits
 from ltm_eval.arguments import generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
+from ltm_eval.latent_record import LatentRecord
 from ltm_eval.lm import LTM
 from ltm_eval.perplexity import ROWS, RollingScore
 from ltm_eval.posterior import fit_documents, generator, standard_normal
 from ltm_eval.progress import silent
+from ltm_eval.records import TRACED_DOCUMENTS
 from ltm_eval.rolling import windows_of
 from ltm_eval.scoring import SCORE_DRAWS
 from tests.tiny import tiny_folder
@@ -250,6 +253,26 @@ def test_records_tell_what_was_read_and_fitted(folder: Path) -> None:
     assert record.fitted_tokens == record.prompt_tokens == len(text)
     assert record.read_tokens <= 192 - 24 and record.fitted_windows > 1 and not record.truncated
     assert len(record.objective_nats) == 4 and record.kl_nats == pytest.approx(sum(record.kl_per_layer_nats), rel=1e-4)
+    assert len(record.kl_steps_nats) == 4 and record.draws_nats == ()
+    assert record.kl_steps_nats[-1] == pytest.approx(record.kl_per_layer_nats, rel=1e-3)
+
+
+def test_records_of_whole_texts_hold_every_draw_and_the_first_ones_every_step(folder: Path) -> None:
+    """A text in several windows: what a draw says, and KL at a step, are sums over them."""
+    lm = model(folder)
+    texts = [("z" * 300 + str(i),) for i in range(2)]
+    requests = instances("loglikelihood_rolling", texts)
+    requests[1].metadata = (requests[1].metadata[0], TRACED_DOCUMENTS, 1)
+    requests[1].doc_id = TRACED_DOCUMENTS
+    values = lm.loglikelihood_rolling(requests)
+    first, second = sorted(lm.records, key=lambda record: record.doc_id)
+    assert first.fitted_windows > 1 and len(first.draws_nats) == 8 and len(set(first.draws_nats)) == 8
+    for record, value in zip((first, second), values, strict=True):
+        assert float(np.mean(record.draws_nats)) == pytest.approx(-value, rel=1e-9)
+    assert (len(first.kl_steps_nats), second.kl_steps_nats) == (len(first.objective_nats), ())
+    assert first.kl_steps_nats[-1] == pytest.approx(first.kl_per_layer_nats, rel=1e-3)
+    assert sum(first.kl_steps_nats[-1]) == pytest.approx(first.kl_nats, rel=1e-3)
+    assert LatentRecord.from_json(json.loads(json.dumps(first.to_json())), where="x") == first
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fake_runs import AUDIT, TASK, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
+from ltm_eval.chart import shortened
 from ltm_eval.errors import MachineError, ResultsError
 from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
@@ -424,6 +425,22 @@ def test_samples_stop_where_the_page_would_grow_too_long(tmp_path: Path) -> None
     assert browser is not None
     assert 0 < len(browser.samples) < 60
     assert len(render(data).encode()) < 5_000_000
+
+
+def test_a_label_that_a_figure_shortens_stands_whole_in_the_tables_with_its_colour(tmp_path: Path) -> None:
+    """Bidirectional and control characters are shown by number before a label is shortened."""
+    names = [f"run\u202e\u2066/{'checkpoint-' * 20}\x1b{end}" for end in ("60000", "70000")]
+    for name, folder in zip(names, "ab", strict=True):
+        write_run(tmp_path, model=folder, right=right, n=4, kind="ltm", latents=True, change={"model_name": name})
+    page = render(data_of(tmp_path))
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    around = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    for place, name in enumerate(names, 1):
+        short = shortened(name)
+        assert short.startswith("run⟦U+202E⟧⟦U+2066") and short.endswith(f"␛{name[-5:]}") and len(short) == 36
+        assert f">{short}</text>" in drawn and visible(name) not in drawn
+        assert f'<span class="mark s{place}" aria-hidden="true"></span>{visible(name)}' in around
+    assert not set("\u202e\u2066\x1b") & set(page)
 
 
 def test_nothing_to_report_is_said() -> None:
