@@ -41,7 +41,7 @@ EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "4"))
 """A full disk meets every file operation, other errors every so manieth."""
 
 
-ERRORS = {"enospc": "free some space", "eio": "", "eacces": "", "edquot": "a larger quota", "emfile": "ulimit -n"}
+ERRORS = {"enospc": "free some space", "eio": "", "eacces": "", "edquot": "remove something", "emfile": "ulimit -n"}
 """With what to do about them."""
 
 
