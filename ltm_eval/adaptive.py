@@ -16,7 +16,7 @@ from ltm_eval.errors import UsageError
 from ltm_eval.gaussians import Posterior, Trace, preset_start
 from ltm_eval.groups import in_groups
 from ltm_eval.noise import document_noise
-from ltm_eval.steps import adamw, learning_rate
+from ltm_eval.steps import AdamW, learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ class _AdaptiveDocument:
         self.noise = document_noise(model, [document], self.config, seed)
         start = preset_start(model, [document], self.config, seed)
         self.mu, self.log_var = start.mu.clone().requires_grad_(), start.log_var.clone().requires_grad_()
-        self.optimiser = adamw(self.mu, self.log_var, config)
+        self.optimiser = AdamW(self.mu, self.log_var, config)
         self.tolerance = rule.tolerance_nats * document.scored
         self.cooling_from: int | None = None
         self.nll: list[Tensor] = []
@@ -140,8 +140,7 @@ class _AdaptiveDocument:
     def move(self, mu_grad: Tensor, log_var_grad: Tensor, *, terms: tuple[Tensor, Tensor]) -> None:
         """One step along the gradients; `terms` are the -log p(x|z) and KL, (1,) each, that they belong to."""
         self.mu.grad, self.log_var.grad = mu_grad, log_var_grad
-        self.optimiser.param_groups[0]["lr"] = self._rate()
-        self.optimiser.step()
+        self.optimiser.step(self._rate())
         self.nll.append(terms[0])
         self.kl.append(terms[1])
         if self.cooling_from is None and (self._flat() or 2 * self.steps >= self.rule.max_steps):

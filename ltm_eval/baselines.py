@@ -18,13 +18,13 @@ import torch
 
 from ltm_eval import failpoints, pulse
 from ltm_eval.answer_record import AnswerRecord
-from ltm_eval.host_records import answer_record, answer_tokens, text_tokens
+from ltm_eval.host_records import answer_record, answer_tokens, target_tokens, text_tokens
 from ltm_eval.host_watch import watch
 from ltm_eval.journal import digest
 from ltm_eval.records import named
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Worklist, content_of, first_documents, item_of, numbered, place_of
+from ltm_eval.worklist import Answer, Worklist, content_of, first_documents, is_by_token, item_of, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -132,24 +132,25 @@ def _kept(
 def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
     """Of which requests each token's cost is kept: texts, and the first answers, of the first documents."""
     wanted = first_documents([request for request, _ in placed], host.token_nll if name != "loglikelihood" else 0)
-    return [repeat == 0 and place_of(request) in wanted for request, repeat in placed]
+    return [is_by_token(request, repeat, wanted) for request, repeat in placed]
 
 
 def _told(watched: HostWatch | None, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:
     """An answer with what was seen of it."""
     records: tuple[AnswerRecord, ...] = ()
-    tokens: TokenRecord | None = None
+    tokens: list[TokenRecord | None] = []
     if watched is not None and request.request_type == "generate_until":
         seen = watched.answer(request.args[0], answer)
         records = (answer_record(request, repeat, seen, watched.host),) if seen is not None else ()
-        tokens = answer_tokens(request, seen, watched.host) if seen is not None and by_token else None
+        if seen is not None and by_token:
+            tokens = [answer_tokens(request, seen, watched.host), target_tokens(request, seen, watched)]
     elif watched is not None and by_token:
         pieces = watched.text_pieces(request.args[0])
-        tokens = text_tokens(request, pieces, watched.host, nats=-float(answer))
+        tokens = [text_tokens(request, pieces, watched.host, nats=-float(answer))]
     return Answer(
         _plain(answer),
         tuple(record.to_json() for record in records),
-        tokens=(tokens.to_json(),) if tokens is not None else (),
+        tokens=tuple(one.to_json() for one in tokens if one is not None),
     )
 
 

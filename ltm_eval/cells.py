@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FOLDER, STATE_FILE = "cells", "cell.json"
 COMPLETE, FAILED = "complete", "failed"
 AXES = ("model", "task", "condition", "shots", "t_fast", "seed")
-UNNAMED = frozenset(("output_path", "batch_size", "device", "report", "quiet", "command"))
+UNNAMED = frozenset(("output_path", "batch_size", "device", "report", "quiet", "command", "fresh"))
 """Options that change no figure."""
 WAIT_SECONDS = 1.0
 NAME_LENGTH = 80

@@ -141,11 +141,11 @@ def build(checkpoint: Checkpoint) -> LatentThoughtModel:
     """A frozen fp32 model of a checked checkpoint."""
     with torch.device("meta"):
         model = LatentThoughtModel(checkpoint.config)
-    model = model.to_empty(device="cpu")
-    model.reset_tables()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(checkpoint.weights[name])
+    weights = {
+        name: checkpoint.weights[name].to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, _ in model.named_parameters()
+    }
+    model.load_state_dict(weights, assign=True)
     model.info = checkpoint.info
     return model
 

@@ -46,7 +46,7 @@ def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> L
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(LENGTHS, torch._dynamo.config.recompile_limit)
-    model.captures_steps = on_gpu(model.device)
+    model.compiled, model.captures_steps = True, on_gpu(model.device)
     compiler = Compiler()
     for place, block in enumerate(model.blocks):
         for name in parts_of(model, place):

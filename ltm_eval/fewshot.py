@@ -274,11 +274,18 @@ def _keyed_task() -> type[ConfigurableTask]:
             """One request; where samples are asked for a greedy one, then the sampled and the rethinking one."""
             one = super().construct_requests(doc, ctx, **kwargs)
             requests = self._sampled_requests(one) if self._samples else one
+            first = requests[0] if isinstance(requests, list) else requests
+            first.reference = self._reference(doc)
             if self.shows_others:
                 prompt = self._others_context(doc)
                 for request in requests if isinstance(requests, list) else [requests]:
                     request.other_prompt = prompt
             return requests
+
+        def _reference(self, doc: Mapping[str, Any]) -> str:
+            """The answer as it would follow the prompt."""
+            target = self.doc_to_target(doc)
+            return f"{self.config.target_delimiter}{target}" if isinstance(target, str) else ""
 
         def show(self, doc: Mapping[str, Any]) -> list[str]:
             """Every prompt that is built for a document: its own and, where the condition asks for it, the other one.

@@ -10,9 +10,10 @@ from lm_eval.models.utils import postprocess_generated_text
 from ltm_eval.decode import Continuation, Prompt, generate
 from ltm_eval.jobs import GenerationJob, Unit, decoded_together
 from ltm_eval.noise import generator, standard_normal
-from ltm_eval.records import answer_tokens
+from ltm_eval.records import answer_tokens, target_tokens
 from ltm_eval.rethink import Question, Rethought, rethink
-from ltm_eval.worklist import Answer
+from ltm_eval.scoring import token_nats
+from ltm_eval.worklist import Answer, reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -135,12 +136,17 @@ class Generating:
             continuation=continuation,
             seconds=(seconds, continuation.seconds),
         )
-        tokens = () if reason or not job.by_token else (self._tokens(job, fitted, continuation, text).to_json(),)
+        kept = self._tokens(job, fitted, continuation, text) if job.by_token and not reason else []
+        tokens = tuple(one.to_json() for one in kept)
         return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason, tokens)
 
-    def _tokens(self, job: GenerationJob, fitted: Fitted, continuation: Continuation, text: str) -> TokenRecord:
-        """What the answer's tokens cost."""
-        return answer_tokens(job.request, continuation, self.encoding, text=text, posterior=fitted.posterior)
+    def _tokens(self, job: GenerationJob, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
+        """What the tokens of the answer cost, and of the data set's answer under z = mu."""
+        own = answer_tokens(job.request, continuation, self.encoding, text=text)
+        ids = self.encoding.encode(reference_of(job.request))
+        nats = token_nats(self.model, job.context.read, ids, fitted.z(None))
+        target = target_tokens(job.request, ids, nats, self.encoding)
+        return [own] if target is None else [own, target]
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Text of a continuation, cut before the first stop string."""

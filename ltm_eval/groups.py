@@ -1,5 +1,5 @@
 """Which documents are computed together: on a GPU those of equal shape, in as many batches as memory asks for; on a CPU
-each alone.
+each alone, or a few short ones (`lanes`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ltm_eval.batch import bytes_per_token, tokens_per_pass
 from ltm_eval.errors import MachineError
+from ltm_eval.lanes import lane_groups
 from ltm_eval.memory import give_back, ran_out
 from ltm_eval.workers import side_by_side
 
@@ -54,14 +55,15 @@ def in_groups(
 ) -> list[_Part]:
     """`work` on the indices of documents that are computed together: one part per document, in their order.
 
-    Those of equal shape are, in as many batches as memory asks for; or each is `alone`, on a core of its own.
+    Those of equal shape are, in as many batches as memory asks for; or each is `alone`, on a core of its own, or with
+    some of its shape where that changes no bit of it.
     """
+    groups = _shapes(documents)
     if alone(model):
-        largest = max((tokens_per_pass(document) for document in documents), default=0)
-        groups = [[i] for i in range(len(documents))]
+        groups = lane_groups(model, groups, documents)
+        largest = max((len(own) * tokens_per_pass(documents[own[0]]) for own in groups), default=0)
         found = side_by_side(groups, work, bytes_each=largest * bytes_per_token(model))
     else:
-        groups = _shapes(documents)
         found = [in_halves(members, work) for members in groups]
     parts = {i: part for members, own in zip(groups, found, strict=True) for i, part in zip(members, own, strict=True)}
     return [parts[i] for i in range(len(documents))]

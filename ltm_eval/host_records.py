@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.answer_record import AnswerRecord
 from ltm_eval.fewshot import split_prompt
 from ltm_eval.records import named
-from ltm_eval.token_record import ANSWER, TEXT, TokenRecord, rounded
+from ltm_eval.token_record import ANSWER, TARGET, TEXT, TokenRecord, rounded
+from ltm_eval.worklist import reference_of
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from ltm_eval.host_watch import Generated
+    from ltm_eval.host_watch import Generated, HostWatch
     from ltm_eval.token_pieces import Pieces
 
 AGREEMENT = 1e-4
@@ -56,6 +57,16 @@ def text_tokens(request: Instance, pieces: Pieces | None, host: Any, *, nats: fl
     if pieces is None or not math.isclose(math.fsum(pieces.nats), nats, rel_tol=AGREEMENT):
         return None
     return _tokens(request, pieces, TEXT, host=host, nats=nats)
+
+
+def target_tokens(request: Instance, seen: Generated, watched: HostWatch) -> TokenRecord | None:
+    """What the tokens of the data set's answer cost after the prompt; None where that cannot be told."""
+    reference = reference_of(request)
+    pieces = watched.target_pieces(request.args[0], reference, read_tokens=seen.read_tokens) if reference else None
+    if pieces is None:
+        return None
+    own = pieces.after(len(reference) - len(reference.lstrip()))
+    return _tokens(request, own, TARGET, host=watched.host, nats=math.fsum(pieces.nats))
 
 
 def _tokens(request: Instance, pieces: Pieces, part: str, *, host: Any, nats: float) -> TokenRecord:

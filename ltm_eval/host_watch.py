@@ -66,6 +66,8 @@ class HostWatch:
     """Windows that will be scored; what each scored token costs, once it is known."""
     _generated: dict[str, list[Generated]] = field(default_factory=lambda: defaultdict(list))
     _batch: _Batch | None = None
+    _cut: dict[str, tuple[list[int], list[Window]]] = field(default_factory=dict)
+    """Tokens and windows of the texts that are waited for."""
 
     def begin(self, texts: Iterable[str] = (), *, prompts: Collection[str] = ()) -> None:
         """Before a call of the model.
@@ -75,26 +77,28 @@ class HostWatch:
             prompts: prompts that it will continue, likewise.
         """
         self.by_token = set(prompts)
-        self.windows = dict.fromkeys(window for text in texts for window in self._windows(text))
+        self._cut = {text: self._windows(text) for text in texts}
+        self.windows = dict.fromkeys(window for _, windows in self._cut.values() for window in windows)
         self._generated.clear()
 
-    def _windows(self, text: str) -> list[Window]:
-        """As `loglikelihood_rolling` cuts a text."""
-        host = self.host
-        rolling = get_rolling_token_windows(host.tok_encode(text), host.prefix_token_id, host.max_length, 1)
+    def _windows(self, text: str) -> tuple[list[int], list[Window]]:
+        """A text's tokens, and its windows as `loglikelihood_rolling` cuts them."""
+        host, ids = self.host, self.host.tok_encode(text)
+        rolling = get_rolling_token_windows(ids, host.prefix_token_id, host.max_length, 1)
         found = []
         for context, wanted in map(make_disjoint_window, rolling):
             read = (*context, *wanted)[-(host.max_length + 1) :][:-1]
             found.append((tuple(read), tuple(wanted)))
-        return found
+        return ids, found
 
     def text_pieces(self, text: str) -> Pieces | None:
         """The pieces of a text that was scored; None where not all is known, or its tokens do not make up the text."""
-        costs = [self.windows.get(window) for window in self._windows(text)]
+        ids, windows = self._cut.get(text, ([], []))
+        costs = [self.windows.get(window) for window in windows]
         nats = [value for own in costs if own is not None for value in own]
         if not nats or any(own is None for own in costs):
             return None
-        return self._pieces(text, self.host.tok_encode(text), nats)
+        return self._pieces(text, ids, nats)
 
     def _pieces(self, text: str, ids: Sequence[int], nats: Sequence[float]) -> Pieces | None:
         each = token_bytes(self.host.tokenizer, ids)
@@ -102,6 +106,23 @@ class HostWatch:
             return pieces_of_bytes(each, nats)
         offsets = token_offsets(self.host.tokenizer, text, ids)
         return None if offsets is None else pieces_of_offsets(offsets, nats, length=len(text))
+
+    def target_pieces(self, prompt: str, target: str, *, read_tokens: int) -> Pieces | None:
+        """The pieces of a text after a prompt, scored now; None where it does not fit, or its tokens are not its own.
+
+        Args:
+            read_tokens: of the prompt, from its end: what was read to answer it.
+        """
+        host = self.host
+        ids = host.tok_encode(target, add_special_tokens=False)
+        context = host.tok_encode(prompt)[-read_tokens:]
+        if not ids or not context or len(context) + len(ids) - 1 > host.max_length:
+            return None
+        window = ((*context, *ids[:-1]), tuple(ids))
+        self.windows = {window: None}
+        host._loglikelihood_tokens([(None, context, list(ids))], disable_tqdm=True, override_bs=1)
+        costs = self.windows[window]
+        return None if costs is None else self._pieces(target, ids, costs)
 
     def answer(self, prompt: str, text: str) -> Generated | None:
         """How an answer to a prompt came about; each of several is told once. None where nothing is known."""

@@ -32,8 +32,22 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Nothing without memory: drawing numbers there would import torch's compiler, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.weight.dtype), self.weight)
+
+
+class Embedding(nn.Embedding):
+    """Drawn as `Linear` is."""
+
+    def reset_parameters(self) -> None:
+        """Nothing without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class RMSNorm(nn.Module):
@@ -77,10 +91,11 @@ class _Normed(torch.autograd.Function):
 def rope_table(head_dim: int, length: int) -> Tensor:
     """Cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
 
-    In memory each cosine stands beside its sine, so that `rotate` can read the table as complex numbers.
+    Made on the CPU, wherever a model is. In memory each cosine stands beside its sine, so that `rotate` can read the
+    table as complex numbers.
     """
-    freqs = 1.0 / (ROPE_THETA ** (torch.arange(0, head_dim, 2)[: head_dim // 2].float() / head_dim))
-    angles = torch.outer(torch.arange(length), freqs).float()
+    freqs = 1.0 / (ROPE_THETA ** (torch.arange(0, head_dim, 2, device="cpu")[: head_dim // 2].float() / head_dim))
+    angles = torch.outer(torch.arange(length, device="cpu"), freqs).float()
     return torch.stack([angles.cos(), angles.sin()], dim=-1).movedim(-1, 0)
 
 
@@ -339,10 +354,12 @@ class LatentThoughtModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.tok_embeddings = Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.info: Any = None
+        self.compiled = False
+        """Whether layers are compiled; set by `compiling`."""
         self.captures_steps = False
         """Whether a GPU takes fast steps as CUDA graphs; set by `compiling`."""
         self._output_cast: Tensor | None = None

@@ -416,7 +416,7 @@ class SampleView:
     gap: float | None
     """Bits per byte of the first model minus the second's; None for tasks that are answered."""
     tokens: TokenView | None = None
-    """The scored text with its tokens marked, where their costs are stored."""
+    """The scored text, or the data set's answer, with its tokens marked, where their costs are stored."""
 
 
 @dataclass(frozen=True)
@@ -435,10 +435,8 @@ class SampleBrowser:
     """Whether texts were scored and not answered."""
     command: str
     """Scores one document again; DOCUMENT stands for its index. Empty where it is not known."""
-    marks: str = ""
-    """What marked tokens show: difference, cost, or empty where none are marked."""
-    marks_levels: tuple[str, ...] = ()
-    """Nats that the levels stand for, in words."""
+    marks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """What marked tokens show (difference, cost), and the nats that the levels stand for, in words."""
     marks_notes: tuple[str, ...] = ()
     """Of which documents and models nothing is stored, and how it would be."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltm_eval.config import GenerationConfig, fit_config
+from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Prompt, generate
 from ltm_eval.elbo import IGNORED, kl_per_layer_nats, token_nll_nats
 from ltm_eval.errors import DataError
@@ -85,9 +85,7 @@ class Subject:
         self.model, self.encoded, self.eot_id = model, encoded, eot_id
         window = Window((eot_id, *encoded.tokens[:-1]), encoded.tokens)
         document = Document((window,))
-        self.posterior = fit_documents(
-            model, [document], fit_config(config.preset, t_fast=config.t_fast), seed=config.seed
-        )
+        self.posterior = fit_documents(model, [document], config.fitting, seed=config.seed)
         shape = model.config.latent_shape
         self.kept = self.posterior.mu[0]  # (L, N, D)
         if config.latents == "draw":

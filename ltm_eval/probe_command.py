@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any
 
 import typer
 
 from ltm_eval.calls import Call, examples
-from ltm_eval.config import AUTO
-from ltm_eval.options import (
-    Data,
-    Device,
-    Dtype,
-    FastSteps,
-    Model,
-    OutputPath,
-    Preset,
-    Quiet,
-    Revision,
-    Seed,
-    Tokenizer,
-    WriteReport,
-    checked_device,
-    filled,
-)
+from ltm_eval.options import checked_device, filled
 from ltm_eval.probe_results import DEFAULT_TASK, DIRECTIONS, LATENTS, RESTS, ProbeConfig, ProbeJob
+from ltm_eval.run_options import RUN, TEXTS, takes
 
-
-def probe(  # noqa: PLR0913 - the signature is the declaration of the options
-    *,
-    model: Model = ProbeJob.model,
-    text: Annotated[
+OWN: Mapping[str, Any] = {
+    "text": Annotated[
         list[str] | None,
         typer.Option("--text", metavar="FILE", help="A file of plain text, one text; repeatable."),
-    ] = None,
-    task: Annotated[
+    ],
+    "task": Annotated[
         str | None,
         typer.Option(
             "--task",
@@ -43,90 +27,80 @@ def probe(  # noqa: PLR0913 - the signature is the declaration of the options
             help="Take a task's documents: whole texts, or questions with their gold answers.",
             show_default=f"the bundled sample of {DEFAULT_TASK}",
         ),
-    ] = ProbeJob.task,
-    limit: Annotated[
-        int, typer.Option("--limit", "-L", min=1, help="Only the first N documents of the task.")
-    ] = ProbeJob.limit,
-    data: Data = ProbeJob.data,
-    t_fast: FastSteps = ProbeConfig.t_fast,
-    preset: Preset = ProbeConfig.preset,
-    rest: Annotated[
+    ],
+    "limit": Annotated[int, typer.Option("--limit", "-L", min=1, help="Only the first N documents of the task.")],
+    "rest": Annotated[
         str,
         typer.Option(
             "--rest",
             metavar="|".join(RESTS),
             help="What stands for the other layers' latents: zeros, the prior's mean, or one draw of the prior a text.",
         ),
-    ] = ProbeConfig.rest,
-    latents: Annotated[
+    ],
+    "latents": Annotated[
         str,
         typer.Option(
             "--latents", metavar="|".join(LATENTS), help="What kept layers hold: the posterior's mean or a draw."
         ),
-    ] = ProbeConfig.latents,
-    direction: Annotated[
+    ],
+    "direction": Annotated[
         str,
         typer.Option("--direction", metavar="|".join(DIRECTIONS), help="Layers 1 to l, the last l, or both."),
-    ] = ProbeConfig.direction,
-    max_tokens: Annotated[
-        int, typer.Option("--max_tokens", min=2, help="Tokens of a text; longer ones are cut.")
-    ] = ProbeConfig.max_tokens,
-    prompt_tokens: Annotated[
+    ],
+    "max_tokens": Annotated[int, typer.Option("--max_tokens", min=2, help="Tokens of a text; longer ones are cut.")],
+    "prompt_tokens": Annotated[
         int,
         typer.Option(
             "--prompt_tokens", min=0, help="First tokens the decoder reads in the explorer; questions are read whole."
         ),
-    ] = ProbeConfig.prompt_tokens,
-    explore: Annotated[
-        int, typer.Option("--explore", min=0, help="Texts the explorer holds generations of.")
-    ] = ProbeConfig.explore,
-    seed: Seed = ProbeConfig.seed,
-    tokenizer: Tokenizer = ProbeJob.tokenizer,
-    revision: Revision = ProbeJob.revision,
-    device: Device = ProbeJob.device,
-    dtype: Dtype = ProbeJob.dtype,
-    output_path: OutputPath = ProbeJob.output_path,
-    report: WriteReport = ProbeJob.report,
-    quiet: Quiet = ProbeJob.quiet,
-) -> int:
+    ],
+    "explore": Annotated[int, typer.Option("--explore", min=0, help="Texts the explorer holds generations of.")],
+}
+SHARED = ("data", "metadata", "t_fast", "preset", "fit", "seed", "tokenizer", "revision", "device", "dtype", "compile")
+"""Options of `run` that a probe has too, beside model, place and page."""
+PROBE: Mapping[str, Any] = {
+    "model": RUN["model"],
+    **{name: OWN[name] for name in ("text", "task", "limit")},
+    **{name: RUN[name] for name in SHARED[:5]},
+    **{name: OWN[name] for name in ("rest", "latents", "direction", "max_tokens", "prompt_tokens", "explore")},
+    **{name: RUN[name] for name in (*SHARED[5:], "output_path", "report", "quiet")},
+}
+
+
+def _defaults() -> dict[str, Any]:
+    """Of the two records that the options fill."""
+    return {name: getattr(ProbeJob if hasattr(ProbeJob, name) else ProbeConfig, name, None) for name in PROBE}
+
+
+@takes(PROBE, _defaults())
+def probe(**given: Any) -> int:
     """Fit z with all layers, then reconstruct with the latents of some: curves by layer, and the layer explorer.
 
     Writes probe_<date>.json into the model's folder of results, and the page of the output folder.
     """
     from ltm_eval import probing
 
-    job = ProbeJob(
-        probe=ProbeConfig(
-            preset=preset,
-            t_fast=t_fast,
-            rest=rest,
-            latents=latents,
-            direction=direction,
-            max_tokens=max_tokens,
-            prompt_tokens=prompt_tokens,
-            explore=explore,
-            seed=seed,
-        ),
-        model=filled("model", model),
-        texts=tuple(text or ()),
-        task=filled("task", task),
-        limit=limit,
-        data=filled("data", data) or AUTO,
-        output_path=filled("output_path", output_path) or ProbeJob.output_path,
-        device=checked_device(device),
-        dtype=dtype,
-        tokenizer=filled("tokenizer", tokenizer),
-        revision=filled("revision", revision),
-        report=report,
-        quiet=quiet,
-        command=Call.command(),
-    )
-    outcome = probing.probe(job)
+    outcome = probing.probe(job_of(given))
     print(probing.table(outcome.results))
     print(f"results: {outcome.results}")
     if outcome.report is not None:
         print(f"report: {outcome.report}")
     return 0
+
+
+def job_of(given: Mapping[str, Any]) -> ProbeJob:
+    """What is probed, how, and where it goes.
+
+    Raises:
+        UsageError: a value cannot be used.
+    """
+    values = dict(given, task=filled("task", given["task"]), device=checked_device(given["device"]))
+    for name in values.keys() & set(TEXTS):
+        default = getattr(ProbeJob, name, getattr(ProbeConfig, name, None))
+        values[name] = filled(name, values[name]) or default
+    how = {one.name: values.pop(one.name) for one in fields(ProbeConfig)}
+    texts = tuple(values.pop("text") or ())
+    return ProbeJob(probe=ProbeConfig(**how), texts=texts, **values, command=Call.command())
 
 
 def register(app: typer.Typer) -> None:

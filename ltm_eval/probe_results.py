@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.config import AUTO, DEMO_MODEL, DTYPES, check_choice, fit_config
+from ltm_eval.config import AUTO, DEMO_MODEL, DTYPES, FitConfig, check_choice, fit_changes, fit_config
 from ltm_eval.errors import ResultsError, UsageError
 from ltm_eval.results import DATE_ID, PROBE_PREFIX, read_object
 from ltm_eval.strict_files import write_json_atomic
@@ -50,6 +50,13 @@ class ProbeConfig:
     """Texts that the explorer holds generations of."""
     seed: int = 1234
     """Of latent noise."""
+    fit: str | None = None
+    """Changes to the preset, a JSON object; see `config.fit_changes`."""
+
+    @property
+    def fitting(self) -> FitConfig:
+        """How z is fitted, all told."""
+        return fit_config(self.preset, t_fast=self.t_fast, **fit_changes(self.fit))
 
     def __post_init__(self) -> None:
         check_choice("rest", self.rest, RESTS)
@@ -61,7 +68,7 @@ class ProbeConfig:
             raise UsageError(
                 f"prompt_tokens and explore must be at least 0, got {self.prompt_tokens} and {self.explore}"
             )
-        fit_config(self.preset, t_fast=self.t_fast)
+        _ = self.fitting
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,10 @@ class ProbeJob:
     """`gpt2` or a file of mergeable ranks; None takes the checkpoint's."""
     revision: str | None = None
     """Commit of a hub checkpoint."""
+    metadata: str | None = None
+    """Options of the task, a JSON object."""
+    compile: bool = False
+    """Compile the layers; without a compiler they run as they are."""
     report: bool = True
     """Whether the page is written at the end."""
     quiet: bool = False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import progress
-from ltm_eval.config import AUTO, RunConfig, fit_config
+from ltm_eval.config import AUTO, RunConfig
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.evaluation import show_notes
 from ltm_eval.paths import unused_date
@@ -91,6 +91,7 @@ def _as_run(job: ProbeJob) -> RunConfig:
         data=job.data if job.task or job.data != AUTO else "sample",
         output_path=job.output_path,
         num_fewshot=0,
+        metadata=job.metadata,
         quiet=job.quiet,
     )
 
@@ -107,7 +108,7 @@ def _texts(job: ProbeJob, config: RunConfig) -> tuple[list[ProbeText], dict[str,
 
 
 def _steps(config: ProbeConfig) -> int | str:
-    fit = fit_config(config.preset, t_fast=config.t_fast)
+    fit = config.fitting
     return AUTO if fit.adaptive else fit.t_fast
 
 
@@ -139,10 +140,12 @@ def _read(path: Path) -> str:
 def _model(job: ProbeJob, name: str) -> tuple[LatentThoughtModel, Tokenizer]:
     from ltm_eval.arguments import resolve_device, resolve_dtype
     from ltm_eval.checkpoint import load_with_tokenizer
+    from ltm_eval.compiling import compile_layers
 
     device = resolve_device(job.device)
     model, tokenizer = load_with_tokenizer(name, tokenizer=job.tokenizer, revision=job.revision, device=str(device))
-    return model.set_matmul_dtype(resolve_dtype(job.dtype, device)), tokenizer
+    model.set_matmul_dtype(resolve_dtype(job.dtype, device))
+    return compile_layers(model) if job.compile else model, tokenizer
 
 
 def _model_facts(model: LatentThoughtModel, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.strict_files import digest
 from ltm_eval.token_pieces import Pieces, pieces_of_bytes
-from ltm_eval.token_record import ANSWER, TEXT, TokenRecord, rounded
+from ltm_eval.token_record import ANSWER, TARGET, TEXT, TokenRecord, rounded
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer
+from ltm_eval.worklist import reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,30 +150,32 @@ def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, dra
     )
 
 
-def answer_tokens(
-    request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str, posterior: Posterior
-) -> TokenRecord:
-    """What the tokens of an answer cost when they were generated, up to its end before a stop string.
-
-    Args:
-        text: the answer.
-        posterior: of the prompt's fit.
-    """
+def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
+    """What the tokens of an answer, `text`, cost when they were generated, up to its end before a stop string."""
     pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
-    fits = posterior.trace.kl_nats[-1:, 0].tolist()
-    return _tokens(
-        request,
-        pieces,
-        ANSWER,
-        tokenizer=tokenizer.name,
-        draws=0,
-        nats=math.fsum(pieces.nats),
-        kl_nats=fits[0] if fits else None,
-    )
+    return _tokens(request, pieces, ANSWER, tokenizer=tokenizer.name, draws=0, nats=math.fsum(pieces.nats))
+
+
+def target_tokens(
+    request: Instance, ids: Sequence[int], nats: Sequence[float], tokenizer: Tokenizer
+) -> TokenRecord | None:
+    """What the tokens of the data set's answer cost after the prompt; None where they were not scored."""
+    if not nats:
+        return None
+    reference = reference_of(request)
+    pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
+    return _tokens(request, pieces, TARGET, tokenizer=tokenizer.name, draws=0, nats=math.fsum(nats))
 
 
 def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
-    request: Instance, pieces: Pieces, part: str, *, tokenizer: str, draws: int, nats: float, kl_nats: float | None
+    request: Instance,
+    pieces: Pieces,
+    part: str,
+    *,
+    tokenizer: str,
+    draws: int,
+    nats: float,
+    kl_nats: float | None = None,
 ) -> TokenRecord:
     return TokenRecord(
         **named(request),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ltm_eval.answers import INVALID, exact_match
 from ltm_eval.page import Answer, SampleBrowser, SampleView
 from ltm_eval.rerun import rerun_command
-from ltm_eval.token_views import level_words, scored_answer, scored_text, stored_words, token_view
+from ltm_eval.token_record import ANSWER, TARGET, TEXT
+from ltm_eval.token_views import level_words, scored_part, stored_words, token_view
 from ltm_eval.wording import cut, number, percent, visible
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     shown = [chosen[key] for key in documents if key in chosen]
     counts = Counter(chain.from_iterable(tags.values()))
     views = [view for one in shown for view in (one.tokens, *(answer.tokens for answer in one.answers)) if view]
-    marks = "difference" if any(view.compares for view in views) else "cost" if views else ""
+    marks = [
+        name
+        for name, compares in (("difference", True), ("cost", False))
+        if compares in {view.compares for view in views}
+    ]
     return SampleBrowser(
         samples=tuple(
             replace(chosen[key], place=place, tags=tags.get(key, ()), gap=gaps.get(key))
@@ -95,8 +100,7 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
         shared=_shared(shown),
         scored=bool(costs),
         command=rerun_command(lead.run, name, "DOCUMENT"),
-        marks=marks,
-        marks_levels=level_words(marks),
+        marks=tuple((name, level_words(name)) for name in marks),
         marks_notes=_marks_notes(kept, entries, shown, scored=bool(costs)),
     )
 
@@ -189,18 +193,21 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
         answers=tuple(answer for answer in answers if answer is not None),
         tags=(),
         gap=None,
-        tokens=_marked_text(key, sample, entries, kept) if costs else None,
+        tokens=_marked_text(key, sample, entries, kept, part=TEXT if costs else TARGET),
     )
 
 
-def _marked_text(key: Key, sample: Sample, entries: Sequence[Entry], kept: Mapping[str, Stored]) -> TokenView | None:
-    """The scored text, marked by what is stored of the models that scored this very text."""
+def _marked_text(
+    key: Key, sample: Sample, entries: Sequence[Entry], kept: Mapping[str, Stored], *, part: str
+) -> TokenView | None:
+    """The scored text, or the data set's answer to this prompt, marked by what is stored of the models."""
     found = []
     for entry in entries:
         own = next((of_filter[key] for of_filter in entry.samples.values() if key in of_filter), None)
-        if own is not None and own.prompt == sample.prompt:
-            found.append(scored_text(kept, entry.label, entry.series, doc_id=own.doc_id, prompt=own.prompt_hash))
-    return token_view(sample.prompt, [one for one in found if one is not None])
+        if own is not None and (own.prompt, own.target) == (sample.prompt, sample.target):
+            found.append(scored_part(kept, entry, own, part))
+    text = sample.prompt if part == TEXT else sample.target
+    return token_view(text, [one for one in found if one is not None])
 
 
 def _answer(  # noqa: PLR0913 - a document of a run and what is known of it
@@ -217,7 +224,7 @@ def _answer(  # noqa: PLR0913 - a document of a run and what is known of it
         return None
     first = next(iter(of_filters.values()))
     most = len(first.responses) if full else RESPONSES_PER_SAMPLE
-    scored = scored_answer(kept, entry.label, entry.series, doc_id=first.doc_id, prompt=first.prompt_hash)
+    scored = scored_part(kept, entry, first, ANSWER)
     return Answer(
         label=entry.label,
         series=entry.series,

@@ -1,6 +1,6 @@
 """One fast step: gradients of z, then AdamW on mu and log_var (arXiv:1711.05101).
 
-On a CPU torch's own optimiser takes it. On a GPU a step is a function of what lies there: it counts itself, finds its
+On a CPU the host keeps count. On a GPU a step is a function of what lies there: it counts itself, finds its
 rate in a table made beforehand, and needs nothing of the host but the noise. Nobody waits for anybody, and the whole
 step can be captured as one CUDA graph, which `compiling.compile_layers` asks for.
 """
@@ -38,15 +38,26 @@ def learning_rate(config: FitConfig, step: int) -> float:
     return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)
 
 
-def adamw(mu: Tensor, log_var: Tensor, config: FitConfig) -> torch.optim.AdamW:
-    """torch's optimiser of a fit."""
-    return torch.optim.AdamW(
-        [mu, log_var],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-    )
+class AdamW:
+    """What `torch.optim.AdamW` computes, bit for bit. Making torch's own imports its compiler, which takes a second."""
+
+    def __init__(self, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
+        self.values, self.config, self.count = (mu, log_var), config, 0
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in (mu.detach(), log_var.detach())]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move along `grad` of both."""
+        config = self.config
+        self.count += 1
+        size = rate / (1 - config.beta1**self.count)
+        correction: float = (1 - config.beta2**self.count) ** 0.5
+        for value, (first, second) in zip(self.values, self.moments, strict=True):
+            assert value.grad is not None
+            value.mul_(1 - rate * config.weight_decay)
+            first.lerp_(value.grad, 1 - config.beta1)
+            second.mul_(config.beta2).addcmul_(value.grad, value.grad, value=1 - config.beta2)
+            value.addcdiv_(first, (second.sqrt() / correction).add_(config.adam_eps), value=-size)
 
 
 class HostSteps:
@@ -54,13 +65,12 @@ class HostSteps:
 
     def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
         self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
-        self.optimiser = adamw(mu, log_var, config)
+        self.optimiser = AdamW(mu, log_var, config)
 
     def __call__(self, number: int, noise: Tensor) -> Terms:
         """Take a step."""
-        self.optimiser.param_groups[0]["lr"] = learning_rate(self.config, number)
         terms = self.batch.descend(self.mu, self.log_var, noise)
-        self.optimiser.step()
+        self.optimiser.step(learning_rate(self.config, number))
         return terms
 
 

@@ -39,6 +39,20 @@ class Pieces:
             left -= own
         return Pieces(tuple(characters), tuple(nats))
 
+    def after(self, length: int) -> Pieces:
+        """The same without the first `length` characters; what ends there leaves its cost to the piece that follows."""
+        characters: list[int] = []
+        nats: list[float] = []
+        left, owed = length, 0.0
+        for own, cost in zip(self.characters, self.nats, strict=True):
+            if own <= left and left:
+                left, owed = left - own, owed + cost
+                continue
+            characters.append(own - left)
+            nats.append(cost + owed)
+            left, owed = 0, 0.0
+        return Pieces(tuple(characters), tuple(nats))
+
 
 def pieces_of_bytes(tokens: Sequence[bytes], nats: Sequence[float]) -> Pieces:
     """Pieces of the text that the tokens' bytes decode to, where what is no UTF-8 becomes U+FFFD.

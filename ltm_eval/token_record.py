@@ -3,7 +3,7 @@
     DIR/<model>/tokens_<task>_<date>.jsonl   one line per text, of the first documents of a task (`--token_nll N`)
 
 The text itself stands in the samples file: for `text` it is the prompt, for `answer` the response of that request and
-repeat. Figures are rounded; no metric is made of them.
+repeat, for `target` the target. Figures are rounded; no metric is made of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ltm_eval.row_checks import REPLACED, checked
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TEXT, ANSWER = "text", "answer"
-PARTS = (TEXT, ANSWER)
+TEXT, ANSWER, TARGET = "text", "answer", "target"
+PARTS = (TEXT, ANSWER, TARGET)
 DECIMALS = 3
 """Of the nats of a piece."""
 
@@ -39,7 +39,7 @@ class TokenRecord:
     """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
     part: str
     """`text`: the whole text of a rolling request; `answer`: what the model generated, up to its stop string, each
-    token under the model that generated it.
+    token under the model that generated it; `target`: the answer of the data set, after the same prompt.
     """
     tokenizer: str
     """Whose tokens they are."""
@@ -50,7 +50,9 @@ class TokenRecord:
     latents.
     """
     kl_nats: float | None
-    """KL of the posterior. It is the price of z for the text as a whole and in no piece; None without latents."""
+    """KL of the posterior that was fitted to a `text`: the price of z for the text as a whole, in no piece. None
+    without latents, and of other parts: there z was fitted to the prompt, and the text owes nothing for it.
+    """
     piece_characters: tuple[int, ...]
     """Characters (code points) of each piece of the text, in order. A piece is a token, or several that share a
     character; one of 0 characters stands for a token without text, such as end-of-text in front.
@@ -60,7 +62,7 @@ class TokenRecord:
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:
-            raise ResultsError(f"field part: expected {' or '.join(PARTS)}, got {self.part!r}")
+            raise ResultsError(f"field part: expected one of {', '.join(PARTS)}, got {self.part!r}")
         if len(self.piece_characters) != len(self.piece_nats):
             raise ResultsError(
                 f"fields piece_characters and piece_nats: expected as many of the one as of the other, got "

@@ -2,7 +2,8 @@
 
 Of a text that two models scored, the first model's cost minus the second's, per span between common boundaries; of a
 text that one model scored, and of an answer, which only its own model wrote, the cost itself. Both are nats. A
-difference is comparable because the text is the same; costs of two models' answers are not, since the answers differ.
+difference is comparable because the text is the same: a document of a perplexity set, or the data set's own answer to a
+question. Costs of two models' answers are not set against each other, since the answers differ.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ltm_eval.token_pieces import Pieces, common_spans
-from ltm_eval.token_record import ANSWER, TEXT
 from ltm_eval.wording import cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.result_records import Sample
+    from ltm_eval.scores import Entry
     from ltm_eval.token_pieces import Span
     from ltm_eval.token_record import TokenRecord
 
@@ -114,21 +116,15 @@ def stored(records: Sequence[TokenRecord]) -> Stored:
     return {(one.doc_id, one.prompt_hash, one.part): one for one in records if one.idx == one.repeat == 0}
 
 
-def scored_text(kept: Mapping[str, Stored], label: str, series: int, *, doc_id: int, prompt: str) -> Scored | None:
-    """What a model's tokens of a whole text cost.
+def scored_part(kept: Mapping[str, Stored], entry: Entry, sample: Sample, part: str) -> Scored | None:
+    """What is stored of a run's document; None where that is nothing.
 
     Args:
         kept: the records by label.
-        prompt: hash of the text.
+        part: text, answer or target.
     """
-    record = kept.get(label, {}).get((doc_id, prompt, TEXT))
-    return None if record is None else Scored(label, series, record)
-
-
-def scored_answer(kept: Mapping[str, Stored], label: str, series: int, *, doc_id: int, prompt: str) -> Scored | None:
-    """What the tokens of a model's answer cost; `prompt` is the hash of what it answers."""
-    record = kept.get(label, {}).get((doc_id, prompt, ANSWER))
-    return None if record is None else Scored(label, series, record)
+    record = kept.get(entry.label, {}).get((sample.doc_id, sample.prompt_hash, part))
+    return None if record is None else Scored(entry.label, entry.series, record)
 
 
 def token_view(text: str, scored: Sequence[Scored]) -> TokenView | None:
@@ -186,14 +182,8 @@ def _level(nats: float, edges: Sequence[float]) -> int:
 
 
 def level_words(marks: str) -> tuple[str, ...]:
-    """What levels 1, 2 and 3 stand for, in nats; nothing where nothing is marked.
-
-    Args:
-        marks: difference, cost or empty.
-    """
-    edges = {"difference": DIFFERENCES, "cost": COSTS}.get(marks)
-    if edges is None:
-        return ()
+    """What levels 1, 2 and 3 of a difference or a cost stand for, in nats."""
+    edges = {"difference": DIFFERENCES, "cost": COSTS}[marks]
     return (*(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"{edges[-1]:g} or more")
 
 

@@ -24,7 +24,7 @@ from ltm_eval.distributed import Job, share
 from ltm_eval.journal import Journal, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -80,11 +80,12 @@ def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False
     """A request as an item.
 
     Args:
-        by_token: whether the answer holds what each token costs. An answer without that does not stand for one with.
+        by_token: whether the answer holds what each token costs, also of the request's `reference`, the text that a
+            task wants to hear. An answer without that does not stand for one with.
     """
     size = sum(len(part) for part in request.args if isinstance(part, str))
     together = [request.args[0], getattr(request, "other_prompt", None)]
-    content = [*content_of(request, repeat=repeat), *([BY_TOKEN] if by_token else [])]
+    content = [*content_of(request, repeat=repeat), *([BY_TOKEN, reference_of(request)] if by_token else [])]
     return Item(content, str(request.task_name), size, together)
 
 
@@ -96,9 +97,14 @@ def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tupl
     return frozenset((task, doc_id) for task, own in found.items() for doc_id in sorted(own)[:number])
 
 
-def place_of(request: Instance) -> tuple[str, int]:
-    """Task and index of a request's document."""
-    return str(request.task_name), int(request.doc_id or 0)
+def reference_of(request: Instance) -> str:
+    """What a task wants to hear after the prompt, with what stands before it; empty where it does not say."""
+    return str(getattr(request, "reference", ""))
+
+
+def is_by_token(request: Instance, repeat: int, wanted: Collection[tuple[str, int]]) -> bool:
+    """Whether what each token costs is kept: of the first request, and its first repeat, of the `wanted` documents."""
+    return repeat == 0 and request.idx == 0 and (str(request.task_name), int(request.doc_id or 0)) in wanted
 
 
 def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:

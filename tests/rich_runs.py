@@ -173,21 +173,22 @@ def _sidecars(folder: Path, *, word: str, n: int) -> None:
 
 def _tokens(folder: Path, *, ltm: bool, word: str, n: int) -> None:
     """What tokens cost, of all documents but the last two; each model cuts the texts at other places."""
-    for task, part in ((TASK, "answer"), (PPL_TASK, "text")):
-        records = []
+    for task, part in ((TASK, "answer"), (TASK, "target"), (PPL_TASK, "text")):
+        path, records = folder / f"tokens_{task}_{DATE}.jsonl", []
         for row in read_rows(folder / f"samples_{task}_{DATE}.jsonl")[: n - 2]:
-            text = row["resps"][0][0] if part == "answer" else row["doc"]["text"]
+            text = {"answer": row["resps"][0][0], "target": row["target"], "text": row["target"]}[part]
             characters = (4, 2, 3) if ltm else (6, 3)
             nats = (1.5, 0.25, 0.5, 7.0) if ltm else (4.25, 0.75, 3.0)
             records.append(
                 TokenRecord(
                     task=task, doc_id=row["doc_id"], idx=0, repeat=0, prompt_hash=row["prompt_hash"], part=part,
                     tokenizer=word[:99], draws=8 if ltm and part == "text" else 0, nats=sum(nats),
-                    kl_nats=12.5 if ltm else None, piece_characters=(*characters, len(text) - sum(characters)),
-                    piece_nats=nats,
+                    kl_nats=12.5 if ltm and part == "text" else None, piece_nats=nats,
+                    piece_characters=(*characters, len(text) - sum(characters)),
                 )
             )  # fmt: skip
-        write_jsonl_atomic(folder / f"tokens_{task}_{DATE}.jsonl", records)
+        before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        write_jsonl_atomic(path, [*map(json.loads, before), *records])
 
 
 def _answers(folder: Path, *, word: str, n: int) -> None:

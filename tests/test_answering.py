@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,9 @@ from ltm_eval.report import build
 from ltm_eval.rerun import rerun_command
 from ltm_eval.results import find_runs, read_run
 from ltm_eval.samples import SAMPLES_PER_TASK
+from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.telemetry import Meter, sizes_of
-from tests.fake_runs import DATE, TASK, write_run
+from tests.fake_runs import DATE, LATENT, TASK, write_run
 from tests.rich_runs import write_rich
 
 if TYPE_CHECKING:
@@ -44,6 +46,22 @@ def test_facts_of_answers(rich: dict[str, TaskSection]) -> None:
     assert (theirs.demonstrations, theirs.dropped, theirs.prompts_cut, theirs.new_tokens) == (2.0, 0.5, (4, 8), 13.5)
     assert (theirs.prompt_tokens, theirs.read_tokens, theirs.fitted_tokens, theirs.windows) == (60.0, 50.0, None, None)
     assert rich["ltm_ptb"].answering == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "read", "truncated", "cut"),
+    [("prompt", 2, False, False), ("prompt", 1, False, True), ("demos", 0, False, False), ("demos", 0, True, True)],
+)
+def test_a_prompt_is_cut_where_less_is_read_than_should_be(
+    tmp_path: Path, condition: str, read: int, truncated: bool, cut: bool
+) -> None:
+    path = write_run(tmp_path, model="m", right=lambda i: True, n=2, kind="ltm", latents=True)
+    records = [
+        replace(LATENT, doc_id=i, condition=condition, demonstrations_read=read, truncated=truncated) for i in range(2)
+    ]
+    write_jsonl_atomic(path.parent / f"latents_{TASK}_{DATE}.jsonl", records)
+    (section,) = build(find_runs([path])).tasks
+    assert section.answering[0].prompts_cut == (2 * cut, 2)
 
 
 def test_failed_extractions_are_counted_per_filter(tmp_path: Path) -> None:

@@ -3,21 +3,33 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ltm_eval
 from ltm_eval import checkpoint
 from ltm_eval.checkpoint import convert, load, read
 from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
-from ltm_eval.weights import canonical_name, weights_sha256
-from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
+from ltm_eval.headers import check_header
+from ltm_eval.model import LatentThoughtModel
+from ltm_eval.weights import canonical_name, expected_shapes, weights_sha256
+from tests.tiny import DATA, RELEASED, TINY, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
+
+DTYPES_OF_FILES = (
+    *(torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64),
+    *(torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+)
 
 
 def saved(path: Path, *, model: dict[str, Any] | None = None, **model_args: Any) -> Path:
@@ -259,6 +271,40 @@ def test_hub_ids_load_from_a_pinned_snapshot(tmp_path: Path, monkeypatch: pytest
     assert asked["revision"] == info.revision == "0123abc"
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_layers": 1}, {"n_heads": 2, "n_kv_heads": 2}, {"hidden_dim": 40, "dim": 16}]
+)
+def test_expected_shapes_are_those_of_the_model_in_its_order(changes: dict[str, Any]) -> None:
+    config = replace(TINY, **changes)
+    real = {name: tuple(weight.shape) for name, weight in LatentThoughtModel(config).named_parameters()}
+    assert list(expected_shapes(config).items()) == list(real.items())
+
+
+def test_weights_are_the_models_own_and_lie_in_order() -> None:
+    found = read(DATA / "released_a" / "ckpt_1000.pt")
+    name = "layers.0.attention.wq.weight"
+    found.weights[name] = found.weights[name].float().T.contiguous().T
+    model = checkpoint.build(found)
+    weight = model.get_parameter(name)
+    assert torch.equal(weight, found.weights[name]) and weight.is_contiguous() and not weight.requires_grad
+    found.weights[name].zero_()
+    assert weight.abs().sum() > 0
+    assert model.rope.device == torch.device("cpu") and model.rope.isfinite().all()
+
+
+def test_neither_loading_nor_fitting_imports_a_compiler() -> None:
+    """torch's takes a second."""
+    look = (
+        "import sys, torch, ltm_eval\n"
+        "model = ltm_eval.load('demo')\n"
+        "ones = torch.ones(1, 20, dtype=torch.long)\n"
+        "ltm_eval.fit(model, ones, ones, t_fast=1)\n"
+        "print(*sorted({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 def test_digest_sees_names_shapes_and_values() -> None:
     a = {"x": torch.tensor([1.0, 2.0])}
     variants = [a, {"y": a["x"]}, {"x": a["x"].view(1, 2)}, {"x": a["x"] + 1}, {"x": a["x"].double()}]
@@ -268,3 +314,16 @@ def test_digest_sees_names_shapes_and_values() -> None:
 def test_public_names() -> None:
     assert ltm_eval.load is load
     assert read(DATA / "released_a" / "ckpt_1000.pt").config.n_latents == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES_OF_FILES)
+def test_the_size_of_every_type_of_number_is_known(dtype: torch.dtype, tmp_path: Path) -> None:
+    """What safetensors writes is a whole file; a number more or less is not."""
+    path = tmp_path / "one.safetensors"
+    save_file({"a": torch.zeros(3, 5).to(dtype), "b": torch.zeros(2).to(dtype)}, path)
+    check_header(path)
+    whole = path.read_bytes()
+    for changed in (whole + b"\0", whole[:-1]):
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+            check_header(path)

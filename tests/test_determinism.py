@@ -71,12 +71,13 @@ def config(place: Place, name: str, **changes: Any) -> RunConfig:
 
 
 def found(results: Path, task: str = TASK) -> tuple[list[str], list[dict[str, Any]], dict[str, Any]]:
-    """Lines of the samples file, latents without times and places, figures."""
+    """Lines of the samples file, latents without times and places, beside them what tokens cost, figures."""
     date = results.stem.removeprefix("results_")
     samples = (results.parent / f"samples_{task}_{date}.jsonl").read_text("utf-8").splitlines()
     rows = (results.parent / f"latents_{task}_{date}.jsonl").read_text("utf-8").splitlines()
     latents = [{**json.loads(row), "fit_seconds": 0, "decode_seconds": 0} for row in rows]
-    order = sorted(latents, key=lambda row: (row["doc_id"], row["idx"], row["repeat"]))
+    latents += [json.loads(row) for row in (results.parent / f"tokens_{task}_{date}.jsonl").read_text().splitlines()]
+    order = sorted(latents, key=lambda row: (row["doc_id"], row["idx"], row["repeat"], "piece_nats" in row))
     return samples, order, json.loads(results.read_text("utf-8"))["results"][task]
 
 

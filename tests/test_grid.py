@@ -197,3 +197,39 @@ def test_a_killed_worker_of_ray_is_replaced(folder: Path, tmp_path: Path) -> Non
     for row, one in zip(rows, ordinary.done, strict=True):
         assert row["scores"] == [dict(score) for score in one.scores]
         assert answers(Done(**{**row, "scores": ()}), output) == answers(one, tmp_path / "sequence")
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.skipif("LTM_EVAL_TEST_NODES" not in os.environ, reason="LTM_EVAL_TEST_NODES is not set: takes a minute")
+def test_a_node_of_a_cluster_is_lost(folder: Path, tmp_path: Path) -> None:
+    """A cluster of two machines, as Ray counts them, loses one with the cell that runs there: another takes it over."""
+    from ray.cluster_utils import Cluster
+
+    output = tmp_path / "ray"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        argv = ["sweep", "--model", str(folder), *OPTIONS, "--shots", "1", "--condition", "demos", "--t_fast", "1,2"]
+        argv += ["--seed", "1", "--output_path", str(output), "--ray_address", cluster.address]
+        with (tmp_path / "said").open("w") as said:
+            process = subprocess.Popen([sys.executable, "-m", "ltm_eval", *argv], stdout=said, stderr=said)
+            working = None
+            end = time.monotonic() + 240
+            while working is None and process.poll() is None and time.monotonic() < end:
+                holders = [holder_of(one) for one in output.glob("cells/*")]
+                working = next((one for one in holders if one is not None), None)
+                time.sleep(0.02)
+            cluster.remove_node(lost, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+            code = process.wait(300)
+    finally:
+        cluster.shutdown()
+    assert (code, working is None) == (0, False), (tmp_path / "said").read_text()
+    rows = json.loads((output / "sweep.json").read_text())["cells"]
+    assert [row["state"] for row in rows] == ["complete"] * 2
+    ordinary = grid.run(config(folder, tmp_path / "sequence", t_fast=(1, 2)))
+    for row, one in zip(rows, ordinary.done, strict=True):
+        assert row["scores"] == [dict(score) for score in one.scores]
+        assert answers(Done(**{**row, "scores": ()}), output) == answers(one, tmp_path / "sequence")

@@ -118,6 +118,23 @@ def test_an_answers_tokens_cost_what_one_pass_says(pretrained: str) -> None:
         assert one.nats == pytest.approx(math.fsum(one.piece_nats), abs=0.01)
 
 
+def test_the_wanted_answers_tokens_cost_what_lm_eval_scores(pretrained: str) -> None:
+    lm, told = kept(pretrained, 2), host(pretrained)
+    requests = generating()
+    for request in requests:
+        request.reference = " two and two is 4 €"  # type: ignore[attr-defined]
+    answers = lm.generate_until(requests)
+    found = [one for one in lm.token_records if one.part == "target"]
+    assert [one.doc_id for one in found] == [0, 1]
+    asked = [Instance("loglikelihood", {}, (prompt, " two and two is 4 €"), 0) for prompt in prompts()[:2]]
+    truth = [score for score, _ in told.loglikelihood(asked, disable_tqdm=True)]
+    for one, nats in zip(found, truth, strict=True):
+        assert one.nats == pytest.approx(-nats, rel=1e-5)
+        assert sum(one.piece_characters) == len("two and two is 4 €")
+        assert math.fsum(one.piece_nats) == pytest.approx(one.nats, rel=1e-4)
+    assert answers == kept(pretrained, 0).generate_until(generating())
+
+
 class Fake:
     """A host whose tokens are the letters of the alphabet, `.` ends a text, and what it says is settled."""
 

@@ -41,7 +41,7 @@ EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "4"))
 """A full disk meets every file operation, other errors every so manieth."""
 
 
-ERRORS = {"enospc": "free some space", "eio": "", "eacces": "", "edquot": "a larger quota", "emfile": "ulimit -n"}
+ERRORS = {"enospc": "free some space", "eio": "", "eacces": "", "edquot": "remove something", "emfile": "ulimit -n"}
 """With what to do about them."""
 
 
@@ -92,13 +92,16 @@ def outcome(output: Path, checkpoint: Path) -> dict[str, Any]:
     (path,) = folder.glob("results_*.json")
     content = json.loads(path.read_text())
     assert content["ltm_eval"]["status"] == "complete"
-    assert sorted(file.name.partition("_")[0] for file in folder.glob("*_*.json*")) == ["latents", "results", "samples"]
+    assert sorted(file.name.partition("_")[0] for file in folder.glob("*_*.json*")) == [
+        *("latents", "results", "samples", "tokens")
+    ]
     samples = [json.loads(line) for line in next(folder.glob("samples_*.jsonl")).read_text().splitlines()]
     latents = [json.loads(line) for line in next(folder.glob("latents_*.jsonl")).read_text().splitlines()]
     return {
         "results": content["results"],
         "hashes": content["task_hashes"],
         "samples": sorted(samples, key=lambda row: (row["filter"], row["doc_id"])),
+        "tokens": [json.loads(line) for line in next(folder.glob("tokens_*.jsonl")).read_text().splitlines()],
         "latents": [{name: value for name, value in row.items() if not name.endswith("_seconds")} for row in latents],
     }
 
@@ -417,9 +420,9 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
     base = options(place.checkpoint, tmp_path / "a", limit=4, batch_size=2, baselines=(str(gpt2),), n=3)
     config = RunConfig(**{**base, "gen_kwargs": "max_gen_toks=4,temperature=1.0"})
 
-    def samples(output: str) -> list[Any]:
+    def lines(output: str, kind: str) -> list[Any]:
         folder = tmp_path / output / folder_name(str(gpt2))
-        return [json.loads(line) for line in next(folder.glob("samples_*.jsonl")).read_text().splitlines()]
+        return [json.loads(line) for line in next(folder.glob(f"{kind}_*.jsonl")).read_text().splitlines()]
 
     run(config)
     monkeypatch.setenv("LTM_EVAL_FAILPOINT", "baselines.chunk:4:int")
@@ -430,8 +433,10 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
     kept = len(journal.read(tmp_path / "b" / folder_name(str(gpt2))).answers)
     assert 6 <= kept < 16
     run(interrupted)
-    assert len({row["resps"][0][0] for row in samples("a")}) > 1
-    assert samples("a") == samples("b")
+    assert len({row["resps"][0][0] for row in lines("a", "samples")}) > 1
+    for kind, count in (("samples", 8), ("answers", 16), ("tokens", 8)):
+        assert lines("a", kind) == lines("b", kind)
+        assert len(lines("a", kind)) == count
 
 
 def test_what_is_complete_stays_until_it_is_complete_again(place: Place, tmp_path: Path) -> None:

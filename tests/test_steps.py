@@ -17,7 +17,7 @@ from ltm_eval.fast_loop import fast_loop
 from ltm_eval.gaussians import Posterior, preset_start
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.noise import document_noise
-from ltm_eval.steps import DeviceSteps, HostSteps
+from ltm_eval.steps import AdamW, DeviceSteps, HostSteps, learning_rate
 from ltm_eval.windows import Document, Window
 from tests.paper_gpu import DEVICE, Traffic, play_gpu
 from tests.tiny import TINY, relative_error, tiny_model
@@ -49,6 +49,25 @@ def test_a_gpus_steps_are_those_of_torchs_optimiser(preset: str, monkeypatch: py
     assert relative_error(device.mu, host.mu) < 1e-4
     assert relative_error(device.log_var, host.log_var) < 1e-5
     assert relative_error(device.trace.objective_nats, host.trace.objective_nats) < 1e-5
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_optimiser_is_torchs_bit_for_bit(decay: float) -> None:
+    config = fit_config("bound", t_fast=20, weight_decay=decay)
+    mine, torchs = ([torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(i)) for i in (1, 2)] for _ in "ab")
+    own = AdamW(*mine, config)
+    other = torch.optim.AdamW(
+        torchs, lr=1.0, betas=(config.beta1, config.beta2), eps=config.adam_eps, weight_decay=decay
+    )
+    for step in range(20):
+        for values in (mine, torchs):
+            stream = torch.Generator().manual_seed(step)
+            for value in values:
+                value.grad = torch.randn(value.shape, generator=stream)
+        other.param_groups[0]["lr"] = learning_rate(config, step)
+        own.step(learning_rate(config, step))
+        other.step()
+        assert all(torch.equal(a, b) for a, b in zip(mine, torchs, strict=True))
 
 
 class Recorded:

@@ -98,3 +98,16 @@ def test_pieces_of_the_beginning() -> None:
     assert whole.first(2) == Pieces((2, 0), (1.0, 2.0))
     assert whole.first(1) == Pieces((1,), (1.0,))
     assert whole.first(0) == Pieces((), ())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 9)), min_size=1, max_size=8), st.integers(0, 12))
+def test_pieces_after_a_beginning_keep_its_cost(drawn: list[tuple[int, float]], length: int) -> None:
+    whole = Pieces(tuple(own for own, _ in drawn), tuple(cost for _, cost in drawn))
+    rest = whole.after(length)
+    assert sum(rest.characters) == max(0, sum(whole.characters) - length)
+    if sum(whole.characters) > length:
+        assert math.fsum(rest.nats) == pytest.approx(math.fsum(whole.nats))
+    assert whole.after(0) == whole
+    assert Pieces((1, 4), (2.0, 3.0)).after(1) == Pieces((4,), (5.0,))
+    assert Pieces((4, 1), (2.0, 3.0)).after(1) == Pieces((3, 1), (2.0, 3.0))

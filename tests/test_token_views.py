@@ -11,9 +11,10 @@ import pytest
 
 from ltm_eval.page import SampleBrowser
 from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
+from ltm_eval.results import find_runs, read_samples
+from ltm_eval.scores import Entry
 from ltm_eval.token_record import TokenRecord
-from ltm_eval.token_views import Run, Scored, TokenView, level_words, scored_text, stored, stored_words, token_view
+from ltm_eval.token_views import Run, Scored, TokenView, level_words, scored_part, stored, stored_words, token_view
 from ltm_eval.wording import FIELD_BYTES, cut
 from tests.fake_runs import DATE, PPL_TASK, TASK, write_ppl_run, write_run
 from tests.hostile import HOSTILE, Structure
@@ -74,7 +75,7 @@ def test_levels(nats: float, compares: bool, level: int) -> None:
 
 def test_levels_in_words() -> None:
     assert level_words("difference") == ("1 to 2", "2 to 4", "4 or more")
-    assert level_words("cost") == ("1 to 3", "3 to 6", "6 or more") and level_words("") == ()
+    assert level_words("cost") == ("1 to 3", "3 to 6", "6 or more")
 
 
 def test_a_text_is_cut_as_any_other_field() -> None:
@@ -88,17 +89,20 @@ def test_a_text_is_cut_as_any_other_field() -> None:
     assert viewed(TEXT, record((13,), (9.0,))).rest == ""
 
 
-def test_records_of_another_text_are_not_shown() -> None:
+def test_records_of_another_text_are_not_shown(tmp_path: Path) -> None:
     assert token_view(TEXT, scored(record((12,), (1.0,)))) is None
     assert token_view("", scored(record((), ()))) is None and token_view(TEXT, []) is None
     only = viewed(TEXT, record((12,), (1.0,)), record((13,), (1.0,)))
     assert [one.label for one in only.sums] == ["m2"]
     kept = {"m": stored([record((13,), (1.0,)), record((13,), (2.0,), repeat=1), record((13,), (3.0,), idx=1)])}
-    found = scored_text(kept, "m", 1, doc_id=3, prompt="h")
+    (run,) = find_runs([write_run(tmp_path, model="m", right=bool, n=4)])
+    asked = replace(read_samples(run, TASK)[3], prompt_hash="h")
+    entry = Entry("m", 1, run, {})
+    found = scored_part(kept, entry, asked, "text")
     assert found is not None and found.record.nats == 1.0
-    assert (
-        scored_text(kept, "m", 1, doc_id=3, prompt="other") is scored_text(kept, "x", 1, doc_id=3, prompt="h") is None
-    )
+    others = ((asked, "answer"), (replace(asked, prompt_hash="g"), "text"), (replace(asked, doc_id=2), "text"))
+    assert [scored_part(kept, entry, one, part) for one, part in others] == [None] * 3
+    assert scored_part(kept, replace(entry, label="x"), asked, "text") is None
 
 
 def test_what_is_not_stored_is_said() -> None:
@@ -121,7 +125,9 @@ def test_marks_of_a_page(tmp_path: Path) -> None:
     write_rich(tmp_path)
     found = browsers(tmp_path)
     asked, texts = found[TASK], found[PPL_TASK]
-    assert (asked.marks, texts.marks) == ("cost", "difference")
+    assert [name for name, _ in asked.marks] == ["difference", "cost"]
+    assert texts.marks == (("difference", ("1 to 2", "2 to 4", "4 or more")),)
+    assert [view.tokens is not None for view in asked.samples] == [True] * 6 + [False] * 2
     assert [view.tokens is not None for view in texts.samples] == [True] * 6 + [False] * 2
     assert [view.answers[1].tokens is not None for view in asked.samples] == [True] * 6 + [False] * 2
     first = texts.samples[0].tokens
@@ -145,7 +151,7 @@ def test_results_without_tokens_say_which_option_stores_them(tmp_path: Path) -> 
     write_run(tmp_path, model="gpt2-x", right=lambda i: True)
     write_ppl_run(tmp_path / "p", model="gpt2-y", nats=lambda i: 30.0)
     for one in browsers(tmp_path).values():
-        assert one.marks == "" and len(one.marks_notes) == 1
+        assert one.marks == () and len(one.marks_notes) == 1
     page = render(build(find_runs([tmp_path])))
     assert page.count("ltm-eval run stores it with --token_nll N") == 2 and "<mark" not in page
 

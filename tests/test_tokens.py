@@ -28,7 +28,7 @@ from ltm_eval.token_costs import TokenCosts
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.windows import Document, Window
 from ltm_eval.worklist import Worklist, first_documents
-from tests.tiny import tiny_folder, tiny_model
+from tests.tiny import TINY, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +162,35 @@ def test_an_answers_tokens_cost_what_its_text_costs(folder: Path, options: dict[
     assert [one.doc_id for one in lm.token_records] == [0, 1]
     for one in lm.token_records:
         checked(one, answers[one.doc_id])
-        assert (one.part, one.draws, one.kl_nats) == ("answer", 0, lm.records[one.doc_id].kl_nats)
+        assert (one.part, one.draws, one.kl_nats) == ("answer", 0, None)
+
+
+def test_the_wanted_answers_tokens_cost_what_scoring_says(folder: Path) -> None:
+    """Under z = mu, after the prompt as it is read; what stands before the answer is none of its characters."""
+    lm = model(folder, 2)
+    requests = generating(3, {"max_gen_toks": 6, "until": []})
+    for place, request in enumerate(requests):
+        request.reference = " two €"[: 9 - place]  # type: ignore[attr-defined]
+    answers = lm.generate_until(requests)
+    kept = [one for one in lm.token_records if one.part == "target"]
+    assert [one.doc_id for one in kept] == [0, 1]
+    for one in kept:
+        request = requests[one.doc_id]
+        (job,) = [lm._generation_job(0, (request, 0))]
+        ((_, fitted),) = lm._fits([job]).of([job])
+        wanted = lm.tok_encode(request.reference)  # type: ignore[attr-defined]
+        read = torch.tensor([[*job.context.read, *wanted]])
+        log_p = lm.model(read[:, :-1], fitted.z(None).unsqueeze(0)).log_softmax(-1)[0, len(job.context.read) - 1 :]
+        truth = -log_p.gather(1, torch.tensor(wanted).unsqueeze(1)).squeeze(1)
+        assert one.nats == pytest.approx(float(truth.sum()), rel=1e-5)
+        checked(one, "two €")
+        assert one.piece_nats[0] == pytest.approx(float(truth[:2].sum()), abs=1e-3)
+    assert answers == model(folder, 0).generate_until(generating(3, {"max_gen_toks": 6, "until": []}))
+    long = generating(1, {"max_gen_toks": 6, "until": []})
+    long[0].reference = "x" * 300  # type: ignore[attr-defined]
+    lm.token_records.clear()
+    lm.generate_until(long)
+    assert [one.part for one in lm.token_records] == ["answer"]
 
 
 def test_a_resumed_run_has_what_was_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,21 +219,24 @@ def test_a_resumed_run_has_what_was_kept(folder: Path, tmp_path: Path, monkeypat
 # Through a run
 
 
-def test_a_run_stores_them_for_its_first_documents(folder: Path, tmp_path: Path) -> None:
+def test_a_run_stores_them_for_its_first_documents(tmp_path: Path) -> None:
+    wide = tiny_folder(tmp_path / "wide", tiny_model(replace(TINY, max_seq_len=768)))
+
     def config(place: str, token_nll: int) -> RunConfig:
         return RunConfig(
-            model=str(folder), data="sample", tasks=("gsm8k",), num_fewshot=1, limit=4, t_fast=1, quiet=True,
+            model=str(wide), data="sample", tasks=("gsm8k",), num_fewshot=1, limit=4, t_fast=1, quiet=True,
             gen_kwargs="max_gen_toks=6", output_path=str(tmp_path / place), report=False, token_nll=token_nll,
         )  # fmt: skip
 
     runs = {number: find_runs([run(config(str(number), number)).results[0]])[0] for number in (0, 2, 9)}
     assert read_tokens(runs[0], "ltm_gsm8k") == () and runs[0].tasks["ltm_gsm8k"].tokens_path is None
     kept = read_tokens(runs[9], "ltm_gsm8k")
-    assert [one.doc_id for one in kept] == [0, 1, 2, 3]
-    assert read_tokens(runs[2], "ltm_gsm8k") == kept[:2]
+    assert [(one.doc_id, one.part) for one in kept] == [(i, part) for i in range(4) for part in ("answer", "target")]
+    assert read_tokens(runs[2], "ltm_gsm8k") == kept[:4]
     samples = {one.doc_id: one for one in read_samples(runs[9], "ltm_gsm8k")}
     for one in kept:
-        checked(one, samples[one.doc_id].responses[0])
+        sample = samples[one.doc_id]
+        checked(one, sample.responses[0] if one.part == "answer" else sample.target)
         assert one.prompt_hash == samples[one.doc_id].prompt_hash
     assert runs[0].tasks["ltm_gsm8k"].scores == runs[2].tasks["ltm_gsm8k"].scores == runs[9].tasks["ltm_gsm8k"].scores
     assert read_samples(runs[0], "ltm_gsm8k") == read_samples(runs[9], "ltm_gsm8k")
@@ -226,7 +257,7 @@ def test_a_record_comes_back_from_json() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"part": "letter"}, "text or answer"),
+        ({"part": "letter"}, "text, answer, target"),
         ({"piece_nats": [1.0]}, "2 and 1"),
         ({"piece_characters": [2, -1]}, "whole number"),
         ({"piece_characters": "2,3"}, "list of whole numbers"),
