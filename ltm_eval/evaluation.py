@@ -55,7 +55,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
         cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
     """
     data = {task.task_name: data_facts(task) for task in tasks}
-    asked = masked_all({**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell})
+    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
     folder = output / folder_name(masked(subject.name)) / cell
     job = current()
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:

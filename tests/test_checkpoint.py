@@ -12,16 +12,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ltm_eval
 from ltm_eval import checkpoint
 from ltm_eval.checkpoint import convert, load, read
 from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
+from ltm_eval.headers import check_header
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.weights import canonical_name, expected_shapes, weights_sha256
 from tests.tiny import DATA, RELEASED, TINY, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
+
+DTYPES_OF_FILES = (
+    *(torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64),
+    *(torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+)
 
 
 def saved(path: Path, *, model: dict[str, Any] | None = None, **model_args: Any) -> Path:
@@ -306,3 +314,16 @@ def test_digest_sees_names_shapes_and_values() -> None:
 def test_public_names() -> None:
     assert ltm_eval.load is load
     assert read(DATA / "released_a" / "ckpt_1000.pt").config.n_latents == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES_OF_FILES)
+def test_the_size_of_every_type_of_number_is_known(dtype: torch.dtype, tmp_path: Path) -> None:
+    """What safetensors writes is a whole file; a number more or less is not."""
+    path = tmp_path / "one.safetensors"
+    save_file({"a": torch.zeros(3, 5).to(dtype), "b": torch.zeros(2).to(dtype)}, path)
+    check_header(path)
+    whole = path.read_bytes()
+    for changed in (whole + b"\0", whole[:-1]):
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+            check_header(path)
