@@ -74,7 +74,7 @@ def fit_adaptive(
     half falling: stopped without the fall, or after a short one, the steps' own noise stays in the bound.
     `config.t_fast` is not used. A document's noise is that of `fit_documents`.
 
-    On a GPU, documents of equal shape share a batch until each is done; on a CPU each runs alone.
+    Documents that share passes (`groups`) do until each is done.
     """
 
     def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
@@ -98,6 +98,8 @@ def adaptive_loop(
         pulse.mark()
         for i, own in enumerate(active):
             own.move(_part(mu.grad, i), _part(log_var.grad, i), terms=(terms[0][i : i + 1], terms[1][i : i + 1]))
+        for own, nats in zip(active, (terms[0] + terms[1]).tolist(), strict=True):  # the step's one look at the device
+            own.judge(nats)
         going = [own for own in active if not own.done]
         if going and len(going) < len(active):
             batch = Batch.of(model, [own.document for own in going])
@@ -124,6 +126,7 @@ class _AdaptiveDocument:
         self.optimiser = AdamW(self.mu, self.log_var, config)
         self.tolerance = rule.tolerance_nats * document.scored
         self.cooling_from: int | None = None
+        self.objective: list[float] = []
         self.nll: list[Tensor] = []
         self.kl: list[Tensor] = []
 
@@ -143,6 +146,10 @@ class _AdaptiveDocument:
         self.optimiser.step(self._rate())
         self.nll.append(terms[0])
         self.kl.append(terms[1])
+
+    def judge(self, objective_nats: float) -> None:
+        """Let the rate fall from here on, if the step taken last shows that nothing is gained any more."""
+        self.objective.append(objective_nats)
         if self.cooling_from is None and (self._flat() or 2 * self.steps >= self.rule.max_steps):
             self.cooling_from = self.steps
 
@@ -156,7 +163,7 @@ class _AdaptiveDocument:
         window = self.rule.window
         if self.steps < 2 * window:
             return False
-        objective = (torch.cat(self.nll[-2 * window :]) + torch.cat(self.kl[-2 * window :])).tolist()
+        objective = self.objective[-2 * window :]
         return (math.fsum(objective[:window]) - math.fsum(objective[window:])) / window < self.tolerance
 
     def posterior(self, model: LatentThoughtModel) -> Posterior:

@@ -361,7 +361,7 @@ def _fit_curve(config: BenchConfig, dtype: torch.dtype) -> Curve:
 
 
 def write_figure(curves: Iterable[Curve], path: Path) -> None:
-    """One panel per quantity, both scales logarithmic, as SVG."""
+    """One panel per quantity, both scales logarithmic, as SVG; a dashed line is what grows in proportion."""
     from io import StringIO
 
     from matplotlib.figure import Figure
@@ -369,9 +369,13 @@ def write_figure(curves: Iterable[Curve], path: Path) -> None:
     curves = list(curves)
     figure = Figure(figsize=(3 * len(curves), 3), layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        axes.loglog(
+            curve.values, [curve.seconds[0] * value / curve.values[0] for value in curve.values], "--", c="gray"
+        )
         axes.loglog(curve.values, curve.seconds, "o-")
         axes.set(xlabel=curve.quantity, ylabel="seconds", title=f"exponent {curve.exponent:.2f}")
         axes.set_xticks(curve.values, [f"{value:,}" for value in curve.values])
+        axes.set_yticks([curve.seconds[0], curve.seconds[-1]], [f"{curve.seconds[i]:.3f}" for i in (0, -1)])
         axes.minorticks_off()
     text = StringIO()
     figure.savefig(text, format="svg")

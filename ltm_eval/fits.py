@@ -14,6 +14,7 @@ from ltm_eval import failpoints
 from ltm_eval.failures import why_unusable
 from ltm_eval.gaussians import Posterior
 from ltm_eval.jobs import GenerationJob, Job, ScoringJob, key_of
+from ltm_eval.memory import finish
 from ltm_eval.posterior import fit_documents
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Fits:
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
         posterior = fit_documents(self.model, fits, self.config, seed=self.seed) if fits else None
+        finish(self.model.device)
         seconds = (time.monotonic() - begun) / max(1, len(missing))
         row = 0
         for key, context in missing.items():

@@ -44,7 +44,7 @@ def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Pa
 
 
 def alone(model: LatentThoughtModel) -> bool:
-    """Whether each document is computed by itself: on a CPU, where a batch gains nothing and changes bits."""
+    """Whether documents share passes only where that changes no bit: on a CPU, where a batch seldom gains anything."""
     return model.device.type == "cpu"
 
 

@@ -73,6 +73,8 @@ def _compared(model: LatentThoughtModel, shape: tuple[int, int], count: int) -> 
     drawn = torch.randint(0, model.config.vocab_size, (count, windows, 2, length), generator=stream).tolist()
     texts = [Document(tuple(Window(tuple(read), tuple(scored)) for read, scored in own)) for own in drawn]
     latents = torch.randn(3, count, *model.config.latent_shape, generator=stream)
+    if not _project_alike(model, latents[0]):
+        return False
     for size in dict.fromkeys((count, 2)):  # the last pass of a group is seldom full
         together = _step(model, texts[:size], latents[:, :size])
         for i in (0, size // 2, size - 1):
@@ -80,6 +82,26 @@ def _compared(model: LatentThoughtModel, shape: tuple[int, int], count: int) -> 
             if any(not torch.equal(own, all_[i : i + 1]) for own, all_ in zip(alone, together, strict=True)):
                 return False
     return True
+
+
+def _project_alike(model: LatentThoughtModel, z: torch.Tensor) -> bool:
+    """Whether products with latents give each document's the same bits: theirs are the only ones of few rows, so every
+    number of documents up to z's is tried.
+    """
+    alone = [_projected(model, own) for own in z.split(1)]
+    for size in range(2, len(z) + 1):
+        for part, *own in zip(_projected(model, z[:size]), *alone[:size], strict=True):
+            if not torch.equal(part, torch.cat(own)):
+                return False
+    return True
+
+
+def _projected(model: LatentThoughtModel, z: torch.Tensor) -> list[torch.Tensor]:
+    """Keys and values of z and, through them, a gradient of z: (B, ...) each."""
+    z = z.clone().requires_grad_()
+    made = [part for pair in model.latent_keys_values(z) for part in pair]
+    (grad,) = torch.autograd.grad(torch.stack([part.float().square().sum() for part in made]).sum(), z)
+    return [*(part.detach() for part in made), grad]
 
 
 def _step(model: LatentThoughtModel, texts: Sequence[Document], latents: torch.Tensor) -> list[torch.Tensor]:

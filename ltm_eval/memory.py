@@ -1,4 +1,4 @@
-"""Memory of a device: what goes up to it without waiting, how it is told that it ran out, and what is given back."""
+"""A device and its memory: what goes up without waiting, when work is done, that memory ran out, what is given back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def uploaded(host: Tensor, device: torch.device) -> Tensor:
     if not on_gpu(device):
         return host.to(device)
     return (host.pin_memory() if torch.cuda.is_available() else host).to(device, non_blocking=True)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what was queued: before a clock is read."""
+    if on_gpu(device):
+        torch.cuda.synchronize(device)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -92,10 +92,10 @@ def fit_documents(
     seed: int,
     starts: Sequence[Start] | None = None,
 ) -> Posterior:
-    """Fit every document; those of equal shape run together on a GPU, each alone on a CPU.
+    """Fit every document; those of equal shape run together on a GPU, each alone or a few short ones on a CPU.
 
-    On a CPU the kernels' summation order depends on the batch, and a batch gains nothing there; alone, a document's
-    bits are its own. Where a GPU's memory runs out, the batch is fitted in two halves, and so on.
+    On a CPU a document's bits are its own: where kernels might sum otherwise for several documents, and where a batch
+    gains nothing, it is alone (`lanes`). Where a GPU's memory runs out, the batch is fitted in two halves, and so on.
 
     Args:
         documents: each becomes one row of the result, in this order.

@@ -17,6 +17,7 @@ from ltm_eval.bounds import DocumentBounds, RowOptions, score_documents
 from ltm_eval.causal import CausalConfig
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.memory import finish
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.posterior import fit_documents
 from ltm_eval.token_costs import TokenCosts
@@ -132,6 +133,7 @@ def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of whic
         documents = [texts[index][place] for index, place in part]
         begun = time.monotonic()
         posterior = fit_documents(model, documents, config, seed=seed)
+        finish(model.device)
         seconds = (time.monotonic() - begun) / len(part)
         costs = TokenCosts({row for row, (index, _) in enumerate(part) if index in by_token})
         found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior, costs=costs)

@@ -98,6 +98,22 @@ def test_where_a_bit_differs_documents_run_alone(sizes: list[int], monkeypatch: 
     assert torch.equal(found.mu, fit_documents(tiny_model(), DOCUMENTS[:9], config, seed=1).mu)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 7])
+def test_every_number_of_documents_is_tried_with_the_products_of_few_rows(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that sums otherwise for one number of rows, and for no other."""
+    honest = LatentThoughtModel.latent_keys_values
+
+    def other(model: LatentThoughtModel, z: torch.Tensor) -> Any:
+        found = honest(model, z)
+        return [(k * (1 + 2**-20), v) for k, v in found] if len(z) == rows else found
+
+    assert keeps_bits(tiny_model(), (1, 16), 16)
+    monkeypatch.setattr(LatentThoughtModel, "latent_keys_values", other)
+    assert not keeps_bits(tiny_model(), (1, 16), 16)
+
+
 def test_a_shape_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Any] = []
     monkeypatch.setattr(lanes, "_compared", lambda model, *key: compared.append(key) or True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import steps
+from ltm_eval import memory, steps
 from ltm_eval.batch import Batch
 from ltm_eval.config import fit_config
 from ltm_eval.fast_loop import fast_loop
@@ -189,6 +189,15 @@ def test_a_slip_would_be_seen(slip: Callable[[torch.Tensor], torch.Tensor], monk
     monkeypatch.setattr(Batch, "_nll", lambda self, rows, z: slip(honest(self, rows, z)))
     with Traffic(), pytest.raises((RuntimeError, NotImplementedError)):
         fast_loop(batch, start, noise, config)
+
+
+def test_a_clock_waits_for_what_was_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    memory.finish(torch.device("cpu"))
+    assert waited == []
+    memory.finish(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_a_tensor_of_the_host_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
