@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SHOWS_ALL = ("prompt", "demos+prompt", "prior")
 """Conditions under which the decoder reads the demonstrations."""
 PASS = "pass@"  # noqa: S105 - a metric
+LONGEST_K = 10
+"""Digits of a k that is a number to draw."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,16 @@ def _is_cut(record: LatentRecord | AnswerRecord) -> bool:
     return record.truncated or (shows_all and record.demonstrations_read < record.demonstrations)
 
 
+def attempts_of(metric: str) -> int:
+    """k of `pass@k`; 0 of every other metric, whatever a results file calls it."""
+    k = metric.removeprefix(PASS)
+    return int(k) if k != metric and k.isascii() and k.isdigit() and len(k) < LONGEST_K else 0
+
+
 def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:
     """pass@k over k, of the first filter that has several k."""
-    for name in dict.fromkeys(table.filter for table in tables if table.metric.startswith(PASS)):
-        own = [table for table in tables if table.filter == name and table.metric.startswith(PASS)]
+    for name in dict.fromkeys(table.filter for table in tables if attempts_of(table.metric)):
+        own = [table for table in tables if table.filter == name and attempts_of(table.metric)]
         found: dict[str, list[LinePoint]] = {}
         series: dict[str, tuple[int, bool]] = {}
         for table in own:
@@ -163,7 +171,7 @@ def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:
                 label = row.label if row.note != "no model ran" else "content-free"
                 if row.value is not None:
                     low, high = row.interval or (row.value, row.value)
-                    point = LinePoint(int(table.metric.removeprefix(PASS)), row.value, low, high)
+                    point = LinePoint(attempts_of(table.metric), row.value, low, high)
                     found.setdefault(label, []).append(point)
                     series[label] = (row.series, row.note == "no model ran")
         lines = tuple(
@@ -177,6 +185,17 @@ def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:
 
 def shots_lines(tables: Sequence[EffectTable]) -> tuple[Line, ...]:
     """Accuracy over the number of demonstrations, one line per model and condition, of each model's first table."""
+    return _over_shots([table for table in tables if not table.metric.startswith(PASS)])
+
+
+def shots_pass_lines(tables: Sequence[EffectTable]) -> tuple[int, tuple[Line, ...]]:
+    """The largest k > 1 of which a sweep tells pass@k, and that over the number of demonstrations; 0 without one."""
+    k = max((attempts_of(table.metric) for table in tables), default=0)
+    lines = _over_shots([table for table in tables if table.metric == f"{PASS}{k}"]) if k > 1 else ()
+    return (k, lines) if lines else (0, ())
+
+
+def _over_shots(tables: Sequence[EffectTable]) -> tuple[Line, ...]:
     lines: list[Line] = []
     several = len({table.label for table in tables}) > 1
     for label in dict.fromkeys(table.label for table in tables):

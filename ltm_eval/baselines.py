@@ -24,7 +24,7 @@ from ltm_eval.journal import digest
 from ltm_eval.records import named
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Worklist, content_of, first_documents, item_of, numbered, place_of
+from ltm_eval.worklist import Answer, Worklist, content_of, first_documents, is_by_token, item_of, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -132,7 +132,7 @@ def _kept(
 def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
     """Of which requests each token's cost is kept: texts, and the first answers, of the first documents."""
     wanted = first_documents([request for request, _ in placed], host.token_nll if name != "loglikelihood" else 0)
-    return [repeat == 0 and place_of(request) in wanted for request, repeat in placed]
+    return [is_by_token(request, repeat, wanted) for request, repeat in placed]
 
 
 def _told(watched: HostWatch | None, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:

@@ -152,14 +152,13 @@ def page_svg(chart: Chart, *, name: str) -> str:
         chart: what is drawn.
         name: prefix of every id in it, so that several fit in one page.
     """
-    import matplotlib as mpl
     from matplotlib.backends.backend_svg import RendererSVG
 
     if (collected := _KEPT.get()) is not None:
         collected.append(Drawn(name, chart))
     width, height = chart.size()
     buffer = StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with _salted(name):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         renderer: Any = cast(Any, RendererSVG)(width, height, buffer, metadata=nothing)
 
@@ -172,6 +171,19 @@ def page_svg(chart: Chart, *, name: str) -> str:
         chart.draw(RendererPen(renderer, _stand_in_colours(), write))
         renderer.finalize()
     return _for_page(buffer.getvalue(), name=name)
+
+
+@contextmanager
+def _salted(name: str) -> Iterator[None]:
+    """Ids that follow from the drawing; `rc_context` would copy every option for it, a millisecond a figure."""
+    import matplotlib as mpl
+
+    before = mpl.rcParams["svg.hashsalt"]
+    mpl.rcParams["svg.hashsalt"] = name
+    try:
+        yield
+    finally:
+        mpl.rcParams["svg.hashsalt"] = before
 
 
 def _stand_in_colours() -> dict[str, tuple[float, float, float]]:

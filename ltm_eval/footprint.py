@@ -2,7 +2,8 @@
 
 An estimate from above: an answer is taken to be as long as it may become, five bytes a token. What a line holds beside
 texts was measured on the bundled pair: 1.1 kB of an answer in the journal, 0.85 kB of a sidecar line, 0.6 kB of a
-sample and another 1 kB of a sample of a perplexity set.
+sample and another 1 kB of a sample of a perplexity set. Of the documents whose tokens' costs are kept (`--token_nll`) a
+letter is taken to be a token.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 JOURNAL_BYTES, SIDECAR_BYTES, SAMPLE_BYTES, FIGURES_BYTES = 1_200, 900, 700, 1_000
 TOKEN_BYTES = 5
+COST_BYTES, COSTS_BYTES = 10, 450
+"""What a token costs, and what stands beside that; in the sidecar and in the journal."""
 PROMPT_SHARE = 1.3
 """A question in a prompt over the same as JSON: words of the template."""
 FIXED_BYTES = 2**20
@@ -53,7 +56,8 @@ def _task_bytes(task: Any, config: RunConfig) -> int:
     prompt = PROMPT_SHARE * size * (1 + shots)
     figures = FIGURES_BYTES if task.OUTPUT_TYPE == "loglikelihood_rolling" else 0
     sample = rows * (SAMPLE_BYTES + figures + 2 * size + prompt + answers * text)
-    return int(documents * (answers * (JOURNAL_BYTES + SIDECAR_BYTES + text) + sample))
+    costly = min(documents, config.token_nll) * 2 * (COSTS_BYTES + COST_BYTES * (text or size))
+    return int(costly + documents * (answers * (JOURNAL_BYTES + SIDECAR_BYTES + text) + sample))
 
 
 def _answers(task: Any) -> int:

@@ -23,6 +23,10 @@ def line_figures(task: TaskSection, *, index: int) -> dict[str, str]:
         found[f"attempts-{index}"] = bands(task.attempts, name=f"attempts-{index}", x="attempts k", y="pass@k, percent")
     if task.shots:
         found[f"shots-{index}"] = bands(task.shots, name=f"shots-{index}", x="demonstrations", y="percent correct")
+    k, lines = task.shots_pass
+    if lines:
+        name = f"shots-pass-{index}"
+        found[name] = bands(lines, name=name, x="demonstrations", y=f"pass@{k}, percent")
     if task.steps:
         found[f"steps-{index}"] = against_steps(task.steps, name=f"steps-{index}")
     if task.draws:

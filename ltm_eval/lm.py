@@ -52,7 +52,7 @@ from ltm_eval.scoring import score
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 from ltm_eval.weights import weights_sha256
-from ltm_eval.worklist import Answer, Worklist, first_documents, item_of, numbered, place_of
+from ltm_eval.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -333,7 +333,7 @@ class LTM(TemplateLM):
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         wanted = first_documents(requests, self.token_nll)
-        by_token = [place_of(request) in wanted for request in requests]
+        by_token = [is_by_token(request, 0, wanted) for request in requests]
         items = [item_of(request, by_token=own) for request, own in zip(requests, by_token, strict=True)]
         work = self.worklist.open("loglikelihood_rolling", items)
         bar = self.progress(len(work.todo), "bounding")
@@ -395,7 +395,7 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        by_token = repeat == 0 and not config.rethink and place_of(request) in wanted
+        by_token = not config.rethink and is_by_token(request, repeat, wanted)
         context = self._plan(request, text, self.max_length - reserved)
         return GenerationJob(index, request, repeat, context, config, by_token)
 

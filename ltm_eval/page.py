@@ -575,6 +575,8 @@ class TaskSection:
     """pass@k over k."""
     shots: tuple[Line, ...]
     """Accuracy over the number of demonstrations."""
+    shots_pass: tuple[int, tuple[Line, ...]]
+    """The largest k of pass@k in a sweep, and that over the number of demonstrations; 0 and nothing without."""
     steps: tuple[StepCurve, ...]
     """Of perplexity sets: nats per token over the fast steps."""
     draws: tuple[Line, ...]

@@ -118,7 +118,8 @@ def accuracy_bars(bars: Sequence[Bar], *, name: str) -> str:
     for place, group in heads:
         chart.words(0.0, place, group)
     for place, bar in rows:
-        chart.box((0.0, 100 * bar.value), (place - 0.36, place + 0.36), series(bar.series - 1) if bar.series else RULE)
+        colour, alpha = (series(bar.series - 1), 1.0) if bar.series else (MUTED, 0.5)
+        chart.box((0.0, 100 * bar.value), (place - 0.36, place + 0.36), colour, alpha=alpha)
         low, high = min(bar.low, bar.value), max(bar.high, bar.value)
         chart.whisker((100 * low, 100 * high), (place, place), INK)
     return page_svg(chart, name=name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm_eval import __version__
-from ltm_eval.answering import answer_facts, attempts_lines, shots_lines
+from ltm_eval.answering import answer_facts, attempts_lines, shots_lines, shots_pass_lines
 from ltm_eval.bound_curves import draw_lines, step_curves
 from ltm_eval.compute import compute_curves
 from ltm_eval.cost import cost_rows, size_rows
@@ -182,6 +182,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         answering=answer_facts(name, entries, told),
         attempts=attempts_lines(tables),
         shots=shots_lines(effect),
+        shots_pass=shots_pass_lines(effect),
         steps=step_curves(entries, records, rows) if rows else (),
         draws=draw_lines(entries, records, rows),
         costs=cost_rows(name, entries, records),

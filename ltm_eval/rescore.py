@@ -27,7 +27,7 @@ from ltm_eval.run_record import sample_row, task_hash
 from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
 from ltm_eval.task_facts import stop_reasons, task_facts
 from ltm_eval.task_loading import tasks_of
-from ltm_eval.worklist import Answer, Item, Worklist, first_documents, item_of, numbered, place_of
+from ltm_eval.worklist import Answer, Item, Worklist, first_documents, is_by_token, item_of, numbered
 
 if TYPE_CHECKING:
     from ltm_eval.result_records import Run
@@ -93,7 +93,7 @@ class Replay:
     def _item(request: Any, repeat: int, wanted: Collection[tuple[str, int]], *, together: bool) -> Item:
         """As the model opened it."""
         rethinks = together and _rethinks(request)
-        by_token = repeat == 0 and not rethinks and place_of(request) in wanted
+        by_token = not rethinks and is_by_token(request, repeat, wanted)
         return item_of(request, repeat=None if rethinks else repeat, by_token=by_token)
 
     def _answers(self, kind: str, requests: Sequence[Any], *, together: bool) -> list[Answer]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.answering import attempts_of
 from ltm_eval.page import Difference, Published, ScoreRow, ScoreTable
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
@@ -114,7 +115,7 @@ def content_free_rows(entries: Sequence[Entry], name: str, *, metric: str) -> li
     """What always answering the commonest training answers scores, beside the models' own figures; k of them for
     pass@k.
     """
-    size = 1 if metric == "exact_match" else int(metric.removeprefix("pass@")) if metric.startswith("pass@") else 0
+    size = 1 if metric == "exact_match" else attempts_of(metric)
     for entry in entries:
         facts = (entry.run.extra.content_free or {}).get(name)
         found = facts.get(f"pass@{size}") if isinstance(facts, dict) else None

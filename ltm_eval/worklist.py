@@ -24,7 +24,7 @@ from ltm_eval.distributed import Job, share
 from ltm_eval.journal import Journal, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -102,9 +102,9 @@ def reference_of(request: Instance) -> str:
     return str(getattr(request, "reference", ""))
 
 
-def place_of(request: Instance) -> tuple[str, int]:
-    """Task and index of a request's document."""
-    return str(request.task_name), int(request.doc_id or 0)
+def is_by_token(request: Instance, repeat: int, wanted: Collection[tuple[str, int]]) -> bool:
+    """Whether what each token costs is kept: of the first request, and its first repeat, of the `wanted` documents."""
+    return repeat == 0 and request.idx == 0 and (str(request.task_name), int(request.doc_id or 0)) in wanted
 
 
 def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:

@@ -385,14 +385,18 @@ def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
 
     def noise(model: Any, documents: Any, config: Any, seed: int) -> Any:
         draw = honest(model, documents, config, seed)
-        tokens = documents[0].windows[0].tokens
-        hit = any(tokens[i : i + len(marked)] == marked for i in range(len(tokens)))
-        return lambda step: draw(step) * (torch.nan if hit and step >= 1 else 1.0)
+        hits = [_holds(document.windows[0].tokens, marked) for document in documents]
+        odd = torch.tensor([torch.nan if hit else 1.0 for hit in hits]).view(1, -1, 1, 1, 1)
+        return lambda step: draw(step) * (odd if step >= 1 else 1.0)
 
     if how == "nan":
         place.patch.setattr(posterior, "document_noise", noise)
     elif how == "rate":
         place.patch.setattr(steps, "learning_rate", lambda config, step: 1e20)
+
+
+def _holds(tokens: tuple[int, ...], marked: tuple[int, ...]) -> bool:
+    return any(tokens[i : i + len(marked)] == marked for i in range(len(tokens)))
 
 
 @maker

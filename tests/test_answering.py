@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.answering import LinePoint, attempts_lines, shots_lines
+from ltm_eval.answering import LinePoint, attempts_lines, shots_lines, shots_pass_lines
 from ltm_eval.flops import flops_per_token
 from ltm_eval.page import EffectRow, EffectTable, TaskSection
 from ltm_eval.paths import PACKAGE, reports_dir
@@ -96,6 +96,17 @@ def test_accuracy_over_shots_needs_two_numbers_of_them() -> None:
     assert line.points[0] == LinePoint(1, 0.1, 0.0, 1.0)
     assert [point.x for point in line.points] == [1, 4, 8]
     assert shots_lines([EffectTable("m", "exact_match", "none", "demos", rows[:1])]) == ()
+
+
+def test_pass_at_the_largest_k_over_shots_where_a_sweep_tells_it() -> None:
+    rows = tuple(EffectRow("demos", shots, 0.1 * shots, 0.0, 1.0, 9, "", None) for shots in (8, 1))
+    tables = [
+        EffectTable("m", metric, "none", "demos", rows) for metric in ("pass@1", "exact_match", "pass@10", "pass@5")
+    ]
+    k, (line,) = shots_pass_lines(tables)
+    assert (k, [point.x for point in line.points]) == (10, [1, 8])
+    assert len(shots_lines(tables)) == 1
+    assert shots_pass_lines(tables[:2]) == (0, ()) and shots_pass_lines([]) == (0, ())
 
 
 # Bounds

@@ -443,6 +443,18 @@ def test_a_label_that_a_figure_shortens_stands_whole_in_the_tables_with_its_colo
     assert not set("\u202e\u2066\x1b") & set(page)
 
 
+def test_a_metric_that_only_begins_like_pass_at_k_is_a_metric_like_others(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model="m", right=right, n=4)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    odd = {f"pass@{k},none": 0.5 for k in ("many", "", "²", "9" * 5000, "-1", "1.5")}
+    content["results"][TASK] |= {**odd, "pass@1,none": 0.25, "pass@2,none": 0.5}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    data = data_of(tmp_path)
+    (line,) = only(data).attempts
+    assert [point.x for point in line.points] == [1, 2]
+    assert "pass@many" in render(data)
+
+
 def test_nothing_to_report_is_said() -> None:
     with pytest.raises(ResultsError, match="nothing to report"):
         build([])

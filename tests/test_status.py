@@ -18,7 +18,7 @@ from ltm_eval.errors import DataError, IncompleteError, UsageError
 from ltm_eval.journal import Journal, files_of
 from ltm_eval.lock import holding
 from ltm_eval.rescore import Changes, rescore
-from ltm_eval.results import find_runs, read_latents, read_samples
+from ltm_eval.results import find_runs, read_answers, read_latents, read_samples, read_tokens
 from ltm_eval.resume import Manifest
 from ltm_eval.run import run
 from ltm_eval.run_record import folder_name
@@ -112,7 +112,9 @@ def test_rescoring_is_scoring(done: tuple[RunConfig, Path]) -> None:
     for old, new in zip(sorted(before), sorted(again), strict=True):
         assert old.parent == new.parent and figures(old) == figures(new)
         assert read_samples(before[old], TASK) == read_samples(find_runs([new])[0], TASK)
-        assert read_latents(before[old], TASK) == read_latents(find_runs([new])[0], TASK)
+        for read in (read_latents, read_answers, read_tokens):
+            assert read(before[old], TASK) == read(find_runs([new])[0], TASK)
+        assert len(read_tokens(before[old], TASK)) >= 2
     (other, _) = sorted(
         rescore(output, Changes(k=(2, 3), filters=(("digit", r"(\d)"),))), key=lambda path: "gpt2" in str(path)
     )
