@@ -165,7 +165,7 @@ class HostWatch:
         if batch is None or len(batch.prompts) != len(context):
             return original(context, *args, **kwargs)
         rows = [row for row, prompt in enumerate(batch.prompts) if prompt in self.by_token]
-        costs = _Costs(rows, width=context.shape[1])
+        costs = _Costs(rows, count=len(context), width=context.shape[1])
         if rows and "logits_processor" not in kwargs:
             kwargs = {**kwargs, "logits_processor": [costs]}
         made = original(context, *args, **kwargs)
@@ -228,13 +228,16 @@ def _wrapped(wrapper: Any, original: Any) -> Any:
 class _Costs:
     """A logits processor that changes nothing: of some rows it notes -log p of every token that is chosen."""
 
-    def __init__(self, rows: Sequence[int], *, width: int) -> None:
-        self.rows, self.width = list(rows), width
+    def __init__(self, rows: Sequence[int], *, count: int, width: int) -> None:
+        """Of `rows` of `count` prompts of `width` tokens."""
+        self.rows, self.count, self.width = list(rows), count, width
         self.nats: list[list[float]] = []
         self._log_p: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """What `generate` calls before it chooses a token."""
+        """What `generate` calls before it chooses a token; several beams of a prompt are not followed."""
+        if len(scores) != self.count:
+            return scores
         if self._log_p is not None:
             self._take(input_ids[self.rows, -1])
         self._log_p = scores[self.rows].float().log_softmax(-1)

@@ -172,16 +172,23 @@ def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
 
 
 def write_page(results: list[Path], output: Path) -> Path:
-    """Write the folder's page, as `report FOLDER` does; of these results alone where others there cannot be read."""
+    """Write the page of these results and the folder's probes; `report FOLDER` makes the same where no others lie."""
     from ltm_eval import report
 
     page = output / "report.html"
     try:
-        found = report.gather([output])
+        runs, probes = report.gather([output])
     except ResultsError as unreadable:
         print(printable(f"ltm-eval: the page shows this run alone: {unreadable}"), file=sys.stderr)
-        found = report.gather(results)
-    report.write(report.render(report.build(*found)), page)
+        runs, probes = report.gather(results)
+    wanted = {path.resolve() for path in results}
+    own = [run for run in runs if run.path.resolve() in wanted]
+    if len(own) < len(wanted):
+        own = report.gather(results)[0]
+    if others := len(runs) - len(own):
+        words = f"{others} other run{'s' if others > 1 else ''} of this folder"
+        print(printable(f"ltm-eval: 'ltm-eval report {output}' shows {words} beside it"), file=sys.stderr)
+    report.write(report.render(report.build(own, probes)), page)
     return page
 
 

@@ -29,6 +29,8 @@ else:
     api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
     axe_playwright_python = pytest.importorskip("axe_playwright_python", reason="pip install -e '.[browser]'")
 
+DESKTOP = 1280
+"""Width from which every table is seen whole."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZES = ((1280, 900), (390, 844))
 THEMES = ("light", "dark")
@@ -282,6 +284,10 @@ def test_no_accessibility_problem_and_no_sideways_scrolling(
     page.goto(path.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width >= DESKTOP:
+        wider = "(one) => one.scrollWidth > one.clientWidth + 1"
+        regions = f"Array.from(document.querySelectorAll('.scroll')).filter({wider})"
+        assert page.evaluate(f"{regions}.map((one) => one.getAttribute('aria-label'))") == []
     page.evaluate((Path(str(axe_playwright_python.__file__)).parent / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     serious = [

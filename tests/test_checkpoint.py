@@ -327,3 +327,44 @@ def test_the_size_of_every_type_of_number_is_known(dtype: torch.dtype, tmp_path:
         path.write_bytes(changed)
         with pytest.raises(CheckpointError, match="not a complete safetensors file"):
             check_header(path)
+
+
+def written(path: Path, entries: dict[str, Any], data: bytes, *, length: int | None = None) -> Path:
+    """A safetensors file of these entries; `length` is what it says of its header's."""
+    head = json.dumps(entries).encode()
+    path.write_bytes((len(head) if length is None else length).to_bytes(8, "little") + head + data)
+    return path
+
+
+def one(begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"a": one(0, 4), "b": one(5, 8)}, "a hole before tensor 'b'"),
+        ({"a": one(0, 4), "b": one(3, 8)}, "an overlap at tensor 'b'"),
+        ({"a": one(1, 8)}, "a hole before tensor 'a'"),
+        ({"a": one(0, 7)}, "promises"),
+        ({"a": {**one(0, 8), "shape": [7]}}, "do not agree"),
+        ({"a": {**one(0, 8), "shape": [-8]}}, "do not agree"),
+        ({"a": {**one(0, 8), "data_offsets": [0, 8, 8]}}, "do not agree"),
+        ({"a": {**one(0, 8), "dtype": "U9"}}, "do not agree"),
+        ({"a": 5}, "do not agree"),
+    ],
+)
+def test_what_is_wrong_with_a_header_is_told(entries: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        check_header(written(tmp_path / "x", entries, bytes(8)))
+    check_header(written(tmp_path / "x", {"a": one(0, 4), "b": one(4, 8), "__metadata__": {}}, bytes(8)))
+
+
+@pytest.mark.parametrize("beyond", [1, 8, 2**40])
+def test_a_header_that_is_longer_than_its_file(beyond: int, tmp_path: Path) -> None:
+    path = written(tmp_path / "x", {"a": one(0, 0)}, b"")
+    after = path.stat().st_size - 8
+    check_header(path)
+    path.write_bytes((after + beyond).to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(CheckpointError, match=f"its header should take {after + beyond:,}"):
+        check_header(path)

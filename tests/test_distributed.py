@@ -613,13 +613,13 @@ def test_a_kernel_that_never_returns_is_noticed(
     argument = {"how": how, "rank": rank, "argv": command(folder, tmp_path)}
     seconds = {"LTM_EVAL_RANK_STALL": "3", "LTM_EVAL_RANK_SILENCE": str(SILENCE)}
     job = gang.start(2, "tests.test_distributed:hanging", argument, environ=seconds)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while "hangs" not in job.out(rank):
         assert time.monotonic() < end
         time.sleep(0.05)
     begun = time.monotonic()
     assert job.wait([1 - rank]) == [5]
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     if how == "with the interpreter":
         os.kill(job.pids[rank], signal.SIGKILL)
         job.wait([rank])

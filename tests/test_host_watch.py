@@ -102,6 +102,15 @@ def test_generation_is_left_as_it_is(pretrained: str, options: dict[str, Any]) -
     assert journals[0] == journals[1]
 
 
+def test_beams_are_not_followed(pretrained: str) -> None:
+    """An answer that a search puts together has no tokens chosen one after the other."""
+    lm, truth = kept(pretrained, 2), host(pretrained)
+    options = {"num_beams": 2}
+    assert lm.generate_until(generating(**options)) == truth.generate_until(generating(**options), disable_tqdm=True)
+    assert [one.part for one in lm.token_records] == []
+    assert [one.doc_id for one in lm.answer_records] == list(range(5))
+
+
 def test_an_answers_tokens_cost_what_one_pass_says(pretrained: str) -> None:
     lm = kept(pretrained, 2)
     answers = lm.generate_until(generating())

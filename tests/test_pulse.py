@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,57 +19,108 @@ from tests.tiny import tiny_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT = 0.2
+LIMIT = 120.0
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
-@pytest.fixture(autouse=True)
-def _at_rest() -> Iterator[None]:
-    yield
+class Clock:
+    """Time as a test tells it."""
+
+    def __init__(self) -> None:
+        self.now = self.computed = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.computed
+
+    def passes(self, seconds: float, *, share: float = 0.001) -> None:
+        """So much time, a share of it on the processor."""
+        self.now += seconds
+        self.computed += share * seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(pulse, "time", clock)
+    yield clock
     pulse.rest()
 
 
-def stuck_after(seconds: float, *, computing: bool = False) -> bool:
-    """What a watch says that looks now and once more after a time without a step."""
+def test_no_step_at_work(clock: Clock) -> None:
     watch = pulse.Watch(LIMIT)
+    clock.passes(2 * LIMIT)
     assert not watch.is_stuck()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not computing:
-            time.sleep(seconds / 4)
-    return watch.is_stuck()
-
-
-def test_no_step_at_work() -> None:
-    assert not stuck_after(2 * LIMIT)
     pulse.begin()
-    assert not stuck_after(LIMIT / 2)
-    assert stuck_after(2 * LIMIT)
+    assert not watch.is_stuck()
+    clock.passes(LIMIT)
+    assert not watch.is_stuck()
+    clock.passes(1)
+    assert watch.is_stuck()
     pulse.rest()
-    assert not stuck_after(2 * LIMIT)
+    clock.passes(2 * LIMIT)
+    assert not watch.is_stuck()
 
 
-def test_a_step_is_a_sign_of_life() -> None:
+def test_a_step_is_a_sign_of_life(clock: Clock) -> None:
     pulse.begin()
     watch = pulse.Watch(LIMIT)
     for _ in range(4):
         pulse.mark()
         assert not watch.is_stuck()
-        time.sleep(LIMIT)
+        clock.passes(LIMIT)
+    clock.passes(1)
+    assert watch.is_stuck()
+    pulse.mark()
+    assert not watch.is_stuck()
 
 
-def test_computing_is_a_sign_of_life_unless_it_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computing_is_a_sign_of_life_unless_it_waits_for_a_gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     pulse.begin()
-    assert not stuck_after(2 * LIMIT, computing=True)
+    watch = pulse.Watch(LIMIT)
+    assert not watch.is_stuck()
+    for _ in range(3):
+        clock.passes(1.5 * LIMIT, share=0.03)
+        assert not watch.is_stuck()
+    clock.passes(LIMIT / 2)  # counted from when it was seen to compute
+    assert not watch.is_stuck()
+    clock.passes(LIMIT, share=0.01)
+    assert watch.is_stuck()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert stuck_after(2 * LIMIT, computing=True)
+    pulse.mark()
+    assert not watch.is_stuck()
+    clock.passes(1.5 * LIMIT, share=1.0)
+    assert watch.is_stuck()
 
 
-def test_a_compiler_may_take_longer() -> None:
+def test_a_compiler_may_take_longer(clock: Clock) -> None:
     pulse.begin()
+    watch = pulse.Watch(LIMIT)
     with pulse.patient():
-        assert not stuck_after(2 * LIMIT)
-    assert stuck_after(2 * LIMIT)
+        assert not watch.is_stuck()
+        clock.passes(5 * LIMIT)
+        assert not watch.is_stuck()
+        clock.passes(1)
+        assert watch.is_stuck()
+    assert not watch.is_stuck()  # what was compiled is a step
+    clock.passes(LIMIT + 1)
+    assert watch.is_stuck()
+
+
+def test_time_at_work_is_counted(clock: Clock) -> None:
+    before = pulse.working_seconds()
+    pulse.begin()
+    clock.passes(3)
+    assert pulse.working_seconds() == before
+    pulse.rest()
+    clock.passes(5)
+    pulse.rest()
+    pulse.begin()
+    clock.passes(4)
+    pulse.rest()
+    assert pulse.working_seconds() == before + 7
 
 
 def steps_of(work: object) -> int:

@@ -104,6 +104,20 @@ def test_the_closing_page_is_the_one_that_report_makes_of_the_folder(folder: Pat
     assert (tmp_path / "again.html").read_bytes() == page
 
 
+def test_the_closing_page_is_of_this_run_where_others_lie_beside_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config(folder, tmp_path, limit=2, report=True))
+    assert "other run" not in capsys.readouterr().err
+    outcome = run(config(folder, tmp_path, tasks=("ltm_rules",), report=True, limit=2))
+    assert outcome.report is not None
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "ltm_rules" in page and "Incomplete: " not in page and 'id="task-2"' not in page
+    assert f"'ltm-eval report {tmp_path}' shows 1 other run of this folder beside it" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 0
+    assert 'id="task-2"' in outcome.report.read_text(encoding="utf-8")
+
+
 def test_a_stranger_s_broken_file_does_not_cost_the_closing_page(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ from ltm_eval.token_costs import TokenCosts
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.windows import Document, Window
 from ltm_eval.worklist import Worklist, first_documents
+from tests.fake_runs import DATE, TASK, write_run
 from tests.tiny import TINY, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
@@ -247,6 +248,15 @@ def test_a_run_stores_them_for_its_first_documents(tmp_path: Path) -> None:
 # Records
 
 RECORD = TokenRecord("t", 0, 0, 0, "0" * 64, "text", "gpt2", 8, 3.5, 1.25, (2, 3), (1.5, 2.0))
+
+
+def test_a_damaged_sidecar_names_its_line(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model="m", right=bool, n=2)
+    sidecar = path.parent / f"tokens_{TASK}_{DATE}.jsonl"
+    sidecar.write_text(json.dumps({**RECORD.to_json(), "task": TASK}) + "\n" + '{"task": "x"')
+    (found,) = find_runs([path])
+    with pytest.raises(ResultsError, match=rf"{sidecar.name}:2: not JSON"):
+        read_tokens(found, TASK)
 
 
 def test_a_record_comes_back_from_json() -> None:
