@@ -52,6 +52,16 @@ def test_what_to_do_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert disk.cause(OSError(errno.ENOSPC, "No space"), tmp_path) == "No space"  # a system that does not count them
 
 
+def test_a_file_system_that_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def statvfs(place: object) -> Any:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert disk.cause(OSError(errno.ENOSPC, "No space"), tmp_path) == "No space"
+    assert disk.remedy(OSError(errno.EIO, "Input/output error"), tmp_path) == "look at disk and permissions"
+    assert disk.cause(OSError("odd"), tmp_path) == "odd"
+
+
 @pytest.fixture
 def few_names(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for a hundred files and folders."""

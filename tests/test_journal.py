@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -242,3 +243,46 @@ def test_power_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert found >= set(range(max(0, safe.count(b"\n") - 1)))
             assert repair(tmp_path / "cut") == 0 and numbers(tmp_path / "cut") == found
     assert states >= 500
+
+
+@pytest.mark.parametrize("text", [b"[1]", b'{"key', b'"a"'])
+def test_a_line_with_the_right_checksum_that_is_no_row(text: bytes, tmp_path: Path) -> None:
+    """Its bytes are as written, but no version of this program wrote it: counted, and nothing taken from it."""
+    path, _ = written(tmp_path)
+    line = b"%08x %s" % (zlib.crc32(text), text)
+    assert is_whole(line)
+    with pytest.raises(ValueError, match="object|delimiter|Unterminated"):
+        decode(line)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    found = read(tmp_path)
+    assert found.damaged == 1 and len(found.answers) == 12
+    assert numbers(tmp_path) == set(range(12))
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "other"])
+def test_a_file_that_changes_after_it_was_read(how: str, tmp_path: Path) -> None:
+    """An answer is read when it is asked for; what stands there then is checked again."""
+    path, lines = written(tmp_path)
+    own = Journal(tmp_path, SETTINGS)
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, len(lines[0]))
+    else:
+        path.write_bytes(path.read_bytes().replace(b'"value"', b'"valve"'))
+    with pytest.raises(MachineError, match="changed or vanished while it was read .*; run again"):
+        own.find(own.key(3))
+
+
+def test_a_file_system_that_flushes_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems refuse it; the files themselves are flushed all the same."""
+    honest = os.fsync
+
+    def fsync(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(22, "Invalid argument")
+        honest(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    written(tmp_path)
+    assert numbers(tmp_path) == set(range(12))
