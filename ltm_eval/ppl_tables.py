@@ -481,7 +481,7 @@ def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str
 
 
 def _told(name: str, entry: Entry) -> dict[str, str]:
-    """What the task's metadata and the record of its data say; what is the model's, which lm-eval mixes in, left out."""
+    """What the task's metadata and the record of its data say, without what is the model's, which lm-eval mixes in."""
     config = entry.run.tasks[name].config
     arguments = entry.run.config.get("model_args")
     metadata = config.get("metadata")
