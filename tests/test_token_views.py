@@ -51,7 +51,7 @@ def test_differences_are_marked_between_common_boundaries() -> None:
     assert [(one.text, one.nats, one.difference) for one in view.largest] == [
         ("three", (6.0, 2.5), 3.5),
         ("one", (2.0, 1.0), 1.0),
-        (" two\n", (1.25, 0.75), 0.5),
+        (" two↵", (1.25, 0.75), 0.5),
     ]
     turned = viewed(TEXT, theirs, ours)
     assert [run.level for run in turned.runs] == [-1, 0, -2]
