@@ -43,6 +43,7 @@ from ltm_eval.summary_text import summary_texts
 from ltm_eval.token_views import stored
 from ltm_eval.verdicts import (
     audit_line,
+    limit_banners,
     missing_task_banners,
     run_banners,
     shared_warnings,
@@ -103,7 +104,7 @@ def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = Fal
     order = [subject, *(index for index in range(len(runs)) if index != subject)]
     named = [(labels[index], runs[index]) for index in order]
     names = list(dict.fromkeys(task for _, run in named for task in run.tasks))
-    sections, verdicts, banners = [], [], run_banners(named)
+    sections, verdicts, banners = [], [], run_banners(named) + limit_banners(named, names)
     for name in names:
         entries = [entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1)]
         entries = [entry for entry in entries if name in entry.run.tasks]

@@ -171,7 +171,6 @@ def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
 
 def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> list[Banner]:
     return [
-        *_limit_banners(name, entries),
         *_prompt_banners(name, section),
         *_setting_banners(name, entries),
         *_protocol_banners(name, section),
@@ -180,20 +179,33 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
     ]
 
 
-def _limit_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
-    """Runs that scored a part of the data, those of the same part in one banner."""
-    parts: dict[tuple[float | None, int | None, int | None], list[str]] = {}
-    for entry in entries:
-        result, limit = entry.run.tasks[name], entry.run.extra.limit
-        scored, whole = result.n_effective, result.n_original
-        if (limit is not None) if scored is None or whole is None else scored < whole:
-            parts.setdefault((limit, scored, whole), []).append(entry.label)
-    banners = []
-    for (limit, scored, whole), labels in parts.items():
-        why = "Part of the data only" if limit is None else f"Limit {limit:g} used"
-        count = f"{scored:,} of {whole:,}" if scored is not None and whole is not None else "some"
-        banners.append(Banner("alarm", f"{why}: {count} documents of {name} were scored ({', '.join(labels)})."))
-    return banners
+def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
+    """Runs that scored a part of the data: one banner for the tasks that the same runs cut in the same way."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        cut: dict[tuple[str, str], list[str]] = {}
+        for label, run in named:
+            if name in run.tasks and (told := _cut(run, name)) is not None:
+                cut.setdefault(told, []).append(label)
+        for (why, count), labels in cut.items():
+            parts.setdefault((why, ", ".join(labels)), []).append(f"{count} documents of {name}")
+    return [
+        Banner("alarm", f"{why}: {', '.join(counts)} were scored ({labels}).")
+        for (why, labels), counts in parts.items()
+    ]
+
+
+def _cut(run: Run, name: str) -> tuple[str, str] | None:
+    """Why a run scored only some documents of a task, and how many; None where it scored all, or does not tell."""
+    result, limit = run.tasks[name], run.extra.limit
+    scored, whole = result.n_effective, result.n_original
+    known = scored is not None and whole is not None
+    if limit is None and not known:
+        return None
+    if scored is not None and whole is not None and scored >= whole:
+        return None
+    why = "Part of the data only" if limit is None else f"Limit {limit:g} used"
+    return why, f"{scored:,} of {whole:,}" if known else "some"
 
 
 def shared_warnings(models: Sequence[ModelCard]) -> list[tuple[str, tuple[str, ...]]]:

@@ -276,6 +276,28 @@ def test_a_limit_is_announced(tmp_path: Path) -> None:
     assert alarms(tmp_path) == ["Limit 40 used: 40 of 1,319 documents of ltm_gsm8k were scored (gpt2-x)."]
 
 
+def test_a_limit_of_several_tasks_is_one_alarm() -> None:
+    from ltm_eval.result_records import Run, RunExtra, TaskResult
+    from ltm_eval.verdicts import limit_banners
+
+    def task(name: str, scored: int | None, whole: int | None) -> TaskResult:
+        return TaskResult(name, name, "1", 0, whole, scored, "", {}, (), None, None, None, None, {})
+
+    def run(limit: float | None, *tasks: TaskResult) -> Run:
+        named = {one.name: one for one in tasks}
+        return Run(Path("r.json"), "", "m", "hf", {}, named, {}, None, RunExtra(limit=limit))
+
+    ours = run(4, task("x", 4, 1319), task("y", 4, 9), task("z", 2, 2))
+    theirs = run(4, task("x", 4, 1319), task("y", 4, 9), task("w", None, None))
+    alone = run(None, task("x", 3, 1319), task("w", None, None))
+    found = limit_banners([("a", ours), ("b", theirs), ("c", alone)], ["x", "y", "z", "w"])
+    assert [banner.text for banner in found] == [
+        "Limit 4 used: 4 of 1,319 documents of x, 4 of 9 documents of y were scored (a, b).",
+        "Part of the data only: 3 of 1,319 documents of x were scored (c).",
+        "Limit 4 used: some documents of w were scored (b).",
+    ]
+
+
 def test_a_limit_that_left_nothing_out_is_no_alarm(tmp_path: Path) -> None:
     write_two(tmp_path, change={"config": {"limit": 40}, "n-samples": {TASK: {"original": 21, "effective": 21}}})
     assert alarms(tmp_path) == []
