@@ -246,7 +246,7 @@ class RunConfig:
     output_path: str = "results"
     """Folder for results."""
     batch_size: int | Literal["auto"] = "auto"
-    """Documents in a batch."""
+    """Documents in a batch; `auto` on a GPU: as many tokens as a fit step was seen to bear."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     dtype: str = "auto"

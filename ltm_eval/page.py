@@ -49,10 +49,10 @@ class ModelCard:
     """Date in the results file's name."""
     seconds: float | None
     """Wall time of the evaluation."""
-    path: str
-    """The results file."""
+    paths: tuple[str, ...]
+    """The results file, or those that were joined."""
     command: str
-    """Command line."""
+    """Command line; of joined runs one a line."""
     warnings: tuple[str, ...]
     """Warnings the run gave."""
     audit: str

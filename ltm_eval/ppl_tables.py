@@ -481,14 +481,14 @@ def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str
 
 
 def _told(name: str, entry: Entry) -> dict[str, str]:
-    """What the task's metadata and the record of its data say; model arguments, which lm-eval mixes in, left out."""
+    """What the task's metadata and the record of its data say, without what is the model's, which lm-eval mixes in."""
     config = entry.run.tasks[name].config
     arguments = entry.run.config.get("model_args")
     metadata = config.get("metadata")
     facts = {key: config[key] for key in ("dataset_path", "dataset_name", "test_split") if config.get(key) is not None}
     for part in (config.get("dataset_kwargs"), metadata):
         facts |= part if isinstance(part, dict) else {}
-    for key in (*(arguments if isinstance(arguments, dict) else ()), "config_source", "version"):
+    for key in (*(arguments if isinstance(arguments, dict) else ()), "condition", "config_source", "version"):
         facts.pop(key, None)
     return dict(flat(facts | read_facts((entry.run.extra.data or {}).get("sets"), name)))
 

@@ -23,6 +23,7 @@ from ltm_eval.effect_tables import budget_rows, effect_tables
 from ltm_eval.errors import ResultsError
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
+from ltm_eval.joined import joined
 from ltm_eval.latent_page import TaskLatents
 from ltm_eval.latents import latent_summary
 from ltm_eval.layer_maps import layers_view
@@ -68,7 +69,7 @@ PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
 def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
-    """The runs and the probes in `paths`, files or folders with all below them.
+    """The runs and the probes in `paths`, files or folders with all below them; runs by task are joined.
 
     Raises:
         ResultsError: a path holds neither, or a file is malformed.
@@ -80,7 +81,7 @@ def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
         for place in places
         if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
     ]
-    return find_runs(with_runs), find_probes(places)
+    return joined(find_runs(with_runs)), find_probes(places)
 
 
 def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = False) -> ReportData:
@@ -213,8 +214,8 @@ def _card(label: str, run: Run) -> ModelCard:
         sample_data=run.extra.sample_data,
         date=run.date_id,
         seconds=run.seconds,
-        path=run.path.as_posix(),
-        command=run.extra.command,
+        paths=tuple(part.path.as_posix() for part in run.parts or (run,)),
+        command="\n".join(dict.fromkeys(part.extra.command for part in run.parts or (run,) if part.extra.command)),
         warnings=run.extra.warnings,
         audit=audit_line(run),
         audit_passed=run.extra.audit is None or run.extra.audit.is_bound,

@@ -18,6 +18,7 @@ _DROPPED = re.compile(rf"\s(?:--(?:limit|documents|tasks?|output[_-]path)|-[Lto]
 
 def rerun_command(run: Run, task: str, doc_id: int | str) -> str:
     """Our own command with the document named, lm-eval's for results of others; empty where neither is known."""
+    run = run.of(task)
     if run.extra.command:
         kept = _DROPPED.sub("", run.extra.command)
         return f"{kept} --task {task} --documents {doc_id} --output_path {PLACE}"

@@ -203,6 +203,12 @@ class Run:
     """Wall time of the evaluation."""
     extra: RunExtra
     """What ltm_eval adds."""
+    parts: tuple[Run, ...] = ()
+    """The runs it was joined from (`joined`); empty of one results file."""
+
+    def of(self, task: str) -> Run:
+        """The run that scored a task: itself, or one of its parts."""
+        return next((part for part in self.parts if task in part.tasks), self)
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,10 @@ def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
 
 
 def write_page(results: list[Path], output: Path) -> Path:
-    """Write the page of these results and the folder's probes; `report FOLDER` makes the same where no others lie."""
+    """Write the page of these results, what they are joined with, and the folder's probes.
+
+    `report FOLDER` makes the same where no others lie.
+    """
     from ltm_eval import report
 
     page = output / "report.html"
@@ -182,7 +185,7 @@ def write_page(results: list[Path], output: Path) -> Path:
         print(printable(f"ltm-eval: the page shows this run alone: {unreadable}"), file=sys.stderr)
         runs, probes = report.gather(results)
     wanted = {path.resolve() for path in results}
-    own = [run for run in runs if run.path.resolve() in wanted]
+    own = [run for run in runs if wanted & {part.path.resolve() for part in run.parts or (run,)}]
     if len(own) < len(wanted):
         own = report.gather(results)[0]
     if others := len(runs) - len(own):

@@ -194,7 +194,7 @@ def _largest(spans: Sequence[Span]) -> list[Span]:
 
 def _large(text: str, span: Span) -> LargeSpan:
     difference = span.difference_nats if len(span.nats) > 1 else None
-    return LargeSpan(text[span.begin : span.end], span.nats, difference)
+    return LargeSpan(text[span.begin : span.end].replace("\n", LINE_END[0]), span.nats, difference)
 
 
 def stored_words(kept: Mapping[str, Stored], labels: Sequence[str], *, scored: bool, marked: int) -> tuple[str, ...]:

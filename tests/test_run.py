@@ -16,6 +16,7 @@ from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.preflight import settle
+from ltm_eval.report import gather
 from ltm_eval.results import find_runs, read_latents, read_samples
 from ltm_eval.run import run
 from ltm_eval.run_record import folder_name
@@ -109,13 +110,34 @@ def test_the_closing_page_is_of_this_run_where_others_lie_beside_it(
 ) -> None:
     run(config(folder, tmp_path, limit=2, report=True))
     assert "other run" not in capsys.readouterr().err
-    outcome = run(config(folder, tmp_path, tasks=("ltm_rules",), report=True, limit=2))
+    outcome = run(config(folder, tmp_path, tasks=("ltm_rules",), report=True, limit=2, seed=5))
     assert outcome.report is not None
     page = outcome.report.read_text(encoding="utf-8")
     assert "ltm_rules" in page and "Incomplete: " not in page and 'id="task-2"' not in page
     assert f"'ltm-eval report {tmp_path}' shows 1 other run of this folder beside it" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 0
     assert 'id="task-2"' in outcome.report.read_text(encoding="utf-8")
+
+
+def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(folder: Path, tmp_path: Path) -> None:
+    """As one run of both tasks: a column, its commands, its files, and each document's own command."""
+    first = run(config(folder, tmp_path, limit=2, command=("ltm-eval", "run", "--seed", "1")))
+    second = run(config(folder, tmp_path, tasks=("ltm_ptb",), report=True, limit=2, command=("ltm-eval", "run", "-q")))
+    (one,), _ = gather([tmp_path])
+    assert [part.path for part in one.parts] == [*first.results, *second.results]
+    assert list(one.tasks) == [TASK, "ltm_ptb"] and one.path == second.results[0]
+    assert one.seconds == pytest.approx(sum(part.seconds or 0 for part in one.parts))
+    assert one.extra.cost is not None and set(one.extra.cost) == {TASK, "ltm_ptb"}
+    assert one.extra.floors is not None and set(one.extra.floors) == {"ltm_ptb"}
+    assert second.report is not None
+    page = second.report.read_text(encoding="utf-8")
+    assert 'id="task-2"' in page and "Incomplete: " not in page and "Results files, joined" in page
+    assert "<pre>ltm-eval run --seed 1\nltm-eval run -q</pre>" in page
+    assert f"ltm-eval run --seed 1 --task {TASK} --documents 0" in page
+    run(config(folder, tmp_path, tasks=("ltm_rules",), limit=2, seed=5))
+    run(config(folder, tmp_path, limit=2))
+    apart, _ = gather([tmp_path])
+    assert sorted(len(other.parts) for other in apart) == [0, 2]  # other settings stand apart
 
 
 def test_a_stranger_s_broken_file_does_not_cost_the_closing_page(

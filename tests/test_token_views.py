@@ -51,7 +51,7 @@ def test_differences_are_marked_between_common_boundaries() -> None:
     assert [(one.text, one.nats, one.difference) for one in view.largest] == [
         ("three", (6.0, 2.5), 3.5),
         ("one", (2.0, 1.0), 1.0),
-        (" two\n", (1.25, 0.75), 0.5),
+        (" two↵", (1.25, 0.75), 0.5),
     ]
     turned = viewed(TEXT, theirs, ours)
     assert [run.level for run in turned.runs] == [-1, 0, -2]
@@ -182,3 +182,9 @@ def test_marks_give_way_where_there_is_no_room(tmp_path: Path) -> None:
     assert f"For room {marked} of them are marked here" in page
     (everything,) = browsers(tmp_path, full=True).values()
     assert all(view.tokens is not None for view in everything.samples)
+
+
+def test_a_line_end_among_the_largest_spans_is_seen() -> None:
+    text = "ab\ncd"
+    view = viewed(text, record((2, 1, 2), (1.0, 9.0, 1.0)), record((2, 1, 2), (1.0, 1.0, 1.0)))
+    assert view.largest[0].text == "↵" and "\n" not in "".join(span.text for span in view.largest)
