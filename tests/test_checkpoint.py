@@ -351,6 +351,7 @@ def one(begin: int, end: int) -> dict[str, Any]:
         ({"a": {**one(0, 8), "shape": [-8]}}, "do not agree"),
         ({"a": {**one(0, 8), "data_offsets": [0, 8, 8]}}, "do not agree"),
         ({"a": {**one(0, 8), "dtype": "U9"}}, "do not agree"),
+        ({"a": {**one(0, 8), "shape": [8.0]}}, "do not agree"),
         ({"a": 5}, "do not agree"),
         ({"a": {**one(0, 1), "shape": {}}, "b": one(1, 8)}, "do not agree"),
     ],

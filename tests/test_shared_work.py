@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from ltm_eval.distributed import Job
 from ltm_eval.errors import RefusedError
 from ltm_eval.journal import Journal, read
 from ltm_eval.launch import Launch
-from ltm_eval.worklist import Answer, Item, Work, Worklist
+from ltm_eval.worklist import Answer, Item, Work, Worklist, first_documents, is_by_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,3 +143,18 @@ def test_the_end_of_a_batch_reaches_the_disk(tmp_path: Path, monkeypatch: pytest
     flushed.clear()
     work.close()
     assert flushed == [1]
+
+
+def test_whose_tokens_costs_are_kept() -> None:
+    """Of the first request and its first repeat, of the documents with the lowest numbers of each task."""
+
+    def asked(doc_id: int, idx: int = 0, task: str = "t") -> Instance:
+        return Instance("loglikelihood", {}, ("a", "b"), idx, (task, doc_id, 1))
+
+    requests = [asked(doc_id) for doc_id in (7, 2, 5)] + [asked(9, task="u"), asked(2, idx=1)]
+    wanted = first_documents(requests, 2)
+    assert wanted == {("t", 2), ("t", 5), ("u", 9)} and first_documents(requests, 0) == frozenset()
+    assert is_by_token(asked(2), 0, wanted)
+    assert not is_by_token(asked(2), 1, wanted) and not is_by_token(asked(2, idx=1), 0, wanted)
+    assert not is_by_token(asked(7), 0, wanted) and not is_by_token(asked(9), 0, wanted)
+    assert is_by_token(asked(9, task="u"), 0, wanted)
