@@ -56,7 +56,7 @@ LTM_EVAL_<OPTION>: any option of 'run', for example LTM_EVAL_BATCH_SIZE=8; the c
 LTM_EVAL_DATA_DIR: folder of data sets   LTM_EVAL_DEBUG=1: traceback with every error
 
 LTM_EVAL_RANK_SILENCE, LTM_EVAL_RANK_STALL: seconds after which a process of a job that is silent (40), or takes no
-step (120), counts as lost
+step (110), counts as lost
 
 HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_COLOR: as usual
 

@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STALL_SECONDS = 120.0
-"""A process at work that takes no step for so long is stuck."""
+STALL_SECONDS = 110.0
+"""A process at work that takes no step for so long is stuck: with the looks and the grace that follow the job ends
+within two minutes."""
 PATIENCE = 5.0
 """How many times longer a step may take in which something is compiled."""
 COMPUTING = 0.02

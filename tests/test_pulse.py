@@ -13,13 +13,14 @@ from ltm_eval.bounds import fresh_draws
 from ltm_eval.config import GenerationConfig, fit_config
 from ltm_eval.decode import Prompt, generate
 from ltm_eval.posterior import fit_documents
+from ltm_eval.pulse import STALL_SECONDS
 from ltm_eval.windows import Document, Window
 from tests.tiny import tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT = 120.0
+LIMIT = STALL_SECONDS
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
