@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.flops import flops_of
 from ltm_eval.paths import reports_dir
+from ltm_eval.row_checks import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,13 +49,17 @@ class CostRow:
     new_tokens_per_second: float | None
     """Generated tokens per second of decoding."""
     peak_memory_bytes: int | None
-    """Most memory held at once."""
+    """Most memory held at once; of several processes, their peaks summed."""
     memory_of: str
     """gpu or process; empty where the memory is not told."""
     t_fast: float | None
     """Mean fast steps; None for an autoregressive model."""
     flops_per_token: float | None
     """Compute per token, as the papers count it."""
+    processes: int = 1
+    """Processes that shared the task."""
+    working_seconds: float | None = None
+    """What they spent on answers, summed, where there were several."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
     seconds = _number(told.get("seconds")) or (entry.run.seconds if len(entry.run.tasks) == 1 else None)
     fit, decode = (sum(getattr(r, field) for r in records) for field in ("fit_seconds", "decode_seconds"))
     steps = fmean(record.t_fast for record in records) if records else None
-    memory = told.get("peak_memory_bytes")
+    processes = count(told.get("processes")) or 1
+    memory = count(told.get("total_memory_bytes" if processes > 1 else "peak_memory_bytes"))
     return CostRow(
         task=name,
         label=entry.label,
@@ -109,10 +115,12 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
         fit_share=fit / (fit + decode) if fit + decode > 0 else None,
         fitted_tokens_per_second=sum(r.t_fast * r.fitted_tokens for r in records) / fit if fit > 0 else None,
         new_tokens_per_second=sum(r.new_tokens for r in records) / decode if decode > 0 else None,
-        peak_memory_bytes=memory if isinstance(memory, int) and not isinstance(memory, bool) else None,
+        peak_memory_bytes=memory,
         memory_of=str(told.get("memory_of") or ""),
         t_fast=steps,
         flops_per_token=flops_of(entry.run.config, t_fast=steps or 0.0) if _counts(entry.run, steps) else None,
+        processes=processes,
+        working_seconds=_number(told.get("working_seconds")) if processes > 1 else None,
     )
 
 

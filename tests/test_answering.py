@@ -14,7 +14,7 @@ from ltm_eval.answering import LinePoint, attempts_lines, shots_lines, shots_pas
 from ltm_eval.flops import flops_per_token
 from ltm_eval.page import EffectRow, EffectTable, TaskSection
 from ltm_eval.paths import PACKAGE, reports_dir
-from ltm_eval.report import build
+from ltm_eval.report import build, render
 from ltm_eval.rerun import rerun_command
 from ltm_eval.results import find_runs, read_run
 from ltm_eval.samples import SAMPLES_PER_TASK
@@ -230,6 +230,20 @@ def test_cost_and_size_beside_the_first_model(tmp_path: Path) -> None:
     first, second = data.sizes
     assert (first.size_ratio, first.compute_ratio, second.compute_ratio) == (1.0, 1.0, pytest.approx(1 / 5))
     assert first.same_compute_parameters == pytest.approx(first.flops_per_token / 6)  # type: ignore[operator]
+
+
+def test_a_task_that_several_processes_shared_costs_what_all_of_them_took(tmp_path: Path) -> None:
+    shared = {"processes": 3, "working_seconds": 30.0, "total_memory_bytes": 2**31}
+    write_rich(tmp_path)
+    for path in tmp_path.rglob("results_*.json"):
+        content = json.loads(path.read_text("utf-8"))
+        for cost in content["ltm_eval"].get("cost", {}).values():
+            cost.update(shared)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    data = build(find_runs([tmp_path]))
+    row = data.tasks[0].costs[0]
+    assert (row.processes, row.working_seconds, row.peak_memory_bytes) == (3, 30.0, 2**31)
+    assert "3 processes, 30.0 s of work</span>" in render(data)
 
 
 def test_flops_give_the_published_figures() -> None:
