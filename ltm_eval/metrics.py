@@ -221,8 +221,9 @@ def percentiles(
     resamples = max(_FEWEST_RESAMPLES, min(RESAMPLES, _DRAWS // n))
     draws = _kept_draws if n * resamples <= _CHUNK else _draws
     found = [statistic([column[chosen].sum(axis=1) for column in columns]) for chosen in draws(n, resamples, seed)]
-    low, high = np.nanquantile(np.concatenate(found), [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high))
+    with np.errstate(invalid="ignore"):  # between two infinite values
+        low, high = np.nanquantile(np.concatenate(found), [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(-math.inf if math.isnan(low) else float(low), math.inf if math.isnan(high) else float(high))
 
 
 def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:

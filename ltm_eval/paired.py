@@ -130,12 +130,13 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     first, second = (_exp(rate) if scale == "ppl" else rate * per_nat for rate in rates)
     log_ratio = _rate_interval(a, b, units) if tested.n > 1 else Interval(-math.inf, math.inf)
     interval = Interval(log_ratio.low * per_nat, log_ratio.high * per_nat)
+    known = math.isfinite(first) and math.isfinite(second)
     if scale == "ppl":
-        interval = _ppl_interval(a, b, units) if tested.n > 1 else interval
+        interval = _ppl_interval(a, b, units) if tested.n > 1 and known else Interval(-math.inf, math.inf)
     return Paired(
         first=first,
         second=second,
-        estimate=first - second if math.isfinite(first) and math.isfinite(second) else math.nan,
+        estimate=first - second if known else math.nan,
         interval=interval,
         interval_kind=BOOTSTRAP,
         p_value=tested.p_value,

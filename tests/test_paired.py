@@ -131,3 +131,38 @@ def test_holm_is_never_below_the_raw_value_and_keeps_the_order() -> None:
     adjusted = holm(values)
     assert all(high >= low for high, low in zip(adjusted, values, strict=True))
     assert sorted(range(9), key=adjusted.__getitem__) == sorted(range(9), key=values.__getitem__)
+
+
+def test_means_are_those_of_each_run() -> None:
+    found = paired_means([0.5, 2.0, 0.5], [1.0, 1.0, 4.0])
+    assert (found.first, found.second) == (1.0, 2.0)
+    yes_no = paired_means([1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
+    assert (yes_no.first, yes_no.second) == (0.5, 0.25)
+
+
+def test_bits_have_the_interval_of_nats_over_ln_2() -> None:
+    nats, bits = (paired_rates(*costs(), scale=scale).interval for scale in ("nats", "bits"))
+    assert (bits.low, bits.high) == pytest.approx((nats.low / math.log(2), nats.high / math.log(2)))
+
+
+def test_documents_of_one_unit_or_none_are_documents() -> None:
+    found = paired_rates([2.0, 0.0, 3.0], [1.0, 0.0, 5.0], [1.0, 0.0, 1.0], scale="nats")
+    assert (found.first, found.second, found.n) == (2.5, 3.0, 3)
+    assert math.isfinite(found.interval.low) and math.isfinite(found.interval.high)
+    assert -2.0 <= found.interval.low < found.interval.high <= 1.0
+
+
+def test_two_documents_have_an_interval_of_perplexity() -> None:
+    found = paired_rates([2.0, 3.0], [1.0, 2.5], [2.0, 2.0], scale="ppl")
+    # Resamples of two documents hold one of them twice, or both.
+    lowest, highest = math.exp(1.5) - math.exp(1.25), math.exp(1.25) - math.exp(0.875)
+    assert (found.interval.low, found.interval.high) == pytest.approx((lowest, highest))
+
+
+def test_a_perplexity_beyond_every_float_has_no_difference() -> None:
+    found = paired_rates([800.0, 801.0], [1.0, 2.0], [1.0, 1.0], scale="ppl")
+    assert math.isinf(found.first) and math.isfinite(found.second) and math.isnan(found.estimate)
+    assert (found.interval.low, found.interval.high) == (-math.inf, math.inf)
+    assert math.isnan(paired_rates([1.0, 2.0], [800.0, 801.0], [1.0, 1.0], scale="ppl").estimate)
+    some = paired_rates([1.0] * 9 + [5000.0], [1.0] * 10, [1.0] * 10, scale="ppl")
+    assert math.isfinite(some.estimate) and some.interval.high == math.inf
