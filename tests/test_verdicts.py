@@ -1,0 +1,95 @@
+"""Sentences above the tables, on records made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltm_eval.page import BitsDifference, Difference
+from ltm_eval.result_records import AuditResult, Run, RunExtra
+from ltm_eval.verdicts import _bits_relation, _bits_words, audit_line, run_banners
+
+AUDIT = AuditResult(
+    "p", 60.04, 1.5, caught=True, is_bound=False, t_fast=4_000, figure="bound", blocks=1, length=2, vocab=3, seed=4
+)
+HEAD = "Audit on random tokens: preset p, 4,000 fast steps: "
+
+
+def run(**extra: Any) -> Run:
+    return Run(Path("r.json"), "", "m", "ltm", {}, {}, {}, None, RunExtra(**extra))
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "bound lies 60.0 nats per block below T ln V (± 1.5): not a bound"),
+        ({"deficit_nats_per_block": None}, "no finite figure: not a bound"),
+        (
+            {"deficit_nats_per_block": -51.2, "is_bound": True, "caught": False, "stderr_nats": None},
+            "bound lies 51.2 nats per block above T ln V: passes",
+        ),
+        (
+            {"deficit_nats_per_block": 0.5, "figure": "as_released", "caught": False},
+            "figure as_released lies 0.5 nats per block below T ln V (± 1.5): not caught, but scored at the fit’s own "
+            "noise: not a bound",
+        ),
+    ],
+)
+def test_the_audit_in_a_line(changed: dict[str, Any], line: str) -> None:
+    assert audit_line(run(audit=replace(AUDIT, **changed))) == HEAD + line
+    assert audit_line(run()) == ""
+
+
+def alarms(*named: tuple[str, Run]) -> list[str]:
+    return [banner.text for banner in run_banners(named) if banner.kind == "alarm"]
+
+
+def test_demo_model_and_sample_data_are_told_apart() -> None:
+    demo, sample, both, real = (
+        run(demo_model=True),
+        run(sample_data=True),
+        run(demo_model=True, sample_data=True),
+        run(),
+    )
+    assert alarms(("d", demo)) == ["Demo model: d is bundled to try the program with."]
+    assert alarms(("s", sample)) == ["Sample data: not benchmark results. The bundled samples are few and made up."]
+    assert alarms(("b", both)) == ["Demo model, sample data: not benchmark results. Bundled model: b."]
+    assert alarms(("s", sample), ("r", real))[-1] == "Different data: only s ran on the bundled sample data."
+    assert alarms(("r", real)) == []
+
+
+def test_a_failed_audit_says_what_is_no_bound() -> None:
+    (failed,) = alarms(("a", run(audit=AUDIT)))
+    assert failed.startswith("Not a bound: a. ") and failed.endswith("No figure of this run may be called a bound.")
+    (noted,) = alarms(("a", run(audit=replace(AUDIT, figure="as_released"))))
+    assert "every row as_released, is no bound; rows marked ≤ are scored with noise" in noted
+    assert alarms(("a", run(audit=replace(AUDIT, is_bound=True)))) == []
+
+
+def bits(ours: str, theirs: str, verdict: str, n: int = 5) -> BitsDifference:
+    return BitsDifference("b", 2, ours, theirs, Difference(-0.25, -0.5, -0.125, 0.01, n, n, 0, 0, verdict), "")
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (bits("bound", "exact", "better"), "a is better than b"),
+        (bits("bound", "exact", "worse"), "The bound of a is worse than the exact figure of b"),
+        (bits("exact", "bound", "better"), "The exact figure of a is better than the bound of b"),
+        (bits("exact", "bound", "worse"), "a is worse than b"),
+        (bits("exact", "exact", "open"), "a and b are not distinguishable"),
+    ],
+)
+def test_a_bound_above_an_exact_figure_makes_no_model_worse(one: BitsDifference, words: str) -> None:
+    assert _bits_relation(one, "a") == words
+
+
+def test_bits_in_words() -> None:
+    assert _bits_words(bits("bound", "exact", "better")) == (
+        "bits per byte, bound minus exact: −0.250, 95 % interval −0.500 to −0.125, p = 0.010, 5 documents"
+    )
+    assert "95 %" not in _bits_words(bits("bound", "exact", "open", n=1))
+    assert _bits_words(bits("bound", "exact", "open", n=1)).endswith(", 1 document")
