@@ -7,11 +7,11 @@ What an LTM does stands in its sidecar of latents, under the same names.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.errors import ResultsError, nearest
-from ltm_eval.row_checks import REPLACED, checked
+from ltm_eval.errors import ResultsError
+from ltm_eval.row_checks import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,13 +63,4 @@ class AnswerRecord:
         Raises:
             ResultsError: a field is absent, unknown or of the wrong type.
         """
-        types = {field.name: str(field.type) for field in fields(cls)}
-        for name in row:
-            if name not in types and name != REPLACED:
-                hint = nearest(name, types)
-                raise ResultsError(f"{where}: unknown field {name!r}, written by another version?{hint}")
-        values = {name: checked(row, name, kind=kind, where=where) for name, kind in types.items()}
-        try:
-            return cls(**values)
-        except ResultsError as error:
-            raise ResultsError(f"{where}: {error}") from None
+        return record_of(cls, row, where=where)

@@ -28,18 +28,19 @@ FREE_OF_CONFIG = frozenset(("batch_size", "batch_sizes"))
 
 def joined(runs: Sequence[Run]) -> list[Run]:
     """`runs` with those joined that belong together, each in the place of its first part."""
-    groups: list[list[Run]] = []
+    groups: list[tuple[str, list[Run]]] = []
     for run in runs:
-        group = next((group for group in groups if _belongs(run, group)), None)
+        key = _key(run)
+        group = next((own for other, own in groups if other == key and not _share_a_task(run, own)), None)
         if group is None:
-            groups.append([run])
+            groups.append((key, [run]))
         else:
             group.append(run)
-    return [group[0] if len(group) == 1 else _one(group) for group in groups]
+    return [group[0] if len(group) == 1 else _one(group) for _, group in groups]
 
 
-def _belongs(run: Run, group: Sequence[Run]) -> bool:
-    return _key(run) == _key(group[0]) and not any(set(run.tasks) & set(part.tasks) for part in group)
+def _share_a_task(run: Run, group: Sequence[Run]) -> bool:
+    return any(set(run.tasks) & set(part.tasks) for part in group)
 
 
 def _key(run: Run) -> str:

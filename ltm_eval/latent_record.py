@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.errors import ResultsError, nearest
-from ltm_eval.row_checks import REPLACED, checked
+from ltm_eval.errors import ResultsError
+from ltm_eval.row_checks import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,17 +96,7 @@ class LatentRecord:
         Raises:
             ResultsError: a field is absent, unknown or of the wrong type.
         """
-        types = {field.name: str(field.type) for field in fields(cls)}
-        for name in row:
-            if name not in types and name != REPLACED:
-                hint = nearest(name, types)
-                raise ResultsError(f"{where}: unknown field {name!r}, written by another version?{hint}")
-        wanted = [field.name for field in fields(cls) if field.name in row or field.default is MISSING]
-        values = {name: checked(row, name, kind=types[name], where=where) for name in wanted}
-        try:
-            return cls(**values)
-        except ResultsError as error:
-            raise ResultsError(f"{where}: {error}") from None
+        return record_of(cls, row, where=where)
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ltm_eval.errors import ResultsError
+from ltm_eval.errors import ResultsError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,6 +67,28 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "str": _text,
     "bool": _flag,
 }
+
+
+Record = TypeVar("Record")
+
+
+def record_of(cls: type[Record], row: Mapping[str, Any], *, where: str) -> Record:
+    """The frozen record that `row` describes; `where` (file:line) opens every message.
+
+    Raises:
+        ResultsError: a field is unknown, of the wrong type, or absent and without a default; or the record refuses it.
+    """
+    known = fields(cls)  # type: ignore[arg-type]
+    types = {field.name: str(field.type) for field in known}
+    for name in row:
+        if name not in types and name != REPLACED:
+            raise ResultsError(f"{where}: unknown field {name!r}, written by another version?{nearest(name, types)}")
+    wanted = [field.name for field in known if field.name in row or field.default is MISSING]
+    values = {name: checked(row, name, kind=types[name], where=where) for name in wanted}
+    try:
+        return cls(**values)
+    except ResultsError as error:
+        raise ResultsError(f"{where}: {error}") from None
 
 
 def checked(row: Mapping[str, Any], name: str, *, kind: str, where: str) -> Any:

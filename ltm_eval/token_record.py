@@ -8,11 +8,11 @@ repeat, for `target` the target. Figures are rounded; no metric is made of them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.errors import ResultsError, nearest
-from ltm_eval.row_checks import REPLACED, checked
+from ltm_eval.errors import ResultsError
+from ltm_eval.row_checks import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,17 +80,7 @@ class TokenRecord:
         Raises:
             ResultsError: a field is absent, unknown or of the wrong type.
         """
-        types = {field.name: str(field.type) for field in fields(cls)}
-        for name in row:
-            if name not in types and name != REPLACED:
-                raise ResultsError(
-                    f"{where}: unknown field {name!r}, written by another version?{nearest(name, types)}"
-                )
-        values = {name: checked(row, name, kind=kind, where=where) for name, kind in types.items()}
-        try:
-            return cls(**values)
-        except ResultsError as error:
-            raise ResultsError(f"{where}: {error}") from None
+        return record_of(cls, row, where=where)
 
 
 def rounded(nats: Sequence[float]) -> tuple[float, ...]:
