@@ -30,12 +30,16 @@ from matplotlib.figure import Figure
 
 from ltm_eval import texts
 from ltm_eval.audit import untrained_model
+from ltm_eval.batch import Batch
 from ltm_eval.bounds import fresh_draws
 from ltm_eval.checkpoint import load, load_with_tokenizer
 from ltm_eval.config import PRESETS, FitConfig, Noise, fit_config
 from ltm_eval.errors import LtmEvalError, UsageError, error_line
+from ltm_eval.fast_loop import fast_loop
+from ltm_eval.gaussians import Start
+from ltm_eval.noise import document_noise
 from ltm_eval.paths import assets_dir, sample_data_dir
-from ltm_eval.posterior import Batch, Document, Start, Window, document_noise, fast_loop
+from ltm_eval.windows import Document, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

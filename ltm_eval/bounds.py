@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ltm_eval.causal import Causal, CausalConfig, causal, causal_rows, text_of
+from ltm_eval.causal import CausalConfig, causal_rows
 from ltm_eval.config import FitConfig, fit_config
-from ltm_eval.draws import DRAWS, draw_noise, nll_of_latents, weigh
+from ltm_eval.draws import DRAWS, draw_noise, weigh
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import UsageError
 from ltm_eval.estimates import Draws, Estimate, minus_log_mean
@@ -39,25 +39,6 @@ if TYPE_CHECKING:
 
     from ltm_eval.model import LatentThoughtModel
     from ltm_eval.windows import Document
-
-__all__ = [
-    "DRAWS",
-    "Causal",
-    "CausalConfig",
-    "DocumentBounds",
-    "Draws",
-    "Estimate",
-    "RowOptions",
-    "as_released",
-    "causal",
-    "fresh_draws",
-    "iwae",
-    "minus_log_mean",
-    "nll_of_latents",
-    "prior",
-    "score_documents",
-    "text_of",
-]
 
 
 @dataclass(frozen=True)

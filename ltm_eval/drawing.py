@@ -160,7 +160,7 @@ def page_svg(chart: Chart, *, name: str) -> str:
     buffer = StringIO()
     with _salted(name):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        renderer: Any = cast(Any, RendererSVG)(width, height, buffer, metadata=nothing)
+        renderer: Any = cast("Any", RendererSVG)(width, height, buffer, metadata=nothing)
 
         def write(x: float, y: float, words: str, *, colour: str, anchor: str, angle: float) -> None:
             place = {"x": f"{x:.2f}", "y": f"{height - y:.2f}"}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.utils import postprocess_generated_text
@@ -21,6 +20,9 @@ from torch.nn import functional as F
 
 from ltm_eval.host_tokens import token_bytes, token_offsets
 from ltm_eval.token_pieces import Pieces, pieces_of_bytes, pieces_of_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
 
 METHODS = ("_model_call", "tok_batch_encode", "_model_generate")
 Window = tuple[tuple[int, ...], tuple[int, ...]]

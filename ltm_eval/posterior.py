@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ltm_eval.adaptive import Adaptive, AdaptiveFit, adaptive_loop, fit_adaptive
-from ltm_eval.batch import Batch, Rows
+from ltm_eval.adaptive import Adaptive, fit_adaptive
+from ltm_eval.batch import Batch
 from ltm_eval.config import FitConfig, fit_config
 from ltm_eval.fast_loop import fast_loop
-from ltm_eval.gaussians import Posterior, Start, Trace, preset_start, stacked
-from ltm_eval.groups import in_groups, in_halves
-from ltm_eval.noise import Noise, document_noise, generator, standard_normal
-from ltm_eval.steps import learning_rate
-from ltm_eval.windows import Document, Window, padded_length, trimmed
+from ltm_eval.gaussians import Posterior, Start, preset_start, stacked
+from ltm_eval.groups import in_groups
+from ltm_eval.noise import document_noise
+from ltm_eval.windows import Document, trimmed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,32 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ltm_eval.model import LatentThoughtModel
-
-__all__ = [
-    "Adaptive",
-    "AdaptiveFit",
-    "Batch",
-    "Document",
-    "Noise",
-    "Posterior",
-    "Rows",
-    "Start",
-    "Trace",
-    "Window",
-    "adaptive_loop",
-    "document_noise",
-    "fast_loop",
-    "fit",
-    "fit_adaptive",
-    "fit_documents",
-    "fit_together",
-    "generator",
-    "in_groups",
-    "in_halves",
-    "learning_rate",
-    "padded_length",
-    "standard_normal",
-]
 
 
 def fit(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +11,9 @@ from ltm_eval.calls import Call, examples
 from ltm_eval.options import checked_device, filled
 from ltm_eval.probe_results import DEFAULT_TASK, DIRECTIONS, LATENTS, RESTS, ProbeConfig, ProbeJob
 from ltm_eval.run_options import RUN, TEXTS, takes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 OWN: Mapping[str, Any] = {
     "text": Annotated[

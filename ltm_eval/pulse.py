@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STALL_SECONDS = 110.0
 """A process at work that takes no step for so long is stuck: with the looks and the grace that follow the job ends

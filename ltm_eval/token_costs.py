@@ -6,15 +6,19 @@ costs there is kept, instead of its sum alone, for the few documents that a read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ltm_eval.batch import Batch
 from ltm_eval.elbo import IGNORED, projected_token_nll_nats
-from ltm_eval.windows import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ltm_eval.batch import Batch
+    from ltm_eval.windows import Document
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 LIMIT_SECONDS = 240.0
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {

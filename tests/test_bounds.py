@@ -10,34 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from ltm_eval.bounds import (
-    CausalConfig,
-    RowOptions,
-    as_released,
-    causal,
-    fresh_draws,
-    iwae,
-    minus_log_mean,
-    nll_of_latents,
-    prior,
-    score_documents,
-    text_of,
-)
+from ltm_eval.adaptive import Adaptive, adaptive_loop, fit_adaptive
+from ltm_eval.batch import Batch
+from ltm_eval.bounds import RowOptions, as_released, fresh_draws, iwae, prior, score_documents
+from ltm_eval.causal import CausalConfig, causal, text_of
 from ltm_eval.checkpoint import load
 from ltm_eval.config import FitConfig, fit_config
+from ltm_eval.draws import nll_of_latents
 from ltm_eval.elbo import IGNORED, kl_nats
 from ltm_eval.errors import UsageError
+from ltm_eval.estimates import minus_log_mean
+from ltm_eval.gaussians import Posterior
 from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import (
-    Adaptive,
-    Batch,
-    Document,
-    Posterior,
-    Window,
-    adaptive_loop,
-    fit_adaptive,
-    fit_documents,
-)
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 from tests.tiny import TINY, relative_error, tiny_model
 from tests.toy import ToyModel, evidence_nats, sampled_document
 

@@ -12,7 +12,8 @@ import torch
 from ltm_eval.compiling import Compiled, Compiler, compile_layers, parts_of
 from ltm_eval.config import fit_config
 from ltm_eval.lm import LTM
-from ltm_eval.posterior import Document, Window, fit_documents
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 from tests.tiny import relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:

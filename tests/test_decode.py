@@ -9,7 +9,7 @@ import torch
 from ltm_eval.config import GenerationConfig
 from ltm_eval.decode import Continuation, Prompt, generate, sample_token
 from ltm_eval.errors import UsageError
-from ltm_eval.posterior import generator
+from ltm_eval.noise import generator
 from tests.tiny import RELEASED, TINY, latent, released, tiny_model
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ import torch
 
 from ltm_eval import paths, windows
 from ltm_eval.config import RunConfig, fit_config
-from ltm_eval.posterior import Document, Window, fit_documents
+from ltm_eval.posterior import fit_documents
 from ltm_eval.run import run
+from ltm_eval.windows import Document, Window
 from tests.fault_makers import QUESTION, bomb, write_rows
 from tests.fault_makers import Place as FaultPlace
 from tests.tiny import tiny_folder, tiny_model

@@ -14,11 +14,13 @@ from ltm_eval import decode, grid, posterior, steps
 from ltm_eval.config import GenerationConfig, GridConfig, RunConfig, fit_config
 from ltm_eval.errors import IncompleteError, UsageError
 from ltm_eval.failures import DIVERGED_NATS, Failure, allowed, failed_answers, listed, why_unusable, without
+from ltm_eval.gaussians import Posterior, Trace
 from ltm_eval.journal import files_of
 from ltm_eval.lm import LTM
-from ltm_eval.posterior import Document, Posterior, Trace, Window, fit_documents, fit_together
+from ltm_eval.posterior import fit_documents, fit_together
 from ltm_eval.results import find_runs
 from ltm_eval.run import run
+from ltm_eval.windows import Document, Window
 from tests.gang import Gang
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_model

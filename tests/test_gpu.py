@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import fit_config
-from ltm_eval.model import LatentThoughtModel
 from ltm_eval.posterior import fit_documents
 from tests.test_steps import document
 from tests.tiny import relative_error, tiny_model
+
+if TYPE_CHECKING:
+    from ltm_eval.model import LatentThoughtModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

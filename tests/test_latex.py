@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +18,9 @@ from ltm_eval.results import find_runs
 from ltm_eval.summary_text import summary_texts
 from tests.hostile import GROUPS
 from tests.rich_runs import write_rich
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 HEAD = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"

@@ -16,8 +16,9 @@ from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.latent_record import LatentRecord
 from ltm_eval.lm import LTM
+from ltm_eval.noise import generator, standard_normal
 from ltm_eval.perplexity import ROWS, RollingScore
-from ltm_eval.posterior import fit_documents, generator, standard_normal
+from ltm_eval.posterior import fit_documents
 from ltm_eval.progress import silent
 from ltm_eval.records import TRACED_DOCUMENTS
 from ltm_eval.rolling import windows_of

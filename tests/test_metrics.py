@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ltm_eval.errors import UsageError
 from ltm_eval.metrics import (
+    RESAMPLES,
     Interval,
     corpus_ppl,
     mean_interval,
@@ -225,3 +226,14 @@ def test_large_corpora_take_seconds() -> None:
     begun = time.process_time()
     corpus_ppl(values.tolist(), [2.0] * values.size)
     assert time.process_time() - begun < 15.0
+
+
+def test_a_permutation_test_never_says_less_than_one_in_all_its_draws() -> None:
+    """Forty differences of one sign: 2 / 2^40 by all patterns, so no random one reaches as far."""
+    found = paired_difference([float(i + 1) for i in range(40)], [0.0] * 40)
+    assert found.p_value == 1 / (1 + RESAMPLES)
+
+
+def test_two_documents_have_a_standard_error() -> None:
+    # Rate 1.5, residuals -0.5 and 0.5: sqrt(2 / 1 * 0.5) / 2.
+    assert corpus_ppl([1.0, 2.0], [1.0, 1.0]).stderr == pytest.approx(0.5 * math.exp(1.5))

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from ltm_eval.batch import Batch
 from ltm_eval.config import fit_config
+from ltm_eval.fast_loop import fast_loop
+from ltm_eval.gaussians import Start
 from ltm_eval.naive import NaiveFit, NaiveStep
-from ltm_eval.posterior import Batch, Document, Start, Window, fast_loop
+from ltm_eval.windows import Document, Window
 from tests.tiny import TINY, relative_error, tiny_model
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
@@ -14,9 +13,13 @@ from ltm_eval import run as runner
 from ltm_eval.cli import app, main
 from ltm_eval.config import GridConfig, RunConfig
 from ltm_eval.errors import UsageError
-from ltm_eval.probe_results import ProbeJob
 from ltm_eval.run import Outcome
 from ltm_eval.run_options import RUN, SWEEP, run_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.probe_results import ProbeJob
 
 COMMON = [
     *("--data", "sample", "--metadata", '{"protocol": "documents"}', "--preset", "published", "--fit", '{"lr": 0.2}'),

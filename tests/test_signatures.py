@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ltm_eval import __version__
-from ltm_eval.bounds import CausalConfig, RowOptions
+from ltm_eval.bounds import RowOptions
+from ltm_eval.causal import CausalConfig
 from ltm_eval.config import fit_config
 from ltm_eval.signatures import Setting, read_facts, signatures_of
 

@@ -7,13 +7,16 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from jinja2 import DictLoader, Environment
 from jinja2.bccache import bc_magic
 
 from ltm_eval.template_cache import TemplateCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def rendered(cache: TemplateCache, source: str = "{{ 1 + 1 }}") -> str:

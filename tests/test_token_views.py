@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.page import SampleBrowser
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs, read_samples
 from ltm_eval.scores import Entry
@@ -22,6 +21,8 @@ from tests.rich_runs import write_rich
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ltm_eval.page import SampleBrowser
 
 TEXT = "one two\nthree"
 

@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_the_mean_over_scored_tokens(recipe: Recipe, tmp
     learner.backward(batch, 0, ["0/0", "0/1", "0/2"], batch.scored)
     found = {name: weight.grad.clone() for name, weight in learner.module.named_parameters() if weight.grad is not None}
 
-    from ltm_eval.posterior import generator, standard_normal
+    from ltm_eval.noise import generator, standard_normal
 
     z = torch.stack(
         [standard_normal(generator(coded.seed, "train", f"0/0/{i}".encode()), (2, 1, 16)) for i in range(3)]

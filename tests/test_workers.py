@@ -13,7 +13,8 @@ from ltm_eval import workers
 from ltm_eval.bounds import RowOptions, score_documents
 from ltm_eval.config import GenerationConfig, fit_config
 from ltm_eval.decode import Prompt, generate
-from ltm_eval.posterior import Document, Window, fit_documents
+from ltm_eval.posterior import fit_documents
+from ltm_eval.windows import Document, Window
 from ltm_eval.workers import one_thread, side_by_side
 from tests.tiny import tiny_model
 

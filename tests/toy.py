@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.model_config import ModelConfig
-from ltm_eval.posterior import Document, Window
+from ltm_eval.windows import Document, Window
 
 CONFIG = ModelConfig(
     dim=4,
