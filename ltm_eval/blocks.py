@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.config import DEMO_MODEL
+from ltm_eval.corpora import SAMPLE
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import demo_model_dir
-from ltm_eval.texts import SAMPLE, Texts, documents, load_texts, text_set
+from ltm_eval.texts import Texts, documents, load_texts, text_set
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 
 if TYPE_CHECKING:

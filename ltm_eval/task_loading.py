@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import paths, progress
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.signatures import unofficial
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -143,3 +144,10 @@ def data_facts(task: Any) -> Any:
 def is_sample(facts: dict[str, Any]) -> bool:
     """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
     return any(split.get("sample") is True for split in facts.values())
+
+
+def data_caveats(task: Any) -> list[str]:
+    """Where the data of a loaded task are not the published ones, as sentences that name the task."""
+    sets = {task.task_name: data_facts(task)}
+    shots = task.config.num_fewshot
+    return [f"{task.task_name}: {sentence}" for sentence in unofficial(sets, task.task_name, shots=shots)]

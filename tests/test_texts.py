@@ -261,12 +261,14 @@ def test_a_part_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO):
         assert load_texts("ptb", data=tmp_path).complete is False
         put(tmp_path / "ptb", "ptb.valid.txt", "a\n" * 3_370)
-        assert load_texts("ptb", data=tmp_path).complete is True
+        texts = load_texts("ptb", data=tmp_path)
+        assert (texts.complete, texts.official) == (True, False)
         put(tmp_path / "pubmed", "train.txt", paper("a"))
         assert load_texts("pubmed", data=tmp_path, split="train").complete is None
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     assert "ptb: 2 examples from ptb.valid.txt" in caplog.text
-    assert "the validation split has 3,370" in caplog.text
+    assert "not the official file of the validation split: 2 of 3,370 documents" in caplog.text
+    assert "3,370 documents as it has, but other ones or in another order" in caplog.text
 
 
 def test_pages_of_wikitext(tmp_path: Path) -> None:
