@@ -173,12 +173,45 @@ def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch:
     assert "block_tokenizer" in page and "Demo model, sample data: not benchmark results." in page
 
 
+def test_a_part_of_a_set_is_said_to_be_one_in_every_output(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results, page and terminal; the demonstrations' file only where some are shown."""
+    data = tmp_path / "data" / "rules"
+    data.mkdir(parents=True)
+    for split in ("train", "test"):
+        lines = (sample_data_dir() / "rules" / f"{split}.jsonl").read_text("utf-8").splitlines(keepends=True)
+        (data / f"{split}.jsonl").write_text("".join(lines[:-16]), "utf-8")
+    test, shown = (
+        "ltm_rules: not the official file: 104 of 120 documents",
+        "ltm_rules: demonstrations: not the official file: 1,904 of 1,920 documents",
+    )
+    for shots in (0, 2):
+        chosen = config(folder, tmp_path / str(shots), tasks=("rules",), data=str(data.parent), num_fewshot=shots)
+        outcome = run(replace(chosen, report=True, limit=2, t_fast=1))
+        content = json.loads(outcome.results[0].read_text())["ltm_eval"]
+        assert content["data"]["sets"]["ltm_rules"]["test"]["official"] is False
+        assert (test in content["warnings"], shown in content["warnings"]) == (True, shots > 0)
+        told = capsys.readouterr().err
+        assert (f"ltm-eval: {test}" in told, f"ltm-eval: {shown}" in told) == (True, shots > 0)
+        assert outcome.report is not None
+        page = outcome.report.read_text()
+        assert "Not the official file: 104 of 120 documents (ltm_rules, " in page
+        assert ("Demonstrations: not the official file: 1,904 of 1,920 documents" in page) is (shots > 0)
+    found = ltm_eval.evaluate(
+        str(folder), tasks=["rules"], shots=2, data=str(data.parent), limit=1, t_fast=1, gen_kwargs="max_gen_toks=2"
+    )
+    assert found["caveats"]["ltm_rules"] == [shown, test]
+
+
 def test_asking_for_the_samples_by_metadata_is_recorded(folder: Path, tmp_path: Path) -> None:
     chosen = config(
         folder, tmp_path, tasks=("ltm_ag_news",), data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1
     )
     content = json.loads(run(chosen).results[0].read_text())
     assert content["ltm_eval"]["sample_data"] is True
+    questions = config(folder, tmp_path / "q", data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1)
+    assert json.loads(run(questions).results[0].read_text())["ltm_eval"]["sample_data"] is True
 
 
 def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> None:
