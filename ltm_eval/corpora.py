@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.answers import canonical_number, has_gold_number, is_number
 from ltm_eval.errors import DataError, MachineError, shown
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.plug import reads
 from ltm_eval.row_files import (
     READERS,
     Official,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 SAMPLE = "sample"
 """The `data` that stands for the bundled samples, which are not the published sets."""
 DATA_DIR_VARIABLE = "LTM_EVAL_DATA_DIR"
+PLACE = ("data", "data_dir")
+"""Task options that name where data are looked for."""
 ASKED = "test"
 """The split whose answers are compared; what is shown need not end in a number."""
 NETWORK_SECONDS = 30.0
@@ -193,6 +196,7 @@ class _Found:
     files: Mapping[str, Path]
 
 
+@reads(lambda _: PLACE)
 def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset` with the columns `question` and `answer`.
 
@@ -207,16 +211,19 @@ def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) 
     return as_datasets(load_set(GSM8K, data=_one_choice(data, data_dir)))
 
 
+@reads(lambda _: PLACE)
 def rules_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """Rule episodes for lm-eval, with the further column `episode`; arguments and errors as `gsm8k_dataset`."""
     return as_datasets(load_set(RULES, data=_one_choice(data, data_dir)))
 
 
+@reads(lambda _: PLACE)
 def svamp_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """SVAMP for lm-eval: its problems as `test`; `train`, which is shown, holds GSM8K's worked training problems."""
     return _shown_from_gsm8k(SVAMP, _one_choice(data, data_dir))
 
 
+@reads(lambda _: PLACE)
 def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """MultiArith for lm-eval, as `svamp_dataset`."""
     return _shown_from_gsm8k(MULTIARITH, _one_choice(data, data_dir))

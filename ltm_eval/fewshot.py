@@ -200,9 +200,16 @@ def _keyed_task() -> type[ConfigurableTask]:
 
         __qualname__ = "KeyedTask"
 
+        @staticmethod
+        def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
+            """Names of the task options that the class itself reads, whatever the data."""
+            if not _generates(definition):
+                return frozenset()
+            return frozenset(("n", "k", "rethink", "condition"))
+
         def __init__(self, config: dict[str, Any]) -> None:
             metadata = config.get("metadata") or {}
-            generates = config.get("output_type") == "generate_until" and not callable(config.get("process_results"))
+            generates = _generates(config)
             try:
                 self.repeats = repeats_of(metadata) if generates else None
                 self.rethinking = rethinking_of(metadata) if generates else None
@@ -345,6 +352,11 @@ def _keyed_task() -> type[ConfigurableTask]:
 
     KeyedTask.__module__ = __name__
     return KeyedTask
+
+
+def _generates(definition: Mapping[str, Any]) -> bool:
+    """Whether a task's answers are texts that its metric compares one by one."""
+    return definition.get("output_type") == "generate_until" and not callable(definition.get("process_results"))
 
 
 def _skipping(place: int, left_out: Sequence[int]) -> int:

@@ -173,6 +173,74 @@ def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch:
     assert "block_tokenizer" in page and "Demo model, sample data: not benchmark results." in page
 
 
+UNREAD = [
+    (("gsm8k",), '{"split": "train"}', "no task of this run reads 'split'. Read are data, data_dir, k, n, rethink"),
+    (("ptb",), '{"protocl": "documents"}', "reads 'protocl'. Did you mean 'protocol'?"),
+    (("ptb",), '{"ptb_splitt": "test"}', "reads 'ptb_splitt'. Did you mean 'ptb_split'?"),
+    (("wikitext", "gsm8k"), '{"ptb_split": "test"}', "reads 'ptb_split'."),
+    (("lambada_last_word",), '{"protocol": "documents"}', "reads 'protocol'."),
+    (("ptb",), '{"n": 4}', "reads 'n'."),
+    (("ppl",), '{"text_set_name": "ptb"}', "reads 'text_set_name'."),
+    (("ptb",), '{"version": 2}', "reads 'version'."),
+    (("mauve",), '{"mauve_sample": 4}', "reads 'mauve_sample'. Did you mean 'mauve_samples'?"),
+    (("mauve_unconditional",), '{"mauve_conditional": true}', "reads 'mauve_conditional'."),
+    (("mauve",), '{"n": 4}', "reads 'n'."),
+    (("ptb",), '{"protocol": "mdlm", "protocol": "mdlm"}', "'protocol' is given twice"),
+    (("ptb",), '{"ptb_split": "test", "split": "test"}', "reads 'split'. Did you mean 'ptb_split'?"),
+    (("ptb",), '{"protocol": "documents", "block_tokens": 1024}', "belong to protocol mdlm"),
+    (("ptb",), '{"protocol": "documents", "insert_eos": false}', "belong to protocol mdlm"),
+    (("gsm8k",), '{"condition": "other"}', "give it as --condition"),
+    (("gsm8k",), '{"data": "/elsewhere"}', "data is 'sample', and '/elsewhere' by --metadata; give it once"),
+    (("gsm8k",), '["split"]', "must be a JSON object"),
+]
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "probe"])
+@pytest.mark.parametrize(("tasks", "metadata", "words"), UNREAD)
+def test_an_option_that_no_task_reads_is_refused(  # noqa: PLR0913 - a table of commands by cases
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, tasks: tuple[str, ...],
+    metadata: str, words: str,
+) -> None:  # fmt: skip
+    if command == "probe" and len(tasks) > 1:
+        pytest.skip("a probe is of one task")
+    if command == "sweep" and "belong to protocol" in words:
+        pytest.skip("a cell's own error")
+    arguments = ["--model", str(folder), "--data", "sample", "--metadata", metadata, "--task", ",".join(tasks)]
+    assert main([command, *arguments, "-o", str(tmp_path / "out"), "--quiet"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("ltm-eval: error[2]: ") and words in told
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_python_refuses_it_too(folder: Path) -> None:
+    for given in ('{"protocl": "documents"}', {"protocol": "documents"}, "[]"):
+        with pytest.raises(UsageError, match="metadata"):
+            ltm_eval.evaluate(str(folder), tasks=["ptb"], data="sample", metadata=given)
+
+
+def test_an_option_that_one_task_of_a_sweep_reads_is_heard_there(folder: Path, tmp_path: Path) -> None:
+    few = [
+        "--limit",
+        "1",
+        "--t_fast",
+        "1",
+        "--gen_kwargs",
+        "max_gen_toks=2",
+        "--model",
+        str(folder),
+        "--data",
+        "sample",
+    ]
+    told = ["--task", "ag_news,gsm8k", "--metadata", '{"protocol": "documents", "n": 2}', "-o", str(tmp_path)]
+    assert main(["sweep", *few, *told, "--quiet"]) == 0
+    found = {
+        name: path for path in tmp_path.rglob("results_*.json") for name in json.loads(path.read_text())["results"]
+    }
+    facts = json.loads(found["ltm_ag_news"].read_text())["ltm_eval"]["data"]["sets"]["ltm_ag_news"]["blocks"]
+    assert facts["protocol"] == "documents"
+    assert "pass@2,strict-match" in json.loads(found[TASK].read_text())["results"][TASK]
+
+
 def test_a_part_of_a_set_is_said_to_be_one_in_every_output(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
