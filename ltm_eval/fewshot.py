@@ -25,6 +25,7 @@ from ltm_eval.answers import DELIMITER
 from ltm_eval.config import OTHER
 from ltm_eval.errors import LtmEvalError, UsageError, leave
 from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
+from ltm_eval.signatures import NOT_OFFICIAL_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,6 +220,9 @@ def _keyed_task() -> type[ConfigurableTask]:
             given = {key: value for key, value in config.items() if key != "class"}
             super().__init__(config={**given, **self._sampling(given)} if self._samples else given)
             self.sampler = KeyedSampler(list(self.fewshot_docs() or []))
+            facts = described(self.dataset or {})
+            if odd := {split: one["difference"] for split, one in facts.items() if _is_odd(one)}:
+                self.config.metadata = {**(self.config.metadata or {}), NOT_OFFICIAL_FILES: odd}
 
         @property
         def _samples(self) -> bool:
@@ -352,6 +356,20 @@ def _keyed_task() -> type[ConfigurableTask]:
 
     KeyedTask.__module__ = __name__
     return KeyedTask
+
+
+def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was read for each split of a loaded task: files, digests, counts, where its loader tells; else its rows."""
+    facts: dict[str, dict[str, Any]] = {}
+    for split, dataset in splits.items():
+        description = getattr(getattr(dataset, "info", None), "description", None) or ""
+        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
+    return facts
+
+
+def _is_odd(facts: Mapping[str, Any]) -> bool:
+    """Whether a loader says that a file is not the published one, and it is not the bundled sample."""
+    return bool(facts.get("difference")) and facts.get("sample") is not True
 
 
 def _generates(definition: Mapping[str, Any]) -> bool:

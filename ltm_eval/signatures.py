@@ -26,6 +26,8 @@ PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")
 DEMONSTRATIONS = "train"
 """The split of a question task that demonstrations are drawn from."""
 NOT_OFFICIAL = "not the official file"
+NOT_OFFICIAL_FILES = "not_official"
+"""Key of a task's metadata: split to how it differs, for results that lm-eval writes, which have no record of data."""
 OWN_FIT = "released"
 """Preset of the second fit behind `as_released`, where the first has no fixed noise."""
 

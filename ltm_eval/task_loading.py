@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval import paths, progress
 from ltm_eval.config import AUTO
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.fewshot import described
 from ltm_eval.plug import metadata_object, read_by, refuse_unread
 from ltm_eval.signatures import unofficial
 
@@ -148,11 +149,7 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
 
 def data_facts(task: Any) -> Any:
     """What was read for a task: files, digests, counts, where its loader tells."""
-    facts = {}
-    for split, dataset in task.dataset.items():
-        description = getattr(getattr(dataset, "info", None), "description", "")
-        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
-    return facts
+    return described(task.dataset)
 
 
 def is_sample(facts: dict[str, Any]) -> bool:

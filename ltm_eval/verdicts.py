@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ltm_eval.page import Banner, Verdict
 from ltm_eval.ppl_tables import differing_protocols
 from ltm_eval.results import UNFINISHED
-from ltm_eval.signatures import unofficial
+from ltm_eval.signatures import NOT_OFFICIAL_FILES, unofficial
 from ltm_eval.wording import VERDICTS, p_words, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -183,7 +183,13 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
 
 def unofficial_data(name: str, run: Run) -> list[str]:
     """Where the data of a task are not the published ones, as the run tells it."""
-    return unofficial((run.extra.data or {}).get("sets"), name, shots=run.tasks[name].n_shot)
+    result, sets = run.tasks[name], (run.extra.data or {}).get("sets")
+    if sets is None:
+        told = result.config.get("metadata")
+        files = told.get(NOT_OFFICIAL_FILES) if isinstance(told, dict) else None
+        differing = files.items() if isinstance(files, dict) else ()
+        sets = {name: {split: {"difference": difference} for split, difference in differing}}
+    return unofficial(sets, name, shots=result.n_shot)
 
 
 def _data_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
