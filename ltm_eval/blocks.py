@@ -31,9 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.config import DEMO_MODEL
+from ltm_eval.corpora import PLACE, SAMPLE
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import demo_model_dir
-from ltm_eval.texts import SAMPLE, Texts, documents, load_texts, text_set
+from ltm_eval.plug import reads
+from ltm_eval.texts import Texts, documents, load_texts, text_set
 from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ GPT2 = "gpt2"
 """GPT-2's tokenizer by name; the bundled model's, which is there without a network, is `DEMO_MODEL`."""
 FEWEST_TOKENS = 16
 """A character can take several tokens; below this a block might hold none."""
+PARTS = ("split", "file")
+"""Task options that choose what is read of a set; `<set>_split` and `<set>_file` are of one set."""
+PREPARED_BY = {"protocol", "block_tokens", "block_tokenizer", "insert_eos"}
+"""Task options that are fields of `BlockOptions`."""
 SPLIT = "blocks"
 """Name under which lm-eval finds the documents, whatever split of the set they come from."""
 _WORD = re.compile(r"\S+")
@@ -361,6 +367,14 @@ class _Cutter:
 # For lm-eval --------------------------------------------------------------------------------------------------------
 
 
+def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
+    """Task options that say which file of a set is read."""
+    name = str(metadata.get("text_set_name", ""))
+    own = {f"{name}_{key}" for key in PARTS}
+    return {*PLACE, *own, *(key for key in PARTS if f"{name}_{key}" not in metadata)}
+
+
+@reads(lambda metadata: _read_by_sets(metadata) | PREPARED_BY)
 def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Dataset]:
     """A perplexity set for lm-eval's `custom_dataset`: rows with the fields of `Block`, under the one split `blocks`.
 
@@ -382,6 +396,7 @@ def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Datas
     return {SPLIT: Dataset.from_list([asdict(block) for block in prepared.blocks], info=info)}
 
 
+@reads(lambda metadata: _read_by_sets({"text_set_name": "lambada", **metadata}))
 def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> dict[str, Dataset]:
     """LAMBADA for lm-eval's `custom_dataset`: `context`, the passage up to its last space, and `target`, from there on.
 
@@ -410,6 +425,8 @@ def options_of(metadata: Mapping[str, object]) -> BlockOptions:
         UsageError: a value is not one.
     """
     protocol = str(metadata.get("protocol") or PROTOCOLS[0])
+    if protocol == "documents" and any(metadata.get(key) is not None for key in ("block_tokens", "insert_eos")):
+        raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
     default = default_options(_data_of(metadata), protocol=protocol)
     return BlockOptions(
         protocol=protocol,
@@ -431,7 +448,7 @@ def _source_of(name: str, metadata: Mapping[str, object]) -> dict[str, Any]:
     """`data`, `split` and `file` of one set."""
     text_set(name)
     found: dict[str, Any] = {"data": _data_of(metadata)}
-    for key in ("split", "file"):
+    for key in PARTS:
         value = metadata.get(f"{name}_{key}", metadata.get(key))
         found[key] = None if value is None else str(value)
     return found

@@ -9,24 +9,47 @@ stead. Nothing is ever tried in place of what was asked for.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.answers import canonical_number, is_number
-from ltm_eval.errors import DataError, MachineError
+from ltm_eval.answers import canonical_number, has_gold_number, is_number
+from ltm_eval.errors import DataError, MachineError, shown
 from ltm_eval.paths import sample_data_dir
-from ltm_eval.row_files import READERS, Row, checked_row, distinct_ids, file_sha256, text_column
+from ltm_eval.plug import reads
+from ltm_eval.row_files import (
+    READERS,
+    Official,
+    Row,
+    Standing,
+    checked_row,
+    distinct_ids,
+    file_sha256,
+    rows_sha256,
+    standing,
+    text_column,
+)
+from ltm_eval.signatures import NOT_OFFICIAL
 from ltm_eval.steady import steady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from datasets import Dataset
 
+log = logging.getLogger(__name__)
+
+SAMPLE = "sample"
+"""The `data` that stands for the bundled samples, which are not the published sets."""
 DATA_DIR_VARIABLE = "LTM_EVAL_DATA_DIR"
+PLACE = ("data", "data_dir")
+"""Task options that name where data are looked for."""
+ASKED = "test"
+"""The split whose answers are compared; what is shown need not end in a number."""
 NETWORK_SECONDS = 30.0
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -65,6 +88,8 @@ class SetSpec:
     """Whether the package holds the set itself, made by this project."""
     obtain: str = ""
     """Where its files come from, for a set that no hub copy is pinned for."""
+    official: Mapping[str, Official] = field(default_factory=dict)
+    """Split to what it holds as published."""
 
 
 GSM8K = SetSpec(
@@ -77,6 +102,10 @@ GSM8K = SetSpec(
         revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins, too
         files={"train": "main/train-00000-of-00001.parquet", "test": "main/test-00000-of-00001.parquet"},
     ),
+    official={  # the files of github openai/grade-school-math @3101c7d
+        "train": Official(7_473, "937e90ecc5698135a95d098621de3388f3b63bec4dbd8fc1b349adf8612890aa"),
+        "test": Official(1_319, "5b736e25f3d1e6cdeef6b3d89e3dc71a7e3c20288f93f1bda635f6fbeb4f41b5"),
+    },
 )
 
 
@@ -103,7 +132,8 @@ def _multiarith_row(entry: Mapping[str, Any], where: str) -> Row:
 
 def _numeric_answer(value: Any, column: str, where: str) -> str:
     """`#### 18` for 18, 18.0 and "18.0"."""
-    number = "" if isinstance(value, bool) else canonical_number(str(value))
+    digits = format(Decimal(str(value)), "f") if isinstance(value, float) else str(value)  # 1e+22 in digits
+    number = "" if isinstance(value, bool) else canonical_number(digits)
     if not is_number(number):
         raise DataError(f"{where}: column {column!r} must be a number, got {value!r}")
     return f"#### {number}"
@@ -115,6 +145,7 @@ SVAMP = SetSpec(
     columns=("question", "answer"),
     convert=_svamp_row,
     obtain="SVAMP.json is in github arkilpatel/SVAMP (arXiv:2103.07191)",
+    official={"test": Official(1_000)},
 )
 MULTIARITH = SetSpec(
     name="multiarith",
@@ -122,6 +153,7 @@ MULTIARITH = SetSpec(
     columns=("question", "answer"),
     convert=_multiarith_row,
     obtain="MultiArith.json (Roy and Roth 2015) is in github kojima-takeshi188/zero_shot_cot, dataset/MultiArith",
+    official={"test": Official(600)},
 )
 RULES = SetSpec(
     name="rules",
@@ -129,6 +161,10 @@ RULES = SetSpec(
     columns=("question", "answer"),
     labels=("episode",),
     bundled=True,
+    official={
+        "train": Official(1_920, "496698452eb0de7999324a361bbea7c4a5b17f6c3e05533036d43b310ba79e0e"),
+        "test": Official(120, "313615ecd17384c2b24a7424216d4303224bae029a3f99091d782f7087d75571"),
+    },
 )
 
 
@@ -146,6 +182,10 @@ class Corpus:
     """Split to the digest of its file."""
     rows: Mapping[str, int]
     """Split to its number of rows."""
+    standings: Mapping[str, Standing]
+    """Split to how it stands to the published one."""
+    sample: bool
+    """Whether it is the bundled sample and not the published set."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +196,7 @@ class _Found:
     files: Mapping[str, Path]
 
 
+@reads(lambda _: PLACE)
 def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset` with the columns `question` and `answer`.
 
@@ -170,16 +211,19 @@ def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) 
     return as_datasets(load_set(GSM8K, data=_one_choice(data, data_dir)))
 
 
+@reads(lambda _: PLACE)
 def rules_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """Rule episodes for lm-eval, with the further column `episode`; arguments and errors as `gsm8k_dataset`."""
     return as_datasets(load_set(RULES, data=_one_choice(data, data_dir)))
 
 
+@reads(lambda _: PLACE)
 def svamp_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """SVAMP for lm-eval: its problems as `test`; `train`, which is shown, holds GSM8K's worked training problems."""
     return _shown_from_gsm8k(SVAMP, _one_choice(data, data_dir))
 
 
+@reads(lambda _: PLACE)
 def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
     """MultiArith for lm-eval, as `svamp_dataset`."""
     return _shown_from_gsm8k(MULTIARITH, _one_choice(data, data_dir))
@@ -200,10 +244,13 @@ def as_datasets(corpus: Corpus) -> dict[str, Dataset]:
     """The splits as lm-eval wants them; where they came from stands as JSON in `dataset.info.description`."""
     from datasets import Dataset, DatasetInfo
 
-    facts = {"source": corpus.source, "sha256": dict(corpus.sha256), "rows": dict(corpus.rows)}
-    info = DatasetInfo(description=json.dumps(facts))
+    facts = {"source": corpus.source, "sha256": dict(corpus.sha256), "rows": dict(corpus.rows), "sample": corpus.sample}
+    infos = {
+        split: DatasetInfo(description=json.dumps(facts | asdict(corpus.standings[split]))) for split in corpus.splits
+    }
     return {
-        split: Dataset.from_list([dict(row) for row in rows], info=info.copy()) for split, rows in corpus.splits.items()
+        split: Dataset.from_list([dict(row) for row in rows], info=infos[split])
+        for split, rows in corpus.splits.items()
     }
 
 
@@ -222,14 +269,34 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
     try:
         found = _find(spec, "auto" if data is None or str(data) == "" else str(data))
         with steady(found.files.values()):
-            splits = {split: _read(path, spec) for split, path in found.files.items()}
+            read = {split: _read(path, spec, split) for split, path in found.files.items()}
             digests = {split: file_sha256(path) for split, path in found.files.items()}
     except OSError as error:
         raise MachineError(
             f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"
         ) from error
-    rows = {split: len(found_rows) for split, found_rows in splits.items()}
-    return Corpus(name=spec.name, source=found.source, splits=splits, sha256=digests, rows=rows)
+    corpus = Corpus(
+        name=spec.name,
+        source=found.source,
+        splits={split: rows for split, (rows, _) in read.items()},
+        sha256=digests,
+        rows={split: len(rows) for split, (rows, _) in read.items()},
+        standings={split: _standing(spec, split, *one) for split, one in read.items()},
+        sample=str(data) == SAMPLE,
+    )
+    for split, one in corpus.standings.items() if not corpus.sample else ():
+        if one.difference:
+            log.warning("%s, %s: %s: %s", spec.name, found.files[split], NOT_OFFICIAL, one.difference)
+    return corpus
+
+
+def _standing(spec: SetSpec, split: str, rows: Sequence[Row], beyond: Collection[str]) -> Standing:
+    """Rows against the published split; further fields of a file tell that it is of another set."""
+    columns = (*spec.columns, *spec.labels)
+    found = standing(len(rows), rows_sha256([row[name] for name in columns] for row in rows), split, spec.official)
+    if not found.difference or not beyond:
+        return found
+    return replace(found, difference=f"{found.difference}, and they hold {', '.join(map(repr, sorted(beyond)))} too")
 
 
 # Where a set lies ---------------------------------------------------------------------------------------------------
@@ -237,7 +304,7 @@ def load_set(spec: SetSpec, *, data: object = None) -> Corpus:
 
 def _find(spec: SetSpec, data: str) -> _Found:
     """The files of a set by the order above."""
-    if data == "sample":
+    if data == SAMPLE:
         return _in_folder(spec, sample_data_dir(), named="--data sample")
     if data == "hub":
         return _on_hub(spec, looked=[])
@@ -391,18 +458,25 @@ def _nowhere(spec: SetSpec, looked: Iterable[str]) -> DataError:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, spec: SetSpec) -> tuple[Row, ...]:
-    """All rows of a file, read by its suffix.
+def _read(path: Path, spec: SetSpec, split: str) -> tuple[tuple[Row, ...], frozenset[str]]:
+    """All rows of a file, read by its suffix, and the fields that rows of the set do not have.
 
     Raises:
         DataError: the file holds no row, or a row is not as it must be.
     """
+    rows: list[Row] = []
+    beyond: set[str] = set()
     entries = READERS[path.suffix](path)
-    if spec.convert is not None:
-        rows = tuple(spec.convert(entry, where) for where, entry in entries)
-    else:
-        entries = distinct_ids(entries)
-        rows = tuple(checked_row(entry, spec.columns, where=where, labels=spec.labels) for where, entry in entries)
+    for where, entry in entries if spec.convert is not None else distinct_ids(entries):
+        if spec.convert is not None:
+            row = spec.convert(entry, where)
+        else:
+            row = checked_row(entry, spec.columns, where=where, labels=spec.labels)
+            beyond |= entry.keys() - {*spec.columns, *spec.labels, "id"}
+        if split == ASKED and not has_gold_number(row["answer"]):
+            last = row["answer"].rpartition("#### ")[2]
+            raise DataError(f"{where}: the answer must end in '#### ' and a number, got {shown(last)}")
+        rows.append(row)
     if not rows:
         raise DataError(f"{path}: holds no rows; expected one for each document")
-    return rows
+    return tuple(rows), frozenset(beyond)

@@ -19,7 +19,7 @@ from ltm_eval.run_record import BOOTSTRAP_ITERS, about, folder_name, sample_row,
 from ltm_eval.signatures import signatures_of
 from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.task_facts import TaskFacts, stop_reasons, task_facts
-from ltm_eval.task_loading import chosen_documents, data_facts
+from ltm_eval.task_loading import chosen_documents, data_caveats, data_facts
 from ltm_eval.telemetry import Meter, TaskCost, together, with_compute
 from ltm_eval.tokenizer import Tokenizer
 
@@ -109,7 +109,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             task_facts(task, scored, lm),
             failures=tuple(part.pop("failures")),
             documents=len({row["doc_id"] for row in rows}),
-            caveats=tuple(task_caveats(task, rows, records, lm)),
+            caveats=tuple(data_caveats(task) + task_caveats(task, rows, records, lm)),
         )
         for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
             if lines:

@@ -25,6 +25,7 @@ from ltm_eval.answers import DELIMITER
 from ltm_eval.config import OTHER
 from ltm_eval.errors import LtmEvalError, UsageError, leave
 from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats_of, rethinking_of, sampled_options
+from ltm_eval.signatures import NOT_OFFICIAL_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -200,9 +201,16 @@ def _keyed_task() -> type[ConfigurableTask]:
 
         __qualname__ = "KeyedTask"
 
+        @staticmethod
+        def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
+            """Names of the task options that the class itself reads, whatever the data."""
+            if not _generates(definition):
+                return frozenset()
+            return frozenset(("n", "k", "rethink", "condition"))
+
         def __init__(self, config: dict[str, Any]) -> None:
             metadata = config.get("metadata") or {}
-            generates = config.get("output_type") == "generate_until" and not callable(config.get("process_results"))
+            generates = _generates(config)
             try:
                 self.repeats = repeats_of(metadata) if generates else None
                 self.rethinking = rethinking_of(metadata) if generates else None
@@ -212,6 +220,9 @@ def _keyed_task() -> type[ConfigurableTask]:
             given = {key: value for key, value in config.items() if key != "class"}
             super().__init__(config={**given, **self._sampling(given)} if self._samples else given)
             self.sampler = KeyedSampler(list(self.fewshot_docs() or []))
+            facts = described(self.dataset or {})
+            if odd := {split: one["difference"] for split, one in facts.items() if _is_odd(one)}:
+                self.config.metadata = {**(self.config.metadata or {}), NOT_OFFICIAL_FILES: odd}
 
         @property
         def _samples(self) -> bool:
@@ -345,6 +356,25 @@ def _keyed_task() -> type[ConfigurableTask]:
 
     KeyedTask.__module__ = __name__
     return KeyedTask
+
+
+def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was read for each split of a loaded task: files, digests, counts, where its loader tells; else its rows."""
+    facts: dict[str, dict[str, Any]] = {}
+    for split, dataset in splits.items():
+        description = getattr(getattr(dataset, "info", None), "description", None) or ""
+        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
+    return facts
+
+
+def _is_odd(facts: Mapping[str, Any]) -> bool:
+    """Whether a loader says that a file is not the published one, and it is not the bundled sample."""
+    return bool(facts.get("difference")) and facts.get("sample") is not True
+
+
+def _generates(definition: Mapping[str, Any]) -> bool:
+    """Whether a task's answers are texts that its metric compares one by one."""
+    return definition.get("output_type") == "generate_until" and not callable(definition.get("process_results"))
 
 
 def _skipping(place: int, left_out: Sequence[int]) -> int:

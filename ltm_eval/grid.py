@@ -21,9 +21,10 @@ from ltm_eval.errors import IncompleteError, MachineError, UsageError, error_lin
 from ltm_eval.evaluation import show_notes
 from ltm_eval.launch import read_launch
 from ltm_eval.lock import holding
+from ltm_eval.plug import refuse_unread
 from ltm_eval.preflight import check_output, settle
 from ltm_eval.strict_files import write_json_atomic
-from ltm_eval.task_loading import known_tasks, task_manager
+from ltm_eval.task_loading import ELSEWHERE, known_tasks, metadata_for, task_manager, task_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,9 +70,13 @@ def run(config: GridConfig) -> Swept:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
     manager = task_manager(config.base)
     tasks = tuple(known_tasks(config.base.tasks, manager))
+    refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
     output = check_output(Path(config.base.output_path))
     config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
-    cells = cells_of(config)
+    cells = [
+        replace(cell, config=replace(cell.config, metadata=metadata_for(config.base, cell.config.tasks[0], manager)))
+        for cell in cells_of(config)
+    ]
     notes = _notes(config)
     show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
     with holding(output):

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltm_eval.corpora import PLACE
 from ltm_eval.errors import DataError, UsageError, leave, leaving, nearest
 from ltm_eval.features import FeatureModel, Featuriser, locate
 from ltm_eval.mauve_config import MauveConfig, mauve_config
 from ltm_eval.mauve_scores import FIRST_SEED, _middle, buckets_for, ceiling, check_installed, compare, spread
 from ltm_eval.mauve_texts import Reference, references
+from ltm_eval.plug import reads
 from ltm_eval.progress import silent, tqdm_bar
 from ltm_eval.repetition import TextFacts, copied_share, facts_of, mean_facts
 from ltm_eval.texts import load_texts
@@ -84,6 +86,9 @@ def options_of(metadata: Mapping[str, Any]) -> MauveConfig:
                 f"MAUVE option {PREFIX + name!r} is not known.{hint} Known after {PREFIX!r}: {', '.join(known)}"
             )
     changes = {name: _value(name, value, kinds[name]) for name, value in given.items() if name in kinds}
+    for name, sampling in (("top_p", ("nucleus",)), ("temperature", ("multinomial", "nucleus"))):
+        if name in changes and (asked := changes.get("sampling", MauveConfig.sampling)) not in sampling:
+            raise UsageError(f"{PREFIX}{name} has no effect on {PREFIX}sampling={asked}; leave it out")
     if changes.get("texts", MauveConfig.texts) == MauveConfig.texts:
         changes["texts"] = "gsm8k" if _place(metadata)["data"] == "sample" else "webtext"
     if changes["texts"] == "gsm8k":
@@ -121,6 +126,14 @@ def _place(metadata: Mapping[str, Any]) -> dict[str, Any]:
 # For lm-eval --------------------------------------------------------------------------------------------------------
 
 
+def _read_by_mauve(metadata: Mapping[str, Any]) -> set[str]:
+    """Task options that change anything beside these ones: all but those that a more special one overrides."""
+    own = {PREFIX + name for name in (*(field.name for field in fields(MauveConfig)), *_ELSEWHERE)}
+    parts = (*PLACE, "split", "file")
+    return own | {key for key in parts if PREFIX + key.removesuffix("_dir") not in metadata}
+
+
+@reads(_read_by_mauve)
 def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
     """Prompts for lm-eval's `custom_dataset`: rows `prompt`, `references` (continuations) under the split `references`.
 
@@ -215,6 +228,12 @@ def _mauve_task() -> type[ConfigurableTask]:
         """A YAML task whose repeats and decoding follow its MAUVE options; `--gen_kwargs` wins over them."""
 
         __qualname__ = "MauveTask"
+
+        @staticmethod
+        def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
+            """None beside those of `mauve_dataset`."""
+            return frozenset()
+
         progress: Callable[[int, str], Progress] = staticmethod(tqdm_bar)
 
         def __init__(self, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import progress
 from ltm_eval.config import AUTO, RunConfig
-from ltm_eval.errors import DataError, MachineError
+from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.evaluation import show_notes
 from ltm_eval.paths import unused_date
 from ltm_eval.preflight import check_output, quiet_hosts, settle
@@ -100,6 +100,8 @@ def _texts(job: ProbeJob, config: RunConfig) -> tuple[list[ProbeText], dict[str,
     """The texts, and where they came from."""
     from ltm_eval.probe import ProbeText
 
+    if job.texts and job.metadata:
+        raise UsageError("metadata is for the data of --task; texts of your own have no such options, leave it out")
     if job.texts:
         return [ProbeText(Path(name).name, "", _read(Path(name))) for name in job.texts], {"files": list(job.texts)}
     (task,) = _one(tasks_of(config), str(job.task or DEFAULT_TASK))

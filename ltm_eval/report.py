@@ -48,6 +48,7 @@ from ltm_eval.verdicts import (
     run_banners,
     shared_warnings,
     task_banners,
+    unofficial_data,
     verdicts_of,
 )
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_eval.latent_page import ProbeView
+    from ltm_eval.page import Published
     from ltm_eval.probe_results import Probe
     from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
@@ -176,7 +178,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
             layers=tuple(view for view in layers if view is not None),
             compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         ),
-        published=published_for(name),
+        published=_published(name, entries),
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
         generation=generation,
@@ -198,6 +200,18 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
             full=full,
         ),
     )
+
+
+def _published(name: str, entries: Sequence[Entry]) -> tuple[Published, ...]:
+    """Published figures of a set; none where a run scored other data under its name."""
+    others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
+    return () if others else published_for(name)
+
+
+def _bundled(name: str, run: Run) -> bool:
+    """Whether a task ran on the bundled sample data."""
+    facts = read_facts((run.extra.data or {}).get("sets"), name)
+    return facts.get("sample") is True or run.extra.sample_data
 
 
 def _card(label: str, run: Run) -> ModelCard:
@@ -247,8 +261,7 @@ def _sources(run: Run) -> list[str]:
         facts = read_facts((run.extra.data or {}).get("sets"), name)
         of_all = f" of {result.n_original:,}" if result.n_original not in (None, result.n_effective) else ""
         counted = f"{result.n_effective:,}{of_all} documents" if result.n_effective is not None else ""
-        bundled = facts.get("sample") is True or run.extra.sample_data
-        where = "bundled sample" if bundled else str(facts.get("split") or "")
+        where = "bundled sample" if _bundled(name, run) else str(facts.get("split") or "")
         found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
     return found
 

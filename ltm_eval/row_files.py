@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import DataError, shown
@@ -109,7 +110,12 @@ READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = 
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that hold something, without their end; CRLF and a byte order mark are accepted.
+    """`all_lines` that hold something."""
+    return ((number, line) for number, line in all_lines(path) if line.strip())
+
+
+def all_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their end; CRLF and a byte order mark are accepted.
 
     Raises:
         DataError: with file and line, for what is not UTF-8, holds NUL or is too long.
@@ -123,8 +129,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             if len(line) > LONGEST_LINE:
                 raise DataError(f"{path}:{number}: longer than {LONGEST_LINE // 2**20} MiB; split the document")
             text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where=f"{path}:{number}")
-            if text.strip():
-                yield number, text.rstrip("\r\n")
+            yield number, text.rstrip("\r\n")
 
 
 def refuse_impostors(start: bytes, path: Path) -> None:
@@ -235,3 +240,61 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+# What was published -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Official:
+    """One split of a published set."""
+
+    rows: int
+    """Documents that it has; blank ones not counted."""
+    sha256: str = ""
+    """`rows_sha256` of them; empty where the file could not be had for this package, so that they are only counted."""
+
+
+def rows_sha256(rows: Iterable[Sequence[str]]) -> str:
+    """Digest of rows of text in their order, the same for every form of file that holds them.
+
+    White space around a text and the kind of its line ends do not count.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([text.replace("\r\n", "\n").strip() for text in row]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How rows that were read stand to the published split."""
+
+    official: bool | None
+    """Whether they are that split; None where its number of rows fits or is not known, and no digest is."""
+    difference: str = ""
+    """In what they differ from it, in a few words such as `12 of 1,319 documents`; else empty."""
+
+
+def standing(count: int, sha256: str, split: str, official: Mapping[str, Official]) -> Standing:
+    """Compare a split that was read with the published ones of its set.
+
+    Args:
+        count: of its rows.
+        sha256: `rows_sha256` of its rows.
+        split: its name.
+        official: the set's splits, as far as known.
+    """
+    if other := next((name for name, one in official.items() if name != split and one.sha256 == sha256), ""):
+        return Standing(official=False, difference=f"this is the {other} split")
+    known = official.get(split)
+    if known is None:
+        return Standing(official=None)
+    if known.sha256 == sha256:
+        return Standing(official=True)
+    if count == known.rows:
+        changed = f"{count:,} documents as it has, but other ones or in another order"
+        return Standing(official=False, difference=changed) if known.sha256 else Standing(official=None)
+    found = f"{count:,} {'of' if count < known.rows else 'instead of'} {known.rows:,} documents"
+    like = next((name for name, one in official.items() if name != split and one.rows == count), "")
+    return Standing(official=False, difference=found + (f", as many as the {like} split has" if like else ""))

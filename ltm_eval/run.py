@@ -28,7 +28,7 @@ from ltm_eval.provenance import version
 from ltm_eval.stopping import stopping
 from ltm_eval.subjects import baseline_subject, construct, ltm_arguments, ltm_subject
 from ltm_eval.task_facts import mean_fast_steps
-from ltm_eval.task_loading import tasks_of
+from ltm_eval.task_loading import data_caveats, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,7 +140,8 @@ def evaluate(
 
     Returns:
         lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`; beside them
-        `mean_fast_steps[task]`, and `floors[task]`, the reference rows of a perplexity set.
+        `mean_fast_steps[task]`, `caveats[task]`, sentences on data that are not the published ones, and
+        `floors[task]`, the reference rows of a perplexity set.
     """
     from ltm_eval.lm import LTM
 
@@ -153,6 +154,7 @@ def evaluate(
     for task in loaded:
         parts.append(evaluate_task(lm, task, config))
         del parts[-1]["failures"]
+        parts[-1]["caveats"] = {task.task_name: data_caveats(task)}
         parts[-1]["mean_fast_steps"] = mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
         lm.records.clear()
     return merged(parts)

@@ -6,15 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import paths, progress
+from ltm_eval.config import AUTO
 from ltm_eval.errors import UsageError, nearest
+from ltm_eval.fewshot import described
+from ltm_eval.plug import metadata_object, read_by, refuse_unread
+from ltm_eval.signatures import unofficial
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
     from ltm_eval.config import RunConfig
-
-
-METADATA_EXAMPLE = '{"protocol": "documents"}'
 
 
 ZERO_SHOT = 0
@@ -31,20 +32,33 @@ def tasks_of(config: RunConfig) -> list[Any]:
         LtmEvalError: a task is not known, its data are not there, or an option does not suit it.
     """
     manager = task_manager(config)
-    return load_tasks(manager, known_tasks(config.tasks, manager), config)
+    names = known_tasks(config.tasks, manager)
+    refuse_unread(task_metadata(config.metadata), manager, names, elsewhere=ELSEWHERE)
+    return load_tasks(manager, names, config)
+
+
+ELSEWHERE = ("condition",)
+"""Task options that every command which runs tasks sets by an option of its own."""
 
 
 def task_manager(config: RunConfig) -> TaskManager:
-    """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine."""
+    """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine.
+
+    Raises:
+        UsageError: `metadata` is not a JSON object, or names what another option says otherwise.
+    """
     from lm_eval.tasks import TaskManager
 
+    told = task_metadata(config.metadata)
     asked = {"n": config.n if config.n > 1 else None, "k": list(config.k), "rethink": config.rethink}
-    metadata = {
-        "data": config.data,
-        **task_metadata(config.metadata),
-        "condition": config.condition,
-        **{name: value for name, value in asked.items() if value},
-    }
+    options = {name: value for name, value in asked.items() if value}
+    if config.data != AUTO:
+        options["data"] = config.data
+    for name in options.keys() & {"data" if key == "data_dir" else key for key in told}:
+        other = told.get(name, told.get("data_dir"))
+        if str(other) != str(options[name]):
+            raise UsageError(f"{name} is {options[name]!r}, and {other!r} by --metadata; give it once, as --{name}")
+    metadata = {"data": config.data, **told, "condition": config.condition, **options}
     return TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata=metadata)
 
 
@@ -52,15 +66,17 @@ def task_metadata(text: str | None) -> dict[str, Any]:
     """The task options of `--metadata`.
 
     Raises:
-        UsageError: it is not a JSON object.
+        UsageError: it is not a JSON object, or a key stands there twice.
     """
-    try:
-        found = json.loads(text) if text else {}
-    except ValueError as error:
-        raise UsageError(f"metadata must be a JSON object such as {METADATA_EXAMPLE}, got {text!r}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"metadata must be a JSON object such as {METADATA_EXAMPLE}, got {text!r}")
-    return found
+    return metadata_object(text) if text else {}
+
+
+def metadata_for(config: RunConfig, task: str, manager: TaskManager) -> str | None:
+    """Of a command's task options, which suit its tasks together, those that one of them reads."""
+    told = task_metadata(config.metadata)
+    names, _ = read_by(manager, [task], told)
+    read = {key: value for key, value in told.items() if key in names}
+    return config.metadata if read == told else json.dumps(read)
 
 
 def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
@@ -133,13 +149,16 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
 
 def data_facts(task: Any) -> Any:
     """What was read for a task: files, digests, counts, where its loader tells."""
-    facts = {}
-    for split, dataset in task.dataset.items():
-        description = getattr(getattr(dataset, "info", None), "description", "")
-        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
-    return facts
+    return described(task.dataset)
 
 
 def is_sample(facts: dict[str, Any]) -> bool:
     """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
     return any(split.get("sample") is True for split in facts.values())
+
+
+def data_caveats(task: Any) -> list[str]:
+    """Where the data of a loaded task are not the published ones, as sentences that name the task."""
+    sets = {task.task_name: data_facts(task)}
+    shots = task.config.num_fewshot
+    return [f"{task.task_name}: {sentence}" for sentence in unofficial(sets, task.task_name, shots=shots)]

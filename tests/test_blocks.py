@@ -212,6 +212,8 @@ def test_facts_say_what_was_read_and_done(tmp_path: Path, over_bytes: Tokenizer)
         "files": ("ptb.valid.txt",),
         "sha256": facts["sha256"],
         "complete": False,
+        "official": False,
+        "difference": "5 of 3,370 documents",
         "sample": False,
         "rows": 5,
         "protocol": "mdlm",

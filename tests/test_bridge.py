@@ -184,3 +184,73 @@ manager.TaskManager()
 print(*[Path(folder).as_posix() for folder in scanned][1:])
 """
     assert run_python(code, cwd=root) == paths.tasks_dir().as_posix()
+
+
+# Task options ---------------------------------------------------------------------------------------------------------
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, words: list[str] | None, tasks: list[str], **metadata: Any) -> Any:
+    """Tasks as lm-eval's command loads them; without words, as a program of someone's own does."""
+    plug.plug_in()
+    from lm_eval.tasks import TaskManager
+
+    if words is not None:
+        monkeypatch.setattr(sys, "argv", ["lm-eval", "run", "--model", "hf", "--tasks", *tasks, *words])
+    manager = TaskManager(include_defaults=False, include_path=str(paths.tasks_dir()), metadata=metadata)
+    return manager.load(tasks)["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metadata", '{"protocl": "documents"}'], "reads 'protocl'. Did you mean 'protocol'?"),
+        (["--metadata", "data=sample", "ptb_splitt=test"], "reads 'ptb_splitt'. Did you mean 'ptb_split'?"),
+        (["--metadata=data=sample,colour=red"], "reads 'colour'."),
+        (["--metad", '{"wikitext_split": "test"}'], "reads 'wikitext_split'."),
+        (["--metadata", '{"split": "test", "split": "test"}'], "'split' is given twice"),
+        (["--metadata", "split=test", '{"split": "test"}'], "'split' is given twice"),
+        (["--metadata", '{"split": "test", "ptb_split": "test"}'], "reads 'split'. Did you mean 'ptb_split'?"),
+        (["--metadata", '{"data": "sample", "n": 4}'], "reads 'n'."),
+    ],
+)
+def test_lm_evals_command_ends_on_an_option_that_no_task_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        loaded(monkeypatch, words, ["ltm_ptb"], data="sample", pretrained="x")
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ltm-eval: error[2]: metadata: ") and said in told
+
+
+def test_an_option_that_one_of_the_tasks_reads_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--metadata", '{"protocol": "documents", "data": "sample", "n": 4}', "--model_args", "pretrained=x,peft=y"]
+    found = loaded(
+        monkeypatch, words, ["ltm_gsm8k", "ltm_ptb"], data="sample", protocol="documents", n=4, pretrained="x", peft="y"
+    )
+    assert found["ltm_gsm8k"].repeats.n == 4
+
+
+def test_tasks_that_do_not_tell_may_read_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "foreign.yaml").write_text("task: foreign\ndataset_path: x\n", "utf-8")
+    plug.plug_in()
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_defaults=False, include_path=[str(paths.tasks_dir()), str(tmp_path)], metadata={})
+    plug.refuse_unread({"protocl": 1}, manager, ["ltm_ptb", "foreign"])
+    assert (
+        "no task of this run reads 'protocl'. Did you mean 'protocol'? Whether foreign does is not known" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("slip", ["protocl", "ptb_splitt", "block_token", "blocktokens", "insert_oes", "dta_dir"])
+def test_a_slip_beside_a_models_arguments_is_noticed(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
+    """From Python, where lm-eval does not tell a task's options from a model's arguments."""
+    from ltm_eval.errors import UsageError
+
+    with pytest.raises(UsageError, match=f"no task of this run reads '{slip}'. Did you mean"):
+        loaded(monkeypatch, None, ["ltm_ptb"], data="sample", **{slip: "x"})
+    model = {"pretrained": "x", "tokenizer": "t", "dtype": "d", "parallelize": True, "max_length": 4, "t_fast": 1}
+    assert loaded(monkeypatch, None, ["ltm_ptb"], data="sample", **model)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from ltm_eval import corpora, row_files
 from ltm_eval.answers import INVALID, gold_number
-from ltm_eval.corpora import GSM8K, gsm8k_dataset, load_set
+from ltm_eval.corpora import GSM8K, RULES, SVAMP, gsm8k_dataset, load_set, svamp_dataset
 from ltm_eval.errors import DataError, MachineError
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.problems import SAMPLE_ROWS, handwritten
-from ltm_eval.row_files import read_arrow, read_jsonl
+from ltm_eval.row_files import Standing, read_arrow, read_jsonl
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -363,3 +363,101 @@ def test_the_published_set() -> None:
     corpus = load_set(GSM8K, data=PUBLISHED)
     assert corpus.rows == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
     assert INVALID not in {gold_number(row["answer"]) for rows in corpus.splits.values() for row in rows}
+
+
+# What is official -----------------------------------------------------------------------------------------------------
+
+BUNDLED = sample_data_dir() / "rules"
+
+
+def rules(folder: Path, **files: str | list[str]) -> dict[str, Standing]:
+    """How the rules stand whose files hold these lines, or what another split's file holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        lines = files.get(split, split)
+        text = (BUNDLED / f"{lines}.jsonl").read_text("utf-8") if isinstance(lines, str) else "\n".join(lines)
+        (folder / f"{split}.jsonl").write_text(text, "utf-8")
+    return dict(load_set(RULES, data=folder).standings)
+
+
+def test_the_whole_official_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert rules(tmp_path) == {"train": Standing(official=True), "test": Standing(official=True)}
+    assert load_set(RULES).standings == load_set(RULES, data="sample").standings == rules(tmp_path)
+    assert not caplog.records
+
+
+def test_cut_changed_shuffled_and_swapped_files_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = (BUNDLED / "test.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 120
+    found = rules(tmp_path / "cut", test=lines[:12])
+    assert found["test"] == Standing(official=False, difference="12 of 120 documents")
+    assert found["train"].official is True
+    assert "rules, " in caplog.text and "test.jsonl: not the official file: 12 of 120 documents" in caplog.text
+    others = "120 documents as it has, but other ones or in another order"
+    changed = lines[5].replace("#### ", "#### 1")
+    for name, made in (("changed", [*lines[:5], changed, *lines[6:]]), ("shuffled", lines[::-1])):
+        assert rules(tmp_path / name, test=made)["test"] == Standing(official=False, difference=others)
+    assert rules(tmp_path / "twice", test=[*lines, lines[0]])["test"].difference == "121 instead of 120 documents"
+    swapped = rules(tmp_path / "swapped", train="test", test="train")
+    assert {split: one.difference for split, one in swapped.items()} == {
+        "train": "this is the test split",
+        "test": "this is the train split",
+    }
+    assert rules(tmp_path / "shown", train=lines[:8])["train"].difference == "8 of 1,920 documents"
+
+
+def test_white_space_around_and_other_line_ends_are_no_difference(tmp_path: Path) -> None:
+    rows = [json.loads(text) for text in (BUNDLED / "test.jsonl").read_text("utf-8").splitlines()]
+    made = [json.dumps({**row, "question": f" {row['question']}\n"}) + "\r" for row in rows]
+    assert rules(tmp_path, test=made)["test"].official is True
+
+
+def test_the_rows_of_another_set_are_not_gsm8k() -> None:
+    found = load_set(GSM8K, data=BUNDLED).standings
+    assert found["test"].difference == "120 of 1,319 documents, and they hold 'episode' too"
+    assert found["train"].difference == "1,920 of 7,473 documents, and they hold 'episode' too"
+
+
+def test_where_no_digest_is_known_documents_are_counted(tmp_path: Path) -> None:
+    write_set(tmp_path / "gsm8k")
+    problem = {"Body": "One pear.", "Question": "How many?", "Answer": 1}
+    for count, wanted in ((3, Standing(official=False, difference="3 of 1,000 documents")), (1_000, Standing(None))):
+        (tmp_path / "SVAMP.json").write_text(json.dumps([problem] * count), "utf-8")
+        assert load_set(SVAMP, data=tmp_path).standings["test"] == wanted
+    assert svamp_dataset(data=str(tmp_path)).keys() == {"test", "train"}
+
+
+def test_what_lm_eval_is_given_tells_it_for_every_split(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    told = {name: json.loads(split.info.description) for name, split in gsm8k_dataset(data=str(tmp_path)).items()}
+    assert {name: (facts["official"], facts["difference"]) for name, facts in told.items()} == {
+        "train": (False, "3 of 7,473 documents"),
+        "test": (False, "2 of 1,319 documents"),
+    }
+    told = {name: json.loads(split.info.description) for name, split in gsm8k_dataset(data="sample").items()}
+    assert all(facts["sample"] for facts in told.values())
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
+def test_the_published_gsm8k_is_official_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON lines, and as the parquet files of the pinned hub copy."""
+    import huggingface_hub.constants
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    corpus = load_set(GSM8K, data=PUBLISHED)
+    assert [one.official for one in corpus.standings.values()] == [True, True]
+    assert GSM8K.hub is not None
+    place = Path(huggingface_hub.constants.HF_HUB_CACHE) / "datasets--openai--gsm8k" / "snapshots" / GSM8K.hub.revision
+    for split, rows in corpus.splits.items():
+        path = place / GSM8K.hub.files[split]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    found = load_set(GSM8K, data="hub")
+    assert found.source.startswith("hub:")
+    assert [one.official for one in found.standings.values()] == [True, True]
+    lines = Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_text("utf-8").splitlines()[:4]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "train.jsonl").write_bytes(Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_bytes())
+    cut = load_set(GSM8K, data=tmp_path).standings
+    assert (cut["test"].difference, cut["train"].difference) == ("4 of 1,319 documents", "this is the test split")

@@ -188,7 +188,8 @@ def test_sampling_becomes_options_of_decoding() -> None:
 
 
 def test_options_come_from_metadata_in_any_spelling() -> None:
-    found = options_of({"mauve_samples": "12", "mauve_top_p": 0.9, "mauve_include_prompt": "False", "preset": "bound"})
+    given = {"mauve_samples": "12", "mauve_top_p": 0.9, "mauve_include_prompt": "False", "preset": "bound"}
+    found = options_of({**given, "mauve_sampling": "nucleus"})
     assert (found.samples, found.top_p, found.include_prompt, found.texts) == (12, 0.9, False, "webtext")
     assert options_of({"mauve_preset": "mauve-paper", "mauve_buckets": None}).buckets is None
     sample = options_of({"data": "sample"})
@@ -210,6 +211,8 @@ def test_options_come_from_metadata_in_any_spelling() -> None:
         ({"mauve_sampling": "greedy", "mauve_conditional": False}, r"mauve_sampling=greedy_z"),
         ({"mauve_prompt_tokens": 0}, r"mauve_conditional=false"),
         ({"mauve_kmeans_seeds": 0}, r"mauve_kmeans_seeds must be at least 1"),
+        ({"mauve_top_p": 0.9}, r"mauve_top_p has no effect on mauve_sampling=multinomial"),
+        ({"mauve_temperature": 2, "mauve_sampling": "greedy_z"}, r"mauve_temperature has no effect on .*greedy_z"),
     ],
 )
 def test_wrong_options(metadata: dict[str, Any], message: str) -> None:

@@ -158,6 +158,31 @@ def test_a_thousand_may_have_its_comma_and_its_dollar(folder: Path) -> None:
     assert found["results"]["ltm_multiarith"]["exact_match,flexible-extract"] == 0.5
 
 
+@pytest.mark.parametrize("task", ["ltm_svamp", "ltm_multiarith"])
+@pytest.mark.parametrize(
+    ("form", "right"), [("{} left...", 1), ("5-{}", 1), ("{}/1", 1), ("{}.000.000", 0), ("{}", 1), ("7 of {}", 1)]
+)
+def test_the_last_number_of_an_answer_counts(folder: Path, task: str, form: str, right: int) -> None:
+    found, _ = run(folder, task, lambda request, _: form.format(request.doc["answer"][5:]))
+    assert found["results"][task]["exact_match,flexible-extract"] == right
+
+
+def test_a_list_is_not_a_thousand(folder: Path) -> None:
+    found, _ = run(folder, "ltm_multiarith", lambda request, _: " #### 1,0,0,0 or 8,0")
+    assert found["results"]["ltm_multiarith"]["exact_match,strict-match"] == 0
+    assert found["results"]["ltm_multiarith"]["exact_match,flexible-extract"] == 0
+
+
+@pytest.mark.parametrize("answer", ["#### five", "#### 5 apples", "It is 5.", "#### "])
+@pytest.mark.parametrize("task", ["ltm_gsm8k", "ltm_rules"])
+def test_a_gold_answer_without_a_number_is_named(tmp_path: Path, task: str, answer: str) -> None:
+    good = {"question": "What?", "answer": "#### 5", "episode": 1}
+    for split, rows in (("train", [good]), ("test", [good, {**good, "answer": answer}])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"test\.jsonl:2: the answer must end in '#### ' and a number, got "):
+        load(tmp_path, task)
+
+
 @pytest.mark.parametrize("name", ["svamp", "multiarith"])
 def test_demonstrations_are_gsm8ks(folder: Path, name: str) -> None:
     _, model = run(folder, TASKS[name], right, num_fewshot=3)
@@ -181,6 +206,7 @@ def test_missing_sets_say_what_to_put_where(tmp_path: Path, name: str, monkeypat
         ("SVAMP.json", {"ID": 1}, "array of objects, got an object"),
         ("SVAMP.json", [{"Body": "a", "Question": "b", "Answer": "many"}], "entry 1: column 'Answer' must be a number"),
         ("SVAMP.json", [{"Question": "b", "Answer": 1}], "column 'Body' is missing"),
+        ("SVAMP.json", [{"Body": "a", "Question": "b", "Answer": "1,2,3"}], "'Answer' must be a number, got '1,2,3'"),
         ("MultiArith.json", [{"sQuestion": "a", "lSolutions": [1, 2]}], "array of one number"),
         ("MultiArith.json", ["a"], "entry 1: expected a JSON object"),
     ],

@@ -533,3 +533,27 @@ def test_numbers_are_written_for_readers() -> None:
     assert number(float("inf")) == "∞"
     values = [number(value) for value in (11.023176, 1.23659, 0.30625, 1234.5, 0.0, -2.5, 3e-5)]
     assert values == ["11.02", "1.237", "0.3063", "1,234", "0.0000", "−2.500", "3.000e−05"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "banner"),
+    [
+        ({"test": {"official": False, "difference": "12 of 1,319 documents"}}, "12 of 1,319 documents"),
+        ({"test": {"official": False, "difference": "this is the train split"}}, "this is the train split"),
+        ({"train": {"official": False, "difference": "8 of 7,473 documents"}, "test": {}}, "8 of 7,473 documents"),
+        ({"test": {"official": False, "difference": "219 of 1,319 documents", "sample": True}}, ""),
+        ({"test": {"official": True, "difference": ""}}, None),
+        ({"test": {"official": None, "difference": ""}}, None),
+        ({"test": {"difference": 7}, "train": "x"}, None),
+        (None, None),
+    ],
+)
+def test_published_figures_stand_beside_the_published_set_only(tmp_path: Path, sets: Any, banner: str | None) -> None:
+    """None: no banner, and the figures; empty: no figures, for a reason that another banner gives."""
+    write_run(tmp_path, model="m", right=bool, kind="ltm", extra={"data": {"sets": {TASK: sets}}})
+    data = build(find_runs([tmp_path]))
+    told = [one.text for one in data.banners if "official" in one.text]
+    assert (len(data.tasks[0].published) > 0) is (banner is None)
+    assert [banner in text for text in told] == ([True] if banner else [])
+    if banner:
+        assert banner in render(data)

@@ -16,7 +16,8 @@ from ltm_eval.config import RunConfig
 from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.paths import sample_data_dir
 from ltm_eval.preflight import settle
-from ltm_eval.report import gather
+from ltm_eval.report import build, gather
+from ltm_eval.result_records import RunExtra
 from ltm_eval.results import find_runs, read_latents, read_samples
 from ltm_eval.run import run
 from ltm_eval.run_record import folder_name
@@ -173,12 +174,110 @@ def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch:
     assert "block_tokenizer" in page and "Demo model, sample data: not benchmark results." in page
 
 
+Case = tuple[tuple[str, ...], str, str]
+UNREAD: list[Case] = [
+    (("gsm8k",), '{"split": "train"}', "no task of this run reads 'split'. Read are data, data_dir, k, n, rethink"),
+    (("ptb",), '{"protocl": "documents"}', "reads 'protocl'. Did you mean 'protocol'?"),
+    (("ptb",), '{"ptb_splitt": "test"}', "reads 'ptb_splitt'. Did you mean 'ptb_split'?"),
+    (("wikitext", "gsm8k"), '{"ptb_split": "test"}', "reads 'ptb_split'."),
+    (("lambada_last_word",), '{"protocol": "documents"}', "reads 'protocol'."),
+    (("ptb",), '{"n": 4}', "reads 'n'."),
+    (("ppl",), '{"text_set_name": "ptb"}', "reads 'text_set_name'."),
+    (("ptb",), '{"version": 2}', "reads 'version'."),
+    (("mauve",), '{"mauve_sample": 4}', "reads 'mauve_sample'. Did you mean 'mauve_samples'?"),
+    (("mauve_unconditional",), '{"mauve_conditional": true}', "reads 'mauve_conditional'."),
+    (("mauve",), '{"n": 4}', "reads 'n'."),
+    (("ptb",), '{"protocol": "mdlm", "protocol": "mdlm"}', "'protocol' is given twice"),
+    (("ptb",), '{"ptb_split": "test", "split": "test"}', "reads 'split'. Did you mean 'ptb_split'?"),
+    (("ptb",), '{"protocol": "documents", "block_tokens": 1024}', "belong to protocol mdlm"),
+    (("ptb",), '{"protocol": "documents", "insert_eos": false}', "belong to protocol mdlm"),
+    (("gsm8k",), '{"condition": "other"}', "give it as --condition"),
+    (("gsm8k",), '{"data": "/elsewhere"}', "data is 'sample', and '/elsewhere' by --metadata; give it once"),
+    (("gsm8k",), '["split"]', "must be a JSON object"),
+]
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "probe"])
+@pytest.mark.parametrize("case", UNREAD, ids=lambda case: case[1])
+def test_an_option_that_no_task_reads_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    case: tuple[tuple[str, ...], str, str],
+) -> None:
+    tasks, metadata, words = case
+    if command == "probe" and len(tasks) > 1:
+        pytest.skip("a probe is of one task")
+    if command == "sweep" and "belong to protocol" in words:
+        pytest.skip("a cell's own error")
+    arguments = ["--model", str(folder), "--data", "sample", "--metadata", metadata, "--task", ",".join(tasks)]
+    assert main([command, *arguments, "-o", str(tmp_path / "out"), "--quiet"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("ltm-eval: error[2]: ") and words in told
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_python_refuses_it_too(folder: Path) -> None:
+    for given in ('{"protocl": "documents"}', {"protocol": "documents"}, "[]"):
+        with pytest.raises(UsageError, match="metadata"):
+            ltm_eval.evaluate(str(folder), tasks=["ptb"], data="sample", metadata=given)
+
+
+def test_an_option_that_one_task_of_a_sweep_reads_is_heard_there(folder: Path, tmp_path: Path) -> None:
+    few = f"--limit 1 --t_fast 1 --gen_kwargs max_gen_toks=2 --model {folder} --data sample --quiet -o {tmp_path}"
+    told = ["--task", "ag_news,gsm8k", "--metadata", '{"protocol": "documents", "n": 2}']
+    assert main(["sweep", *few.split(), *told]) == 0
+    contents = [json.loads(path.read_text()) for path in tmp_path.rglob("results_*.json")]
+    found = {name: content for content in contents for name in content["results"]}
+    facts = found["ltm_ag_news"]["ltm_eval"]["data"]["sets"]["ltm_ag_news"]["blocks"]
+    assert facts["protocol"] == "documents"
+    assert "pass@1,strict-match" in found[TASK]["results"][TASK]
+
+
+def test_a_part_of_a_set_is_said_to_be_one_in_every_output(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results, page and terminal; the demonstrations' file only where some are shown."""
+    data = tmp_path / "data" / "rules"
+    data.mkdir(parents=True)
+    for split in ("train", "test"):
+        lines = (sample_data_dir() / "rules" / f"{split}.jsonl").read_text("utf-8").splitlines(keepends=True)
+        (data / f"{split}.jsonl").write_text("".join(lines[:-16]), "utf-8")
+    test, shown = (
+        "ltm_rules: not the official file: 104 of 120 documents",
+        "ltm_rules: demonstrations: not the official file: 1,904 of 1,920 documents",
+    )
+    for shots in (0, 2):
+        chosen = config(folder, tmp_path / str(shots), tasks=("rules",), data=str(data.parent), num_fewshot=shots)
+        outcome = run(replace(chosen, report=True, limit=2, t_fast=1))
+        content = json.loads(outcome.results[0].read_text())["ltm_eval"]
+        assert content["data"]["sets"]["ltm_rules"]["test"]["official"] is False
+        assert (test in content["warnings"], shown in content["warnings"]) == (True, shots > 0)
+        told = capsys.readouterr().err
+        assert (f"ltm-eval: {test}" in told, f"ltm-eval: {shown}" in told) == (True, shots > 0)
+        assert outcome.report is not None
+        page = outcome.report.read_text()
+        assert "Not the official file: 104 of 120 documents (ltm_rules, " in page
+        assert ("Demonstrations: not the official file: 1,904 of 1,920 documents" in page) is (shots > 0)
+    told = find_runs([outcome.results[0]])[0]
+    stock = replace(told, extra=RunExtra())  # as lm-eval's own command writes it, without a record of the data
+    words = " ".join(one.text for one in build([stock]).banners)
+    assert "Not the official file: 104 of 120" in words and "Demonstrations: not the official file: 1,904" in words
+    found = ltm_eval.evaluate(
+        str(folder), tasks=["rules"], shots=2, data=str(data.parent), limit=1, t_fast=1, gen_kwargs="max_gen_toks=2"
+    )
+    assert found["caveats"]["ltm_rules"] == [shown, test]
+
+
 def test_asking_for_the_samples_by_metadata_is_recorded(folder: Path, tmp_path: Path) -> None:
     chosen = config(
         folder, tmp_path, tasks=("ltm_ag_news",), data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1
     )
     content = json.loads(run(chosen).results[0].read_text())
     assert content["ltm_eval"]["sample_data"] is True
+    questions = config(folder, tmp_path / "q", data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1)
+    assert json.loads(run(questions).results[0].read_text())["ltm_eval"]["sample_data"] is True
 
 
 def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import sample_data_dir
+from ltm_eval.row_files import rows_sha256
 from ltm_eval.texts import TEXT_SETS, documents, load_texts
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
@@ -64,6 +65,12 @@ FORMS = [
         "test.csv",
         '"3","Title, one","He said ""so"" \\ there."\n"1","Two","three\nlines, \nhere"\n',
         ('Title, one He said "so" \\ there.', "Two three\nlines, \nhere"),
+    ),
+    (
+        "ag_news",
+        "test.csv",
+        '\n"3","One","two\r\n\r\n \nthree"\n\n  \n"4","Four","\n\nfive\n"\n\n',
+        ("One two\n\n \nthree", "Four \n\nfive\n"),
     ),
     ("ag_news", "test.csv", 'Class Index,Title,Description\n"4", "A","b"\n', ("A b",)),
     ("pubmed", "val.txt", paper("one .", "two .") + "\n" + paper("three ."), ("one .\ntwo .", "three .")),
@@ -261,12 +268,70 @@ def test_a_part_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO):
         assert load_texts("ptb", data=tmp_path).complete is False
         put(tmp_path / "ptb", "ptb.valid.txt", "a\n" * 3_370)
-        assert load_texts("ptb", data=tmp_path).complete is True
+        texts = load_texts("ptb", data=tmp_path)
+        assert (texts.complete, texts.official) == (True, False)
         put(tmp_path / "pubmed", "train.txt", paper("a"))
         assert load_texts("pubmed", data=tmp_path, split="train").complete is None
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     assert "ptb: 2 examples from ptb.valid.txt" in caplog.text
-    assert "the validation split has 3,370" in caplog.text
+    assert "not the official file of the validation split: 2 of 3,370 documents" in caplog.text
+    assert "3,370 documents as it has, but other ones or in another order" in caplog.text
+
+
+def test_every_form_of_a_set_has_one_digest(tmp_path: Path) -> None:
+    """A CSV file and the hub's parquet of the same articles, with either kind of line end."""
+    put(tmp_path / "a" / "ag_news", "test.csv", '"3","One","two\n\nthree"\n"4","a","b "\n')
+    put(tmp_path / "b" / "ag_news", "test.csv", '"3","One","two\r\n\r\nthree"\r\n"4","a","b"\r\n')
+    parquet(tmp_path / "c" / "ag_news", "test.parquet", [{"text": "One two\n\nthree"}, {"text": "a b"}])
+    found = [load_texts("ag_news", data=tmp_path / place).examples for place in "abc"]
+    assert len({rows_sha256((text,) for text in texts) for texts in found}) == 1
+    assert rows_sha256([("a b",)]) != rows_sha256([("a", "b")])
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
+@pytest.mark.parametrize(("name", "split"), [("ptb", None), ("wikitext", "test"), ("lambada", None), ("ag_news", None)])
+def test_the_published_files_are_the_official_ones(name: str, split: str | None) -> None:
+    texts = load_texts(name, data=PUBLISHED, split=split)
+    assert (texts.official, texts.difference) == (True, "")
+
+
+def test_a_split_in_anothers_place_is_noticed(tmp_path: Path) -> None:
+    put(tmp_path / "ptb", "ptb.valid.txt", "a\n" * 3_761)
+    texts = load_texts("ptb", data=tmp_path)
+    assert texts.difference == "3,761 instead of 3,370 documents, as many as the test split has"
+    put(tmp_path / "pubmed", "val.txt", "\n".join([paper("a")] * 6_633))
+    assert load_texts("pubmed", data=tmp_path).official is None  # only the count can be checked
+
+
+def test_a_named_file_is_the_users_own(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "ptb", "mine.txt", "one\ntwo\n")
+    elsewhere = put(tmp_path / "elsewhere", "theirs.txt", "three\n")
+    texts = load_texts("ptb", data=tmp_path / "data", file="mine.txt")
+    assert (texts.files, texts.difference) == (("mine.txt",), "mine.txt was named, 2 of 3,370 documents")
+    for file in (str(elsewhere), "../../elsewhere/theirs.txt"):
+        texts = load_texts("ptb", data=tmp_path / "data", file=file)
+        assert (texts.source, texts.files) == (str(elsewhere.parent), ("theirs.txt",)) or ".." in file
+        assert texts.examples == ("three",) and "theirs.txt was named" in texts.difference and not texts.sample
+
+
+@pytest.mark.parametrize("file", ["{file}", "../../../../../../../../../../../..{file}", "../README.md", "../lm1b/x"])
+def test_a_file_from_elsewhere_is_never_sample_data(tmp_path: Path, file: str) -> None:
+    """Whatever lies outside the bundled sample of the very set."""
+    outside = put(tmp_path, "passwd", "root:x:0:0\n")
+    with pytest.raises(DataError, match="the bundled sample of ptb has no file"):
+        load_texts("ptb", data="sample", file=file.format(file=outside))
+    with pytest.raises(DataError, match="the bundled sample of ptb has no file"):
+        load_texts("ptb", data="sample", file="wikitext/wiki.valid.raw")
+    assert load_texts("ptb", data="sample", file="ptb.valid.txt").sample is True
+
+
+@pytest.mark.parametrize("data", ["hub", "auto"])
+def test_a_file_that_no_folder_holds_is_no_reason_to_take_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="'mine.csv' of ag_news is looked for in the folder of --data"):
+        load_texts("ag_news", data=data, file="mine.csv")
 
 
 def test_pages_of_wikitext(tmp_path: Path) -> None:
