@@ -56,11 +56,12 @@ def split_prompt(context: str) -> Prompt:
     A piece begins after a blank line at the prompt's lead. The lead is `Question:` or `Q:` where the last piece, else
     any piece, begins so (a question may hold blank lines itself); otherwise it is what the last piece begins with, up
     to and including a colon within its first 32 characters and first line. Without any lead every blank line ends a
-    piece.
+    piece. White space at the end of the prompt begins no piece: it belongs to the question.
     """
-    lead = _lead(context.split(DELIMITER))
+    told = context.rstrip()
+    lead = _lead(told.split(DELIMITER))
     boundary = re.compile(f"(?<=\n\n)(?={re.escape(lead)})" if lead else "\n\n")
-    cuts = [0, *(found.end() for found in boundary.finditer(context)), len(context)]
+    cuts = [0, *(found.end() for found in boundary.finditer(told)), len(context)]
     pieces = [context[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
     return Prompt(tuple(pieces[:-1]), pieces[-1])
 

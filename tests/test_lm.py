@@ -159,6 +159,56 @@ def test_empty_texts(folder: Path) -> None:
     assert len(lm.generate_until(instances("generate_until", [("", GREEDY)]))) == 1
 
 
+def scores(lm: LTM, *pairs: tuple[str, str]) -> list[float]:
+    return [value for value, _ in lm.loglikelihood(instances("loglikelihood", list(pairs)))]
+
+
+SHOTS = "Question: 1\nAnswer: 2\n\nQuestion: 3 4\nAnswer: 5\n\nQuestion: 6?\nAnswer:"
+PIECES = "one\n\ntwo two\n\nthree"
+
+
+@pytest.mark.parametrize("condition", [*CONDITIONS, "shuffled"])
+@pytest.mark.parametrize("context", [SHOTS, PIECES, "", "x" * 300], ids=["shots", "pieces", "empty", "long"])
+def test_white_space_between_context_and_continuation_counts_once(condition: str, context: str, folder: Path) -> None:
+    if condition == "shuffled" and context == PIECES:
+        pytest.skip("demonstrations without the question's cue are refused")
+    lm = model(folder, condition=condition, t_fast=1)
+    spaces = (" ", "   ", "\n", "\n\n", "\t", " \n\t ", "\n\n\n ", "\u00a0")
+    forms = [pair for space in spaces for pair in ((context + space, "seven"), (context, space + "seven"))]
+    found = scores(lm, *forms)
+    assert found[::2] == found[1::2] and len(set(found)) == len(spaces)
+    told = [
+        {**asdict(one), **dict.fromkeys(("doc_id", "prompt_hash", "fit_seconds"))}
+        for one in sorted(lm.records, key=lambda record: record.doc_id)
+    ]
+    assert told[::2] == told[1::2] and {one["demonstrations"] for one in told} == {2 if "\n" in context else 0}
+
+
+def test_a_pair_is_read_as_its_text_under_the_demos_own_tokens() -> None:
+    """-4.585 was measured from outside for ("The boy went to the", " house") at t_fast 0; -10.50 read the blank twice.
+
+    A continuation that goes on inside a word follows the context's own tokens: at t_fast 0 its cost is that of the
+    tokens in that order, whether or not the tokenizer would join them.
+    """
+    lm = LTM("demo", t_fast=0)
+    lm.progress = silent
+    context = "The boy went to the"
+    assert scores(lm, (f"{context} ", "house"), (context, " house")) == pytest.approx([-4.585, -4.585], abs=5e-4)
+    forms = scores(lm, (f"<|endoftext|>{context}\n ", "house"), (context, "\n house"))
+    assert forms[0] == forms[1]
+    lm.condition = "prior"
+    read, inside = lm.tok_encode(f"{context} hou"), lm.tok_encode("se")
+    assert lm.tok_encode(f"{context} house")[: len(read)] != read
+    ((found, greedy),) = lm.loglikelihood(instances("loglikelihood", [(f"{context} hou", "se")]))
+    tokens = torch.tensor([[lm.eot_token_id, *read, *inside]])
+    stream, totals = generator(1234, "score", b"prior"), []
+    for _ in range(SCORE_DRAWS):
+        z = standard_normal(stream, (1, *lm.model.config.latent_shape))
+        log_p = lm.model(tokens[:, :-1], z).log_softmax(-1)[0, -len(inside) :]
+        totals.append(float(log_p.gather(1, tokens[0, -len(inside) :, None]).sum()))
+    assert found == pytest.approx(float(np.logaddexp.reduce(totals) - np.log(SCORE_DRAWS)), rel=1e-4) and not greedy
+
+
 def test_a_continuation_beyond_the_context_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match="200 tokens exceeds the context of 192"):
         model(folder).loglikelihood(instances("loglikelihood", [("a", "b" * 200)]))
