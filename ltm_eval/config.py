@@ -24,8 +24,12 @@ DEMO_BASELINE = "gpt2-demo"
 AUTO = "auto"
 DEFAULT_K = (1, 5, 10)
 """pass@k that n samples are counted for unless k is named, as far as n reaches."""
-SAMPLING_TEMPERATURE = 1.0
-"""Of sampled answers where neither task nor user names one."""
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+"""How tokens are sampled where neither task nor user names it: from all of the model's distribution. A baseline is told
+too, since transformers would take the 50 likeliest.
+"""
+IDLE = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+"""Of these options, what may stand beside greedy decoding, which uses none of them."""
 OTHER = "other"
 """The condition under which z is fitted on another question's demonstrations."""
 ALL_CONDITIONS = "all"

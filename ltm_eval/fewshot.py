@@ -173,6 +173,8 @@ def _keyed_task() -> type[ConfigurableTask]:
     from lm_eval.api.samplers import ContextSampler
     from lm_eval.api.task import ConfigurableTask
 
+    from ltm_eval.arguments import changed_decoding, one_spelling
+
     class KeyedSampler(ContextSampler):  # type: ignore[misc]
         """Draws by seed and document, within the document's episode; a row equal to the document is never drawn."""
 
@@ -226,12 +228,17 @@ def _keyed_task() -> type[ConfigurableTask]:
             }
 
         def set_config(self, key: str, value: Any, update: bool = False) -> None:
-            """As lm-eval's; greedy options are refused where several samples were asked for."""
-            if key == "generation_kwargs" and self._samples:
+            """As lm-eval's; a user's generation options must have an effect, and greedy ones are refused where several
+            samples were asked for.
+            """
+            if key == "generation_kwargs" and update:
                 try:
-                    refuse_greedy(value)
+                    if self._samples:
+                        refuse_greedy(one_spelling(value))
+                    value = changed_decoding(self.config.generation_kwargs or {}, value, task=self.task_name)
                 except LtmEvalError as error:
                     leave(error)
+                update = False
             super().set_config(key, value, update)
 
         def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:

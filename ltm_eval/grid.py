@@ -23,7 +23,7 @@ from ltm_eval.launch import read_launch
 from ltm_eval.lock import holding
 from ltm_eval.preflight import check_output, settle
 from ltm_eval.strict_files import write_json_atomic
-from ltm_eval.task_loading import known_tasks, task_manager
+from ltm_eval.task_loading import heeding, known_tasks, task_manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +71,11 @@ def run(config: GridConfig) -> Swept:
     tasks = tuple(known_tasks(config.base.tasks, manager))
     output = check_output(Path(config.base.output_path))
     config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
-    cells = cells_of(config)
+    concerned = heeding(manager, tasks, config.base)
+    cells = [
+        cell if cell.config.tasks[0] in concerned else Cell(replace(cell.config, gen_kwargs=None))
+        for cell in cells_of(config)
+    ]
     notes = _notes(config)
     show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
     with holding(output):

@@ -79,7 +79,9 @@ def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dic
         found.setdefault(EMBEDDING, tied)
     missing = [f"missing {name}" for name in wanted if name not in found]
     extra = [f"extra {name[:80]}" for name in found if name not in wanted]
-    wrong = [complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))]
+    wrong = [
+        complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))
+    ]
     if not (missing or extra or wrong) and tied is not None and not torch.equal(tied, found[EMBEDDING]):
         wrong.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
     _raise_listed(where, missing, extra, wrong)

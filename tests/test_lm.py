@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm_eval import fits
-from ltm_eval.arguments import generation_config, resolve_device
+from ltm_eval.arguments import changed_decoding, generation_changes, generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.latent_record import LatentRecord
@@ -397,6 +397,63 @@ def test_generation_options() -> None:
         generation_config({"topp": 0.5})
     with pytest.raises(UsageError, match="temperature"):
         generation_config({"do_sample": True, "temperature": -1.0})
+
+
+YAML = {"until": ["Q:"], "do_sample": False, "temperature": 0.0, "max_gen_toks": 256}
+ALL_TOKENS = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("max_new_tokens=5", {"max_gen_toks": 5}),
+        ("do_sample=false,temperature=0,top_p=1,top_k=0", {}),
+        ("temperature=0", {}),
+        ("do_sample=0", {}),
+        ("do_sample=true,temperature=0.7", {**ALL_TOKENS, "temperature": 0.7}),
+        ("do_sample=true,temperature=none", ALL_TOKENS),
+        ("do_sample=1, temperature=1 ,top_k=5.0", {**ALL_TOKENS, "top_k": 5}),
+        ("do_sample=none,temperature=0.7", {**ALL_TOKENS, "temperature": 0.7}),
+        ("until=none", {"until": None}),
+        ("do_sample=true", "sample at temperature 0"),
+        ("do_sample=true,temperature=0", "sample at temperature 0"),
+        ("do_sample=true,temperature=0.0", "sample at temperature 0"),
+        ("temperature=0.7", "temperature=0.7 does nothing"),
+        ("do_sample=false,temperature=0.9", "temperature=0.9 does nothing"),
+        ("top_p=0.9", "top_p=0.9 does nothing"),
+        ("top_k=40", "top_k=40 does nothing"),
+        ("temperature=-1", "at least 0"),
+        ("temperature=true", "finite number"),
+        ("temperature=", "must be a number"),
+        ("temperature=0,temperature=0", "temperature twice"),
+        ("max_gen_toks=3,max_tokens=4", "both tell"),
+        ("tempratur=1", "'temperature'"),
+        ("num_beams=4", "not known"),
+        ("rethink=2", "not known"),
+        ("temperature", "name=value"),
+        ("until=a,b", "name=value"),
+    ],
+)
+def test_changed_decoding_says_what_is_done_or_why_not(told: str, expected: dict[str, Any] | str) -> None:
+    """The record of a run holds what this returns, and an LTM does just that."""
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            changed_decoding(YAML, generation_changes(told), task="ltm_gsm8k")
+        return
+    found = changed_decoding(YAML, generation_changes(told), task="ltm_gsm8k")
+    assert found == {name: value for name, value in {**YAML, **expected}.items() if value is not None}
+    used, does = generation_config(found), found["do_sample"]
+    assert (used.do_sample, used.max_new_tokens) == (does, found["max_gen_toks"])
+    assert not does or (used.temperature, used.top_p, used.top_k) == tuple(found[name] for name in list(ALL_TOKENS)[1:])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, "0"])
+def test_a_model_never_samples_at_another_temperature_than_told(temperature: Any) -> None:
+    with pytest.raises(UsageError, match="temperature must be positive when sampling"):
+        generation_config({"do_sample": True, "temperature": temperature})
+    assert generation_config({"do_sample": True}).temperature == 1.0
+    assert not generation_config({"temperature": temperature}).do_sample
+    assert not generation_config({"do_sample": False, "temperature": 0.7}).do_sample  # as lm-eval's own models do
 
 
 # Several samples beside a greedy answer -------------------------------------------------------------------------------
