@@ -267,7 +267,18 @@ def batch_size_or_auto(value: Any) -> int | None:
     """None stands for auto, to be measured."""
     if value is None or str(value).partition(":")[0] == "auto":
         return None
-    number = whole("batch_size", value, 1)
+    return at_least_one("batch_size", value, instead="`auto` or ")
+
+
+def at_least_one(name: str, value: Any, *, instead: str = "") -> int | None:
+    """A whole number from 1, or None.
+
+    Raises:
+        UsageError: it is anything else; the message names what may stand `instead`.
+    """
+    if value is None:
+        return None
+    number = whole(name, value, 1)
     if number < 1:
-        raise UsageError(f"batch_size must be `auto` or at least 1, got {number}")
+        raise UsageError(f"{name} must be {instead}at least 1, got {number}")
     return number

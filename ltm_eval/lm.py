@@ -145,7 +145,10 @@ class LTM(TemplateLM):
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_window = arguments.fit_window(fit_window)
         self.rethink = whole("rethink", rethink, 0)
-        changes = {"lr": number_or_none("lr", lr), **fit_changes(fit)}
+        changes = fit_changes(fit)
+        if lr is not None and "lr" in changes:
+            raise UsageError("lr is named twice, by itself and in fit; give it once")
+        changes = {"lr": number_or_none("lr", lr), **changes}
         self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), **changes)
         self.rows = row_options(
             rows,
@@ -160,7 +163,7 @@ class LTM(TemplateLM):
         if self.compiled:
             compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
-        self._max_batch_size = None if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
+        self._max_batch_size = arguments.at_least_one("max_batch_size", max_batch_size)
         self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []

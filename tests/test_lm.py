@@ -337,6 +337,7 @@ def test_records_of_whole_texts_hold_every_draw_and_the_first_ones_every_step(fo
         ({"condition": "demo"}, "'demos'"),
         ({"dtype": "fp8"}, "dtype"),
         ({"batch_size": 0}, "batch_size"),
+        ({"max_batch_size": 0}, "max_batch_size must be at least 1"),
         ({"pretrained": 7}, "quote"),
         ({"revision": 5e3}, "quote"),
     ],
