@@ -339,6 +339,15 @@ def test_a_baselines_samples_are_reproducible(folder: Path, tmp_path: Path) -> N
     assert found[0] == found[1] and len(set(found[0][0][1])) > 1
 
 
+def test_an_output_path_too_long_for_its_files_is_refused_first(folder: Path, tmp_path: Path) -> None:
+    """A path may have 4,096 bytes on Linux; a results file in such a folder could never be written."""
+    output = tmp_path
+    while len(str(output)) < 3800:
+        output /= "d" * 100
+    with pytest.raises(UsageError, match=r"\d{4} bytes long.*name a shorter one"):
+        run(config(folder, output))
+
+
 def test_both_kinds_of_model_are_told_the_same_decoding_and_the_record_says_it(folder: Path, tmp_path: Path) -> None:
     """transformers would sample from the 50 likeliest tokens where an LTM takes all, unless it is told."""
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
