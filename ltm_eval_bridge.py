@@ -10,12 +10,12 @@ import sys
 
 
 class Bridge:
-    """Meta-path finder of the two modules of lm-eval that `ltm_eval.plug` has to see; others it passes by."""
+    """Meta-path finder of the modules of lm-eval that `ltm_eval.plug` has to see; others it passes by."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
         """The spec that the other finders give, with our hook; None leaves the module to them."""
-        if name in ("lm_eval.models", "lm_eval.tasks.manager"):
+        if name in ("lm_eval.models", "lm_eval.tasks.manager", "lm_eval.loggers.evaluation_tracker"):
             try:
                 from ltm_eval import plug
 

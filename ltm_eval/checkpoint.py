@@ -199,16 +199,9 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
         )
     ranks = folder / RANKS_FILE
     spec = str(ranks) if ranks.is_file() else named
-    step = fields.get("step")
-    info = CheckpointInfo(
-        source,
-        "folder",
-        step if type(step) is int else None,
-        digest,
-        revision,
-        folder.parent == assets_dir(),
-        _notes(fields["model"], weights),
-    )
+    step, odd = _step("step", fields.get("step"))
+    notes = (*_notes(fields["model"], weights), *odd)
+    info = CheckpointInfo(source, "folder", step, digest, revision, folder.parent == assets_dir(), notes)
     return Checkpoint(info, config, weights, spec, pinned)
 
 
@@ -313,17 +306,29 @@ def _read_released(path: Path) -> Checkpoint:
             f"{path}: expected the keys 'model' and 'model_args' of a released checkpoint, found "
             f"{', '.join(sorted(key for key in content if isinstance(key, str))[:8]) or 'none'}"
         )
+    sizes = {name: _plain(value) for name, value in sizes.items()}
     config = ModelConfig.from_mapping(sizes, where=f"{path} (model_args)")
     weights = checked(state, config, where=str(path))
-    step = content.get("iter_num")
-    info = CheckpointInfo(
-        str(path),
-        "released",
-        step if type(step) is int else None,
-        weights_sha256(weights),
-        notes=_notes(sizes, weights),
-    )
+    step, odd = _step("iter_num", content.get("iter_num"))
+    notes = (*_notes(sizes, weights), *odd)
+    info = CheckpointInfo(str(path), "released", step, weights_sha256(weights), notes=notes)
     return Checkpoint(info, config, weights, "gpt2" if config.vocab_size == RELEASED_VOCAB else None)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of one number as that number, anything else as it is."""
+    single = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return value.item() if single and value.numel() == 1 else value
+
+
+def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
+    """The training step that a checkpoint tells, and a note where it tells something else."""
+    number = _plain(value)
+    if number is None or (type(number) is int and number >= 0):
+        return number, ()
+    if isinstance(number, float) and number.is_integer() and number >= 0:
+        return int(number), ()
+    return None, (f"step unknown: {name} is {shown(number)}, not a whole number",)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
@@ -454,7 +459,7 @@ def _save_released(checkpoint: Checkpoint, target: Path) -> None:
     state = dict(checkpoint.weights) | {TIED: checkpoint.weights[EMBEDDING]}
     part = target.with_name(target.name + ".part")
     torch.save(
-        {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step or 0, "config": {}},
+        {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step, "config": {}},
         part,
     )
     os.replace(part, target)

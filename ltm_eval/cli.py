@@ -24,7 +24,7 @@ from ltm_eval.distributed import abandon, current, may_tell
 from ltm_eval.errors import IncompleteError, LtmEvalError, UsageError, error_line, printable
 from ltm_eval.launch import quiet_torch
 from ltm_eval.listing import CONDITION_TEXTS, model_rows, preset_text, print_section, task_rows
-from ltm_eval.options import filled
+from ltm_eval.options import filled, unknown_variables
 from ltm_eval.stopping import code_of, ends_with_command, told
 
 if TYPE_CHECKING:
@@ -193,6 +193,9 @@ def main(args: Sequence[str] | None = None) -> int:
     _tolerate_narrow_terminal()
     if "RANK" in os.environ:
         quiet_torch()
+    if os.environ.get("RANK", "0") == "0" and sys.stderr is not None:
+        for line in unknown_variables(os.environ):
+            print(printable(f"{PROGRAM}: warning: {line}"), file=sys.stderr)
     try:
         code = _invoke(list(Call.argv) or ["--help"])
         if sys.stdout is not None:

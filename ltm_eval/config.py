@@ -24,8 +24,12 @@ DEMO_BASELINE = "gpt2-demo"
 AUTO = "auto"
 DEFAULT_K = (1, 5, 10)
 """pass@k that n samples are counted for unless k is named, as far as n reaches."""
-SAMPLING_TEMPERATURE = 1.0
-"""Of sampled answers where neither task nor user names one."""
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+"""How tokens are sampled where neither task nor user names it: from all of the model's distribution. A baseline is told
+too, since transformers would take the 50 likeliest.
+"""
+IDLE = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+"""Of these options, what may stand beside greedy decoding, which uses none of them."""
 OTHER = "other"
 """The condition under which z is fitted on another question's demonstrations."""
 ALL_CONDITIONS = "all"
@@ -137,6 +141,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
 
 FIT_OPTIONS = ("lr", "lr_final", "log_var_start", "log_var_spread", "mu_spread", "noise", "draws", "weight_decay")
 """Of `FitConfig`, what `--fit` may change."""
+_LARGEST = 1e300
 FIT_EXAMPLE = '{"noise": "antithetic", "draws": 2}'
 
 
@@ -150,18 +155,28 @@ def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         UsageError: it is something else, or an option is not known or of the wrong type.
     """
     try:
-        found = json.loads(given) if isinstance(given, str) else (given or {})
-    except ValueError:
+        found = json.loads(given, object_pairs_hook=_each_once) if isinstance(given, str) else (given or {})
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, Mapping):
         raise UsageError(f"fit must be a JSON object such as {FIT_EXAMPLE}, got {str(given)[:80]!r}")
     for name, value in found.items():
         check_choice("option of fit", name, FIT_OPTIONS)
         kinds = {"noise": str, "draws": int}.get(name, (int, float))
-        if isinstance(value, bool) or not isinstance(value, kinds) or (value != value):  # noqa: PLR0124 - NaN
-            wanted = {"noise": "a name", "draws": "a whole number"}.get(name, "a number")
+        odd = isinstance(value, bool) or not isinstance(value, kinds)
+        if odd or (name != "noise" and not -_LARGEST < value < _LARGEST):
+            wanted = {"noise": "a name", "draws": "a whole number"}.get(name, "a finite number")
             raise UsageError(f"fit: {name} must be {wanted}, got {str(value)[:80]!r}")
     return dict(found)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise UsageError(f"fit names {shown(twice)} twice; give it once")
+    return found
 
 
 def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:

@@ -57,11 +57,12 @@ def split_prompt(context: str) -> Prompt:
     A piece begins after a blank line at the prompt's lead. The lead is `Question:` or `Q:` where the last piece, else
     any piece, begins so (a question may hold blank lines itself); otherwise it is what the last piece begins with, up
     to and including a colon within its first 32 characters and first line. Without any lead every blank line ends a
-    piece.
+    piece. White space at the end of the prompt begins no piece: it belongs to the question.
     """
-    lead = _lead(context.split(DELIMITER))
+    told = context.rstrip()
+    lead = _lead(told.split(DELIMITER))
     boundary = re.compile(f"(?<=\n\n)(?={re.escape(lead)})" if lead else "\n\n")
-    cuts = [0, *(found.end() for found in boundary.finditer(context)), len(context)]
+    cuts = [0, *(found.end() for found in boundary.finditer(told)), len(context)]
     pieces = [context[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
     return Prompt(tuple(pieces[:-1]), pieces[-1])
 
@@ -173,6 +174,8 @@ def _keyed_task() -> type[ConfigurableTask]:
     from lm_eval.api.samplers import ContextSampler
     from lm_eval.api.task import ConfigurableTask
 
+    from ltm_eval.arguments import changed_decoding, one_spelling
+
     class KeyedSampler(ContextSampler):  # type: ignore[misc]
         """Draws by seed and document, within the document's episode; a row equal to the document is never drawn."""
 
@@ -236,12 +239,17 @@ def _keyed_task() -> type[ConfigurableTask]:
             }
 
         def set_config(self, key: str, value: Any, update: bool = False) -> None:
-            """As lm-eval's; greedy options are refused where several samples were asked for."""
-            if key == "generation_kwargs" and self._samples:
+            """As lm-eval's; a user's generation options must have an effect, and greedy ones are refused where several
+            samples were asked for.
+            """
+            if key == "generation_kwargs" and update:
                 try:
-                    refuse_greedy(value)
+                    if self._samples:
+                        refuse_greedy(one_spelling(value))
+                    value = changed_decoding(self.config.generation_kwargs or {}, value, task=self.task_name)
                 except LtmEvalError as error:
                     leave(error)
+                update = False
             super().set_config(key, value, update)
 
         def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:

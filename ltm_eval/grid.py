@@ -24,7 +24,7 @@ from ltm_eval.lock import holding
 from ltm_eval.plug import refuse_unread
 from ltm_eval.preflight import check_output, settle
 from ltm_eval.strict_files import write_json_atomic
-from ltm_eval.task_loading import ELSEWHERE, known_tasks, metadata_for, task_manager, task_metadata
+from ltm_eval.task_loading import ELSEWHERE, heeding, known_tasks, metadata_for, task_manager, task_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,8 +73,16 @@ def run(config: GridConfig) -> Swept:
     refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
     output = check_output(Path(config.base.output_path))
     config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
+    concerned = heeding(manager, tasks, config.base)
     cells = [
-        replace(cell, config=replace(cell.config, metadata=metadata_for(config.base, cell.config.tasks[0], manager)))
+        replace(
+            cell,
+            config=replace(
+                cell.config,
+                metadata=metadata_for(config.base, cell.config.tasks[0], manager),
+                gen_kwargs=cell.config.gen_kwargs if cell.config.tasks[0] in concerned else None,
+            ),
+        )
         for cell in cells_of(config)
     ]
     notes = _notes(config)

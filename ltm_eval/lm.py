@@ -145,7 +145,10 @@ class LTM(TemplateLM):
         self.condition, self.seed = condition, whole("seed", seed, 1234)
         self.fit_window = arguments.fit_window(fit_window)
         self.rethink = whole("rethink", rethink, 0)
-        changes = {"lr": number_or_none("lr", lr), **fit_changes(fit)}
+        changes = fit_changes(fit)
+        if lr is not None and "lr" in changes:
+            raise UsageError("lr is named twice, by itself and in fit; give it once")
+        changes = {"lr": number_or_none("lr", lr), **changes}
         self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), **changes)
         self.rows = row_options(
             rows,
@@ -160,7 +163,7 @@ class LTM(TemplateLM):
         if self.compiled:
             compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
-        self._max_batch_size = None if max_batch_size is None else whole("max_batch_size", max_batch_size, 1)
+        self._max_batch_size = arguments.at_least_one("max_batch_size", max_batch_size)
         self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
@@ -401,8 +404,7 @@ class LTM(TemplateLM):
 
     def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
         request, repeat = numbered
-        text, continuation = request.args
-        wanted = self._encode_pair(text, continuation)[1] if text else self.tok_encode(continuation)
+        text, wanted = self._split_pair(*request.args)
         if len(wanted) > self.max_length:
             raise DataError(
                 f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens "
@@ -411,6 +413,19 @@ class LTM(TemplateLM):
             )
         context = self._plan(request, text, self.max_length + 1 - len(wanted))
         return ScoringJob(index, request, repeat, context, tuple(wanted))
+
+    def _split_pair(self, context: str, continuation: str) -> tuple[str, list[int]]:
+        """What is read of a pair, and the tokens that are scored after it.
+
+        White space at the end of the context belongs to the continuation, wherever the task has put it. The
+        continuation's tokens are those that follow the context's in both texts together; where the two share a token
+        it is encoded by itself, so that nothing is read and scored twice.
+        """
+        context = context.removeprefix(END_OF_TEXT)  # as in `_generation_job`
+        read = context.rstrip()
+        scored = context[len(read) :] + continuation
+        before, both = self.tok_encode(read), self.tok_encode(read + scored)
+        return read, both[len(before) :] if both[: len(before)] == before else self.tok_encode(scored)
 
     def _plan(self, request: Instance, text: str, budget: int) -> Context:
         """What the decoder reads of a request's prompt and z is fitted on."""

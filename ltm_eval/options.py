@@ -20,10 +20,10 @@ from ltm_eval.config import (
     PRESETS,
     RunConfig,
 )
-from ltm_eval.errors import UsageError
+from ltm_eval.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 MAX_SEED = 2**32 - 1
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -31,10 +31,26 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"
 
 
+PREFIX = "LTM_EVAL_"
+VARIABLES = {PREFIX + name for name in ("CACHE_DIR", "DATA_DIR", "DEBUG", "FAILPOINT", "RANK_SILENCE", "RANK_STALL")}
+"""Of the environment, all that is read; options add their own."""
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """A line for every variable that looks like ours and is not read; those of the tests are passed by."""
+    found = sorted(name for name in environment if name.upper().startswith(PREFIX) and name not in VARIABLES)
+    return [
+        f"environment variable {name} is not known and has no effect.{nearest(name.upper(), sorted(VARIABLES))}"
+        for name in found
+        if not name.startswith(f"{PREFIX}TEST_")
+    ]
+
+
 def _option(*names: str, panel: str, text: str, **more: Any) -> Any:
     """An option that the environment can also give: `--num_fewshot` reads LTM_EVAL_NUM_FEWSHOT."""
     longs = [name.split("/")[0] for name in names if name.startswith("--")]
-    variables = ["LTM_EVAL_" + name.removeprefix("--").upper() for name in longs]
+    variables = [PREFIX + name.removeprefix("--").upper() for name in longs]
+    VARIABLES.update(variables)
     return typer.Option(*names, envvar=variables, help=text, rich_help_panel=panel, show_envvar=False, **more)
 
 

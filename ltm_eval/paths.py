@@ -41,6 +41,11 @@ def sample_data_dir() -> Path:
     return assets_dir() / "sample"
 
 
+def short_name(name: str) -> str:
+    """The end of a name, at most 100 bytes."""
+    return name.encode()[-100:].decode("utf-8", "ignore")
+
+
 def unused_date(folder: Path) -> str:
     """Now, as lm-eval writes it into names of files; a name of its own where a clock that was set back says one again.
 

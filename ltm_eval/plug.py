@@ -1,11 +1,14 @@
 """Plugs the model `ltm` and the `ltm_*` tasks into an lm-eval that does not find them by itself (0.4.13).
 
-`ltm_eval_bridge`, imported at every start of Python, calls `find_hooked` when one of the two modules of lm-eval named
-in HOOKS is imported; the hook runs after the module. lm-eval after 0.4.13 finds models by the entry-point group
+`ltm_eval_bridge`, imported at every start of Python, calls `find_hooked` when one of the modules of lm-eval named in
+HOOKS is imported; the hook runs after the module. lm-eval after 0.4.13 finds models by the entry-point group
 `lm_eval.models`, so that the first hook has nothing left to do there.
 
 Task options (lm-eval's `--metadata`) reach every task, and a loader takes from them what it knows; so each of our
 loaders says what it reads (`reads`), and options that no task of a run reads are refused.
+
+lm-eval turns a failure to save results into a log line and exit code 0. For our model the third hook looks at the place
+before anything is answered, and ends the command with code 4 where something was not saved.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from difflib import SequenceMatcher
 from functools import wraps
 from importlib import import_module
 from inspect import getsource, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ltm_eval.errors import UsageError, hosted_by_lm_eval, leaving, nearest
-from ltm_eval.paths import tasks_dir
+from ltm_eval.disk import cause, remedy
+from ltm_eval.errors import LtmEvalError, MachineError, UsageError, hosted_by_lm_eval, leave, leaving, nearest
+from ltm_eval.paths import short_name, tasks_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -105,9 +110,111 @@ def with_ours(given: Any) -> list[Any]:
     return theirs if os.path.realpath(ours) in named else [ours, *theirs]
 
 
+def guard_saving(loggers: ModuleType) -> None:
+    """Hook of `lm_eval.loggers.evaluation_tracker`: our model's results are saved, or the command says they are not.
+
+    A checkpoint's path names the folder of its results as in lm-eval, cut where no file system takes such a name.
+    """
+    tracker, general = loggers.EvaluationTracker, loggers.GeneralConfigTracker
+    if hasattr(tracker, "by_ltm_eval"):
+        return
+    begin, log = tracker.__init__, general.log_experiment_args
+    save_results, save_samples = tracker.save_results_aggregated, tracker.save_results_samples
+
+    def ours(self: Any) -> bool:
+        return bool(self.output_path) and self.general_config_tracker.model_source == MODEL_NAME
+
+    def named(method: Callable[..., None], self: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        return signature(method).bind(self, *args, **kwargs).arguments
+
+    @wraps(begin)
+    def begin_known(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.general_config_tracker.saved_by = self
+
+    @wraps(log)
+    def log_and_look(self: Any, *args: Any, **kwargs: Any) -> None:
+        log(self, *args, **kwargs)
+        owner = getattr(self, "saved_by", None)
+        if owner is not None and ours(owner):
+            if len(os.fsencode(self.model_name_sanitized)) > NAME_BYTES:
+                self.model_name_sanitized = short_name(self.model_name_sanitized)
+            _look(owner)
+
+    @wraps(save_results)
+    def save_results_or_leave(self: Any, *args: Any, **kwargs: Any) -> None:
+        save_results(self, *args, **kwargs)
+        self.told = named(save_results, self, args, kwargs)["results"]
+        if ours(self):
+            _whole(self, _places(self)[0], None)
+
+    @wraps(save_samples)
+    def save_samples_or_leave(self: Any, *args: Any, **kwargs: Any) -> None:
+        save_samples(self, *args, **kwargs)
+        told = named(save_samples, self, args, kwargs)
+        if ours(self):
+            file = _places(self)[1] / f"samples_{told['task_name']}_{getattr(self, 'date_id', '')}.jsonl"
+            _whole(self, file, len(told["samples"]))
+
+    tracker.by_ltm_eval = True
+    tracker.__init__, general.log_experiment_args = begin_known, log_and_look
+    tracker.save_results_aggregated, tracker.save_results_samples = save_results_or_leave, save_samples_or_leave
+
+
+NAME_BYTES = 255
+"""Longest name of a file or folder that common file systems take."""
+LONGEST_FILE = "samples_" + "x" * 80
+"""As long as the name of a file of samples."""
+
+
+def _places(tracker: Any) -> tuple[Path, Path]:
+    """Where lm-eval puts the results of an evaluation, and the folder of its samples."""
+    path, date = Path(tracker.output_path), getattr(tracker, "date_id", "2026-01-01T00-00-00.000000")
+    if path.suffix == ".json":
+        return path.with_name(f"{path.stem}_{date}.json"), path.parent
+    folder = path / str(tracker.general_config_tracker.model_name_sanitized)
+    return folder / f"results_{date}.json", folder
+
+
+def _look(tracker: Any) -> None:
+    """Try to write where results will go; end lm-eval's command where that fails."""
+    results, folder = _places(tracker)
+    for probe in (results.with_name(results.name + f".{os.getpid()}"), folder / f"{LONGEST_FILE}.{os.getpid()}"):
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            leave(_unwritable(tracker, error))
+
+
+def _unwritable(tracker: Any, error: OSError) -> LtmEvalError:
+    place = Path(tracker.output_path)
+    why = f"cannot be written ({cause(error, place)}); {remedy(error, place)}, or choose another with --output_path"
+    return MachineError(f"results below output_path {str(place)[-80:]} {why}")
+
+
+def _whole(tracker: Any, file: Path, lines: int | None) -> None:
+    """Read back what lm-eval saved, so many lines or one JSON object; where it is not whole, show the table, leave."""
+    try:
+        content = file.read_bytes()
+        if lines is None:
+            json.loads(content)
+        elif content.count(b"\n") != lines:
+            raise ValueError
+    except (OSError, ValueError):
+        from lm_eval.utils import make_table
+
+        with suppress(Exception):
+            print(make_table(tracker.told))
+        _look(tracker)
+        leave(MachineError(f"{str(file)[-120:]}: lm-eval did not save it whole; see its log, and --output_path"))
+
+
 HOOKS: Mapping[str, Callable[[ModuleType], None]] = {
     "lm_eval.models": register_model,
     "lm_eval.tasks.manager": add_tasks,
+    "lm_eval.loggers.evaluation_tracker": guard_saving,
 }
 
 

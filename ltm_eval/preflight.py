@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 NEEDED_BYTES = 50 * 2**20
+NAME_ROOM = 350
+"""Bytes of a path that folders of models and conditions and the names of files below the output folder may take."""
 
 
 NOT_GSM8K = "demo model, sample data: not GSM8K"
@@ -49,7 +51,7 @@ def check_output(folder: Path) -> Path:
     """Make the folder and try to write there.
 
     Raises:
-        UsageError: the path is taken by something else.
+        UsageError: the path is taken by something else, or so long that files below it would have no name.
         MachineError: it cannot be written, or the disk is nearly full.
     """
     if folder.exists() and not folder.is_dir():
@@ -59,12 +61,18 @@ def check_output(folder: Path) -> Path:
         probe = folder / f".write-probe-{os.getpid()}"
         probe.write_bytes(b"x")
         probe.unlink()
-        free = shutil.disk_usage(folder).free
+        free, longest = shutil.disk_usage(folder).free, os.pathconf(folder, "PC_PATH_MAX")
     except OSError as error:
         raise MachineError(
             f"output_path {folder}: cannot be written ({cause(error, folder)}); {remedy(error, folder)}, or choose "
             "another with --output_path"
         ) from error
+    length = len(os.fsencode(folder.resolve()))
+    if length + NAME_ROOM > longest:
+        raise UsageError(
+            f"output_path …{str(folder)[-60:]}: {length} bytes long, which leaves too little of the {longest} that a "
+            "path may have for files below it; name a shorter one"
+        )
     if free < NEEDED_BYTES:
         raise MachineError(
             f"output_path {folder}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; "

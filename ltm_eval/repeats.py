@@ -13,14 +13,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answers import INVALID, gold_number, vote_key
-from ltm_eval.config import DEFAULT_K, SAMPLING_TEMPERATURE
+from ltm_eval.config import DEFAULT_K, IDLE, SAMPLING
 from ltm_eval.errors import UsageError
 from ltm_eval.metrics import mean_interval, pass_at_k, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 COMMONEST = 5
 """Answers of the content-free row that are named, whatever k is asked for."""
 
@@ -166,21 +165,22 @@ def majority(extracted: Sequence[str]) -> int | None:
 
 
 def sampled_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's greedy generation options made to sample, at temperature 1 unless it names one."""
-    temperature = options.get("temperature") or SAMPLING_TEMPERATURE
-    return {**options, "do_sample": True, "temperature": temperature}
+    """A task's greedy generation options made to sample, at temperature 1 unless it names one above 0."""
+    named = {
+        name: value for name, value in options.items() if value is not None and (name, value) != ("temperature", 0)
+    }
+    return {**SAMPLING, **named, "do_sample": True}
 
 
 def greedy_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same without anything that samples."""
-    kept = {name: value for name, value in options.items() if name not in SAMPLING_OPTIONS}
+    kept = {name: value for name, value in options.items() if name not in IDLE}
     return {**kept, "do_sample": False, "temperature": 0.0}
 
 
 def refuse_greedy(changes: Mapping[str, Any]) -> None:
-    """Raise UsageError where the user's generation options make all samples the same."""
-    greedy = changes.get("do_sample") in (False, 0) or ("temperature" in changes and not changes["temperature"])
-    if greedy:
+    """Raise UsageError where the user's generation options, in one spelling, make all samples the same."""
+    if changes.get("do_sample") is False or changes.get("temperature") == 0:
         raise UsageError(
             "several greedy answers to one question would all be the same; leave do_sample=false and temperature=0 out "
             "(a greedy answer stands beside the samples anyway), or ask for n = 1"

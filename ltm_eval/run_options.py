@@ -63,7 +63,7 @@ SWEEP: Mapping[str, Any] = {
     "cell_cpus": declared.CellCpus,
 }
 """All of a run's but baselines, which are no cells, and the page, which `report` makes of their folders."""
-TEXTS = ("model", "data", "output_path", "fit", "tokenizer", "revision")
+TEXTS = ("model", "data", "output_path", "fit", "gen_kwargs", "tokenizer", "revision")
 """Where an empty value is a forgotten variable."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.config import DEMO_BASELINE, DEMO_MODEL, RunConfig
 from ltm_eval.errors import IncompleteError
+from ltm_eval.paths import short_name
 from ltm_eval.provenance import provenance, version
 from ltm_eval.results import SCHEMA
 from ltm_eval.task_facts import TaskFacts, mean_fast_steps
@@ -112,7 +113,7 @@ def folder_name(model: str) -> str:
     from lm_eval.utils import sanitize_model_name
 
     name = "".join(c if c.isprintable() else "_" for c in sanitize_model_name(model)).strip(".")
-    return (name or "model").encode()[-100:].decode("utf-8", "ignore")
+    return short_name(name or "model")
 
 
 def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from ltm_eval.plug import metadata_object, read_by, refuse_unread
 from ltm_eval.signatures import unofficial
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lm_eval.tasks import TaskManager
 
     from ltm_eval.config import RunConfig
@@ -34,6 +36,7 @@ def tasks_of(config: RunConfig) -> list[Any]:
     manager = task_manager(config)
     names = known_tasks(config.tasks, manager)
     refuse_unread(task_metadata(config.metadata), manager, names, elsewhere=ELSEWHERE)
+    heeding(manager, names, config)
     return load_tasks(manager, names, config)
 
 
@@ -101,8 +104,9 @@ def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
 
 def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> list[Any]:
     """Tasks with data, shots, seeds and generation options settled; shots are checked against the data."""
-    from lm_eval.utils import simple_parse_args_string
+    from ltm_eval.arguments import generation_changes, generation_config
 
+    changes = generation_changes(config.gen_kwargs)
     loaded = list(manager.load(names)["tasks"].values())
     for task in loaded:
         if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
@@ -110,10 +114,37 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
         task.set_fewshot_seed(seed=config.seed)
         if hasattr(task, "progress"):
             task.progress = progress.silent if config.quiet else progress.for_terminal()
-        if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
-            task.set_config(key="generation_kwargs", value=simple_parse_args_string(config.gen_kwargs), update=True)
+        if changes and task.OUTPUT_TYPE == "generate_until":
+            task.set_config(key="generation_kwargs", value=changes, update=True)
+            generation_config(task.config.generation_kwargs)
         _check_shots(task)
     return loaded
+
+
+def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> list[str]:
+    """The tasks that the run's generation options concern, before any data are read.
+
+    Raises:
+        UsageError: an option is not known or has no effect.
+    """
+    from ltm_eval.arguments import changed_decoding, generation_changes, one_spelling
+    from ltm_eval.repeats import refuse_greedy, sampled_options
+
+    changes = generation_changes(config.gen_kwargs)
+    definitions = {name: manager.task_index[name].cfg for name in names}
+    told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
+    if changes and not told:
+        raise UsageError("gen_kwargs changes nothing: none of the tasks generates text; leave it out")
+    sampled = bool(config.n > 1 or config.rethink)
+    if sampled:
+        refuse_greedy(one_spelling(changes))
+    for name, own in told.items() if changes else ():
+        changed_decoding(sampled_options(own) if sampled else own, changes, task=name)
+    return list(told)
+
+
+def _generates(definition: Mapping[str, Any]) -> bool:
+    return definition.get("output_type") == "generate_until"
 
 
 def _check_shots(task: Any) -> None:

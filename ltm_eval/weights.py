@@ -23,21 +23,20 @@ if TYPE_CHECKING:
 TIED = "output.weight"
 EMBEDDING = "tok_embeddings.weight"
 
+_WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""What torch.compile, data-parallel wrappers (DDP, FSDP) and activation checkpointing put into a name, anywhere."""
 _RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _TABLE_LIMIT = 2**26
 _CHUNK = 2**22
 _LISTED = 4
+_LISTED_OF_A_KIND = 2
+"""Where there are problems of several kinds."""
 
 
 def canonical_name(name: str) -> str:
-    """Our spelling of a released parameter name: compile and data-parallel wrappers dropped, fused kernels' names
-    undone.
-    """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while parts and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(_RENAMED.get(part, part) for part in parts)
+    """Our spelling of a released parameter name: wrappers dropped wherever they stand, fused kernels' names undone."""
+    return ".".join(_RENAMED.get(part, part) for part in name.split(".") if part not in _WRAPPERS)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -72,33 +71,36 @@ def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dic
                 f"{where}: two tensors are named {key[:80]} once wrappers are dropped from their names"
             )
         found[key] = value.detach() if isinstance(value, torch.Tensor) else value
-    _raise_listed([oddity for name, value in found.items() if (oddity := _oddity(name, value))], where)
+    _raise_listed(where, [oddity for name, value in found.items() if (oddity := _oddity(name, value))])
     _refuse_huge(found, config, where)
     wanted = expected_shapes(config)
     tied = found.pop(TIED, None)
     if tied is not None:
         found.setdefault(EMBEDDING, tied)
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"extra {name}" for name in found if name not in wanted]
-    problems += [
+    missing = [f"missing {name}" for name in wanted if name not in found]
+    extra = [f"extra {name[:80]}" for name in found if name not in wanted]
+    wrong = [
         complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))
     ]
-    if not problems and tied is not None and not torch.equal(tied, found[EMBEDDING]):
-        problems.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
-    _raise_listed(problems, where)
+    if not (missing or extra or wrong) and tied is not None and not torch.equal(tied, found[EMBEDDING]):
+        wrong.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
+    _raise_listed(where, missing, extra, wrong)
     kept = {name: found[name] for name in wanted}
     if _held_bytes(kept.values()) < sum(tensor.nbytes for tensor in kept.values()):
         raise CheckpointError(f"{where}: tensors share their memory; a model made of them would outgrow the file")
     return kept
 
 
-def _raise_listed(problems: Sequence[str], where: str) -> None:
-    """One error for all that is wrong with the tensors, if anything is."""
-    if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise CheckpointError(
-            f"{where}: {len(problems)} tensor(s) do not fit the config: {'; '.join(problems[:_LISTED])}{more}"
-        )
+def _raise_listed(where: str, *kinds: Sequence[str]) -> None:
+    """One error for all that is wrong with the tensors, if anything is, with examples of every kind."""
+    found = [problems for problems in kinds if problems]
+    if found:
+        shown = _LISTED if len(found) == 1 else _LISTED_OF_A_KIND
+        told = [
+            "; ".join(problems[:shown]) + (f" and {len(problems) - shown} more" if len(problems) > shown else "")
+            for problems in found
+        ]
+        raise CheckpointError(f"{where}: {sum(map(len, found))} tensor(s) do not fit the config: {'; '.join(told)}")
 
 
 def _oddity(name: str, value: Any) -> str | None:

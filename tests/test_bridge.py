@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ltm_eval import paths, plug
+from ltm_eval.errors import MachineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,3 +255,77 @@ def test_a_slip_beside_a_models_arguments_is_noticed(monkeypatch: pytest.MonkeyP
         loaded(monkeypatch, None, ["ltm_ptb"], data="sample", **{slip: "x"})
     model = {"pretrained": "x", "tokenizer": "t", "dtype": "d", "parallelize": True, "max_length": 4, "t_fast": 1}
     assert loaded(monkeypatch, None, ["ltm_ptb"], data="sample", **model)
+
+
+# What our model answered is saved, or the command fails ---------------------------------------------------------------
+
+
+@pytest.fixture
+def loggers() -> Any:
+    plug.plug_in()
+    from lm_eval.loggers import evaluation_tracker
+
+    return evaluation_tracker
+
+
+SAMPLE = {"doc_hash": "a", "prompt_hash": "b", "target_hash": "c", "target": 1, "arguments": [("x", {})]}
+RESULTS = {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "versions": {"t": 1}, "n-shot": {"t": 0}}
+
+
+def saved(loggers: Any, output: Path, *, model: str = "ltm", name: str = "demo") -> Path:
+    """What lm-eval's command does with its tracker before and after the model works; returns the results' folder."""
+    tracker = loggers.EvaluationTracker(output_path=str(output))
+    tracker.general_config_tracker.log_experiment_args(
+        model_source=model,
+        model_args={"pretrained": name},
+        system_instruction=None,
+        chat_template=None,
+        fewshot_as_multiturn=False,
+    )
+    samples = [{**SAMPLE, "resps": [["y"]], "filtered_resps": ["y"]} for _ in range(3)]
+    tracker.save_results_aggregated(results=dict(RESULTS), samples={"t": samples})
+    tracker.save_results_samples(task_name="t", samples=samples)
+    return output / tracker.general_config_tracker.model_name_sanitized
+
+
+@pytest.mark.parametrize("name", ["demo", "/" + "deep/" * 100 + "ckpt_1.pt", "é/" * 200])
+def test_results_of_a_checkpoint_under_any_path_are_saved(loggers: Any, name: str, tmp_path: Path) -> None:
+    folder = saved(loggers, tmp_path, name=name)
+    assert len(list(folder.glob("results_*.json"))) == 1
+    (samples,) = folder.glob("samples_t_*.jsonl")
+    assert samples.read_bytes().count(b"\n") == 3 and len(list(folder.iterdir())) == 2
+    assert name != "demo" or folder == tmp_path / "demo"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_works(loggers: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / ("x" * 300), tmp_path / "a" / ("x" * 245 + ".json")):
+        tracker = loggers.EvaluationTracker(output_path=str(output))
+        with pytest.raises(MachineError, match="cannot be written"):
+            tracker.general_config_tracker.log_experiment_args("ltm", {"pretrained": "demo"}, None, None, False)
+    assert saved(loggers, tmp_path / "file", model="hf")  # lm-eval's own models are left to lm-eval
+
+
+@pytest.mark.parametrize("broken", ["json.dumps", "sanitize_list", "Path.write_text"])
+def test_a_save_that_fails_is_an_error_and_shows_the_table(
+    loggers: Any, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"lm_eval.loggers.evaluation_tracker.{broken}", full)
+    with pytest.raises(MachineError, match="did not save it whole"):
+        saved(loggers, tmp_path)
+    assert "|acc" in capsys.readouterr().out
+    assert saved(loggers, tmp_path, model="hf")
+
+
+def test_lm_evals_command_ends_with_code_4_where_results_cannot_go(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "ltm_eval", "lm-eval", "--model", "ltm", "--tasks", "ltm_gsm8k", "--limit", "1"]
+    command += ["--model_args", "pretrained=demo,t_fast=0", "--metadata", '{"data": "sample"}', "--num_fewshot", "0"]
+    done = subprocess.run(
+        [*command, "--output_path", str(tmp_path / "file")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4 and "error[4]: results below output_path" in done.stderr
+    assert "generating" not in done.stderr

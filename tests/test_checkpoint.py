@@ -56,7 +56,10 @@ def test_converting_back_and_forth_gives_the_same_bits(name: str, tmp_path: Path
         assert again.info.step == 1000
 
 
-@pytest.mark.parametrize("wrap", ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+@pytest.mark.parametrize(
+    "wrap",
+    ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}", "_fsdp_wrapped_module.{}"],
+)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_every_naming_form_loads(wrap: str, fused: bool, inside: bool, tmp_path: Path) -> None:
@@ -70,6 +73,56 @@ def test_every_naming_form_loads(wrap: str, fused: bool, inside: bool, tmp_path:
 
     path = saved(tmp_path / "c.pt", model={form(name): value for name, value in CONTENT["model"].items()})
     assert load(path).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+@pytest.mark.parametrize("place", range(4))
+def test_wrappers_are_dropped_wherever_they_stand(wrapper: str, place: int, tmp_path: Path) -> None:
+    def form(name: str) -> str:
+        parts = name.split(".")
+        return ".".join([*parts[:place], wrapper, *parts[place:]])
+
+    path = saved(tmp_path / "c.pt", model={form(name): value for name, value in CONTENT["model"].items()})
+    assert load(path).info.weights_sha256 == released("released_b")[0].info.weights_sha256
+
+
+def test_other_prefixes_show_what_is_missing_and_what_is_extra(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.pt", model={f"net.{name}": value for name, value in CONTENT["model"].items()})
+    with pytest.raises(CheckpointError, match=r"missing tok_embeddings\.weight.* and \d+ more; extra net\.\S+.* more"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("told", "step", "note"),
+    [
+        (1000, 1000, ""),
+        (torch.tensor(1000), 1000, ""),
+        (torch.tensor([1000], dtype=torch.int32), 1000, ""),
+        (torch.tensor(1000.0), 1000, ""),
+        (1000.0, 1000, ""),
+        (0, 0, ""),
+        (None, None, ""),
+        (torch.tensor([1, 2]), None, "iter_num is a Tensor"),
+        (1000.5, None, "iter_num is 1000.5"),
+        (True, None, "iter_num is True"),
+        (-1, None, "iter_num is -1"),
+        (float("nan"), None, "iter_num is nan"),
+        ("1000", None, "iter_num is '1000'"),
+    ],
+)
+def test_the_step_is_told_or_said_to_be_unknown(told: Any, step: int | None, note: str, tmp_path: Path) -> None:
+    torch.save({**CONTENT, "iter_num": told}, tmp_path / "c.pt")
+    info = load(tmp_path / "c.pt").info
+    assert info.step == step and (note in " ".join(info.notes) if note else not info.notes)
+    for place in ("folder", "back.pt"):  # what is unknown stays unknown
+        convert(tmp_path / "c.pt", tmp_path / place)
+        assert load(tmp_path / place).info.step == step
+
+
+def test_sizes_may_be_tensors_of_one_number(tmp_path: Path) -> None:
+    sizes = {name: value for name, value in CONTENT["model_args"].items() if value is not None}
+    path = saved(tmp_path / "c.pt", **{name: torch.tensor(value) for name, value in sizes.items()})
+    assert load(path).config == released("released_b")[0].config
 
 
 def test_names_are_reduced_to_one_spelling() -> None:

@@ -16,6 +16,7 @@ import pytest
 from ltm_eval import __version__, cli, paths
 from ltm_eval.config import PRESETS, RunConfig
 from ltm_eval.errors import RefusedError
+from ltm_eval.options import VARIABLES
 
 
 @pytest.fixture
@@ -396,3 +397,26 @@ def test_options_of_samples_and_conditions_are_checked_before_a_model_is_loaded(
     given = [part.format(rules=rules) for part in arguments]
     assert cli.main(["run", *given, "-o", str(tmp_path / "out"), "--quiet"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_unknown_variables_of_ours_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LTM_EVAL_LIMITT", "LTM_EVAL_DATA_DRI", "ltm_eval_limit", "LTM_EVAL_XQZW"):
+        monkeypatch.setenv(name, "3")
+    for name in ("LTM_EVAL_SHOTS", "LTM_EVAL_NUM_FEWSHOT", "LTM_EVAL_TEST_KILLS", "LTM_EVAL_RANK_STALL"):
+        monkeypatch.setenv(name, "3")
+    assert cli.main(["ls", "--path"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "environment variable" in line]
+    assert len(told) == 4 and all("warning: " in line and "is not known and has no effect" in line for line in told)
+    hints = {name: line for line in told for name in [line.split("variable ")[1].split()[0]]}
+    assert "'LTM_EVAL_LIMIT'" in hints["LTM_EVAL_LIMITT"] and "'LTM_EVAL_DATA_DIR'" in hints["LTM_EVAL_DATA_DRI"]
+    monkeypatch.setenv("RANK", "1")
+    cli.main(["ls", "--path"])
+    assert "environment variable" not in capsys.readouterr().err
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    package = Path(cli.__file__).parent
+    read = set(re.findall(r"LTM_EVAL_[A-Z_]*[A-Z]", "".join(file.read_text("utf-8") for file in package.glob("*.py"))))
+    assert {"LTM_EVAL_DATA_DIR", "LTM_EVAL_FAILPOINT"} <= read <= VARIABLES

@@ -39,11 +39,22 @@ def test_changes_reach_the_fit(tmp_path: Path) -> None:
         ('{"lr": -1}', "positive"),
         ('{"log_var_start": NaN}', "number"),
         ('{"t_fast": 4}', "option of fit"),
+        ('{"log_var_start": Infinity}', "finite number"),
+        ('{"log_var_start": -1e999}', "finite number"),
+        ('{"lr": %s}' % ("9" * 400), "finite number"),
+        ('{"lr": 0.1, "lr": 0.2}', "names 'lr' twice"),
+        ('{"lr": 0.1, "lr": 0.1}', "names 'lr' twice"),
+        ("[" * 100_000, "JSON object"),
     ],
 )
 def test_what_cannot_be_used_is_named(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         RunConfig(fit=text)
+
+
+def test_a_rate_is_named_in_one_place() -> None:
+    with pytest.raises(UsageError, match="lr is named twice"):
+        LTM("demo", device="cpu", lr=0.1, fit={"lr": 0.2})
 
 
 def test_the_command_says_what_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

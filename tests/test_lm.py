@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm_eval import fits
-from ltm_eval.arguments import generation_config, resolve_device
+from ltm_eval.arguments import changed_decoding, generation_changes, generation_config, resolve_device
 from ltm_eval.elbo import kl_nats
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.latent_record import LatentRecord
@@ -159,6 +159,56 @@ def test_empty_texts(folder: Path) -> None:
     assert len(lm.generate_until(instances("generate_until", [("", GREEDY)]))) == 1
 
 
+def scores(lm: LTM, *pairs: tuple[str, str]) -> list[float]:
+    return [value for value, _ in lm.loglikelihood(instances("loglikelihood", list(pairs)))]
+
+
+SHOTS = "Question: 1\nAnswer: 2\n\nQuestion: 3 4\nAnswer: 5\n\nQuestion: 6?\nAnswer:"
+PIECES = "one\n\ntwo two\n\nthree"
+
+
+@pytest.mark.parametrize("condition", [*CONDITIONS, "shuffled"])
+@pytest.mark.parametrize("context", [SHOTS, PIECES, "", "x" * 300], ids=["shots", "pieces", "empty", "long"])
+def test_white_space_between_context_and_continuation_counts_once(condition: str, context: str, folder: Path) -> None:
+    if condition == "shuffled" and context == PIECES:
+        pytest.skip("demonstrations without the question's cue are refused")
+    lm = model(folder, condition=condition, t_fast=1)
+    spaces = (" ", "   ", "\n", "\n\n", "\t", " \n\t ", "\n\n\n ", "\u00a0")
+    forms = [pair for space in spaces for pair in ((context + space, "seven"), (context, space + "seven"))]
+    found = scores(lm, *forms)
+    assert found[::2] == found[1::2] and len(set(found)) == len(spaces)
+    told = [
+        {**asdict(one), **dict.fromkeys(("doc_id", "prompt_hash", "fit_seconds"))}
+        for one in sorted(lm.records, key=lambda record: record.doc_id)
+    ]
+    assert told[::2] == told[1::2] and {one["demonstrations"] for one in told} == {2 if "\n" in context else 0}
+
+
+def test_a_pair_is_read_as_its_text_under_the_demos_own_tokens() -> None:
+    """-4.585 was measured from outside for ("The boy went to the", " house") at t_fast 0; -10.50 read the blank twice.
+
+    A continuation that goes on inside a word follows the context's own tokens: at t_fast 0 its cost is that of the
+    tokens in that order, whether or not the tokenizer would join them.
+    """
+    lm = LTM("demo", t_fast=0)
+    lm.progress = silent
+    context = "The boy went to the"
+    assert scores(lm, (f"{context} ", "house"), (context, " house")) == pytest.approx([-4.585, -4.585], abs=5e-4)
+    forms = scores(lm, (f"<|endoftext|>{context}\n ", "house"), (context, "\n house"))
+    assert forms[0] == forms[1]
+    lm.condition = "prior"
+    read, inside = lm.tok_encode(f"{context} hou"), lm.tok_encode("se")
+    assert lm.tok_encode(f"{context} house")[: len(read)] != read
+    ((found, greedy),) = lm.loglikelihood(instances("loglikelihood", [(f"{context} hou", "se")]))
+    tokens = torch.tensor([[lm.eot_token_id, *read, *inside]])
+    stream, totals = generator(1234, "score", b"prior"), []
+    for _ in range(SCORE_DRAWS):
+        z = standard_normal(stream, (1, *lm.model.config.latent_shape))
+        log_p = lm.model(tokens[:, :-1], z).log_softmax(-1)[0, -len(inside) :]
+        totals.append(float(log_p.gather(1, tokens[0, -len(inside) :, None]).sum()))
+    assert found == pytest.approx(float(np.logaddexp.reduce(totals) - np.log(SCORE_DRAWS)), rel=1e-4) and not greedy
+
+
 def test_a_continuation_beyond_the_context_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match="200 tokens exceeds the context of 192"):
         model(folder).loglikelihood(instances("loglikelihood", [("a", "b" * 200)]))
@@ -287,6 +337,7 @@ def test_records_of_whole_texts_hold_every_draw_and_the_first_ones_every_step(fo
         ({"condition": "demo"}, "'demos'"),
         ({"dtype": "fp8"}, "dtype"),
         ({"batch_size": 0}, "batch_size"),
+        ({"max_batch_size": 0}, "max_batch_size must be at least 1"),
         ({"pretrained": 7}, "quote"),
         ({"revision": 5e3}, "quote"),
     ],
@@ -347,6 +398,63 @@ def test_generation_options() -> None:
         generation_config({"topp": 0.5})
     with pytest.raises(UsageError, match="temperature"):
         generation_config({"do_sample": True, "temperature": -1.0})
+
+
+YAML = {"until": ["Q:"], "do_sample": False, "temperature": 0.0, "max_gen_toks": 256}
+ALL_TOKENS = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("max_new_tokens=5", {"max_gen_toks": 5}),
+        ("do_sample=false,temperature=0,top_p=1,top_k=0", {}),
+        ("temperature=0", {}),
+        ("do_sample=0", {}),
+        ("do_sample=true,temperature=0.7", {**ALL_TOKENS, "temperature": 0.7}),
+        ("do_sample=true,temperature=none", ALL_TOKENS),
+        ("do_sample=1, temperature=1 ,top_k=5.0", {**ALL_TOKENS, "top_k": 5}),
+        ("do_sample=none,temperature=0.7", {**ALL_TOKENS, "temperature": 0.7}),
+        ("until=none", {"until": None}),
+        ("do_sample=true", "sample at temperature 0"),
+        ("do_sample=true,temperature=0", "sample at temperature 0"),
+        ("do_sample=true,temperature=0.0", "sample at temperature 0"),
+        ("temperature=0.7", "temperature=0.7 does nothing"),
+        ("do_sample=false,temperature=0.9", "temperature=0.9 does nothing"),
+        ("top_p=0.9", "top_p=0.9 does nothing"),
+        ("top_k=40", "top_k=40 does nothing"),
+        ("temperature=-1", "at least 0"),
+        ("temperature=true", "finite number"),
+        ("temperature=", "must be a number"),
+        ("temperature=0,temperature=0", "temperature twice"),
+        ("max_gen_toks=3,max_tokens=4", "both tell"),
+        ("tempratur=1", "'temperature'"),
+        ("num_beams=4", "not known"),
+        ("rethink=2", "not known"),
+        ("temperature", "name=value"),
+        ("until=a,b", "name=value"),
+    ],
+)
+def test_changed_decoding_says_what_is_done_or_why_not(told: str, expected: dict[str, Any] | str) -> None:
+    """The record of a run holds what this returns, and an LTM does just that."""
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            changed_decoding(YAML, generation_changes(told), task="ltm_gsm8k")
+        return
+    found = changed_decoding(YAML, generation_changes(told), task="ltm_gsm8k")
+    assert found == {name: value for name, value in {**YAML, **expected}.items() if value is not None}
+    used, does = generation_config(found), found["do_sample"]
+    assert (used.do_sample, used.max_new_tokens) == (does, found["max_gen_toks"])
+    assert not does or (used.temperature, used.top_p, used.top_k) == tuple(found[name] for name in list(ALL_TOKENS)[1:])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, "0"])
+def test_a_model_never_samples_at_another_temperature_than_told(temperature: Any) -> None:
+    with pytest.raises(UsageError, match="temperature must be positive when sampling"):
+        generation_config({"do_sample": True, "temperature": temperature})
+    assert generation_config({"do_sample": True}).temperature == 1.0
+    assert not generation_config({"temperature": temperature}).do_sample
+    assert not generation_config({"do_sample": False, "temperature": 0.7}).do_sample  # as lm-eval's own models do
 
 
 # Several samples beside a greedy answer -------------------------------------------------------------------------------

@@ -334,6 +334,14 @@ def test_greedy_samples_are_refused_before_any_is_drawn(folder: Path, kwargs: st
     assert found["results"]
 
 
+@pytest.mark.parametrize(
+    "kwargs", ["do_sample=true", "temperature=0.7", "top_k=3", {"do_sample": True, "temperature": 0}]
+)
+def test_options_without_effect_are_refused_under_lm_eval_too(folder: Path, kwargs: Any) -> None:
+    with pytest.raises(UsageError, match=r"does nothing|sample at temperature 0"):
+        run(folder, "ltm_gsm8k", scripted, gen_kwargs=kwargs, limit=1)
+
+
 def test_random_tables_through_lm_eval_equal_counting(folder: Path) -> None:
     source = random.Random(11)
     table = {i: [source.random() < 0.4 for _ in range(5)] for i in range(8)}

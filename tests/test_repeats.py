@@ -90,7 +90,7 @@ def test_impossible_numbers_are_named(metadata: dict[str, Any]) -> None:
 def test_options_of_greedy_and_sampled_requests() -> None:
     task = {"until": ["\n"], "do_sample": False, "temperature": 0.0, "max_gen_toks": 8}
     sampled = sampled_options(task)
-    assert sampled == {**task, "do_sample": True, "temperature": 1.0}
+    assert sampled == {**task, "do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert sampled_options({**task, "temperature": 0.7, "top_p": 0.9})["temperature"] == 0.7
     assert greedy_options({**sampled, "top_p": 0.9, "top_k": 4}) == task
 

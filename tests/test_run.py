@@ -335,6 +335,9 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ({"output_path": "{file}/below"}, MachineError, "cannot be written"),
         ({"device": "cuda:55"}, MachineError, "found cpu"),
         ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
+        ({"gen_kwargs": "do_sample=true"}, UsageError, "sample at temperature 0"),
+        ({"gen_kwargs": "temperature=0.7"}, UsageError, "temperature=0.7 does nothing"),
+        ({"gen_kwargs": "max_gen_toks=3", "tasks": ("ptb",)}, UsageError, "none of the tasks generates"),
         ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
         ({"model": "{tmp}/absent", "data": "{tmp}/absent"}, LtmEvalError, "checkpoint"),
     ],
@@ -433,6 +436,32 @@ def test_a_baselines_samples_are_reproducible(folder: Path, tmp_path: Path) -> N
         outcome = run(config(folder, tmp_path / place, n=3, limit=2, baselines=(str(gpt2),)))
         found.append([row["resps"] for row in documents(outcome.results[1])])
     assert found[0] == found[1] and len(set(found[0][0][1])) > 1
+
+
+def test_an_output_path_too_long_for_its_files_is_refused_first(folder: Path, tmp_path: Path) -> None:
+    """A path may have 4,096 bytes on Linux; a results file in such a folder could never be written."""
+    output = tmp_path
+    while len(str(output)) < 3800:
+        output /= "d" * 100
+    with pytest.raises(UsageError, match=r"\d{4} bytes long.*name a shorter one"):
+        run(config(folder, output))
+
+
+def test_both_kinds_of_model_are_told_the_same_decoding_and_the_record_says_it(folder: Path, tmp_path: Path) -> None:
+    """transformers would sample from the 50 likeliest tokens where an LTM takes all, unless it is told."""
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    told = {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "max_gen_toks": 3}
+    for changes, expected in (
+        ({"gen_kwargs": "do_sample=true,temperature=0.5,max_new_tokens=3"}, [told]),
+        ({"gen_kwargs": "temperature=0.5,max_gen_toks=3", "n": 2}, [{**told, "do_sample": False}, told]),
+    ):
+        output = tmp_path / str(len(expected))
+        for path in run(config(folder, output, limit=1, baselines=(str(gpt2),), **changes)).results:
+            stated = json.loads(path.read_text())["configs"][TASK]["generation_kwargs"]
+            assert {name: stated[name] for name in told} == told
+            asked = [args["arg_1"] for args in documents(path)[0]["arguments"].values()]
+            assert [one["do_sample"] for one in asked] == [one["do_sample"] for one in expected]
+            assert {name: asked[-1][name] for name in told} == told
 
 
 def test_greedy_samples_are_refused(folder: Path, tmp_path: Path) -> None:
