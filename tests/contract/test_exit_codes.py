@@ -85,7 +85,7 @@ CASES = {
     "dtype": ("run --dtype float64", 2, "float32"),
     "device name": ("run --device tpu", 2, "tpu"),
     "decoding": ("run --gen_kwargs max_gen_tok=3", 2, "max_gen_toks"),
-    "fit": ("run --fit {{\"l\":1}}", 2, "lr"),
+    "fit": ('run --fit {{"l":1}}', 2, "lr"),
     "metadata": ("run --metadata [", 2, "metadata"),
     "contradiction": ("run --n 2 --k 5", 2, "5"),
     "exclusion": ("run --limit 2 --documents 1", 2, "documents"),
@@ -137,7 +137,10 @@ def test_code(cli: Commands, folders: Path, tmp_path: Path, name: str) -> None:
 
 def test_more_failed_documents_than_allowed_are_5(cli: Commands, folders: Path, tmp_path: Path) -> None:
     """A learning rate at which no fit converges: every document fails; figures of none are no figures."""
-    command = RUN.format(model=folders / "model", out=tmp_path / "out").split() + ["--fit", '{"lr":1e30,"lr_final":1e30}']
+    command = RUN.format(model=folders / "model", out=tmp_path / "out").split() + [
+        "--fit",
+        '{"lr":1e30,"lr_final":1e30}',
+    ]
     ended = cli.run(*command)
     assert ended.code == 5 and re.search("2 of 2 documents failed", ended.error), ended.err
     assert cli.run(*command, "--max_failed", "2", "--fresh").code in (0, 5)
@@ -208,7 +211,9 @@ def test_a_folder_at_work_is_6(cli: Commands, folders: Path, tmp_path: Path) -> 
 
 def test_a_failed_cell_of_a_sweep_is_5(cli: Commands, folders: Path, tmp_path: Path) -> None:
     """The others go on, and the table says which failed."""
-    command = RUN.format(model=folders / "model", out=tmp_path / "out").replace("run ", "sweep ").replace("--no_report", "")
+    command = (
+        RUN.format(model=folders / "model", out=tmp_path / "out").replace("run ", "sweep ").replace("--no_report", "")
+    )
     words = command.replace("--t_fast 1", "--t_fast 0,1").split()
     ended = cli.run(*words, "--fit", '{"lr":1e30,"lr_final":1e30}')
     assert ended.code == 5, ended.err

@@ -32,7 +32,9 @@ def test_files(pair: Path, model: str) -> None:
     (date,) = {re.sub(r"results_|\.json", "", name) for name in names if name.startswith("results_")}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6}", date)
     kinds = ("samples", "tokens", "latents") if model == "demo" else ("samples", "tokens", "answers")
-    expected = {f"{kind}_{task}_{date}.jsonl" for kind in kinds for task in TASKS} - {f"answers_ltm_wikitext_{date}.jsonl"}
+    expected = {f"{kind}_{task}_{date}.jsonl" for kind in kinds for task in TASKS} - {
+        f"answers_ltm_wikitext_{date}.jsonl"
+    }
     assert names == {f"results_{date}.json", "journal", "run.json", *expected}
     assert (pair / "report.html").is_file()
 
@@ -154,6 +156,8 @@ def test_the_figures_follow_from_the_samples(pair: Path) -> None:
         assert math.isclose(found[f"ppl_per_token{row},none"], math.exp(nats / tokens), rel_tol=1e-9)
         assert math.isclose(found[f"bits_per_byte{row},none"], nats / math.log(2) / size, rel_tol=1e-9)
         for task in ("ltm_rules", "ltm_gsm8k"):
-            strict = [one for one in lines_of(only(pair / model, f"samples_{task}_*")) if one["filter"] == "strict-match"]
+            strict = [
+                one for one in lines_of(only(pair / model, f"samples_{task}_*")) if one["filter"] == "strict-match"
+            ]
             mean = sum(one["exact_match"] for one in strict) / len(strict)
             assert results[task]["exact_match,strict-match"] == mean

@@ -86,11 +86,9 @@ def test_errors_are_typed() -> None:
 
 def test_lm_eval_knows_the_model_and_the_tasks(cli: Commands, pair: Path, tmp_path: Path) -> None:
     """`lm_eval --model ltm …`, lm-eval's own command, gives the figures of `run`."""
-    words = (
-        "--model ltm --model_args pretrained=demo,t_fast=2,rows=bound,condition=demos,fit_window=each "
-        "--metadata {\"data\":\"sample\"} --tasks ltm_rules,ltm_wikitext --num_fewshot 2 --limit 2 --gen_kwargs max_gen_toks=40 --seed 1234 --log_samples "
-        "--output_path"
-    ).split()
+    words = [*["--model", "ltm", "--tasks", "ltm_rules,ltm_wikitext", "--num_fewshot", "2", "--limit", "2", "--seed", "1234", "--log_samples"]]
+    words += ["--model_args", "pretrained=demo,t_fast=2,rows=bound,condition=demos,fit_window=each"]
+    words += ["--metadata", '{"data":"sample"}', "--gen_kwargs", "max_gen_toks=40", "--output_path"]
     cli.done(*words, tmp_path, module="lm_eval")
     found = json_of(only(tmp_path, "*/results_*.json"))
     expected = json_of(only(pair / "demo", "results_*.json"))

@@ -1,4 +1,4 @@
-"""`report`, `compare`, `history` and `index` in every format: the same figures in each, and those of the results files."""
+"""`report`, `compare`, `history`, `index` in every format: the same figures in each, and those of the results."""
 
 from __future__ import annotations
 
@@ -233,7 +233,9 @@ def test_intervals_hold_their_figures_and_differences_are_differences(written: P
         assert one["difference_low"] <= one["difference"] <= one["difference_high"]
         assert 0 < one["p"] <= 1 and (one["p_holm"] is None) == (not one["headline"])
         assert one["documents"] == 2 and one["verdict"] == "open"
-        name = one["second_metric"].replace("ppl_", "perplexity_").replace("_", " ").replace("exact match", "exact_match")
+        name = (
+            one["second_metric"].replace("ppl_", "perplexity_").replace("_", " ").replace("exact match", "exact_match")
+        )
         seen = [
             two
             for two in figures
