@@ -38,6 +38,7 @@ from ltm_eval.context import Context, Windows, plan
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
+from ltm_eval.fewshot import refuse_request_cache
 from ltm_eval.fits import Fits
 from ltm_eval.generating import Generating
 from ltm_eval.jobs import GenerationJob, ScoringJob, units_of
@@ -275,6 +276,7 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
+        _refuse_cached_requests()
         wanted = first_documents(requests, self.token_nll)
         jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
@@ -303,6 +305,7 @@ class LTM(TemplateLM):
 
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
+        _refuse_cached_requests()
         jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
         work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
         left = [jobs[place] for place in work.todo]
@@ -331,6 +334,7 @@ class LTM(TemplateLM):
     @leaving
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
+        _refuse_cached_requests()
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         wanted = first_documents(requests, self.token_nll)
         by_token = [is_by_token(request, 0, wanted) for request in requests]
@@ -464,6 +468,20 @@ class LTM(TemplateLM):
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
         costs = ({**row, **named(request)} for row in answer.tokens)
         self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
+
+
+def _refuse_cached_requests() -> None:
+    """Refuse prompts from lm-eval's request cache, also of tasks that are not ours: lm-eval tells nobody but itself.
+
+    Raises:
+        UsageError: lm-eval's evaluator, which asks, was given `cache_requests`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
+            refuse_request_cache(frame.f_locals.get("cache_requests"))
+            return
+        frame = frame.f_back
 
 
 def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
