@@ -56,7 +56,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     """
     data = {task.task_name: data_facts(task) for task in tasks}
     asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
-    folder = output / folder_name(masked(subject.name)) / cell
+    folder = folder_of(subject, output, cell)
     job = current()
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
         if not job.leads:
@@ -66,6 +66,11 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
                 _shared_cost(meter, job)
             return session.results
         return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
+
+
+def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
+    """Where a model's results go."""
+    return output / folder_name(masked(subject.name)) / cell
 
 
 NOT_ASKED = frozenset(

@@ -17,7 +17,6 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
-import ltm_eval
 from ltm_eval import arguments
 from ltm_eval.arguments import (
     batch_size_or_auto,
@@ -46,6 +45,7 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.progress import Progress, silent, tqdm_bar
+from ltm_eval.provenance import program
 from ltm_eval.records import Recorder, named, text_tokens
 from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
@@ -256,7 +256,7 @@ class LTM(TemplateLM):
             "rethink": self.rethink,
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
-            "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
+            "versions": program(),
         }
 
     @property

@@ -451,7 +451,7 @@ def unlike(argument: dict[str, Any]) -> int:
     return run_command(argument["argv"])
 
 
-@pytest.mark.parametrize(("what", "words"), [("checkpoint", "settings.model_sha"), ("program", "source code")])
+@pytest.mark.parametrize(("what", "words"), [("checkpoint", "settings.model_sha"), ("program", "source_sha256")])
 def test_ranks_with_other_files_are_refused(gang: Gang, tmp_path: Path, what: str, words: str) -> None:
     for name, seed in (("here", 0), ("there", 1)):
         (tmp_path / name).mkdir()

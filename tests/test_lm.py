@@ -335,6 +335,7 @@ def test_lm_evals_request_cache_is_refused(
 
     monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    metrics = {"generate_until": "exact_match", "loglikelihood": "acc"}
     (tmp_path / "rows.jsonl").write_text('{"text": "one two"}\n{"text": "three"}\n')
     task: Any = {
         "task": "theirs",
@@ -344,7 +345,7 @@ def test_lm_evals_request_cache_is_refused(
         "output_type": kind,
         "doc_to_text": "" if kind == "loglikelihood_rolling" else "{{text}}",
         "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": {"generate_until": "exact_match", "loglikelihood": "acc"}.get(kind, "bits_per_byte")}],
+        "metric_list": [{"metric": metrics.get(kind, "bits_per_byte")}],
     }
     metadata = {"data": str(sample_data_dir() / "gsm8k")}
     ours = TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata=metadata)
