@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import run as runner
-from ltm_eval.config import DEMO_MODEL, GridConfig, RunConfig, SweepConfig
+from ltm_eval.config import DEMO_MODEL, NOTHING, GridConfig, RunConfig, SweepConfig, changing
 from ltm_eval.errors import IncompleteError, LtmEvalError, RefusedError, error_line
 from ltm_eval.lock import holder_of
 from ltm_eval.provenance import program
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 FOLDER, STATE_FILE = "cells", "cell.json"
 COMPLETE, FAILED = "complete", "failed"
 AXES = ("model", "task", "condition", "shots", "t_fast", "seed")
-UNNAMED = frozenset(("output_path", "batch_size", "device", "report", "quiet", "command", "fresh"))
-"""Options that change no figure."""
 WAIT_SECONDS = 1.0
 NAME_LENGTH = 80
 
@@ -62,7 +60,8 @@ class Cell:
     @property
     def fingerprint(self) -> str:
         """Names options and checkpoint files; another one is another run."""
-        options = {name: value for name, value in asdict(self.config).items() if name not in UNNAMED}
+        unnamed = changing(NOTHING)
+        options = {name: value for name, value in asdict(self.config).items() if name not in unnamed}
         content = {"options": options, "files": _files_of(self.config.model)}
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

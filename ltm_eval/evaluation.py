@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import failpoints, resume
 from ltm_eval.caveats import task_caveats
+from ltm_eval.config import QUESTIONS, changing
 from ltm_eval.distributed import Job, current
 from ltm_eval.errors import IncompleteError, masked, masked_all, printable
 from ltm_eval.failures import failed_answers, without
@@ -73,18 +74,9 @@ def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
     return output / folder_name(masked(subject.name)) / cell
 
 
-NOT_ASKED = frozenset(
-    ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
-    + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
-    + ("compile", "fit")
-    + ("revision", "max_failed")
-)
-"""Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
-
-
 def asked_of(config: RunConfig) -> dict[str, Any]:
     """The options of a run that tell whether another is the same one."""
-    return {name: value for name, value in asdict(config).items() if name not in NOT_ASKED}
+    return {name: getattr(config, name) for name in changing(QUESTIONS)}
 
 
 def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes

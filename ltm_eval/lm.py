@@ -32,7 +32,7 @@ from ltm_eval.batch_limit import BatchLimit, batch_limit
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.commits import agree_on
 from ltm_eval.compiling import compile_layers
-from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config
+from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config, told_of_answers
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
@@ -64,23 +64,6 @@ if TYPE_CHECKING:
     from ltm_eval.windows import Document
 
 log = logging.getLogger(__name__)
-
-KEPT_UNDER = (
-    *(
-        "model_sha",
-        "model_dtype",
-        "compiled",
-        "sizes",
-        "fit",
-        "rows",
-        "condition",
-        "fit_window",
-        "latent_seed",
-        "tokenizer",
-    ),
-    "versions",
-)
-"""Of `get_model_info`, what changes an answer."""
 
 
 class LTM(TemplateLM):
@@ -262,12 +245,12 @@ class LTM(TemplateLM):
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
-        info = self.get_model_info()
+        info = {**self.get_model_info(), "device": self.model.device.type}
         if not info["model_sha"]:
             info["model_sha"] = weights_sha256(
                 {name: one.detach().cpu() for name, one in self.model.named_parameters()}
             )
-        return {"model": "ltm", **{name: info[name] for name in KEPT_UNDER}, "device": self.model.device.type}
+        return {"model": "ltm", **{name: info[name] for name in (*told_of_answers(), "versions")}}
 
     @leaving
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
