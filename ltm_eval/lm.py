@@ -266,7 +266,7 @@ class LTM(TemplateLM):
         units = units_of(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
         left = [units[place] for place in work.todo]
-        fits = self._fits([job for unit in left for job in unit.jobs])
+        fits = self._fits([job for unit in left for job in unit.jobs if not unit.rethinks])
         generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
         bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
         for unit, answer, tokens in generating.answered(left):

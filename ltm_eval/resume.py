@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval import failpoints, pulse
 from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
-from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.journal import FILE, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.latent_record import LatentRecord
 from ltm_eval.paths import unused_date
 from ltm_eval.provenance import described, program
 from ltm_eval.strict_files import write_json_atomic
+from ltm_eval.telemetry import Made
 from ltm_eval.worklist import Worklist, say_on_stderr
 
 if TYPE_CHECKING:
@@ -92,8 +94,10 @@ class Session:
     """Whether its results were complete already; they stay until new ones are."""
     warnings: list[str]
     """For readers of the results."""
-    seconds_before: float
-    """Wall time of the starts that were cut off."""
+    launches: Mapping[str, str]
+    """Files of the journal that were there before, with the start of the command that wrote each."""
+    costs_before: Mapping[str, Any]
+    """By task: what an earlier start under the same names wrote of its cost."""
 
     @property
     def date_id(self) -> str:
@@ -104,6 +108,18 @@ class Session:
     def results(self) -> Path:
         """Its results file."""
         return self.manifest.results(self.folder)
+
+    def made(self) -> list[Made]:
+        """How every answer of the calls closed since the last time was made, each once."""
+        return [
+            Made(
+                self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
+                answer.source,
+                answer.spent_seconds,
+                [LatentRecord.from_json(row, where="journal") for row in answer.records if "fitted_tokens" in row],
+            )
+            for answer in self.worklist.take()
+        ]
 
     def write(self, content: dict[str, Any], *, status: str) -> None:
         """Write the results of the tasks that are finished.
@@ -165,7 +181,8 @@ def session(
         Worklist(journal, say=say_on_stderr, job=job),
         was_complete=status_of(manifest.results(folder)) == COMPLETE,
         warnings=warnings,
-        seconds_before=_seconds_of(folder, manifest, journal.contents),
+        launches={head[FILE]: str(head.get("launch")) for head in journal.contents.heads},
+        costs_before=_costs_in(manifest.results(folder)),
     )
     before, lm.worklist = lm.worklist, state.worklist
     try:
@@ -304,17 +321,13 @@ def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[s
     say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
 
 
-def _seconds_of(folder: Path, manifest: Manifest, found: Contents) -> float:
-    """Wall time of a run's earlier starts: of each, from its first plan to the last line of its processes."""
-    spans: dict[str, tuple[float, float]] = {}
-    own = [head for head in found.heads if head.get("run", {}).get("date_id") == manifest.date_id]
-    begun = {str(plan["launch"]): float(plan["time"]) for plan in reversed(found.plans)}
-    for head in own:
-        launch = str(head.get("launch"))
-        if launch in begun:
-            last = max((folder / FOLDER / head["file"]).stat().st_mtime, spans.get(launch, (0.0, 0.0))[1])
-            spans[launch] = (begun[launch], last)
-    return sum(max(0.0, last - first) for first, last in spans.values())
+def _costs_in(results: Path) -> dict[str, Any]:
+    """By task: what a results file says of the cost; nothing where there is none."""
+    try:
+        found = json.loads(results.read_text("utf-8"))["ltm_eval"]["cost"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {task: cost for task, cost in found.items() if isinstance(cost, dict)} if isinstance(found, dict) else {}
 
 
 def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
