@@ -91,7 +91,7 @@ def with_earlier(cost: TaskCost, made: Sequence[Made], told_before: Mapping[str,
     for one in made:
         spent[one.launch][one.process] += one.seconds
     earlier = [processes for launch, processes in spent.items() if launch]
-    grown = {name: max(getattr(cost, name) or 0, told_before.get(name) or 0) or None for name in MEMORY}
+    grown: dict[str, Any] = {name: max(getattr(cost, name) or 0, told_before.get(name) or 0) or None for name in MEMORY}
     return replace(
         cost,
         seconds=cost.seconds + sum(max(processes.values()) for processes in earlier),
