@@ -21,6 +21,7 @@ from ltm_eval.answer_record import AnswerRecord
 from ltm_eval.host_records import answer_record, answer_tokens, target_tokens, text_tokens
 from ltm_eval.host_watch import watch
 from ltm_eval.journal import digest
+from ltm_eval.provenance import program
 from ltm_eval.records import named
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.weights import weights_sha256
@@ -76,14 +77,8 @@ def settings_of(host: Any, seed: int) -> dict[str, Any]:
         "max_length": host.max_length,
         "seed": seed,
         "device": torch.device(host.device).type,
-        "versions": {"torch": torch.__version__, **_versions()},
+        "versions": program("transformers"),
     }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("ltm-eval", "lm-eval", "transformers")}
 
 
 def _kept(

@@ -19,11 +19,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ltm_eval
 from ltm_eval import run as runner
-from ltm_eval.config import DEMO_MODEL, GridConfig, RunConfig, SweepConfig
+from ltm_eval.config import DEMO_MODEL, NOTHING, GridConfig, RunConfig, SweepConfig, changing
 from ltm_eval.errors import IncompleteError, LtmEvalError, RefusedError, error_line
 from ltm_eval.lock import holder_of
+from ltm_eval.provenance import program
 from ltm_eval.results import read_run
 from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.sweep import combinations
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 FOLDER, STATE_FILE = "cells", "cell.json"
 COMPLETE, FAILED = "complete", "failed"
 AXES = ("model", "task", "condition", "shots", "t_fast", "seed")
-UNNAMED = frozenset(("output_path", "batch_size", "device", "report", "quiet", "command", "fresh"))
-"""Options that change no figure."""
 WAIT_SECONDS = 1.0
 NAME_LENGTH = 80
 
@@ -61,9 +59,10 @@ class Cell:
 
     @property
     def fingerprint(self) -> str:
-        """Names options, program and checkpoint files; another one is another run."""
-        options = {name: value for name, value in asdict(self.config).items() if name not in UNNAMED}
-        content = {"options": options, "version": ltm_eval.__version__, "files": _files_of(self.config.model)}
+        """Names options and checkpoint files; another one is another run."""
+        unnamed = changing(NOTHING)
+        options = {name: value for name, value in asdict(self.config).items() if name not in unnamed}
+        content = {"options": options, "files": _files_of(self.config.model)}
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -94,6 +93,8 @@ class Done:
     """Why it failed."""
     kept: bool = field(default=False, compare=False)
     """Whether it was finished before."""
+    program: Mapping[str, str | None] = field(default_factory=dict)
+    """`provenance.program` that finished it; what another one finished is not used."""
 
 
 def cells_of(config: GridConfig) -> list[Cell]:
@@ -126,7 +127,13 @@ def _name(axes: Mapping[str, Any]) -> str:
 
 
 def finished(cell: Cell) -> Done | None:
-    """What an earlier command finished of these very options; None where there is nothing of use."""
+    """What an earlier command of this very program finished of these options; None where there is nothing of use."""
+    done = finished_by_any(cell)
+    return done if done is not None and done.program == program() else None
+
+
+def finished_by_any(cell: Cell) -> Done | None:
+    """The same, whatever version of the program it was."""
     try:
         row = json.loads((cell.folder / STATE_FILE).read_text("utf-8"))
         done = Done(**{**row, "scores": tuple(row["scores"]), "kept": True})
@@ -170,6 +177,6 @@ def _ran(cell: Cell, begun: float) -> Done:
         {"metric": one.metric, "filter": one.filter, "value": one.value, "stderr": one.stderr} for one in task.scores
     )
     where = os.path.relpath(results, cell.folder)
-    done = Done(cell.axes, cell.fingerprint, COMPLETE, time.monotonic() - begun, where, scores)
+    done = Done(cell.axes, cell.fingerprint, COMPLETE, time.monotonic() - begun, where, scores, program=program())
     write_json_atomic(cell.folder / STATE_FILE, {**asdict(done), "kept": False})
     return done

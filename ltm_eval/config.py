@@ -238,77 +238,92 @@ CONDITION_ORDER = ("demos", "shuffled", "other", "prior", "prompt", "demos+promp
 """Order of `--condition all`: what is compared with first, then its controls."""
 
 
+ANSWERS, QUESTIONS, VERDICT, NOTHING = "answers", "questions", "verdict", "nothing"
+"""What an option changes: what a model answers to the same request; what is asked of it and which figures are made of
+that; whether the run counts as done; none of these.
+"""
+
+
+def _option(default: Any, *changes: str, told: tuple[str, ...] = ()) -> Any:
+    """A field of `RunConfig`: its default, what it changes, and under which names `get_model_info` tells what it did.
+
+    Answers are kept under what is told of the options that change them (`LTM.settings`), a run goes on under those that
+    change the questions (`Manifest.asked`).
+    """
+    return field(default=default, metadata={"changes": changes, "told": told})
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One `run`: a model, baselines, tasks, and where results go."""
 
-    model: str | None = None
+    model: str | None = _option(None, ANSWERS, told=("model_sha", "sizes"))
     """Checkpoint folder, released `ckpt_*.pt`, hub id or `demo`; None is the bundled demo model."""
-    tasks: tuple[str, ...] = ("gsm8k",)
+    tasks: tuple[str, ...] = _option(("gsm8k",), QUESTIONS)
     """Task names; the prefix `ltm_` may be left out."""
-    num_fewshot: int | None = None
+    num_fewshot: int | None = _option(None, QUESTIONS)
     """Demonstrations per prompt; None takes the task's own number."""
-    baselines: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = _option((), NOTHING)
     """Causal language models (folder or hub id) evaluated by lm-eval's `hf` model on the same documents."""
-    data: str = "auto"
+    data: str = _option("auto", QUESTIONS)
     """`auto`, `sample`, `hub` or a folder."""
-    metadata: str | None = None
+    metadata: str | None = _option(None, QUESTIONS)
     """JSON object of task options, as lm-eval's `--metadata`, for example `{"protocol": "documents"}`."""
-    limit: int | None = None
+    limit: int | None = _option(None, QUESTIONS)
     """Only the first documents of each task."""
-    documents: tuple[int, ...] = ()
+    documents: tuple[int, ...] = _option((), QUESTIONS)
     """Only these documents of each task, by their index; empty takes all."""
-    output_path: str = "results"
+    output_path: str = _option("results", NOTHING)
     """Folder for results."""
-    batch_size: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = _option("auto", NOTHING)
     """Documents in a batch; `auto` on a GPU: as many tokens as a fit step was seen to bear."""
-    device: str = "auto"
+    device: str = _option("auto", ANSWERS, told=("device",))
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
-    dtype: str = "auto"
+    dtype: str = _option("auto", ANSWERS, told=("model_dtype",))
     """Of matrix products: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on GPU)."""
-    compile: bool = False
+    compile: bool = _option(False, ANSWERS, told=("compiled",))
     """Compile the layers; without a compiler they run as they are."""
-    fit: str | None = None
+    fit: str | None = _option(None, ANSWERS, told=("fit",))
     """Changes to the fit preset, a JSON object; see `fit_changes`."""
-    condition: str = "prompt"
+    condition: str = _option("prompt", ANSWERS, told=("condition",))
     """What z is fitted on and what the decoder reads; DESIGN section 5."""
-    preset: str = "bound"
+    preset: str = _option("bound", ANSWERS, told=("fit",))
     """Fit preset."""
-    t_fast: int | Literal["auto"] | None = None
+    t_fast: int | Literal["auto"] | None = _option(None, ANSWERS, told=("fit",))
     """Fast steps; `auto` ends each document's fit once it gains no more, None takes the preset's."""
-    rows: str = "all"
+    rows: str = _option("all", ANSWERS, told=("rows",))
     """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
-    causal_chunk: int = 64
+    causal_chunk: int = _option(64, ANSWERS, told=("rows",))
     """Tokens the causal row scores between two refits of z."""
-    causal_t_fast: int = 4
+    causal_t_fast: int = _option(4, ANSWERS, told=("rows",))
     """Fast steps of each of its refits."""
-    fit_window: int | str | None = None
+    fit_window: int | str | None = _option(None, ANSWERS, told=("fit_window",))
     """Most tokens of one fitted window of demonstrations, or `each` for one each; None takes the model's context."""
-    n: int = 1
+    n: int = _option(1, QUESTIONS)
     """Sampled answers per question, beside the greedy one; 1 takes the greedy one alone."""
-    k: tuple[int, ...] = ()
+    k: tuple[int, ...] = _option((), QUESTIONS)
     """For which k pass@k is reported; empty takes those of `DEFAULT_K` up to n."""
-    rethink: int = 0
+    rethink: int = _option(0, QUESTIONS)
     """Rounds of rethinking, beside as many independent draws; 0 for none."""
-    seed: int = 1234
+    seed: int = _option(1234, ANSWERS, QUESTIONS, told=("latent_seed",))
     """Of latent noise, token draws and demonstrations."""
-    tokenizer: str | None = None
+    tokenizer: str | None = _option(None, ANSWERS, told=("tokenizer",))
     """`gpt2` or a file of mergeable ranks; None takes the checkpoint's."""
-    revision: str | None = None
+    revision: str | None = _option(None, ANSWERS, told=("model_sha",))
     """Commit of a hub checkpoint."""
-    gen_kwargs: str | None = None
+    gen_kwargs: str | None = _option(None, QUESTIONS)
     """Generation options that replace the task's, as lm-eval spells them."""
-    token_nll: int = 20
+    token_nll: int = _option(20, QUESTIONS)
     """Of so many first documents of each task, what every token costs is stored; 0 stores none."""
-    max_failed: str = "0"
+    max_failed: str = _option("0", VERDICT)
     """Documents of a task that may fail, or a share such as `1%`; with more the run ends incomplete."""
-    report: bool = True
+    report: bool = _option(True, NOTHING)
     """Whether the HTML page is written at the end."""
-    quiet: bool = False
+    quiet: bool = _option(False, NOTHING)
     """No progress."""
-    fresh: bool = False
+    fresh: bool = _option(False, NOTHING)
     """Whether an unfinished run of other settings in the output folder is given up."""
-    command: tuple[str, ...] = field(default=())
+    command: tuple[str, ...] = _option((), NOTHING)
     """The command line, for the report."""
 
     def __post_init__(self) -> None:
@@ -333,6 +348,17 @@ class RunConfig:
         if self.token_nll < 0:
             raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
         fit_config(self.preset, t_fast=self.t_fast)
+
+
+def changing(what: str) -> tuple[str, ...]:
+    """The options of a run that change the answers, the questions, the verdict or nothing."""
+    return tuple(option.name for option in fields(RunConfig) if what in option.metadata["changes"])
+
+
+def told_of_answers() -> tuple[str, ...]:
+    """The names under which a model tells all that changes its answers and is an option."""
+    told = (name for option in fields(RunConfig) for name in option.metadata["told"])
+    return tuple(dict.fromkeys(told))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.flops import flops_of
+from ltm_eval.latent_record import fits_of, made_once
 from ltm_eval.paths import reports_dir
 from ltm_eval.row_checks import count
 
@@ -60,6 +61,8 @@ class CostRow:
     """Processes that shared the task."""
     working_seconds: float | None = None
     """What they spent on answers, summed, where there were several."""
+    starts: int = 1
+    """Starts of the command that its answers come from."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
     documents = entry.run.tasks[name].n_effective
     # A run of one task tells its time though nothing was measured per task.
     seconds = _number(told.get("seconds")) or (entry.run.seconds if len(entry.run.tasks) == 1 else None)
-    fit, decode = (sum(getattr(r, field) for r in records) for field in ("fit_seconds", "decode_seconds"))
+    once = made_once(records)
+    fit, decode = (sum(getattr(r, field) for r in once) for field in ("fit_seconds", "decode_seconds"))
     steps = fmean(record.t_fast for record in records) if records else None
     processes = count(told.get("processes")) or 1
     memory = count(told.get("total_memory_bytes" if processes > 1 else "peak_memory_bytes"))
@@ -113,14 +117,15 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
         seconds=seconds,
         seconds_per_document=seconds / documents if seconds is not None and documents else None,
         fit_share=fit / (fit + decode) if fit + decode > 0 else None,
-        fitted_tokens_per_second=sum(r.t_fast * r.fitted_tokens for r in records) / fit if fit > 0 else None,
-        new_tokens_per_second=sum(r.new_tokens for r in records) / decode if decode > 0 else None,
+        fitted_tokens_per_second=sum(r.t_fast * r.fitted_tokens for r in fits_of(records)) / fit if fit > 0 else None,
+        new_tokens_per_second=sum(r.new_tokens for r in once) / decode if decode > 0 else None,
         peak_memory_bytes=memory,
         memory_of=str(told.get("memory_of") or ""),
         t_fast=steps,
         flops_per_token=flops_of(entry.run.config, t_fast=steps or 0.0) if _counts(entry.run, steps) else None,
         processes=processes,
         working_seconds=_number(told.get("working_seconds")) if processes > 1 else None,
+        starts=count(told.get("starts")) or 1,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import failpoints, resume
 from ltm_eval.caveats import task_caveats
+from ltm_eval.config import QUESTIONS, changing
 from ltm_eval.distributed import Job, current
 from ltm_eval.errors import IncompleteError, masked, masked_all, printable
 from ltm_eval.failures import failed_answers, without
@@ -20,7 +21,7 @@ from ltm_eval.signatures import signatures_of
 from ltm_eval.strict_files import write_jsonl_atomic
 from ltm_eval.task_facts import TaskFacts, stop_reasons, task_facts
 from ltm_eval.task_loading import chosen_documents, data_caveats, data_facts
-from ltm_eval.telemetry import Meter, TaskCost, together, with_compute
+from ltm_eval.telemetry import Meter, TaskCost, together, with_compute, with_earlier
 from ltm_eval.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
     """
     data = {task.task_name: data_facts(task) for task in tasks}
     asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
-    folder = output / folder_name(masked(subject.name)) / cell
+    folder = folder_of(subject, output, cell)
     job = current()
     with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
         if not job.leads:
@@ -64,22 +65,19 @@ def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where tha
                 meter = Meter(lm.device)
                 _help(lm, task, config)
                 _shared_cost(meter, job)
+                session.worklist.take()
             return session.results
         return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
 
 
-NOT_ASKED = frozenset(
-    ("model", "tasks", "baselines", "output_path", "batch_size", "device", "report", "quiet", "command", "fresh")
-    + ("preset", "t_fast", "condition", "fit_window", "rows", "causal_chunk", "causal_t_fast", "dtype", "tokenizer")
-    + ("compile", "fit")
-    + ("revision", "max_failed")
-)
-"""Options that change neither what is asked nor the figures, or are settings of the model, which stand elsewhere."""
+def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
+    """Where a model's results go."""
+    return output / folder_name(masked(subject.name)) / cell
 
 
 def asked_of(config: RunConfig) -> dict[str, Any]:
     """The options of a run that tell whether another is the same one."""
-    return {name: value for name, value in asdict(config).items() if name not in NOT_ASKED}
+    return {name: getattr(config, name) for name in changing(QUESTIONS)}
 
 
 def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
@@ -87,7 +85,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
 ) -> Path:
     """`evaluate_subject` in a folder where answers are kept."""
     folder, date_id = session.folder, session.date_id
-    begun = time.perf_counter()
+    begun, earlier_seconds = time.perf_counter(), 0.0
     parts = []
     facts: dict[str, TaskFacts] = {}
     costs: dict[str, dict[str, Any]] = {}
@@ -97,7 +95,10 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         failpoints.moment("run.task")
         records = list(getattr(lm, "records", []))
         info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
-        costs[task.task_name] = asdict(with_compute(_shared_cost(meter, current()), records, info))
+        own, made = _shared_cost(meter, current()), session.made()
+        cost = with_earlier(own, made, session.costs_before.get(task.task_name, {}))
+        earlier_seconds += cost.seconds - own.seconds
+        costs[task.task_name] = asdict(with_compute(cost, made, info))
         answered = list(getattr(lm, "answer_records", []))
         (rows,) = part.pop("samples").values()
         stops = stop_reasons([*records, *answered])
@@ -120,7 +121,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         floors = whole.pop("floors", {})
         whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
         whole |= masked_all(about(subject, lm, tasks, config, notes, facts))
-        whole["total_evaluation_time_seconds"] = str(session.seconds_before + time.perf_counter() - begun)
+        whole["total_evaluation_time_seconds"] = str(earlier_seconds + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
             "floors": floors,
             "cost": costs,

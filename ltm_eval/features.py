@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ltm_eval.errors import DataError, MachineError, UsageError
 from ltm_eval.paths import cache_dir
 from ltm_eval.progress import silent
+from ltm_eval.provenance import version
 from ltm_eval.row_files import file_sha256
 from ltm_eval.strict_files import digest
 
@@ -183,7 +184,7 @@ class Featuriser:
             )
 
     def features(self, texts: Sequence[str]) -> Features:
-        """(texts, D), from disk where these very texts were featurised before.
+        """(texts, D), from disk where these very texts were featurised before, by this code and these libraries.
 
         Raises:
             DataError: transformers cannot load the model, or it gives numbers that are not finite.
@@ -198,7 +199,8 @@ class Featuriser:
 
     def _file(self, texts: Sequence[str]) -> Path | None:
         content = hashlib.sha256()
-        for text in (self.model.digest, str(self.max_tokens), *texts):
+        made_by = [str(version(name)) for name in ("torch", "transformers")] + [Path(__file__).read_text("utf-8")]
+        for text in (self.model.digest, str(self.max_tokens), *made_by, *texts):
             content.update(digest(text).encode())
         return None if self.cache is None else self.cache / f"{content.hexdigest()}.npy"
 

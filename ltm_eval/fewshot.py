@@ -274,6 +274,7 @@ def _keyed_task() -> type[ConfigurableTask]:
         def build_all_requests(self, **kwargs: Any) -> None:
             """As lm-eval's, after a look at the number of shots: its progress bar would share the line of an error."""
             try:
+                refuse_request_cache(kwargs.get("cache_requests"))
                 draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
             except LtmEvalError as error:
                 leave(error)
@@ -383,6 +384,19 @@ def _is_odd(facts: Mapping[str, Any]) -> bool:
 def _generates(definition: Mapping[str, Any]) -> bool:
     """Whether a task's answers are texts that its metric compares one by one."""
     return definition.get("output_type") == "generate_until" and not callable(definition.get("process_results"))
+
+
+def refuse_request_cache(asked: Any) -> None:
+    """Refuse lm-eval's cache of prompts, whose key knows neither data, metadata, seed nor generation options.
+
+    Raises:
+        UsageError: it is asked for.
+    """
+    if asked:
+        raise UsageError(
+            "--cache_requests is refused: lm-eval keeps prompts under the name of the task alone and would score those "
+            "of other data, seed or options; leave it out"
+        )
 
 
 def _skipping(place: int, left_out: Sequence[int]) -> int:

@@ -70,7 +70,7 @@ class Fits:
         """Nothing is fitted yet.
 
         Args:
-            jobs: all of the call, whose contexts are counted.
+            jobs: those of the call that share their context's time.
             seed: of the noise.
             limit: of contexts that are fitted together.
             sync: called before each batch: what the one before has answered must reach the disk.

@@ -16,15 +16,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.cells import AXES, COMPLETE, FAILED, FOLDER, Cell, Done, cells_of, finished, run_cell
-from ltm_eval.errors import IncompleteError, MachineError, UsageError, error_line, printable
+from ltm_eval.cells import AXES, COMPLETE, FAILED, FOLDER, Cell, Done, cells_of, finished, finished_by_any, run_cell
+from ltm_eval.errors import IncompleteError, MachineError, RefusedError, UsageError, error_line, printable
 from ltm_eval.evaluation import show_notes
 from ltm_eval.launch import read_launch
 from ltm_eval.lock import holding
 from ltm_eval.plug import refuse_unread
 from ltm_eval.preflight import check_output, settle
+from ltm_eval.provenance import program
+from ltm_eval.resume import MANIFEST, check_program, differing
 from ltm_eval.strict_files import write_json_atomic
 from ltm_eval.task_loading import ELSEWHERE, heeding, known_tasks, metadata_for, task_manager, task_metadata
+from ltm_eval.worklist import say_on_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,6 +96,7 @@ def run(config: GridConfig) -> Swept:
         for index, one in done.items():
             show.ended(index, one)
         left = [index for index in range(len(cells)) if index not in done]
+        _check_program([cells[index] for index in left], output, fresh=config.base.fresh)
         run_all = _one_by_one if config.ray_address is None else _on_ray
         try:
             for index, one in run_all([cells[index] for index in left], config):
@@ -103,6 +107,24 @@ def run(config: GridConfig) -> Swept:
             show.close()
         _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells), notes)
     return Swept(tuple(done[i] for i in range(len(cells))), output / SUMMARY)
+
+
+def _check_program(left: Sequence[Cell], output: Path, *, fresh: bool) -> None:
+    """Refuse to go on with a sweep that another version of the program left unfinished; say what is run again.
+
+    Raises:
+        RefusedError: cells of both versions would stand side by side, or one is unfinished.
+    """
+    others = [done for cell in left if (done := finished_by_any(cell)) is not None]
+    told = ", ".join(dict.fromkeys(change for one in others for change in differing(one.program, program())))
+    if others and len(others) < len(left) and not fresh:
+        raise RefusedError(
+            f"{output} holds an unfinished sweep of another program ({len(others)} cells are done); finish it with "
+            f"that one, name another --output_path, or run those cells again with --fresh. {told}"
+        )
+    check_program((path.parent for cell in left for path in sorted(cell.folder.rglob(MANIFEST))), fresh=fresh)
+    if others:
+        say_on_stderr(f"{len(others)} cells of another program are run again: {told}")
 
 
 def check(swept: Swept) -> None:

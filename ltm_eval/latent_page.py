@@ -40,12 +40,12 @@ class LayersView:
 
     label: str
     """Model."""
-    requests: int
-    """Requests with a fit."""
+    fits: int
+    """Fits; answers of one context share one."""
     worse: int
     """Of these, whose objective ended above the first fast step's; of those whose steps are known."""
     traced: int
-    """Requests whose steps are known."""
+    """Fits whose steps are known."""
     maps: tuple[HeatMap, ...]
     """KL and mean log variance; KL on the way, where the sidecar holds it."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import ResultsError
 from ltm_eval.row_checks import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 STOP_REASONS = ("stop_string", "end_of_text", "length", "not_finite", "")
@@ -79,6 +79,10 @@ class LatentRecord:
     """
     kl_steps_nats: tuple[tuple[float, ...], ...] = ()
     """KL(q || prior) of each layer at every fast step, to four digits; of the first documents of a task only."""
+    fit: str = ""
+    """Names the fit: answers that share one have the same, and its cost counts once. Empty without a fit, and in files
+    of 0.1.0.
+    """
 
     def __post_init__(self) -> None:
         if self.stop_reason not in STOP_REASONS:
@@ -97,6 +101,22 @@ class LatentRecord:
             ResultsError: a field is absent, unknown or of the wrong type.
         """
         return record_of(cls, row, where=where)
+
+
+def fits_of(records: Sequence[LatentRecord]) -> list[LatentRecord]:
+    """The first record of each fit; where a file names none, equal fits of a document are one."""
+    found: dict[str, LatentRecord] = {}
+    for one in records:
+        if one.kl_nats is not None:
+            told = (one.doc_id, one.prompt_hash, one.t_fast, one.nll_nats, one.kl_nats, one.objective_nats)
+            found.setdefault(one.fit or repr(told), one)
+    return list(found.values())
+
+
+def made_once(records: Sequence[LatentRecord]) -> list[LatentRecord]:
+    """The records less copies: documents with the same prompt are given one answer, which has cost its time once."""
+    copied = (replace(one, task="", doc_id=0) if one.fit else one for one in records)
+    return list(dict.fromkeys(copied))
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections import Counter
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.latent_record import fits_of, made_once
 from ltm_eval.page import LatentSummary
 from ltm_eval.plots import Curve
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary:
-    kl = [(r.kl_nats, r.fitted_tokens) for r in records if r.kl_nats is not None and r.fitted_tokens]
+    once = made_once(records)
+    kl = [(r.kl_nats, r.fitted_tokens) for r in fits_of(records) if r.kl_nats is not None and r.fitted_tokens]
     return LatentSummary(
         label=label,
         condition=_tally(record.condition for record in records),
@@ -35,8 +37,8 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> LatentSummary
         kl_per_layer_nats=_medians([record.kl_per_layer_nats for record in records]),
         mean_log_var_per_layer=_medians([record.mean_log_var_per_layer for record in records]),
         stop_reasons=_stop_reasons(records),
-        fit_seconds=sum(record.fit_seconds for record in records),
-        decode_seconds=sum(record.decode_seconds for record in records),
+        fit_seconds=sum(record.fit_seconds for record in once),
+        decode_seconds=sum(record.decode_seconds for record in once),
         curve=_curve(label, [record.objective_nats for record in records]),
     )
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ltm_eval.latent_page import LEVELS, HeatMap, HeatRow, LayersView
+from ltm_eval.latent_record import fits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,8 @@ Layers = tuple[float, ...]
 
 
 def layers_view(label: str, records: Sequence[LatentRecord]) -> LayersView | None:
-    """Of one run and task; None where no request was fitted."""
-    fitted = [record for record in records if record.kl_nats is not None]
+    """Of one run and task, each fit once; None where nothing was fitted."""
+    fitted = fits_of(records)
     traces = [record.objective_nats for record in fitted if len(record.objective_nats) > 1]
     pairs = [(record.kl_per_layer_nats, record.mean_log_var_per_layer) for record in fitted]
     maps = layer_maps(pairs, [f"document {record.doc_id}" for record in fitted])
@@ -30,7 +31,7 @@ def layers_view(label: str, records: Sequence[LatentRecord]) -> LayersView | Non
     steps = step_map([record.kl_steps_nats for record in fitted if record.kl_steps_nats])
     return LayersView(
         label=label,
-        requests=len(fitted),
+        fits=len(fitted),
         worse=sum(trace[-1] > trace[0] for trace in traces),
         traced=len(traces),
         maps=(*maps, *steps),

@@ -17,7 +17,6 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
-import ltm_eval
 from ltm_eval import arguments
 from ltm_eval.arguments import (
     batch_size_or_auto,
@@ -33,11 +32,12 @@ from ltm_eval.batch_limit import BatchLimit, batch_limit
 from ltm_eval.checkpoint import load_with_tokenizer
 from ltm_eval.commits import agree_on
 from ltm_eval.compiling import compile_layers
-from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config
+from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config, told_of_answers
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.failures import Failure, listed, why_unusable
+from ltm_eval.fewshot import refuse_request_cache
 from ltm_eval.fits import Fits
 from ltm_eval.generating import Generating
 from ltm_eval.jobs import GenerationJob, ScoringJob, units_of
@@ -45,6 +45,7 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.progress import Progress, silent, tqdm_bar
+from ltm_eval.provenance import program
 from ltm_eval.records import Recorder, named, text_tokens
 from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
@@ -63,23 +64,6 @@ if TYPE_CHECKING:
     from ltm_eval.windows import Document
 
 log = logging.getLogger(__name__)
-
-KEPT_UNDER = (
-    *(
-        "model_sha",
-        "model_dtype",
-        "compiled",
-        "sizes",
-        "fit",
-        "rows",
-        "condition",
-        "fit_window",
-        "latent_seed",
-        "tokenizer",
-    ),
-    "versions",
-)
-"""Of `get_model_info`, what changes an answer."""
 
 
 class LTM(TemplateLM):
@@ -258,18 +242,18 @@ class LTM(TemplateLM):
             "rethink": self.rethink,
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
-            "versions": {"ltm_eval": ltm_eval.__version__, "torch": torch.__version__},
+            "versions": program(),
         }
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
-        info = self.get_model_info()
+        info = {**self.get_model_info(), "device": self.model.device.type}
         if not info["model_sha"]:
             info["model_sha"] = weights_sha256(
                 {name: one.detach().cpu() for name, one in self.model.named_parameters()}
             )
-        return {"model": "ltm", **{name: info[name] for name in KEPT_UNDER}, "device": self.model.device.type}
+        return {"model": "ltm", **{name: info[name] for name in (*told_of_answers(), "versions")}}
 
     @leaving
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -278,13 +262,14 @@ class LTM(TemplateLM):
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
         """
+        _refuse_cached_requests()
         wanted = first_documents(requests, self.token_nll)
         jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(jobs)
         units = units_of(jobs)
         work = self.worklist.open("generate_until", [unit.item for unit in units])
         left = [units[place] for place in work.todo]
-        fits = self._fits([job for unit in left for job in unit.jobs])
+        fits = self._fits([job for unit in left for job in unit.jobs if not unit.rethinks])
         generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
         bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
         for unit, answer, tokens in generating.answered(left):
@@ -306,6 +291,7 @@ class LTM(TemplateLM):
 
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
+        _refuse_cached_requests()
         jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
         work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
         left = [jobs[place] for place in work.todo]
@@ -334,6 +320,7 @@ class LTM(TemplateLM):
     @leaving
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
+        _refuse_cached_requests()
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         wanted = first_documents(requests, self.token_nll)
         by_token = [is_by_token(request, 0, wanted) for request in requests]
@@ -479,6 +466,20 @@ class LTM(TemplateLM):
         self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
         costs = ({**row, **named(request)} for row in answer.tokens)
         self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
+
+
+def _refuse_cached_requests() -> None:
+    """Refuse prompts from lm-eval's request cache, also of tasks that are not ours: lm-eval tells nobody but itself.
+
+    Raises:
+        UsageError: lm-eval's evaluator, which asks, was given `cache_requests`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
+            refuse_request_cache(frame.f_locals.get("cache_requests"))
+            return
+        frame = frame.f_back
 
 
 def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -60,11 +61,14 @@ def unused_date(folder: Path) -> str:
         now += timedelta(microseconds=1)
 
 
+@cache
 def source_sha256() -> str:
-    """Names the package's code, task definitions included, whatever its version says."""
+    """Names the package's code, task definitions included, whatever its version says; read once a process."""
+    files = {f"ltm_eval/{path.relative_to(PACKAGE).as_posix()}": path for path in PACKAGE.rglob("*.py")}
+    files |= {f"tasks/{path.relative_to(tasks_dir()).as_posix()}": path for path in tasks_dir().rglob("*yaml")}
     found = sha256()
-    for path in sorted([*PACKAGE.glob("*.py"), *tasks_dir().rglob("*.yaml")], key=lambda path: path.name):
-        found.update(path.name.encode() + path.read_bytes())
+    for name, path in sorted(files.items()):
+        found.update(name.encode() + b"\0" + sha256(path.read_bytes()).digest())
     return found.hexdigest()
 
 

@@ -22,6 +22,26 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def program(*packages: str) -> dict[str, str | None]:
+    """What of the program can change an answer: its version, the digest of its source, torch, lm-eval and `packages`.
+
+    Answers are kept under it, and the processes of a job must agree in it.
+    """
+    return {
+        "ltm_eval": ltm_eval.__version__,
+        "source_sha256": paths.source_sha256(),
+        **{name: version(name) for name in ("torch", "lm-eval", *packages)},
+    }
+
+
+def described() -> str:
+    """The program for a reader: version, and commit where it runs from a checkout."""
+    git = _git_state()
+    if git is None:
+        return ltm_eval.__version__
+    return f"{ltm_eval.__version__}, commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+
+
 def _git_state() -> dict[str, Any] | None:
     """Commit and whether the tree was changed, where the program runs from a checkout."""
     root = paths.PACKAGE.parent

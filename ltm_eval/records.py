@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +75,7 @@ class Recorder:
             stop_reason=continuation.stop_reason if continuation else "",
             fit_seconds=seconds[0],
             decode_seconds=seconds[1],
+            fit=_name(context.document.key) if context.document else "",
         )
 
     def rethought(self, request: Instance, context: Context, candidate: Candidate, *, repeat: int) -> LatentRecord:
@@ -81,14 +83,21 @@ class Recorder:
         trace = candidate.continuation
         fitted = candidate.fast_steps > 0
         base = self.answered(
-            request, context, candidate.posterior, repeat=repeat, continuation=trace, seconds=(0.0, trace.seconds)
+            request,
+            context,
+            candidate.posterior,
+            repeat=repeat,
+            continuation=trace,
+            seconds=(candidate.fit_seconds, trace.seconds),
         )
+        name = _name(f"{base.fit} {base.prompt_hash} {repeat}".encode())  # every candidate has a fit of its own
         own = self._facts((candidate.posterior,), on_text=fitted)
         return replace(
             base,
             **{**own, "t_fast": candidate.fast_steps},
             fitted_tokens=candidate.fitted_tokens,
             fitted_windows=int(fitted),
+            fit=name if fitted else "",
         )
 
     def bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
@@ -112,6 +121,7 @@ class Recorder:
             fit_seconds=done.fit_seconds,
             decode_seconds=0.0,
             draws_nats=done.draws_nats,
+            fit=_name(*(document.key for document in windows)),
         )
 
     def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
@@ -199,6 +209,11 @@ def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[
         return ()
     steps = torch.stack([one[:, 0].cpu().double() for one in kept]).sum(0).tolist()
     return tuple(tuple(float(f"{nats:.4g}") for nats in step) for step in steps)
+
+
+def _name(*keys: bytes) -> str:
+    """A short name of what was fitted."""
+    return sha256(b"".join(keys)).hexdigest()[:16]
 
 
 def named(request: Instance) -> dict[str, Any]:

@@ -5,25 +5,28 @@
     <output>/<model>/results_<date>.json      `ltm_eval.status`: running, incomplete or complete
 
 The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
-their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on.
+their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on. The
+program itself, its source and the libraries that compute, counts as a setting.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import ltm_eval
 from ltm_eval import failpoints, pulse
 from ltm_eval.distributed import Job
 from ltm_eval.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
-from ltm_eval.journal import FOLDER, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.journal import FILE, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.latent_record import LatentRecord
 from ltm_eval.paths import unused_date
+from ltm_eval.provenance import described, program
 from ltm_eval.strict_files import write_json_atomic
+from ltm_eval.telemetry import Made
 from ltm_eval.worklist import Worklist, say_on_stderr
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
 REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
+VERSIONS = "versions."
 SHOWN = 4
 """Differing fields that an error names."""
 
@@ -48,8 +52,8 @@ class Manifest:
     """Tasks and options that choose the requests and the figures."""
     data: Mapping[str, Any]
     """By task: files, counts and digests."""
-    version: str = ltm_eval.__version__
-    """Of the program that began it."""
+    version: str = field(default_factory=described)
+    """The program that began it, for readers."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -90,8 +94,10 @@ class Session:
     """Whether its results were complete already; they stay until new ones are."""
     warnings: list[str]
     """For readers of the results."""
-    seconds_before: float
-    """Wall time of the starts that were cut off."""
+    launches: Mapping[str, str]
+    """Files of the journal that were there before, with the start of the command that wrote each."""
+    costs_before: Mapping[str, Any]
+    """By task: what an earlier start under the same names wrote of its cost."""
 
     @property
     def date_id(self) -> str:
@@ -102,6 +108,18 @@ class Session:
     def results(self) -> Path:
         """Its results file."""
         return self.manifest.results(self.folder)
+
+    def made(self) -> list[Made]:
+        """How every answer of the calls closed since the last time was made, each once."""
+        return [
+            Made(
+                self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
+                answer.source,
+                answer.spent_seconds,
+                [LatentRecord.from_json(row, where="journal") for row in answer.records if "fitted_tokens" in row],
+            )
+            for answer in self.worklist.take()
+        ]
 
     def write(self, content: dict[str, Any], *, status: str) -> None:
         """Write the results of the tasks that are finished.
@@ -163,7 +181,8 @@ def session(
         Worklist(journal, say=say_on_stderr, job=job),
         was_complete=status_of(manifest.results(folder)) == COMPLETE,
         warnings=warnings,
-        seconds_before=_seconds_of(folder, manifest, journal.contents),
+        launches={head[FILE]: str(head.get("launch")) for head in journal.contents.heads},
+        costs_before=_costs_in(manifest.results(folder)),
     )
     before, lm.worklist = lm.worklist, state.worklist
     try:
@@ -237,37 +256,78 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
 def _changes(there: Manifest, wanted: Manifest) -> list[str]:
     """What differs in settings, and in the data of tasks that both have: `field old → new`."""
     shared = there.data.keys() & wanted.data.keys()
-    old = {**flat(there.settings), **flat({"data": {name: there.data[name] for name in shared}})}
-    new = {**flat(wanted.settings), **flat({"data": {name: wanted.data[name] for name in shared}})}
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return differing(
+        {**there.settings, "data": {name: there.data[name] for name in shared}},
+        {**wanted.settings, "data": {name: wanted.data[name] for name in shared}},
+    )
+
+
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Fields of nested mappings that differ: `field old → new`, what a user has chosen before the program's own."""
+    old, new = flat(there), flat(wanted)
+    names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    names.sort(key=lambda name: (name.startswith(VERSIONS), name != f"{VERSIONS}source_sha256", name))
     return [f"{name} {_short(old.get(name))} → {_short(new.get(name))}" for name in names]
+
+
+def check_program(folders: Iterable[Path], *, fresh: bool) -> None:
+    """Before any model time: refuse where an unfinished run of another version of the program lies.
+
+    Args:
+        folders: of the models that a command evaluates.
+        fresh: whether such a run is given up.
+
+    Raises:
+        RefusedError: there is one.
+    """
+    now = program("transformers")
+    for folder in folders if not fresh else ():
+        there = Manifest.read(folder)
+        if there is None or status_of(there.results(folder)) == COMPLETE:
+            continue
+        before = there.settings.get("versions") or {}
+        wanted = {name: now.get(name) for name in {*before, *program()}}
+        if before != wanted and (count := answers_under(there.settings, read(folder))):
+            changes = differing({"versions": before}, {"versions": wanted})
+            raise _refusal(folder, there, count, changes)
+
+
+def _refusal(folder: Path, there: Manifest, count: int, changes: Sequence[str]) -> RefusedError:
+    """The error of a command that cannot go on with the unfinished run in a folder."""
+    begun = f"{folder} holds an unfinished run ({count} answers) of"
+    if all(change.startswith(VERSIONS) for change in changes):
+        told = _listed([change.removeprefix(VERSIONS) for change in changes], 2)
+        return RefusedError(
+            f"{begun} another program: {told}. Finish it with ltm_eval {there.version}, name another --output_path, or "
+            "give it up with --fresh"
+        )
+    return RefusedError(
+        f"{begun} other settings: {_listed(changes)}. Finish it with its own command, name another --output_path, or "
+        "give it up with --fresh"
+    )
+
+
+def _listed(changes: Sequence[str], number: int = SHOWN) -> str:
+    return ", ".join(changes[:number]) + (f" and {len(changes) - number} more" if len(changes) > number else "")
 
 
 def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[str], *, fresh: bool) -> None:
     """Refuse to begin beside an unfinished run; say what is not used of a finished one."""
     count = answers_under(there.settings, found)
-    told = ", ".join(changes[:SHOWN]) + (f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
     if not count:
         return
     if status_of(there.results(folder)) != COMPLETE and not fresh:
-        raise RefusedError(
-            f"{folder} holds an unfinished run ({count} answers) of other settings: {told}. Finish it with its own "
-            "command, name another --output_path, or give it up with --fresh"
-        )
-    say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {told}")
+        raise _refusal(folder, there, count, changes)
+    say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
 
 
-def _seconds_of(folder: Path, manifest: Manifest, found: Contents) -> float:
-    """Wall time of a run's earlier starts: of each, from its first plan to the last line of its processes."""
-    spans: dict[str, tuple[float, float]] = {}
-    own = [head for head in found.heads if head.get("run", {}).get("date_id") == manifest.date_id]
-    begun = {str(plan["launch"]): float(plan["time"]) for plan in reversed(found.plans)}
-    for head in own:
-        launch = str(head.get("launch"))
-        if launch in begun:
-            last = max((folder / FOLDER / head["file"]).stat().st_mtime, spans.get(launch, (0.0, 0.0))[1])
-            spans[launch] = (begun[launch], last)
-    return sum(max(0.0, last - first) for first, last in spans.values())
+def _costs_in(results: Path) -> dict[str, Any]:
+    """By task: what a results file says of the cost; nothing where there is none."""
+    try:
+        found = json.loads(results.read_text("utf-8"))["ltm_eval"]["cost"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {task: cost for task, cost in found.items() if isinstance(cost, dict)} if isinstance(found, dict) else {}
 
 
 def answers_under(settings: Mapping[str, Any], found: Contents) -> int:

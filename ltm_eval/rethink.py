@@ -17,6 +17,7 @@ be ranked by the same rule. Rethinking is worth its name where it beats that.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ class Candidate:
     """Fast steps spent on this trace."""
     fitted_tokens: int
     """Tokens scored by its fit."""
+    fit_seconds: float
+    """Its share of the time of the fits made together, ranking included."""
 
 
 @dataclass(frozen=True)
@@ -192,15 +195,17 @@ def _candidates(  # noqa: PLR0913 - what `rethink` got
         traces[continuation.index] = continuation
     pairs = [(task, trace) for task, trace in zip(tasks, traces, strict=True) if trace is not None]
     documents = [trace_document(task.question.read, trace, eot_id) for task, trace in pairs]
+    begun = time.monotonic()
     explained = iter(_explained(model, documents, [task.start for task, _ in pairs], config, seed))
+    seconds = (time.monotonic() - begun) / max(1, sum(document is not None for document in documents))
     found = []
     for (task, trace), document in zip(pairs, documents, strict=True):
         if document is None:
-            found.append(Candidate(trace, task.start, math.inf, 0, 0))
+            found.append(Candidate(trace, task.start, math.inf, 0, 0, 0.0))
             continue
         posterior, bound = next(explained)
         scored = sum(target != IGNORED for target in document.windows[0].targets)
-        found.append(Candidate(trace, posterior, bound, config.t_fast, scored))
+        found.append(Candidate(trace, posterior, bound, config.t_fast, scored, seconds))
     return found
 
 

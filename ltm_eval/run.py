@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ltm_eval
-from ltm_eval import paths, progress
+from ltm_eval import progress
 from ltm_eval.config import RunConfig
 from ltm_eval.distributed import Job, current, join
 from ltm_eval.errors import LtmEvalError, ResultsError, printable
-from ltm_eval.evaluation import evaluate_subject, evaluate_task, merged, show_notes
+from ltm_eval.evaluation import evaluate_subject, evaluate_task, folder_of, merged, show_notes
 from ltm_eval.failures import Failure, allowed, listed
 from ltm_eval.footprint import say_if_short
 from ltm_eval.lock import holding
 from ltm_eval.preflight import check_output, quiet_hosts, refuse_inside, settle
-from ltm_eval.provenance import version
+from ltm_eval.provenance import program
+from ltm_eval.resume import check_program
 from ltm_eval.stopping import stopping
 from ltm_eval.subjects import baseline_subject, construct, ltm_arguments, ltm_subject
 from ltm_eval.task_facts import mean_fast_steps
@@ -75,7 +75,7 @@ def held(output: Path, job: Job) -> Iterator[None]:
         RefusedError: another command works there, or the processes differ in program or options.
     """
     with holding(output) if job.leads else nullcontext():
-        job.agree({"ltm_eval": ltm_eval.__version__, "source code": paths.source_sha256(), "torch": version("torch")})
+        job.agree(program())
         yield
         job.wait()
 
@@ -91,6 +91,7 @@ def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
     if current().leads:
         say_if_short(tasks, config, output)
     subjects = [ltm_subject(config), *(baseline_subject(spec) for spec in config.baselines)]
+    check_program([folder_of(subject, output) for subject in subjects], fresh=config.fresh)
     written: list[Path] = []
     for subject in subjects:
         lm = construct(subject, config)

@@ -16,14 +16,15 @@ from ltm_eval import run as runner
 from ltm_eval.distributed import current, join
 from ltm_eval.effect import Cell, effect, text_table
 from ltm_eval.errors import UsageError
-from ltm_eval.evaluation import evaluate_subject, show_notes
+from ltm_eval.evaluation import evaluate_subject, folder_of, show_notes
 from ltm_eval.failures import allowed
 from ltm_eval.footprint import say_if_short
 from ltm_eval.preflight import check_output, quiet_hosts, refuse_inside, settle
 from ltm_eval.results import read_run
+from ltm_eval.resume import check_program
 from ltm_eval.stopping import stopping
 from ltm_eval.strict_files import write_json_atomic
-from ltm_eval.subjects import construct, ltm_subject
+from ltm_eval.subjects import baseline_subject, construct, ltm_subject
 from ltm_eval.task_loading import tasks_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -
     tasks = {one: _checked(tasks_of(own)) for one, own in prepared}
     if current().leads:
         say_if_short(tasks[wanted[0]], prepared[0][1], output, runs=len(wanted))
+    subject = ltm_subject(base)
+    folders = [folder_of(subject, output, one.folder if place else "") for place, one in enumerate(wanted)]
+    folders += [folder_of(baseline_subject(spec), output) for spec in base.baselines]
+    check_program(folders, fresh=base.fresh)
     lm: Any = construct(ltm_subject(prepared[0][1]), base)
     show_notes(notes)
     written = []

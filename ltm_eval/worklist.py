@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import pulse
@@ -58,17 +59,29 @@ class Answer:
     """Why there is no answer; `value` is then what stands for one."""
     tokens: tuple[Mapping[str, Any], ...] = ()
     """What its tokens cost, as `TokenRecord.to_json` gives it; of items that ask for it."""
+    spent_seconds: float = field(default=0.0, compare=False)
+    """Wall time since the answer before it was done in the same process."""
+    source: str = field(default="", compare=False)
+    """The journal's file that held it, or the rank that made it; empty where it was made here."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain mapping; `from_json` reads it back."""
-        row: dict[str, Any] = {"value": self.value, "records": list(self.records)}
+        row: dict[str, Any] = {"spent_seconds": self.spent_seconds} if self.spent_seconds else {}
+        row |= {"value": self.value, "records": list(self.records)}
         row |= {"tokens": list(self.tokens)} if self.tokens else {}
         return {**row, "failed": self.failed} if self.failed else row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Answer:
         """The answer that `row` describes."""
-        return cls(row["value"], tuple(row["records"]), str(row.get("failed", "")), tuple(row.get("tokens", ())))
+        return cls(
+            row["value"],
+            tuple(row["records"]),
+            str(row.get("failed", "")),
+            tuple(row.get("tokens", ())),
+            float(row.get("spent_seconds", 0.0)),
+            str(row.get("source", "")),
+        )
 
 
 def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
@@ -129,10 +142,21 @@ class Worklist:
             job: the processes that share the work; None is this one alone.
         """
         self.journal, self.say, self.job = journal, say, job or Job()
+        self._closed: dict[str, Answer] = {}
 
     def open(self, kind: str, items: Sequence[Item]) -> Work:
         """Begin a call of the model's method `kind`."""
         return Work(self, kind, items)
+
+    def keep(self, answers: Mapping[str, Answer]) -> None:
+        """The answers of a call that is closed; only where there is a journal."""
+        if self.journal is not None:
+            self._closed.update(answers)
+
+    def take(self) -> list[Answer]:
+        """The answers of all calls that were closed since the last time this was asked, equal items once."""
+        found, self._closed = list(self._closed.values()), {}
+        return found
 
     def key(self, content: Any) -> str:
         """Names an item, the same in every process."""
@@ -161,6 +185,7 @@ class Work:
         """Places of the items to answer here."""
         self._announce(missing)
         pulse.begin()
+        self._since = time.monotonic()
 
     def share(self, missing: list[int]) -> list[int]:
         """Which of the missing items (places, ascending, each key once) are answered by this process.
@@ -198,10 +223,10 @@ class Work:
         """
         if self.worklist.job.world == 1:
             return
-        own = [[key, self.answers[key].to_json()] for key in self._sent]
-        for text in self.worklist.job.exchange(json.dumps(own).encode()):
+        own = [[key, {**self.answers[key].to_json(), "source": self.answers[key].source}] for key in self._sent]
+        for rank, text in enumerate(self.worklist.job.exchange(json.dumps(own).encode())):
             for key, row in json.loads(text):
-                self.answers.setdefault(key, Answer.from_json(row))
+                self.answers.setdefault(key, Answer.from_json({**row, "source": row["source"] or f"rank {rank}"}))
 
     def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
         """Keep the answer of an item; it outlasts this process from here on.
@@ -217,7 +242,8 @@ class Work:
         """
         pulse.mark()
         key, item = self.keys[place], self.items[place]
-        self.answers[key] = answer
+        before, self._since = self._since, time.monotonic()
+        answer = self.answers[key] = replace(answer, spent_seconds=round(self._since - before, 6))
         if self.worklist.journal is not None:
             self.worklist.journal.append(key, item.task, answer.to_json(), sync=batch_ended)
         self.worklist.job.check()
@@ -231,6 +257,7 @@ class Work:
         pulse.rest()
         self.worklist.sync()
         self.gather()
+        self.worklist.keep(self.answers)
         return [self.answers[key] for key in self.keys]
 
     def _found(self) -> dict[str, Answer]:
@@ -238,8 +265,8 @@ class Work:
         found = {}
         for key in dict.fromkeys(self.keys) if journal is not None else ():
             row = journal.find(key) if journal is not None else None
-            if row is not None:
-                found[key] = Answer.from_json(row)
+            if journal is not None and row is not None:
+                found[key] = Answer.from_json({**row, "source": journal.contents.answers[key].path.name})
         return found
 
     def _announce(self, missing: Mapping[str, int]) -> None:

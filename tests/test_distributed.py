@@ -234,6 +234,7 @@ TIMINGS = (
     "seconds",
     "memory_bytes",
     "processes",
+    "starts",
     "date",
     "total_evaluation_time_seconds",
     "command",
@@ -324,7 +325,7 @@ def working(argv: list[str]) -> int:
 
 def test_the_cost_is_that_of_all_processes(gang: Gang, folder: Path, tmp_path: Path) -> None:
     """Time at work, tokens and operations of two ranks, each of which does half; waiting is not counted."""
-    own = command(folder, tmp_path / "two", "--task", "gsm8k", "--limit", "6", "--shots", "1")
+    own = command(folder, tmp_path / "two", "--task", "gsm8k", "--limit", "6", "--shots", "1", "--n", "2")
     done = gang.run(2, "tests.test_distributed:working", own)
     (cost,) = told_costs(tmp_path / "two")
     each = [float(done.out(rank).splitlines()[-1]) for rank in range(2)]
@@ -332,13 +333,14 @@ def test_the_cost_is_that_of_all_processes(gang: Gang, folder: Path, tmp_path: P
     assert cost["working_seconds"] == pytest.approx(sum(each), rel=1e-6)
     (sidecar,) = tmp_path.rglob("latents_*.jsonl")
     records = [json.loads(line) for line in sidecar.read_text("utf-8").splitlines()]
-    assert len(records) == 6
-    assert cost["fitted_token_steps"] == sum(row["t_fast"] * row["fitted_tokens"] for row in records) > 0
+    assert len(records) == 6 * 3  # a greedy answer and two samples, which share its fit
+    steps = sum(row["t_fast"] * row["fitted_tokens"] for row in records if row["idx"] == 0)
+    assert (cost["fits"], cost["fitted_token_steps"]) == (6, steps) and steps > 0
     assert cost["new_tokens"] == sum(row["new_tokens"] for row in records) > 0
     parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
     per_token = 6 * parameters + 12 * 2 * 8 * 512  # two layers of width 8, as `flops` counts
-    tokens = sum(row["t_fast"] * row["fitted_tokens"] + row["read_tokens"] + row["new_tokens"] for row in records)
-    assert cost["flops"] == pytest.approx(per_token * tokens)
+    tokens = sum(row["read_tokens"] + row["new_tokens"] for row in records)
+    assert cost["flops"] == pytest.approx(per_token * (steps + tokens))
 
 
 def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> None:
@@ -410,6 +412,15 @@ def test_a_killed_job_resumes_on_another_number_of_processes(gang: Gang, folder:
     every = answers_in(tmp_path / "3")
     assert len(every) == len(set(every)) == 8
     assert left(tmp_path / "1") == left(tmp_path / "3")
+    (alone,), (cost,) = told_costs(tmp_path / "1"), told_costs(tmp_path / "3")
+    assert (alone["starts"], cost["starts"]) == (1, 2) or len(kept) == 8
+    assert cost["working_seconds"] >= sum(spent_in(tmp_path / "3")) - 1e-3 > 0
+
+
+def spent_in(output: Path) -> list[float]:
+    """What every answer in a run's journals took its process."""
+    lines = [line for path in output.rglob("journal/*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    return [row["spent_seconds"] for row in (json.loads(line.partition(" ")[2]) for line in lines) if "key" in row]
 
 
 def restarted(argv: list[str]) -> int:
@@ -451,7 +462,7 @@ def unlike(argument: dict[str, Any]) -> int:
     return run_command(argument["argv"])
 
 
-@pytest.mark.parametrize(("what", "words"), [("checkpoint", "settings.model_sha"), ("program", "source code")])
+@pytest.mark.parametrize(("what", "words"), [("checkpoint", "settings.model_sha"), ("program", "source_sha256")])
 def test_ranks_with_other_files_are_refused(gang: Gang, tmp_path: Path, what: str, words: str) -> None:
     for name, seed in (("here", 0), ("there", 1)):
         (tmp_path / name).mkdir()

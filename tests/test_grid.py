@@ -24,6 +24,7 @@ from ltm_eval.cli import main
 from ltm_eval.config import GridConfig, RunConfig
 from ltm_eval.errors import IncompleteError, UsageError
 from ltm_eval.lock import holder_of, holding
+from ltm_eval.provenance import program
 from tests.gang import launcher
 from tests.tiny import tiny_folder
 
@@ -100,7 +101,7 @@ def test_one_cell_that_fails_does_not_stop_the_others(
 
 def test_a_second_attempt_waits_for_the_first(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell, _) = cells_of(config(folder, tmp_path))
-    done = Done(cell.axes, cell.fingerprint, "complete", 1.0, results="results.json")
+    done = Done(cell.axes, cell.fingerprint, "complete", 1.0, results="results.json", program=program())
     cell.folder.mkdir(parents=True)
     held = holding(cell.folder)
     held.__enter__()

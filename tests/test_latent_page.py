@@ -300,7 +300,7 @@ def test_fits_that_ended_higher_than_they_began_are_counted() -> None:
     worse = replace(LATENT, doc_id=1, objective_nats=(100.0, 90.0, 101.0))
     view = layers_view("m", [LATENT, worse, replace(LATENT, objective_nats=())])
     assert view is not None
-    assert (view.requests, view.traced, view.worse) == (3, 2, 1)
+    assert (view.fits, view.traced, view.worse) == (3, 2, 1)
 
 
 def test_the_worst_fit_is_the_one_that_gained_least() -> None:

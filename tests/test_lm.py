@@ -373,6 +373,43 @@ def test_lm_evals_cache_and_chat_templates_are_refused(folder: Path) -> None:
         lm.chat_template(True)
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood", "loglikelihood_rolling", "ours"])
+def test_lm_evals_request_cache_is_refused(
+    kind: str, refresh: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With any task, ours and others': a cache that lm-eval wrote with another model before is never read."""
+    from lm_eval import evaluator
+    from lm_eval.tasks import TaskManager
+
+    from ltm_eval.paths import sample_data_dir, tasks_dir
+
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    metrics = {"generate_until": "exact_match", "loglikelihood": "acc"}
+    (tmp_path / "rows.jsonl").write_text('{"text": "one two"}\n{"text": "three"}\n')
+    task: Any = {
+        "task": "theirs",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": kind,
+        "doc_to_text": "" if kind == "loglikelihood_rolling" else "{{text}}",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": metrics.get(kind, "bits_per_byte")}],
+    }
+    metadata = {"data": str(sample_data_dir() / "gsm8k")}
+    ours = TaskManager(include_defaults=False, include_path=str(tasks_dir()), metadata=metadata)
+    given: dict[str, Any] = {"tasks": ["ltm_gsm8k" if kind == "ours" else task], "task_manager": ours, "limit": 2}
+    if kind != "ours":
+        assert evaluator.simple_evaluate(model="dummy", cache_requests=True, bootstrap_iters=0, **given)
+        assert list(tmp_path.glob("requests-theirs*.pickle"))
+    lm = model(folder)
+    with pytest.raises(UsageError, match="--cache_requests is refused"):
+        evaluator.simple_evaluate(model=lm, cache_requests=True, rewrite_requests_cache=refresh, **given)
+    assert not lm.records
+
+
 def test_a_live_model_is_welcome(folder: Path) -> None:
     loaded = model(folder)
     live = LTM(loaded.model, t_fast=3, batch_size=4)

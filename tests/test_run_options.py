@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import inspect
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,16 @@ import typer
 
 from ltm_eval import grid, probing
 from ltm_eval import run as runner
+from ltm_eval.cells import Cell
 from ltm_eval.cli import app, main
-from ltm_eval.config import GridConfig, RunConfig
+from ltm_eval.config import ANSWERS, NOTHING, QUESTIONS, VERDICT, FitConfig, GridConfig, RunConfig
 from ltm_eval.errors import UsageError
+from ltm_eval.evaluation import asked_of
+from ltm_eval.lm import LTM
 from ltm_eval.run import Outcome
 from ltm_eval.run_options import RUN, SWEEP, run_config
+from ltm_eval.subjects import ltm_subject
+from tests.tiny import tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,3 +120,98 @@ def test_a_sweep_is_run_with_changes_to_the_preset(tmp_path: Path) -> None:
     (results,) = (tmp_path / "out").rglob("results_*.json")
     assert '"lr": 0.2' in results.read_text("utf-8")
     assert main([*argv, "--fit", '{"lr": "x"}']) == 2
+
+
+# What an option changes -----------------------------------------------------------------------------------------------
+
+OTHERS: dict[str, Any] = {
+    "model": "another",
+    "tasks": ("ptb",),
+    "num_fewshot": 3,
+    "baselines": ("gpt2",),
+    "data": "hub",
+    "metadata": '{"protocol": "documents"}',
+    "limit": 7,
+    "documents": (1, 2),
+    "output_path": "elsewhere",
+    "batch_size": 3,
+    "device": None,
+    "dtype": "bfloat16",
+    "compile": True,
+    "fit": '{"draws": 2}',
+    "condition": "demos",
+    "preset": "published",
+    "t_fast": 5,
+    "rows": "bound",
+    "causal_chunk": 8,
+    "causal_t_fast": 1,
+    "fit_window": 16,
+    "n": 4,
+    "k": (2,),
+    "rethink": 2,
+    "seed": 7,
+    "tokenizer": None,
+    "revision": None,
+    "gen_kwargs": "max_gen_toks=3",
+    "token_nll": 0,
+    "max_failed": "3",
+    "report": False,
+    "quiet": True,
+    "fresh": True,
+    "command": ("x",),
+}
+"""Another value of every option; None where it takes a GPU, the hub or a checkpoint that pins no tokenizer."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints."""
+    folder = tmp_path_factory.mktemp("marks")
+    tiny_folder(folder / "tiny")
+    tiny_folder(folder / "another", tiny_model(seed=1))
+    return folder
+
+
+def kept_under(config: RunConfig) -> dict[str, Any]:
+    return LTM(**ltm_subject(config).arguments).settings
+
+
+@pytest.mark.parametrize("name", [option.name for option in fields(RunConfig)])
+def test_every_option_says_what_it_changes(name: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else decides whether a run goes on and an answer is used again."""
+    (option,) = (one for one in fields(RunConfig) if one.name == name)
+    changes, told = option.metadata["changes"], option.metadata["told"]
+    assert changes and set(changes) <= {ANSWERS, QUESTIONS, VERDICT, NOTHING}, "mark the option in config.RunConfig"
+    assert len(changes) == 1 or NOTHING not in changes
+    assert bool(told) == (ANSWERS in changes)
+    monkeypatch.setattr("ltm_eval.lm.compile_layers", lambda model: None)  # its import warns
+    base = RunConfig(model=str(tiny / "tiny"), t_fast=2)
+    assert set(told) <= kept_under(base).keys()
+    value = OTHERS[name]
+    if value is None:
+        return
+    value = str(tiny / value) if name == "model" else value
+    other = replace(base, **{name: value})
+    assert (kept_under(other) != kept_under(base)) == (ANSWERS in changes)
+    assert (asked_of(other) != asked_of(base)) == (QUESTIONS in changes)
+    assert (Cell(other).fingerprint != Cell(base).fingerprint) == (NOTHING not in changes)
+
+
+def test_what_the_model_takes_beyond_a_run_changes_no_answer_unseen(tiny: Path) -> None:
+    """The arguments of `--model_args`: options of a run, or named here."""
+    beyond = set(inspect.signature(LTM).parameters) - {option.name for option in fields(RunConfig)}
+    assert beyond == {"pretrained", "lr", "max_batch_size"}
+    base, own = RunConfig(model=str(tiny / "tiny")), str(tiny / "tiny")
+    assert LTM(own, lr=0.2).settings != kept_under(base)
+    assert LTM(own, max_batch_size=2).settings == kept_under(base)
+
+
+@pytest.mark.parametrize("name", [option.name for option in fields(FitConfig)])
+def test_answers_are_kept_under_every_option_of_the_fit(name: str, tiny: Path) -> None:
+    lm = LTM(str(tiny / "tiny"))
+    before = lm.settings
+    value = getattr(lm.fit_config, name)
+    others = {"noise": "antithetic", "adaptive": True, "draws": 4, "preset": "other"}
+    changed = {"draws": 2, name: others.get(name, value + 1 if isinstance(value, int) else 0.5)}
+    lm.fit_config = replace(lm.fit_config, **changed)
+    assert lm.settings["fit"][name] == changed[name] != before["fit"][name]

@@ -33,7 +33,22 @@ def test_status(cli: Commands, pair: Path) -> None:
 def test_what_a_run_prints(cli: Commands, tmp_path: Path) -> None:
     """lm-eval's table, and where results are; with all rows of a perplexity."""
     ended = cli.done(
-        *["run", "--task", "wikitext", "--limit", "1", "--t_fast", "2", "--rows", "all", "--causal_chunk", "64", "--no-report"], "-o", tmp_path
+        *[
+            "run",
+            "--task",
+            "wikitext",
+            "--limit",
+            "1",
+            "--t_fast",
+            "2",
+            "--rows",
+            "all",
+            "--causal_chunk",
+            "64",
+            "--no-report",
+        ],
+        "-o",
+        tmp_path,
     )
     results = json_of(only(tmp_path, "demo/results_*.json"))["results"]["ltm_wikitext"]
     check("all_rows", results)
@@ -76,7 +91,24 @@ def test_probe(cli: Commands, tmp_path: Path) -> None:
 
 def test_sweep(cli: Commands, tmp_path: Path) -> None:
     """Cells, their scores and folders; the same command keeps what is there."""
-    words = [*["sweep", "--task", "rules", "--limit", "1", "--t_fast", "0,1", "--shots", "1", "--gen_kwargs", "max_gen_toks=8", "-q", "-o"], tmp_path]
+    words = [
+        *[
+            "sweep",
+            "--task",
+            "rules",
+            "--limit",
+            "1",
+            "--t_fast",
+            "0,1",
+            "--shots",
+            "1",
+            "--gen_kwargs",
+            "max_gen_toks=8",
+            "-q",
+            "-o",
+        ],
+        tmp_path,
+    ]
     ended = cli.done(*words)
     content = json_of(tmp_path / "sweep.json")
     check("sweep", content, free=r"/cells/\d+/(seconds|results|fingerprint)", left_out="/notes")
