@@ -264,7 +264,7 @@ class RunConfig:
     rows: str = "all"
     """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
     causal_chunk: int = 64
-    """Tokens the causal row scores between two refits of z."""
+    """Tokens the causal row scores between two refits of z, at most the model's context."""
     causal_t_fast: int = 4
     """Fast steps of each of its refits."""
     fit_window: int | str | None = None

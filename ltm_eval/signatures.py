@@ -23,6 +23,8 @@ SAMPLED = ("pass@", "maj@", "rethink_", "independent_")
 """How metrics of sampled answers begin."""
 PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")
 """Of the facts of a text set, those that say which text was scored."""
+OLD_SCOPE = "window"
+"""What the causal row scored as one before it was told: each rolling window of a text longer than the context."""
 OWN_FIT = "released"
 """Preset of the second fit behind `as_released`, where the first has no fixed noise."""
 
@@ -95,7 +97,9 @@ class Setting:
     def _row(self, metric: str) -> dict[str, Any]:
         """Fit and draws behind one row of a perplexity."""
         if metric.endswith("_causal"):
+            told = self._told("rows", "causal") is not None
             return {
+                "scope": (self._told("rows", "causal", "scope") or OLD_SCOPE) if told else None,
                 **self._fit(),
                 "t_fast": self._told("rows", "causal", "t_fast"),
                 "chunk": self._told("rows", "causal", "chunk"),
