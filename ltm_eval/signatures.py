@@ -97,9 +97,8 @@ class Setting:
     def _row(self, metric: str) -> dict[str, Any]:
         """Fit and draws behind one row of a perplexity."""
         if metric.endswith("_causal"):
-            told = self._told("rows", "causal") is not None
             return {
-                "scope": (self._told("rows", "causal", "scope") or OLD_SCOPE) if told else None,
+                "scope": causal_scope(self.config),
                 **self._fit(),
                 "t_fast": self._told("rows", "causal", "t_fast"),
                 "chunk": self._told("rows", "causal", "chunk"),
@@ -111,6 +110,13 @@ class Setting:
             own = {"preset": OWN_FIT, "t_fast": self._told("fit", "t_fast")}
             return self._fit() if self._told("fit", "noise") == "fixed" else own
         return {**self._fit(), "draws": self._told("rows", "iwae" if metric.endswith("_iwae") else "draws")}
+
+
+def causal_scope(config: Mapping[str, Any]) -> str | None:
+    """What the causal row of a results file scored as one; None where its `config` tells of no such row."""
+    rows = config.get("rows")
+    causal = rows.get("causal") if isinstance(rows, dict) else None
+    return str(causal.get("scope") or OLD_SCOPE) if isinstance(causal, dict) else None
 
 
 def _known(value: Any) -> bool:
