@@ -89,8 +89,8 @@ def in_windows(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
     return (
         [
             f"{longer:,} of {len(texts):,} texts exceed the context of {limit:,} tokens and were scored in lm-eval's "
-            "windows: the first token of a window is given one token before it, only the last window reads back as far "
-            "as the context holds; an LTM's causal row reads back in every chunk, so the two are not given the same context"
+            "windows: the first token of a window is given one token before it, and only the last window reads back as "
+            "far as fits; an LTM's causal row reads back before every chunk, so the two are not given the same context"
         ]
         if longer
         else []

@@ -68,8 +68,8 @@ class Kind:
 BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
 EXACT = Kind(
     "exact",
-    "autoregressive model: exact NLL of the next token; of a text longer than its context in lm-eval’s windows, the first "
-    "token of each after one token of context",
+    "autoregressive model: exact NLL of the next token; a text longer than the context in windows, the first token of "
+    "each after one token of context",
     "ppl_per_token",
     in_bytes=True,
 )

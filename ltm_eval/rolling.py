@@ -1,9 +1,9 @@
 """Whole texts as bounds: what an LTM answers where lm-eval asks for a rolling log-likelihood.
 
-A text is cut into windows as lm-eval 0.4.13 cuts it, and as its `hf` models are scored: each token once, the first token
-of a window after one token of context, and only the last window reads as far back as fits. Every window has a z of its
-own, fitted to the tokens scored in it, so the sum over windows bounds -log p of the text under that model. The causal
-row alone takes the text as a whole (`causal`).
+A text is cut into windows as lm-eval 0.4.13 cuts it for any model: each token is scored once, the first of a window
+after one token of context, and only the last window reads as far back as fits. Every window has a z of its own, fitted
+to the tokens scored in it, so the sum over windows bounds -log p of the text under that model. The causal row alone
+takes the text as a whole (`causal`).
 """
 
 from __future__ import annotations
