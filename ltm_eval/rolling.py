@@ -167,9 +167,11 @@ def _text_score(index: int, text: _Text, windows: Sequence[Document], causal: Es
     bounds = [scored[0] for scored in ordered]
     rows: dict[str, float] = {}
     for name in ("bound", "nll_given_z", "kl", *OPTIONAL_ROWS):
-        parts = [causal] if name == "causal" else [getattr(bound, name) for bound in bounds]
+        parts = [getattr(bound, name) for bound in bounds]
         if all(part is not None for part in parts):
             rows[name] = math.fsum(part.nats for part in parts)
+    if causal is not None:
+        rows["causal"] = causal.nats
     rows["bound_stderr"] = math.sqrt(math.fsum((bound.bound.stderr_nats or 0.0) ** 2 for bound in bounds))
     tokens = sum(target != IGNORED for window in windows for target in window.windows[0].targets)
     posteriors = tuple(scored[1] for scored in ordered)
