@@ -10,7 +10,7 @@ mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`, whose own-noise figure is
     iwae_K           -log mean of p(x|z) p(z) / q(z) over K draws      bound
     prior            -log mean of p(x|z) over draws z ~ N(0, I)        bound
     as_released      the objective at the noise the fit was made for   no bound
-    causal           z fitted on what precedes a chunk, chunk scored   a next-token code length
+    causal           z fitted on what precedes a chunk, chunk scored   a next-token code length (`causal`)
 
 Models compute in fp32; sums over windows, draws, chunks and documents are float64.
 """

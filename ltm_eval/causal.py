@@ -1,9 +1,16 @@
-"""Texts scored prequentially: z is fitted on what precedes a chunk, then the chunk is scored, and so on to the end."""
+"""Texts scored prequentially: z is fitted on what precedes a chunk, then the chunk is scored, and so on to the end.
+
+A text is scored whole, however long it is: each token once, in chunks counted from its beginning. What is seen of the
+text before a chunk is what the model's context C holds: z is fitted on the last C tokens before the chunk, from where
+the fit before the previous chunk ended, and the decoder reads the last C - chunk tokens before it (and one more for the
+chunk's first token, which is predicted from it). Rolling windows, into which lm-eval cuts a text longer than a context,
+play no part: the rows of `bounds` are sums over them, with a z for each, this row is not.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.draws import DRAWS, draw_noise, weigh
@@ -32,6 +39,9 @@ class CausalConfig:
     """Fast steps of each refit; 0 leaves the prior."""
     draws: int = DRAWS
     """Draws z ~ q in a chunk's mixture."""
+    scope: str = field(default="text", init=False)
+    """What is scored as one, for records and the keys of kept answers: a whole text. Records without it are of versions
+    that scored each rolling window of a long text by itself."""
 
     def __post_init__(self) -> None:
         for name in ("chunk", "draws"):
@@ -100,7 +110,7 @@ def causal(
         )
     config = replace(config, t_fast=options.t_fast, adaptive=False)
     streams = [_Stream(tuple(text), Posterior.prior(model)) for text in texts]
-    for first in range(0, max(len(text) for text in texts) - 1, options.chunk):
+    for first in range(0, max(map(len, texts), default=1) - 1, options.chunk):
         active = [stream for stream in streams if len(stream.text) - 1 > first]
         if first and config.t_fast:
             _refit(model, active, config, first=first, seed=seed)
@@ -158,13 +168,20 @@ def text_of(document: Document) -> tuple[int, ...]:
     """The text a document's windows were cut from: its first input token, then every scored target in turn.
 
     Raises:
-        UsageError: a window's targets are not its own next tokens, so it was not cut from one text.
+        UsageError: the windows do not make up one text: targets are not their own next tokens, or what a window reads
+            before its first target is not what the windows before it ended with.
     """
+    text = list(document.windows[0].tokens[:1])
     for window in document.windows:
-        if any(t not in (IGNORED, x) for t, x in zip(window.targets, window.tokens[1:], strict=False)):
-            raise UsageError("causal needs windows whose targets are their own next tokens; leave the causal row out")
-    scored = (target for window in document.windows for target in window.targets if target != IGNORED)
-    return (document.windows[0].tokens[0], *scored)
+        first = next((i for i, target in enumerate(window.targets) if target != IGNORED), len(window.targets))
+        scored = window.targets[first:]
+        if scored and (IGNORED in scored or window.tokens != (*text[-first - 1 :], *scored[:-1])):
+            raise UsageError(
+                "causal needs windows that make up one text, whose targets are their own next tokens and each scored "
+                "once; leave the causal row out"
+            )
+        text += scored
+    return tuple(text)
 
 
 def causal_rows(

@@ -26,7 +26,7 @@ def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence
         lm: the model, as lm-eval drives it.
     """
     documents = list({row["doc_id"]: row["doc"] for row in rows}.values())
-    prompts = read_short(records) if records else cut_prompts(rows, lm)
+    prompts = read_short(records) if records else [*cut_prompts(rows, lm), *in_windows(rows, lm)]
     found = [
         *copies(documents),
         *shown_too(documents, task.fewshot_docs() or []),
@@ -77,6 +77,24 @@ def cut_prompts(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
         return []
     cut = sum(len(encode(text)) > limit - new for text, new in asked)
     return [f"{cut:,} of {len(asked):,} prompts exceed the context and were cut"] if cut > NOTICED * len(asked) else []
+
+
+def in_windows(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
+    """Whole texts that a model of lm-eval's scored in rolling windows, whose context is not that of a causal row."""
+    texts = dict.fromkeys(arguments[0] for row in rows for arguments in row["arguments"] if len(arguments) == 1)
+    limit, encode = getattr(lm, "max_length", None), getattr(lm, "tok_encode", None)
+    if not isinstance(limit, int) or encode is None:
+        return []
+    longer = sum(len(encode(text)) > limit for text in texts)
+    return (
+        [
+            f"{longer:,} of {len(texts):,} texts exceed the context of {limit:,} tokens and were scored in lm-eval's "
+            "windows: the first token of a window is given one token before it, and only the last window reads back as "
+            "far as fits; an LTM's causal row reads back before every chunk, so the two are not given the same context"
+        ]
+        if longer
+        else []
+    )
 
 
 def answers_beyond(rows: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:

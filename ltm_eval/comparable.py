@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.figures import FlatFigure
 
-SIGNED_SETTINGS = ("task", "shots", "fewshot_seed", *PREPARATION)
+SIGNED_SETTINGS = ("task", "shots", "fewshot_seed", "scope", *PREPARATION)
 """Parts of a signature in which comparable figures agree; the number of documents comes on top."""
 
 

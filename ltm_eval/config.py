@@ -294,7 +294,7 @@ class RunConfig:
     rows: str = _option("all", ANSWERS, told=("rows",))
     """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
     causal_chunk: int = _option(64, ANSWERS, told=("rows",))
-    """Tokens the causal row scores between two refits of z."""
+    """Tokens the causal row scores between two refits of z, at most the model's context."""
     causal_t_fast: int = _option(4, ANSWERS, told=("rows",))
     """Fast steps of each of its refits."""
     fit_window: int | str | None = _option(None, ANSWERS, told=("fit_window",))

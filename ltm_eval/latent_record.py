@@ -46,9 +46,9 @@ class LatentRecord:
     read_tokens: int
     """Tokens the decoder read before its first own token."""
     fitted_tokens: int
-    """Tokens z was fitted on, over all windows."""
+    """Tokens z was fitted on, over all windows, with those that a window reads before its first target."""
     fitted_windows: int
-    """Windows that shared the one z."""
+    """Windows that shared the one z; of a text that is scored as a whole, its windows, each with a z of its own."""
     truncated: bool
     """Whether something of the prompt was dropped."""
     nll_nats: float | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,8 @@ class LTM(TemplateLM):
             lr: learning rate of the fast loop; None takes the preset's.
             rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
                 joined by `+`.
-            causal_chunk: tokens the causal row scores between two refits of z; None takes `RunConfig`'s.
+            causal_chunk: tokens the causal row scores between two refits of z, at most the model's context; None takes
+                `RunConfig`'s.
             causal_t_fast: fast steps of each of its refits; None takes `RunConfig`'s.
             dtype: of matrix products: `float32`, `bfloat16` or `auto`.
             compile: whether to compile the layers; without a compiler they run as they are.
@@ -141,6 +142,8 @@ class LTM(TemplateLM):
         )
         self._device = resolve_device(device)
         self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
+        if self.rows.causal is not None and self.rows.causal.chunk > self.max_length:
+            self.rows = replace(self.rows, causal=replace(self.rows.causal, chunk=self.max_length))
         self.dtype = resolve_dtype(dtype, self._device)
         self.model.set_matmul_dtype(self.dtype)
         self.compiled = arguments.yes(compile or False, "compile")

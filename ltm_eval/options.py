@@ -303,7 +303,7 @@ CausalChunk = Annotated[
         panel=LATENTS,
         metavar="N",
         parser=_whole("causal_chunk", 1),
-        text="Tokens the causal row scores between two refits of z.",
+        text="Tokens the causal row scores between two refits of z, at most the model's context.",
     ),
 ]
 CausalFastSteps = Annotated[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.ppl_tables import AGREEMENT, KINDS, PROTOCOL_KEYS
 from ltm_eval.scores import ROLLING_METRICS, SHARES, flat
-from ltm_eval.signatures import ROLLING, read_facts
+from ltm_eval.signatures import ROLLING, causal_scope, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,6 +158,7 @@ def mismatches(task: str, a: Entry, b: Entry) -> list[str]:
     if ours.n_effective is None or theirs.n_effective is None:
         found.append(_against("limit", _limit(a.run), _limit(b.run)))
     found += [_against(seed.replace("_", " "), a.run.config.get(seed), b.run.config.get(seed)) for seed in SEEDS]
+    found.append(_against("causal row of each", causal_scope(a.run.config), causal_scope(b.run.config)))
     for name in ("generation_kwargs", "repeats"):
         found.append(_against(name, ours.config.get(name), theirs.config.get(name)))
     protocols = _protocol(a, task), _protocol(b, task)

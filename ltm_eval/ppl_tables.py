@@ -66,10 +66,17 @@ class Kind:
 
 
 BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
-EXACT = Kind("exact", "autoregressive model: exact NLL of the next token", "ppl_per_token", in_bytes=True)
+EXACT = Kind(
+    "exact",
+    "autoregressive model: exact NLL of the next token; a text longer than the context in windows, the first token of "
+    "each after one token of context",
+    "ppl_per_token",
+    in_bytes=True,
+)
 CAUSAL = Kind(
     "causal",
-    "a real next-token figure: z fitted on what precedes each chunk only; comparable with an autoregressive model’s",
+    "a real next-token figure of the whole text: z fitted on what precedes each chunk only, as far as the context "
+    "holds; comparable with an autoregressive model’s",
     "ppl_per_token_causal",
     in_bytes=True,
 )

@@ -111,7 +111,7 @@ class Recorder:
             demonstrations=0,
             demonstrations_read=0,
             demonstrations_fitted=0,
-            prompt_tokens=tokens,
+            prompt_tokens=sum(document.scored for document in windows),
             read_tokens=tokens,
             fitted_tokens=tokens,
             fitted_windows=len(windows),

@@ -1,7 +1,9 @@
 """Whole texts as bounds: what an LTM answers where lm-eval asks for a rolling log-likelihood.
 
-A text is cut into windows as lm-eval 0.4.13 cuts it (each token scored once, as much context as fits); every window has
-a z of its own, fitted to the tokens scored in it, so the sum over windows bounds -log p of the text under that model.
+A text is cut into windows as lm-eval 0.4.13 cuts it for any model: each token is scored once, the first of a window
+after one token of context, and only the last window reads as far back as fits. Every window has a z of its own, fitted
+to the tokens scored in it, so the sum over windows bounds -log p of the text under that model. The causal row alone
+takes the text as a whole (`causal`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ltm_eval.bounds import DocumentBounds, RowOptions, score_documents
-from ltm_eval.causal import CausalConfig
+from ltm_eval.causal import CausalConfig, causal_rows
 from ltm_eval.elbo import IGNORED
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.memory import finish
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.batch_limit import BatchLimit
     from ltm_eval.config import FitConfig
+    from ltm_eval.estimates import Estimate
     from ltm_eval.gaussians import Posterior
     from ltm_eval.model import LatentThoughtModel
     from ltm_eval.tokenizer import Tokenizer
@@ -80,7 +83,7 @@ class _Text:
     """Windows of one text that are scored so far."""
 
     open: int
-    scored: list[tuple[DocumentBounds, Posterior, int]] = field(default_factory=list)
+    scored: dict[int, tuple[DocumentBounds, Posterior]] = field(default_factory=dict)
     token_nats: dict[int, tuple[float, ...]] = field(default_factory=dict)
     fit_seconds: float = 0.0
 
@@ -117,12 +120,15 @@ def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of whic
 ) -> Iterator[TextScore]:
     """Score texts given as windows; each comes when its last window is done, longest windows first.
 
+    The causal row is of the whole text, the others are sums over its windows.
+
     Args:
         texts: of `windows_of`.
         limit: of windows that are fitted together.
         by_token: places of the texts of which each token's cost is kept.
     """
     held = [_Text(len(windows)) for windows in texts]
+    by_window = replace(options, causal=None)
     for index, windows in enumerate(texts):
         if not windows:
             yield TextScore(index, 0.0, (), 0.0)
@@ -136,29 +142,36 @@ def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of whic
         finish(model.device)
         seconds = (time.monotonic() - begun) / len(part)
         costs = TokenCosts({row for row, (index, _) in enumerate(part) if index in by_token})
-        found = score_documents(model, documents, config, options=options, seed=seed, posterior=posterior, costs=costs)
+        found = score_documents(
+            model, documents, config, options=by_window, seed=seed, posterior=posterior, costs=costs
+        )
         finished = []
         for row, (index, place) in enumerate(part):
-            held[index].scored.append((found[row], posterior.row(row), place))
+            held[index].scored[place] = found[row], posterior.row(row)
             held[index].token_nats |= {place: costs.nats[row]} if row in costs.nats else {}
             held[index].fit_seconds += seconds
             held[index].open -= 1
             if not held[index].open:
-                finished.append(_text_score(index, held[index], texts[index]))
-                held[index].scored = []
-        for score in finished:
-            yield replace(score, ends_batch=score is finished[-1])
+                finished.append(index)
+        wholes = [Document(tuple(document.windows[0] for document in texts[index])) for index in finished]
+        causal = causal_rows(model, wholes, config, options=options.causal, seed=seed) if options.causal else []
+        for place, index in enumerate(finished):
+            score = _text_score(index, held[index], texts[index], causal[place] if causal else None)
+            held[index].scored = {}
+            yield replace(score, ends_batch=index == finished[-1])
 
 
-def _text_score(index: int, text: _Text, windows: Sequence[Document]) -> TextScore:
+def _text_score(index: int, text: _Text, windows: Sequence[Document], causal: Estimate | None) -> TextScore:
     """Sums over windows; a row that a window lacks is lacking in the text."""
-    ordered = sorted(text.scored, key=lambda scored: scored[2])
+    ordered = [text.scored[place] for place in sorted(text.scored)]
     bounds = [scored[0] for scored in ordered]
     rows: dict[str, float] = {}
     for name in ("bound", "nll_given_z", "kl", *OPTIONAL_ROWS):
         parts = [getattr(bound, name) for bound in bounds]
         if all(part is not None for part in parts):
             rows[name] = math.fsum(part.nats for part in parts)
+    if causal is not None:
+        rows["causal"] = causal.nats
     rows["bound_stderr"] = math.sqrt(math.fsum((bound.bound.stderr_nats or 0.0) ** 2 for bound in bounds))
     tokens = sum(target != IGNORED for window in windows for target in window.windows[0].targets)
     posteriors = tuple(scored[1] for scored in ordered)

@@ -28,6 +28,8 @@ DEMONSTRATIONS = "train"
 NOT_OFFICIAL = "not the official file"
 NOT_OFFICIAL_FILES = "not_official"
 """Key of a task's metadata: split to how it differs, for results that lm-eval writes, which have no record of data."""
+OLD_SCOPE = "window"
+"""What the causal row scored as one before it was told: each rolling window of a text longer than the context."""
 OWN_FIT = "released"
 """Preset of the second fit behind `as_released`, where the first has no fixed noise."""
 
@@ -101,6 +103,7 @@ class Setting:
         """Fit and draws behind one row of a perplexity."""
         if metric.endswith("_causal"):
             return {
+                "scope": causal_scope(self.config),
                 **self._fit(),
                 "t_fast": self._told("rows", "causal", "t_fast"),
                 "chunk": self._told("rows", "causal", "chunk"),
@@ -112,6 +115,13 @@ class Setting:
             own = {"preset": OWN_FIT, "t_fast": self._told("fit", "t_fast")}
             return self._fit() if self._told("fit", "noise") == "fixed" else own
         return {**self._fit(), "draws": self._told("rows", "iwae" if metric.endswith("_iwae") else "draws")}
+
+
+def causal_scope(config: Mapping[str, Any]) -> str | None:
+    """What the causal row of a results file scored as one; None where its `config` tells of no such row."""
+    rows = config.get("rows")
+    causal = rows.get("causal") if isinstance(rows, dict) else None
+    return str(causal.get("scope") or OLD_SCOPE) if isinstance(causal, dict) else None
 
 
 def _known(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,17 @@ def entry(*values: dict[str, Any], kind: str = "hf", extra: RunExtra | None = No
     run = Run(Path("r.json"), "", "m", kind, {}, {TASK: task}, {}, None, extra or RunExtra())
     samples = {(str(i), 0): Sample(i, "none", "", "", (), (), row, str(i), "", {}) for i, row in enumerate(values)}
     return Entry(label="m", series=1, run=run, samples={"none": samples})
+
+
+def with_causal_row(**told: Any) -> Entry:
+    one = entry({"ppl_per_token_causal": [4.0, 2]}, kind="ltm")
+    return replace(one, run=replace(one.run, config={"rows": {"causal": {"chunk": 64, **told}}}))
+
+
+def test_a_causal_row_of_windows_is_not_like_for_like_with_one_of_whole_texts() -> None:
+    older, newer, baseline = with_causal_row(), with_causal_row(scope="text"), entry({"ppl_per_token": [4.0, 2]})
+    assert mismatches(TASK, older, newer) == ["causal row of each window against text"]
+    assert mismatches(TASK, newer, newer) == mismatches(TASK, newer, baseline) == []
 
 
 def only(made: Entry) -> Series:
