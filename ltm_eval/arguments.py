@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import torch
-from lm_eval.models.utils import normalize_gen_kwargs
 
 from ltm_eval.config import AUTO, EACH, GenerationConfig
 from ltm_eval.errors import MachineError, UsageError, nearest, shown
@@ -28,6 +27,8 @@ def generation_config(raw: dict[str, Any]) -> GenerationConfig:
     Raises:
         UsageError: an option is not known or out of range.
     """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
     given = {name: value for name, value in raw.items() if value is not None}
     for name in (*NEW_TOKENS, "top_k", "rethink"):
         if name in given:
@@ -98,6 +99,16 @@ def resolve_device(name: str | None) -> torch.device:
                 f"start at most {count} processes a machine, or pass --device cpu"
             )
         return torch.device(f"cuda:{launch.local_rank}")
+    return existing_device(name)
+
+
+def existing_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name, or the best there is for None and `auto`.
+
+    Raises:
+        UsageError: no device is named so.
+        MachineError: it does not exist; the message lists those found.
+    """
     found = (
         ["cpu"]
         + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -107,8 +118,8 @@ def resolve_device(name: str | None) -> torch.device:
         return torch.device(found[1] if len(found) > 1 else "cpu")
     try:
         device = torch.device(str(name))
-    except RuntimeError as error:
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
     wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
     if wanted not in found:
         raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
-from typing import Any, Literal, get_args
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ltm_eval.errors import UsageError, nearest, shown
 
@@ -318,6 +318,45 @@ class RunConfig:
         if self.token_nll < 0:
             raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
         fit_config(self.preset, t_fast=self.t_fast)
+
+
+_KINDS = {int: "a whole number", str: "text", bool: "True or False", NoneType: "None"}
+
+
+def check_kind(name: str, value: Any, field_name: str | None = None) -> None:
+    """Raise UsageError unless `value` is of the kind that an option of `RunConfig` has.
+
+    Args:
+        name: as the caller knows the option.
+        field_name: the field, where it has another name.
+    """
+    kind = get_type_hints(RunConfig)[field_name or name]
+    if not _is(value, kind):
+        got = f"a {type(value).__name__}" if isinstance(value, (list, tuple, set, dict)) else shown(value)
+        raise UsageError(f"{name} must be {_kind(kind)}, got {got}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is(one, args[0]) for one in value)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if args:
+        return any(_is(value, one) for one in args)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _kind(kind: Any) -> str:
+    """A kind in words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return f"a list, each of it {_kind(args[0])}"
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if isinstance(kind, UnionType) or args:
+        return " or ".join(_kind(one) for one in args)
+    return _KINDS.get(kind, f"a {kind.__name__}")
 
 
 @dataclass(frozen=True)

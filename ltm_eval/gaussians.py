@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm_eval.errors import UsageError, shown
 from ltm_eval.memory import uploaded
+from ltm_eval.model import told
 from ltm_eval.noise import generator, standard_normal
 
 if TYPE_CHECKING:
@@ -49,11 +51,29 @@ class Posterior:
     """How the fit went."""
 
     def at(self, noise: Tensor) -> Tensor:
-        """z = mu + noise * sigma, (B, L, N, D)."""
+        """z = mu + noise * sigma, (B, L, N, D).
+
+        Args:
+            noise: standard normal draws, (B, L, N, D) or what broadcasts to it, such as (L, N, D).
+
+        Raises:
+            UsageError: it is anything else.
+        """
+        shape = tuple(self.mu.shape)
+        fits = isinstance(noise, Tensor) and noise.is_floating_point() and noise.shape[-3:] == self.mu.shape[-3:]
+        if not fits or not (noise.dim() == 3 or (noise.dim() == 4 and (shape[0] == 1 or len(noise) in (1, shape[0])))):  # noqa: PLR2004
+            raise UsageError(f"noise must be a tensor of floats of shape {shape}, (B, L, N, D), got {told(noise)}")
         return self.mu + noise * (0.5 * self.log_var).exp()
 
     def row(self, i: int) -> Posterior:
-        """The posterior of document i alone."""
+        """The posterior of document i alone; -1 is the last.
+
+        Raises:
+            UsageError: there is no such document.
+        """
+        if isinstance(i, bool) or not isinstance(i, int) or not -len(self.mu) <= i < len(self.mu):
+            raise UsageError(f"row: expected a whole number from 0 to {len(self.mu) - 1} (documents), got {shown(i)}")
+        i %= len(self.mu)
         part = slice(i, i + 1)
         layers = self.trace.kl_layers_nats
         kept = None if layers is None else layers[:, part]
@@ -62,7 +82,14 @@ class Posterior:
 
     @staticmethod
     def joined(parts: Sequence[Posterior]) -> Posterior:
-        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last."""
+        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last.
+
+        Raises:
+            UsageError: there is none, or they are of models of different sizes.
+        """
+        if not parts or len({part.mu.shape[1:] for part in parts}) > 1:
+            shapes = ", ".join(sorted({str(tuple(part.mu.shape)) for part in parts})) or "none"
+            raise UsageError(f"joined: expected posteriors of one shape (L, N, D), got {shapes}")
         rows = max(len(part.trace.nll_nats) for part in parts)
         parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
         nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)

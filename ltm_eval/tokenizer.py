@@ -43,6 +43,10 @@ class Tokenizer:
     name: str
     """`gpt2`, or the name of the ranks file."""
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Tokenizer:
+        """Itself: nothing in it changes, and a copy of its ranks takes as long as reading them."""
+        return self
+
     @property
     def n_vocab(self) -> int:
         """Ids run from 0 to n_vocab - 1."""
