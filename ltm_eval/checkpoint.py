@@ -231,7 +231,7 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     return _read_folder(folder, source=str(source), revision=commit)
 
 
-def check_place(source: str | Path) -> None:
+def check_place(source: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
 
     Raises:
@@ -242,7 +242,7 @@ def check_place(source: str | Path) -> None:
             f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
             f"{shown(source)}"
         )
-    if str(source) != DEMO_MODEL and not Path(source).exists() and not is_hub_id(source):
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(source):  # noqa: PTH110 - also of names no file can have
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"

@@ -19,6 +19,8 @@ DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
 
 MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
+MAX_SEED = 2**32 - 1
+"""What NumPy's own generator takes, which is seeded for baselines and tasks of others."""
 DEMO_MODEL = "demo"
 DEMO_BASELINE = "gpt2-demo"
 AUTO = "auto"
@@ -315,6 +317,8 @@ class RunConfig:
                 f"n and k must be at least 1 and rethink at least 0, got n = {self.n}, k = {self.k}, "
                 f"rethink = {self.rethink}"
             )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed must be a whole number from 0 to {MAX_SEED}, got {shown(self.seed)}")
         if self.token_nll < 0:
             raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
         fit_config(self.preset, t_fast=self.t_fast)
@@ -323,16 +327,16 @@ class RunConfig:
 _KINDS = {int: "a whole number", str: "text", bool: "True or False", NoneType: "None"}
 
 
-def check_kind(name: str, value: Any, field_name: str | None = None) -> None:
-    """Raise UsageError unless `value` is of the kind that an option of `RunConfig` has.
+def check_kind(field_name: str, value: Any, *, name: str, given: Any) -> None:
+    """Raise UsageError unless `value` is of the kind that a field of `RunConfig` has.
 
     Args:
-        name: as the caller knows the option.
-        field_name: the field, where it has another name.
+        name: what the caller calls it.
+        given: what the caller gave for it.
     """
-    kind = get_type_hints(RunConfig)[field_name or name]
+    kind = get_type_hints(RunConfig)[field_name]
     if not _is(value, kind):
-        got = f"a {type(value).__name__}" if isinstance(value, (list, tuple, set, dict)) else shown(value)
+        got = f"a {type(given).__name__}" if isinstance(given, (list, tuple, set, dict)) else shown(given)
         raise UsageError(f"{name} must be {_kind(kind)}, got {got}")
 
 

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ltm_eval.errors import UsageError, shown
 from ltm_eval.memory import uploaded
-from ltm_eval.model import told
+from ltm_eval.model import LatentThoughtModel, told
 from ltm_eval.noise import generator, standard_normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_eval.config import FitConfig
-    from ltm_eval.model import LatentThoughtModel
     from ltm_eval.windows import Document
 
 
@@ -85,10 +84,12 @@ class Posterior:
         """Several posteriors as one; the traces of shorter fits get rows of NaN before their last.
 
         Raises:
-            UsageError: there is none, or they are of models of different sizes.
+            UsageError: there is none, they are something else, or of models of different sizes.
         """
-        if not parts or len({part.mu.shape[1:] for part in parts}) > 1:
-            shapes = ", ".join(sorted({str(tuple(part.mu.shape)) for part in parts})) or "none"
+        if not parts or not all(isinstance(part, Posterior) for part in parts):
+            raise UsageError("joined: expected a list of posteriors, at least one")
+        if len({part.mu.shape[1:] for part in parts}) > 1:
+            shapes = ", ".join(sorted({str(tuple(part.mu.shape[1:])) for part in parts}))
             raise UsageError(f"joined: expected posteriors of one shape (L, N, D), got {shapes}")
         rows = max(len(part.trace.nll_nats) for part in parts)
         parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
@@ -101,7 +102,13 @@ class Posterior:
 
     @staticmethod
     def prior(model: LatentThoughtModel) -> Posterior:
-        """N(0, I) as a posterior of one document, with an empty trace."""
+        """N(0, I) as a posterior of one document, with an empty trace.
+
+        Raises:
+            UsageError: `model` is something else.
+        """
+        if not isinstance(model, LatentThoughtModel):
+            raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(model)}")
         zeros = torch.zeros(1, *model.config.latent_shape, device=model.device)
         nothing = torch.zeros(0, 1, device=model.device)
         return Posterior(zeros, zeros.clone(), Trace(nothing, nothing))

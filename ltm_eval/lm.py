@@ -91,7 +91,7 @@ def answering(method: Callable[Concatenate[LTM, _P], _R]) -> Callable[Concatenat
     """
 
     @wraps(method)
-    def wrapped(self: LTM, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def wrapped(self: LTM, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with undisturbed():
             if self.live is not None:
                 self.model = self._read(self.live)

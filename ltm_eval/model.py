@@ -568,7 +568,7 @@ def live_model(given: Any) -> LatentThoughtModel:
     while isinstance(model, nn.Module) and not isinstance(model, LatentThoughtModel):
         model = next((getattr(model, name) for name in ("_orig_mod", "module") if hasattr(model, name)), None)
     if not isinstance(model, LatentThoughtModel):
-        raise UsageError(f"model must be what ltm_eval.load returns, or such a model in training, got {told(given)}")
+        raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(given)}")
     for name, weight in model.named_parameters():
         if weight.is_meta or not weight.numel():
             raise UsageError(f"model: {name} has no values here; load the weights, or gather their shards, first")
@@ -601,7 +601,7 @@ def check_tokens(name: str, given: Any) -> None:
         )
 
 
-def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = None) -> None:
+def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = None, or_else: str = "") -> None:
     """Raise UsageError unless all (`where` that is true) lie from 0 to vocab - 1; the first that does not is named."""
     if given.is_meta:
         return
@@ -611,5 +611,5 @@ def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = 
         row, place = wrong.nonzero()[0].tolist()
         raise UsageError(
             f"{name}: row {row}, position {place} is {int(given[row, place])}, expected 0 to {vocab - 1} "
-            "(the vocabulary)"
+            f"(the vocabulary){or_else}"
         )

@@ -104,7 +104,8 @@ def documents_of(tokens: Tensor, targets: Tensor, *, vocab: int) -> list[Documen
         )
     tokens, targets = tokens.detach().cpu().long(), targets.detach().cpu().long()
     scored = (targets != IGNORED) & (targets != TORCH_IGNORED)
-    check_range("targets", targets, vocab, where=scored)
+    ignored = f", or {IGNORED} or {TORCH_IGNORED} where nothing is scored"
+    check_range("targets", targets, vocab, where=scored, or_else=ignored)
     read = scored.flip(1).cumsum(1).flip(1) > 0  # up to the last scored position
     check_range("tokens", tokens, vocab, where=read)
     rows = zip(tokens.tolist(), targets.where(scored, IGNORED).tolist(), strict=True)

@@ -219,7 +219,7 @@ def checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
         plain = _plain(value)
         if isinstance(value, Mapping) and name in ("metadata", "fit"):
             plain = _json(name, value)
-        check_kind(name, plain, names[name])
+        check_kind(names[name], plain, name=name, given=value)
         found[names[name]] = plain
     return found
 
