@@ -242,7 +242,7 @@ def check_place(source: str | os.PathLike[str]) -> None:
             f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
             f"{shown(source)}"
         )
-    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(source):  # noqa: PTH110 - also of names no file can have
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"

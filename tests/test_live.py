@@ -26,6 +26,7 @@ from torch import nn
 import ltm_eval
 from ltm_eval import evaluation, fast_loop
 from ltm_eval.checkpoint import WEIGHTS_FILE, CheckpointInfo
+from ltm_eval.compiling import compile_layers
 from ltm_eval.config import DEMO_MODEL, RunConfig
 from ltm_eval.errors import LtmEvalError, MachineError, TokenizerError, UsageError
 from ltm_eval.gaussians import Posterior
@@ -376,15 +377,28 @@ def test_wrapped_models_are_found(model: LatentThoughtModel, right: dict[str, An
     assert bound(model) == right["evaluate"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about its own compiler
-def test_a_copy_is_compiled_and_not_the_model(model: LatentThoughtModel) -> None:
+def test_a_copy_is_compiled_and_not_the_model(
+    model: LatentThoughtModel, right: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch._dynamo
 
+    made = []
+
+    def compiler(function: Any, **options: Any) -> Any:
+        made.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiler)
     before = torch._dynamo.config.recompile_limit
     names = [set(vars(block)) for block in model.blocks]
-    assert bound(model, compile=True) == pytest.approx(bound(model), rel=1e-4)
+    assert bound(model, compile=True) == right["evaluate"] and made
     assert [set(vars(block)) for block in model.blocks] == names and not model.compiled
     assert torch._dynamo.config.recompile_limit == before
+    compile_layers(model)  # the user's own doing
+    with torch.no_grad():
+        rounded = copy.deepcopy(ltm_eval.load(model.info.source)).set_matmul_dtype(torch.bfloat16)
+    assert bound(model, dtype="bfloat16") == bound(rounded, dtype="bfloat16") != right["evaluate"]
+    assert model.compiled
 
 
 def test_an_adapter_follows_its_model_through_training(folder: Path) -> None:
