@@ -10,8 +10,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import handle_arg_string
 
 from ltm_eval.config import AUTO, EACH, IDLE, SAMPLING, GenerationConfig
 from ltm_eval.errors import MachineError, UsageError, nearest, shown
@@ -36,6 +34,8 @@ def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
     Raises:
         UsageError: an option is not known, out of range or told twice, or sampling is asked for at temperature 0.
     """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
     options = normalize_gen_kwargs(one_spelling(raw), DEFAULT_NEW_TOKENS)
     unknown = sorted(set(options) - _KNOWN)
     if unknown:
@@ -83,6 +83,8 @@ def generation_changes(told: str | None) -> dict[str, Any]:
     Raises:
         UsageError: it is not `name=value,...`, or an option is not known or named twice.
     """
+    from lm_eval.utils import handle_arg_string
+
     found: dict[str, Any] = {}
     for part in (told or "").split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
@@ -175,6 +177,16 @@ def resolve_device(name: str | None) -> torch.device:
                 f"start at most {count} processes a machine, or pass --device cpu"
             )
         return torch.device(f"cuda:{launch.local_rank}")
+    return existing_device(name)
+
+
+def existing_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name, or the best there is for None and `auto`.
+
+    Raises:
+        UsageError: no device is named so.
+        MachineError: it does not exist; the message lists those found.
+    """
     found = (
         ["cpu"]
         + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -184,8 +196,8 @@ def resolve_device(name: str | None) -> torch.device:
         return torch.device(found[1] if len(found) > 1 else "cpu")
     try:
         device = torch.device(str(name))
-    except RuntimeError as error:
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}") from error
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
     wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
     if wanted not in found:
         raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")

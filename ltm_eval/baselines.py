@@ -187,4 +187,7 @@ def seed_host(seed: int) -> None:
     """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what hosts draw from
-    torch.manual_seed(seed)
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        torch.default_generator.manual_seed(seed)  # the other way would wait for a GPU's first use, long afterwards
+    else:
+        torch.manual_seed(seed)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import torch
 
 from ltm_eval.archives import check_archive
 from ltm_eval.config import DEMO_MODEL
-from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, shown
+from ltm_eval.errors import CheckpointError, MachineError, RefusedError, TokenizerError, UsageError, shown
 from ltm_eval.headers import check_header
 from ltm_eval.hub import REFUSALS, ask, is_hub_id
 from ltm_eval.model import LatentThoughtModel
@@ -82,18 +83,72 @@ class Checkpoint:
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
-    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`.
+    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`, its tokenizer, where the
+    checkpoint names one, under `model.tokenizer`.
 
     Args:
         source: our folder, a released `ckpt_*.pt`, a hub id `owner/name`, or `demo`.
         revision: commit, tag or branch of a hub id.
-        device: as torch names it.
+        device: as torch names it, or `auto`.
 
     Raises:
+        UsageError: an argument is of another kind, or no device is named so.
         CheckpointError: the files cannot be used; the message lists every missing, extra or mis-shaped tensor.
-        MachineError: a hub could not be reached.
+        MachineError: a hub could not be reached, or there is no such device here.
     """
-    return build(read(source, revision=revision)).to(device)
+    from ltm_eval.arguments import existing_device
+
+    place = existing_device(device)
+    if revision is not None and not isinstance(revision, str):
+        raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
+    checkpoint = read(source, revision=revision)
+    with torch.inference_mode(mode=False):
+        model = build(checkpoint).to(place)
+    model.tokenizer = tokenizer_of(checkpoint)
+    return model
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | partial[Tokenizer] | None:
+    """What `model.tokenizer` starts as: a file's tokenizer; what looks for GPT-2's, or raises what is wrong with a
+    file, once it is asked for; None where the checkpoint names none.
+    """
+    spec = checkpoint.tokenizer_spec
+    if spec is None:
+        return None
+    later = partial(_own_tokenizer, spec, checkpoint.tokenizer_sha256, checkpoint.config.vocab_size)
+    try:
+        return later if spec == "gpt2" else later()
+    except TokenizerError:
+        return later
+
+
+def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Raises:
+        LtmEvalError: it cannot be had, or is not the one of the checkpoint.
+    """
+    loaded = load_tokenizer(spec)
+    check_fits(loaded, rows)
+    _check_pinned(loaded, sha256)
+    return loaded
+
+
+def info_of(model: LatentThoughtModel) -> CheckpointInfo:
+    """Where the weights come from that a live model has in memory now.
+
+    A model in training is no longer the checkpoint it was loaded from: digest and step are not that one's. What a
+    caller has put under `model.info` (`form="live"`) stays, with the digest of the weights.
+    """
+    digest = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
+    info: CheckpointInfo | None = model.info
+    if info is None:
+        return CheckpointInfo("live", "live", None, digest)
+    if info.form == "live":
+        return replace(info, weights_sha256=digest)
+    if digest == (model.loaded_sha256 or info.weights_sha256):
+        return info
+    return CheckpointInfo("live", "live", None, digest, notes=(f"weights changed since {info.source} was loaded",))
 
 
 def load_with_tokenizer(
@@ -113,6 +168,7 @@ def load_with_tokenizer(
     model = build(checkpoint).to(device)
     notes = (*checkpoint.info.notes, *_tokenizer_notes(checkpoint, loaded))
     model.info = replace(checkpoint.info, notes=notes)
+    model.tokenizer = loaded
     return model, loaded
 
 
@@ -123,11 +179,7 @@ def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
         TokenizerError: it is not the one the checkpoint was saved with.
     """
     pinned = checkpoint.tokenizer_sha256
-    if pinned is not None and pinned != tokenizer.digest:
-        raise TokenizerError(
-            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {pinned[:12]} in {CONFIG_FILE}; "
-            "pass the tokenizer the model was trained with"
-        )
+    _check_pinned(tokenizer, pinned)
     notes = []
     spare = checkpoint.config.vocab_size - tokenizer.n_vocab
     if pinned is None and (tokenizer.name != "gpt2" or checkpoint.info.form == "released"):
@@ -135,6 +187,15 @@ def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
     if spare > 1:
         notes.append(f"{spare} rows of the embedding have no token of tokenizer {tokenizer.name}")
     return notes
+
+
+def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
+    """Raise TokenizerError unless the tokenizer has the digest that a checkpoint tells, if it does."""
+    if sha256 is not None and sha256 != tokenizer.digest:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {sha256[:12]} in {CONFIG_FILE}; "
+            "pass the tokenizer the model was trained with"
+        )
 
 
 def build(checkpoint: Checkpoint) -> LatentThoughtModel:
@@ -147,6 +208,8 @@ def build(checkpoint: Checkpoint) -> LatentThoughtModel:
     }
     model.load_state_dict(weights, assign=True)
     model.info = checkpoint.info
+    if any(checkpoint.weights[name].dtype != torch.float32 for name in weights):
+        model.loaded_sha256 = weights_sha256(weights)
     return model
 
 
@@ -168,9 +231,18 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     return _read_folder(folder, source=str(source), revision=commit)
 
 
-def check_place(source: str | Path) -> None:
-    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read."""
-    if str(source) != DEMO_MODEL and not Path(source).exists() and not is_hub_id(source):
+def check_place(source: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
+
+    Raises:
+        UsageError: it is no name at all.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
+        raise UsageError(
+            f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
+            f"{shown(source)}"
+        )
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"

@@ -9,7 +9,9 @@ their last bits.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from ltm_eval import pulse
 from ltm_eval.memory import on_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ltm_eval.model import LatentThoughtModel
 
@@ -29,8 +31,10 @@ block, so only what stands around it is compiled there.
 """
 SELF_ATTENTION = ("project", "merge", "attend")
 """Of them, what the first layer does in the prelude alone."""
+DEFAULT_LENGTHS = 8
+"""torch's own limit of lengths that get code of their own."""
 LENGTHS = 64
-"""Most padded lengths that get code of their own; torch's default of 8 would send the others back to Python."""
+"""Ours; torch's would send the others back to Python."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,26 @@ def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> L
             plain = getattr(block, name)
             if not isinstance(plain, Compiled):
                 setattr(block, name, Compiled(plain, compiler, backend=backend))
+    return model
+
+
+@contextmanager
+def compiler_kept() -> Iterator[None]:
+    """Set the compiler's limit of recompilations, which `compile_layers` raises, back at the end."""
+    before = torch._dynamo.config.recompile_limit if "torch._dynamo" in sys.modules else DEFAULT_LENGTHS
+    try:
+        yield
+    finally:
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.config.recompile_limit = before
+
+
+def uncompiled(model: LatentThoughtModel) -> LatentThoughtModel:
+    """Let a copy of a model (`as_read`) run its own layers again, not the compiled ones of what it was copied from."""
+    for block in model.blocks:
+        for name in [name for name, part in vars(block).items() if isinstance(part, Compiled)]:
+            delattr(block, name)
+    model.compiled = model.captures_steps = False
     return model
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
-from typing import Any, Literal, get_args
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ltm_eval.errors import UsageError, nearest, shown
 
@@ -19,6 +19,8 @@ DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
 
 MAX_SHOTS = 32
 MAX_FAST_STEPS = 100_000
+MAX_SEED = 2**32 - 1
+"""What NumPy's own generator takes, which is seeded for baselines and tasks of others."""
 DEMO_MODEL = "demo"
 DEMO_BASELINE = "gpt2-demo"
 AUTO = "auto"
@@ -345,6 +347,8 @@ class RunConfig:
                 f"n and k must be at least 1 and rethink at least 0, got n = {self.n}, k = {self.k}, "
                 f"rethink = {self.rethink}"
             )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed must be a whole number from 0 to {MAX_SEED}, got {shown(self.seed)}")
         if self.token_nll < 0:
             raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
         fit_config(self.preset, t_fast=self.t_fast)
@@ -359,6 +363,45 @@ def told_of_answers() -> tuple[str, ...]:
     """The names under which a model tells all that changes its answers and is an option."""
     told = (name for option in fields(RunConfig) for name in option.metadata["told"])
     return tuple(dict.fromkeys(told))
+
+
+_KINDS = {int: "a whole number", str: "text", bool: "True or False", NoneType: "None"}
+
+
+def check_kind(field_name: str, value: Any, *, name: str, given: Any) -> None:
+    """Raise UsageError unless `value` is of the kind that a field of `RunConfig` has.
+
+    Args:
+        name: what the caller calls it.
+        given: what the caller gave for it.
+    """
+    kind = get_type_hints(RunConfig)[field_name]
+    if not _is(value, kind):
+        got = f"a {type(given).__name__}" if isinstance(given, (list, tuple, set, dict)) else shown(given)
+        raise UsageError(f"{name} must be {_kind(kind)}, got {got}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is(one, args[0]) for one in value)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if args:
+        return any(_is(value, one) for one in args)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _kind(kind: Any) -> str:
+    """A kind in words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return f"a list, each of it {_kind(args[0])}"
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if isinstance(kind, UnionType) or args:
+        return " or ".join(_kind(one) for one in args)
+    return _KINDS.get(kind, f"a {kind.__name__}")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ltm_eval.errors import UsageError, shown
 from ltm_eval.memory import uploaded
+from ltm_eval.model import LatentThoughtModel, told
 from ltm_eval.noise import generator, standard_normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltm_eval.config import FitConfig
-    from ltm_eval.model import LatentThoughtModel
     from ltm_eval.windows import Document
 
 
@@ -49,11 +50,29 @@ class Posterior:
     """How the fit went."""
 
     def at(self, noise: Tensor) -> Tensor:
-        """z = mu + noise * sigma, (B, L, N, D)."""
+        """z = mu + noise * sigma, (B, L, N, D).
+
+        Args:
+            noise: standard normal draws, (B, L, N, D) or what broadcasts to it, such as (L, N, D).
+
+        Raises:
+            UsageError: it is anything else.
+        """
+        shape = tuple(self.mu.shape)
+        fits = isinstance(noise, Tensor) and noise.is_floating_point() and noise.shape[-3:] == self.mu.shape[-3:]
+        if not fits or not (noise.dim() == 3 or (noise.dim() == 4 and (shape[0] == 1 or len(noise) in (1, shape[0])))):  # noqa: PLR2004
+            raise UsageError(f"noise must be a tensor of floats of shape {shape}, (B, L, N, D), got {told(noise)}")
         return self.mu + noise * (0.5 * self.log_var).exp()
 
     def row(self, i: int) -> Posterior:
-        """The posterior of document i alone."""
+        """The posterior of document i alone; -1 is the last.
+
+        Raises:
+            UsageError: there is no such document.
+        """
+        if isinstance(i, bool) or not isinstance(i, int) or not -len(self.mu) <= i < len(self.mu):
+            raise UsageError(f"row: expected a whole number from 0 to {len(self.mu) - 1} (documents), got {shown(i)}")
+        i %= len(self.mu)
         part = slice(i, i + 1)
         layers = self.trace.kl_layers_nats
         kept = None if layers is None else layers[:, part]
@@ -62,7 +81,16 @@ class Posterior:
 
     @staticmethod
     def joined(parts: Sequence[Posterior]) -> Posterior:
-        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last."""
+        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last.
+
+        Raises:
+            UsageError: there is none, they are something else, or of models of different sizes.
+        """
+        if not parts or not all(isinstance(part, Posterior) for part in parts):
+            raise UsageError("joined: expected a list of posteriors, at least one")
+        if len({part.mu.shape[1:] for part in parts}) > 1:
+            shapes = ", ".join(sorted({str(tuple(part.mu.shape[1:])) for part in parts}))
+            raise UsageError(f"joined: expected posteriors of one shape (L, N, D), got {shapes}")
         rows = max(len(part.trace.nll_nats) for part in parts)
         parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
         nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
@@ -74,7 +102,13 @@ class Posterior:
 
     @staticmethod
     def prior(model: LatentThoughtModel) -> Posterior:
-        """N(0, I) as a posterior of one document, with an empty trace."""
+        """N(0, I) as a posterior of one document, with an empty trace.
+
+        Raises:
+            UsageError: `model` is something else.
+        """
+        if not isinstance(model, LatentThoughtModel):
+            raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(model)}")
         zeros = torch.zeros(1, *model.config.latent_shape, device=model.device)
         nothing = torch.zeros(0, 1, device=model.device)
         return Posterior(zeros, zeros.clone(), Trace(nothing, nothing))

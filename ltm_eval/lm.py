@@ -10,8 +10,8 @@ import inspect
 import logging
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from lm_eval.api.model import TemplateLM
@@ -29,10 +29,10 @@ from ltm_eval.arguments import (
     whole,
 )
 from ltm_eval.batch_limit import BatchLimit, batch_limit
-from ltm_eval.checkpoint import load_with_tokenizer
+from ltm_eval.checkpoint import info_of, load_with_tokenizer
 from ltm_eval.commits import agree_on
-from ltm_eval.compiling import compile_layers
-from ltm_eval.config import CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config, told_of_answers
+from ltm_eval.compiling import compile_layers, uncompiled
+from ltm_eval.config import AUTO, CONDITIONS, DTYPES, RunConfig, check_choice, fit_changes, fit_config, told_of_answers
 from ltm_eval.context import Context, Windows, plan
 from ltm_eval.distributed import join
 from ltm_eval.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
@@ -42,7 +42,7 @@ from ltm_eval.fits import Fits
 from ltm_eval.generating import Generating
 from ltm_eval.jobs import GenerationJob, ScoringJob, units_of
 from ltm_eval.latent_record import LatentRecord
-from ltm_eval.model import LatentThoughtModel
+from ltm_eval.model import LatentThoughtModel, live_model, told
 from ltm_eval.perplexity import RollingScore
 from ltm_eval.progress import Progress, silent, tqdm_bar
 from ltm_eval.provenance import program
@@ -51,8 +51,8 @@ from ltm_eval.rethink import Budget
 from ltm_eval.rolling import ALL_ROWS, TextScore, row_options, score_texts, windows_of
 from ltm_eval.scoring import score
 from ltm_eval.token_record import TokenRecord
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
-from ltm_eval.weights import weights_sha256
+from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
+from ltm_eval.workers import undisturbed
 from ltm_eval.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 
 if TYPE_CHECKING:
@@ -64,6 +64,24 @@ if TYPE_CHECKING:
     from ltm_eval.windows import Document
 
 log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def answering(method: Callable[Concatenate[LTM, _P], _R]) -> Callable[Concatenate[LTM, _P], _R]:
+    """A method that lm-eval calls: of a live model's present weights, undisturbed by the caller's modes; our errors end
+    lm-eval's own command in one line.
+    """
+
+    @wraps(method)
+    def wrapped(self: LTM, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with undisturbed():
+            if self.live is not None:
+                self.model = self._read(self.live)
+            return method(self, *args, **kwargs)
+
+    return leaving(wrapped)
 
 
 class LTM(TemplateLM):
@@ -95,8 +113,9 @@ class LTM(TemplateLM):
         """Load a checkpoint.
 
         Args:
-            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; a loaded model is welcome with `tokenizer`
-            given.
+            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; or a loaded model, also in training. That one is
+                left as it is: what is computed with is a copy (`LatentThoughtModel.as_read` tells its memory) of the
+                weights that it has when a method is called.
             t_fast: fast steps; `auto` ends each fit once it gains no more, None takes the preset's.
             preset: `released`, `published` or `bound`.
             condition: `prompt`, `demos`, `demos+prompt`, `shuffled`, `other` or `prior`.
@@ -113,11 +132,11 @@ class LTM(TemplateLM):
             compile: whether to compile the layers; without a compiler they run as they are.
             fit: changes to the preset: a mapping or a JSON object, as `config.fit_changes` takes it.
             seed: of latent noise and token draws.
-            tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's.
+            tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's, or the loaded model's own.
             revision: commit of a hub id.
             batch_size: documents in a batch, or `auto`: on a GPU as many padded tokens as a fit step was seen to bear.
             max_batch_size: most documents of a batch under `auto`.
-            device: as torch names it; None or `auto` picks the best there is.
+            device: as torch names it; None or `auto` picks the best there is, or where a loaded model lies.
 
         Raises:
             LtmEvalError: an argument or the checkpoint cannot be used.
@@ -140,15 +159,25 @@ class LTM(TemplateLM):
             causal_chunk=whole("causal_chunk", causal_chunk, RunConfig.causal_chunk),
             causal_t_fast=whole("causal_t_fast", causal_t_fast, RunConfig.causal_t_fast),
         )
-        self._device = resolve_device(device)
-        self.model, self.encoding = _model_and_tokenizer(pretrained, tokenizer, revision, self._device)
+        self.compiled = arguments.yes(compile or False, "compile")
+        self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
+        """A loaded model, as it was handed over."""
+        if self.live is not None and device in (None, AUTO):
+            self._device = self.live.device
+        else:
+            self._device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self._device)
+        with undisturbed():
+            if self.live is not None:
+                self.encoding = _tokenizer_of(self.live, tokenizer)
+                self.model = self._read(self.live)
+            else:
+                model, self.encoding = _loaded(pretrained, tokenizer, revision, self._device)
+                self.model = model.set_matmul_dtype(self.dtype)
+                if self.compiled:
+                    compile_layers(model)
         if self.rows.causal is not None and self.rows.causal.chunk > self.max_length:
             self.rows = replace(self.rows, causal=replace(self.rows.causal, chunk=self.max_length))
-        self.dtype = resolve_dtype(dtype, self._device)
-        self.model.set_matmul_dtype(self.dtype)
-        self.compiled = arguments.yes(compile or False, "compile")
-        if self.compiled:
-            compile_layers(self.model)
         self._batch_size = batch_size_or_auto(batch_size)
         self._max_batch_size = arguments.at_least_one("max_batch_size", max_batch_size)
         self._limit: BatchLimit | None = None
@@ -162,6 +191,11 @@ class LTM(TemplateLM):
         self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = tqdm_bar
         self.worklist = Worklist()
+
+    def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
+        """A copy of a live model to compute with."""
+        copy = uncompiled(live.as_read(device=self._device, dtype=self.dtype))
+        return compile_layers(copy) if self.compiled else copy
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
@@ -227,8 +261,8 @@ class LTM(TemplateLM):
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the results file says of the model and the fit."""
-        info = self.model.info
+        """What the results file says of the model, with the weights it has now, and the fit."""
+        info = self.model.info if self.live is None else info_of(self.live)
         config = self.model.config
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -252,13 +286,9 @@ class LTM(TemplateLM):
     def settings(self) -> dict[str, Any]:
         """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
         info = {**self.get_model_info(), "device": self.model.device.type}
-        if not info["model_sha"]:
-            info["model_sha"] = weights_sha256(
-                {name: one.detach().cpu() for name, one in self.model.named_parameters()}
-            )
         return {"model": "ltm", **{name: info[name] for name in (*told_of_answers(), "versions")}}
 
-    @leaving
+    @answering
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One continuation per request; a request that occurs K times gets K draws of z and tokens.
 
@@ -288,7 +318,7 @@ class LTM(TemplateLM):
         self._refuse_failures()
         return answers
 
-    @leaving
+    @answering
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
 
@@ -320,7 +350,7 @@ class LTM(TemplateLM):
         self._refuse_failures()
         return [(answer.value[0], answer.value[1]) for answer in answers]
 
-    @leaving
+    @answering
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         _refuse_cached_requests()
@@ -498,17 +528,29 @@ def _rolling_score(answer: Answer) -> float:
     return RollingScore(rows, tokens=tokens) if rows else 0.0
 
 
-def _model_and_tokenizer(
+def _tokenizer_of(live: LatentThoughtModel, tokenizer: str | None) -> Tokenizer:
+    """The tokenizer that is named, or a loaded model's own.
+
+    Raises:
+        LtmEvalError: there is none, or it is not the model's.
+    """
+    found = load_tokenizer(tokenizer) if tokenizer is not None else live.tokenizer
+    if not isinstance(found, Tokenizer):
+        raise UsageError(
+            "this model names no tokenizer, which its checkpoint would: pass tokenizer='gpt2', or tokenizer=FILE of "
+            "mergeable ranks"
+        )
+    check_fits(found, live.config.vocab_size)
+    return found
+
+
+def _loaded(
     pretrained: Any, tokenizer: str | None, revision: str | None, device: torch.device
 ) -> tuple[LatentThoughtModel, Tokenizer]:
-    """A checkpoint, or a model that is loaded already."""
-    if isinstance(pretrained, LatentThoughtModel):
-        if tokenizer is None and not (pretrained.info and Path(pretrained.info.source).exists()):
-            raise UsageError("a loaded model needs tokenizer=gpt2 or tokenizer=FILE of mergeable ranks")
-        return pretrained.to(device), load_tokenizer(tokenizer or pretrained.info.source)
+    """A checkpoint and its tokenizer."""
     if not isinstance(pretrained, str):
         raise UsageError(
-            f"pretrained must be a path, hub id or `demo`, got {pretrained!r}; quote it if it looks like a number"
+            f"pretrained must be a path, hub id, `demo` or a loaded model, got {told(pretrained)}; quote it if it "
+            "looks like a number"
         )
-    model, encoding = load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))
-    return model, encoding
+    return load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))

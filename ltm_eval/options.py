@@ -16,6 +16,7 @@ from ltm_eval.config import (
     FIT_EXAMPLE,
     FIT_OPTIONS,
     MAX_FAST_STEPS,
+    MAX_SEED,
     MAX_SHOTS,
     PRESETS,
     RunConfig,
@@ -25,7 +26,6 @@ from ltm_eval.errors import UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MAX_SEED = 2**32 - 1
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"

@@ -7,16 +7,21 @@ generator, a sum or a padded length, so what is fitted to a document does not de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltm_eval.adaptive import Adaptive, fit_adaptive
 from ltm_eval.batch import Batch
 from ltm_eval.config import FitConfig, fit_config
+from ltm_eval.elbo import IGNORED
+from ltm_eval.errors import UsageError, shown
 from ltm_eval.fast_loop import fast_loop
 from ltm_eval.gaussians import Posterior, Start, preset_start, stacked
 from ltm_eval.groups import in_groups
+from ltm_eval.model import check_range, check_tokens, live_model
 from ltm_eval.noise import document_noise
 from ltm_eval.windows import Document, trimmed
+from ltm_eval.workers import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 
     from ltm_eval.model import LatentThoughtModel
 
+TORCH_IGNORED = -100
+"""What `torch.nn.functional.cross_entropy` leaves out unless told otherwise; read as `IGNORED`."""
+
 
 def fit(
     model: LatentThoughtModel,
@@ -32,29 +40,76 @@ def fit(
     targets: Tensor,
     *,
     preset: str = "bound",
-    t_fast: int | None = None,
+    t_fast: int | Literal["auto"] | None = None,
     seed: int = 1234,
 ) -> Posterior:
     """Fit one posterior per row.
 
+    The model and the process are left as they were, and modes that the caller is in (`torch.no_grad`,
+    `torch.inference_mode`, `torch.autocast`) change nothing: computed is in float32, or with the matrix products of
+    `set_matmul_dtype`. A model in half, bfloat16 or double is converted in a copy for the time of the call.
+
     Args:
-        model: weights stay as they are.
-        tokens: (B, T), long; rows may be padded at their end where `targets` is -1.
-        targets: (B, T), long; -1 where a position is not scored.
+        model: what `ltm_eval.load` returns, also in the middle of training.
+        tokens: (B, T), whole numbers from 0 to V - 1; rows may be padded at their end, with anything, where `targets`
+            says that nothing is scored.
+        targets: (B, T), whole numbers; -1 or -100 where a position is read and not scored.
         preset: `released`, `published` or `bound`.
-        t_fast: fast steps; None takes the preset's, 0 returns the prior.
+        t_fast: fast steps; None takes the preset's, 0 returns the prior, `auto` ends each row's fit once it gains no
+            more.
         seed: of the noise, together with each row's own content.
 
     Returns:
         Posterior of B documents, in the order of the rows.
 
     Raises:
-        UsageError: an option is out of range, or a row has no scored position.
+        UsageError: an argument is of another kind or shape or out of range, a weight is not finite, or a row has no
+            scored position.
     """
-    documents = [
-        Document((trimmed(row, wanted),)) for row, wanted in zip(tokens.tolist(), targets.tolist(), strict=True)
-    ]
-    return fit_documents(model, documents, fit_config(preset, t_fast=t_fast), seed=seed)
+    source = live_model(model)
+    steps = t_fast if t_fast is None or isinstance(t_fast, str) else _whole("t_fast", t_fast)
+    config = fit_config(preset, t_fast=steps)
+    number = _whole("seed", seed)
+    documents = documents_of(tokens, targets, vocab=source.config.vocab_size)
+    with undisturbed():
+        return fit_documents(source.as_read(), documents, config, seed=number)
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number of any integer type."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"{name} must be a whole number, got {shown(value)}")
+
+
+def documents_of(tokens: Tensor, targets: Tensor, *, vocab: int) -> list[Document]:
+    """A document of one window per row, without the padding at its end.
+
+    Args:
+        tokens: (B, T).
+        targets: (B, T), `IGNORED` or `TORCH_IGNORED` where nothing is scored.
+
+    Raises:
+        UsageError: kind, shape or a value is another, or a row has nothing to score.
+    """
+    check_tokens("tokens", tokens)
+    check_tokens("targets", targets)
+    if tokens.shape != targets.shape:
+        raise UsageError(
+            f"targets must have the shape of tokens, {tuple(tokens.shape)}, got {tuple(targets.shape)}: one target "
+            "for each token, the one after it"
+        )
+    tokens, targets = tokens.detach().cpu().long(), targets.detach().cpu().long()
+    scored = (targets != IGNORED) & (targets != TORCH_IGNORED)
+    ignored = f", or {IGNORED} or {TORCH_IGNORED} where nothing is scored"
+    check_range("targets", targets, vocab, where=scored, or_else=ignored)
+    read = scored.flip(1).cumsum(1).flip(1) > 0  # up to the last scored position
+    check_range("tokens", tokens, vocab, where=read)
+    rows = zip(tokens.tolist(), targets.where(scored, IGNORED).tolist(), strict=True)
+    return [Document((trimmed(row, wanted, where=f"fit: row {i}"),)) for i, (row, wanted) in enumerate(rows)]
 
 
 def fit_documents(

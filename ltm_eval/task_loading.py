@@ -170,10 +170,9 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
     if not config.documents:
         return None
     count = len(task.eval_docs)
-    if max(config.documents) >= count:
-        raise UsageError(
-            f"documents: task {task.task_name} has documents 0 to {count - 1}, {max(config.documents)} was asked for"
-        )
+    absent = [one for one in config.documents if not 0 <= one < count]
+    if absent:
+        raise UsageError(f"documents: task {task.task_name} has documents 0 to {count - 1}, {absent[0]} was asked for")
     # lm-eval 0.4.13 goes through the documents in their own order and takes the n-th name of this list for the n-th.
     return {task.task_name: sorted(config.documents)}
 

@@ -56,11 +56,11 @@ class Document:
         return sum(target != IGNORED for window in self.windows for target in window.targets)
 
 
-def trimmed(tokens: list[int], targets: list[int]) -> Window:
-    """A row without its padding."""
+def trimmed(tokens: list[int], targets: list[int], *, where: str) -> Window:
+    """A row without its padding; `where` names it in an error."""
     scored = [i for i, target in enumerate(targets) if target != IGNORED]
     if not scored:
-        raise UsageError("fit: a row has no scored position (all targets are -1); leave it out")
+        raise UsageError(f"{where} has no scored position (all targets are ignored); leave it out")
     return Window(tuple(tokens[: scored[-1] + 1]), tuple(targets[: scored[-1] + 1]))
 
 
