@@ -32,6 +32,7 @@ R = TypeVar("R")
 LINE_LIMIT = 300
 SHOWN_LIMIT = 80
 SHORTEST_SECRET = 8
+_LONG_WORD = re.compile(r"\S{80,}")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
@@ -128,9 +129,13 @@ def shown(value: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """The single line, at most 300 characters, that stands for `error` on stderr."""
+    """The single line, at most 300 characters, that stands for `error` on stderr; long paths are cut in the middle, so
+    that the cause after them is still told.
+    """
     code = error.exit_code if isinstance(error, LtmEvalError) else 1
     line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
+    if len(line) > LINE_LIMIT:
+        line = _LONG_WORD.sub(lambda word: f"{word[0][:20]}…{word[0][-40:]}", line)
     return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
 
 

@@ -268,6 +268,12 @@ def loggers() -> Any:
     return evaluation_tracker
 
 
+def test_the_bridge_guards_saving(root: Path) -> None:
+    code = "import ltm_eval_bridge\nfrom lm_eval.loggers import EvaluationTracker\nprint(EvaluationTracker.by_ltm_eval)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 SAMPLE = {"doc_hash": "a", "prompt_hash": "b", "target_hash": "c", "target": 1, "arguments": [("x", {})]}
 RESULTS = {"results": {"t": {"acc,none": 0.5}}, "configs": {"t": {}}, "versions": {"t": 1}, "n-shot": {"t": 0}}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 import ltm_eval
 from ltm_eval import checkpoint
 from ltm_eval.checkpoint import convert, load, read
-from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError
+from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError, error_line
 from ltm_eval.headers import check_header
 from ltm_eval.model import LatentThoughtModel
 from ltm_eval.weights import canonical_name, expected_shapes, weights_sha256
@@ -88,8 +89,15 @@ def test_wrappers_are_dropped_wherever_they_stand(wrapper: str, place: int, tmp_
 
 def test_other_prefixes_show_what_is_missing_and_what_is_extra(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.pt", model={f"net.{name}": value for name, value in CONTENT["model"].items()})
-    with pytest.raises(CheckpointError, match=r"missing tok_embeddings\.weight.* and \d+ more; extra net\.\S+.* more"):
+    words = r"missing tok_embeddings\.weight.* and \d+ more; extra net\.\S+.* more"
+    with pytest.raises(CheckpointError, match=words):
         load(path)
+    long = tmp_path / ("long" * 30) / ("path" * 30)
+    long.mkdir(parents=True)
+    with pytest.raises(CheckpointError) as caught:
+        load(path.rename(long / "c.pt"))
+    line = error_line(caught.value)
+    assert re.search(words, line) and len(line) <= 300 and "path/c.pt: " in line
 
 
 @pytest.mark.parametrize(
