@@ -1,7 +1,7 @@
-"""The command as a user has it: arguments in; exit code, text and files out. Nothing here knows a module of the package.
+"""The command as a user has it: arguments in; exit code, text and files out. No module of the package is known here.
 
-`Commands` owns a process that has run the command once and then forks itself for each further one (`python -m ltm_eval …`, by
-`runpy`), so that a run takes seconds less. `python -m tests.contract.commands` is that process.
+`Commands` owns a process that has run the command once and then forks itself for each further one, by `runpy` as
+`python -m ltm_eval` does, so that a run takes seconds less. `python -m tests.contract.commands` is that process.
 """
 
 from __future__ import annotations

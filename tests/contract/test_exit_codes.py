@@ -1,4 +1,4 @@
-"""Exit codes: of each class what a command alone can do. tests/faults.yaml has the whole catalogue; code 1, a bug, has no case."""
+"""Exit codes: of each class what a command alone can do; tests/faults.yaml is the catalogue. 1, a bug, has no case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import pytest
 
 from tests.contract.commands import ROOT, Commands, answers_of, json_of, only
 
-RUN = "run --model {model} --task gsm8k --shots 1 --data sample --limit 2 --t_fast 1 --gen_kwargs max_gen_toks=3 -q --no_report -o {out}"
+RUN = (
+    "run --model {model} --task gsm8k --shots 1 --data sample --limit 2 --t_fast 1 --gen_kwargs max_gen_toks=3 "
+    "-q --no_report -o {out}"
+)
 PLAIN = ROOT / "tests/data/report/plain/gpt2"
 
 

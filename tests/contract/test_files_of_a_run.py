@@ -101,7 +101,7 @@ def test_samples_latents_and_tokens_speak_of_the_same_prompts(pair: Path, task: 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_journal(pair: Path, model: str) -> None:
-    """Every line carries its CRC-32; a head, a plan for each task, and every answer once, with what the sidecars hold."""
+    """Every line carries its CRC-32; a head, a plan for each task, every answer once, with what sidecars hold."""
     for line in only(pair / model, "journal/*.jsonl").read_bytes().splitlines():
         digits, _, content = line.partition(b" ")
         assert digits.decode() == f"{zlib.crc32(content):08x}"

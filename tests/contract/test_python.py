@@ -86,21 +86,8 @@ def test_errors_are_typed() -> None:
 
 def test_lm_eval_knows_the_model_and_the_tasks(cli: Commands, pair: Path, tmp_path: Path) -> None:
     """`lm_eval --model ltm …`, lm-eval's own command, gives the figures of `run`."""
-    words = [
-        *[
-            "--model",
-            "ltm",
-            "--tasks",
-            "ltm_rules,ltm_wikitext",
-            "--num_fewshot",
-            "2",
-            "--limit",
-            "2",
-            "--seed",
-            "1234",
-            "--log_samples",
-        ]
-    ]
+    command = "--model ltm --tasks ltm_rules,ltm_wikitext --num_fewshot 2 --limit 2 --seed 1234 --log_samples"
+    words = command.split()
     words += ["--model_args", "pretrained=demo,t_fast=2,rows=bound,condition=demos,fit_window=each"]
     words += ["--metadata", '{"data":"sample"}', "--gen_kwargs", "max_gen_toks=40", "--output_path"]
     cli.done(*words, tmp_path, module="lm_eval")
