@@ -437,7 +437,8 @@ def test_run_writes_figures_curves_and_page(model: Path, data: Path, tmp_path: P
     assert outcome.report is not None
     page = outcome.report.read_text(encoding="utf-8")
     assert page.count("<h3>Generation") == page.count(": divergence curves, each") == 2
-    assert "SEDD standard (medium)" in page
+    assert "SEDD standard (medium)" not in page  # published figures are not of these 42 texts, and the page says so
+    assert "Not the official file: 42 of 5,000 documents (ltm_mauve, " in page
 
 
 def test_the_mark_in_front_of_a_prompt_is_the_one_the_model_puts_there(tmp_path: Path) -> None:
