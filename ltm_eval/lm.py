@@ -162,7 +162,7 @@ class LTM(TemplateLM):
         self.compiled = arguments.yes(compile or False, "compile")
         self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
         """A loaded model, as it was handed over."""
-        if self.live is not None and device in (None, AUTO):
+        if self.live is not None and device in (None, "", AUTO):
             self._device = self.live.device
         else:
             self._device = resolve_device(device)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ltm_eval.model_config import ModelConfig
 
 ROPE_THETA = 10_000.0
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _QUERIES = 64
 """Queries of a block of self-attention on a CPU, by measurement."""
 
@@ -448,9 +449,9 @@ class LatentThoughtModel(nn.Module):
             }
         copy = own[self]
         assert isinstance(copy, LatentThoughtModel)
-        told = torch.float32 if self._output_cast is None else self._output_cast.dtype
+        products = dtype or (torch.float32 if self._output_cast is None else self._output_cast.dtype)
         copy._output_cast = None
-        return copy.eval().to(device or self.device).float().set_matmul_dtype(dtype or told)
+        return copy.eval().to(device or self.device).float().set_matmul_dtype(products)
 
     def set_matmul_dtype(self, dtype: torch.dtype) -> LatentThoughtModel:
         """Compute matrix products in `dtype`, whose weights are rounded where they lie: for a model of one's own, or a
@@ -524,7 +525,8 @@ class LatentThoughtModel(nn.Module):
         """
         if not torch.compiler.is_compiling():
             check_tokens("tokens", tokens)
-            self._check_inputs(tokens, z)
+            self._check_inputs(tokens.long(), z)
+        tokens = tokens.long()
         return self.logits(self.hidden(self.prelude(tokens), z).states)
 
     def _check_inputs(self, tokens: Tensor, z: Tensor | None) -> None:
@@ -533,11 +535,15 @@ class LatentThoughtModel(nn.Module):
         if tokens.shape[1] > config.max_seq_len:
             raise UsageError(f"tokens: {tokens.shape[1]} in a row exceed the model's context of {config.max_seq_len}")
         check_range("tokens", tokens, config.vocab_size)
+        if tokens.device != self.device:
+            raise UsageError(f"tokens are on {tokens.device}, the model is on {self.device}; move them there")
         if z is None:
             return
         wanted = (len(tokens), *config.latent_shape)
         if not isinstance(z, Tensor) or not z.is_floating_point() or tuple(z.shape) != wanted:
             raise UsageError(f"z must be a tensor of floats of shape {wanted}, (B, L, N, D), got {told(z)}")
+        if z.device != self.device:
+            raise UsageError(f"z is on {z.device}, the model is on {self.device}; move it there")
         if not z.is_meta and not bool(torch.isfinite(z.detach()).all()):
             raise UsageError("z holds NaN or infinite values")
 
@@ -572,8 +578,10 @@ def live_model(given: Any) -> LatentThoughtModel:
     for name, weight in model.named_parameters():
         if weight.is_meta or not weight.numel():
             raise UsageError(f"model: {name} has no values here; load the weights, or gather their shards, first")
-        if not weight.is_floating_point():
+        if weight.dtype not in _FLOATS:
             raise UsageError(f"model: {name} is of {weight.dtype}, expected a float of 16 to 64 bits")
+        if weight.device != model.device:
+            raise UsageError(f"model: {name} is on {weight.device}, others on {model.device}; move it to one device")
     whole = torch.stack([torch.isfinite(one.detach()).all() for one in model.parameters()]).tolist()
     broken = [name for (name, _), fine in zip(model.named_parameters(), whole, strict=True) if not fine]
     if broken:

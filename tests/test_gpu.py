@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import ltm_eval
 from ltm_eval.compiling import compile_layers
 from ltm_eval.config import fit_config
 from ltm_eval.posterior import fit_documents
+from ltm_eval.weights import weights_sha256
 from tests.test_steps import document
-from tests.tiny import relative_error, tiny_model
+from tests.tiny import relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ltm_eval.model import LatentThoughtModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -50,3 +54,18 @@ def test_steps_are_captured_where_layers_are_compiled() -> None:
     model = on_gpu(compiled=True)
     fit_documents(model, DOCUMENTS[:2], fit_config("bound", t_fast=4), seed=1)
     assert model.captures_steps  # set back where a capture fails
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_live_model_on_a_gpu_is_as_it_was(dtype: str, tmp_path: Path) -> None:
+    model = ltm_eval.load(tiny_folder(tmp_path / "tiny")).to("cuda").requires_grad_(True)
+    torch.manual_seed(3)
+    before = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
+    streams = torch.get_rng_state(), torch.cuda.get_rng_state()
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        found = ltm_eval.evaluate(model, tasks="ptb", data="sample", limit=1, t_fast=2, rows="bound", dtype=dtype)
+        ltm_eval.fit(model, torch.ones(1, 20, dtype=torch.long), torch.ones(1, 20, dtype=torch.long), t_fast=2)
+    assert found["config"]["model_dtype"] == ("torch.bfloat16" if dtype == "auto" else "torch.float32")
+    assert weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()}) == before
+    assert torch.equal(torch.get_rng_state(), streams[0]) and torch.equal(torch.cuda.get_rng_state(), streams[1])
+    assert all(one.requires_grad and one.is_cuda for one in model.parameters())

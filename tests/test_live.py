@@ -569,6 +569,8 @@ def test_weights_that_cannot_be_used_are_named(model: LatentThoughtModel) -> Non
             ask(model)
         with pytest.raises(UsageError, match="has no values here"):
             ask(copy.deepcopy(model).to("meta"))
+        with pytest.raises(UsageError, match="float8_e4m3fn, expected a float of 16 to 64 bits"):
+            ask(copy.deepcopy(model).to(torch.float8_e4m3fn))
 
 
 @pytest.mark.parametrize(
@@ -642,6 +644,8 @@ def test_wrong_arguments_of_fit_are_named(changes: dict[str, Any], words: str, m
 def test_any_whole_numbers_will_do(model: LatentThoughtModel) -> None:
     found = ltm_eval.fit(model, TOKENS.int(), TOKENS.to(torch.uint8), t_fast=np.int64(2), seed=np.int64(1234))  # type: ignore[arg-type]
     assert torch.equal(found.mu, ltm_eval.fit(model, TOKENS, TOKENS, t_fast=2).mu)
+    for kind in (torch.uint8, torch.int16, torch.int32, torch.uint16):
+        assert torch.equal(model(TOKENS.to(kind)), model(TOKENS))
 
 
 @pytest.mark.parametrize(
@@ -656,6 +660,8 @@ def test_any_whole_numbers_will_do(model: LatentThoughtModel) -> None:
         ((ONES, torch.zeros(LATENTS).long()), "z must be a tensor of floats"),
         ((ONES, torch.zeros(LATENTS)[:1]), r"z must be .* \(2, 2, 2, 8\), \(B, L, N, D\), got float32 of shape \(1, 2"),
         ((ONES, torch.zeros(LATENTS) / 0), "z holds NaN"),
+        ((ONES.to("meta"),), "tokens are on meta, the model is on cpu"),
+        ((ONES, torch.zeros(LATENTS, device="meta")), "z is on meta, the model is on cpu"),
     ],
 )
 def test_wrong_inputs_of_the_decoder_are_named(given: tuple[Any, ...], words: str, model: LatentThoughtModel) -> None:
