@@ -123,8 +123,8 @@ def share_interval(values: Sequence[float]) -> tuple[Interval, str]:
     """95 % interval of the mean of scores from 0 to 1, and its name.
 
     Wilson's if every score is 0 or 1. Else Wilson's with the number of documents that would give a mean of such scores
-    the variance found here, and Student's quantile. To the variance found one document of the largest variance possible
-    is added, m (1 - m), so that equal scores are not taken for certainty.
+    the variance found here, and Student's quantile. To the variance found half a document of the largest variance
+    possible is added, m (1 - m), so that equal scores are not taken for certainty.
 
     Raises:
         UsageError: a value is not finite or not from 0 to 1.
@@ -132,10 +132,10 @@ def share_interval(values: Sequence[float]) -> tuple[Interval, str]:
     x = _finite(values, name="values")
     if x.size and (x.min() < 0 or x.max() > 1):
         raise UsageError(f"shares must lie between 0 and 1, got {x.min():g} to {x.max():g}")
-    mean = math.fsum(x) / max(x.size, 1)
+    mean = _sum(x) / max(x.size, 1)
     if _is_binary(x):
         return wilson_interval(round(mean * x.size), x.size), WILSON
-    squares = math.fsum((x - mean) ** 2)
+    squares = _sum((x - mean) ** 2)
     return _effective(mean, squares / (x.size - 1) if x.size > 1 else 0.0, x.size), EFFECTIVE
 
 
@@ -143,7 +143,7 @@ def _effective(mean: float, variance: float, n: int) -> Interval:
     most = mean * (1 - mean)
     if n < 2 or most <= 0:
         return Interval(0.0, 1.0)
-    variance = ((n - 1) * variance + most) / n
+    variance = ((n - 1) * variance + most / 2) / (n - 0.5)
     return _score_interval(mean, n * most / variance, quantile(n - 1))
 
 
@@ -164,10 +164,10 @@ def rate_interval(x: Sequence[float], units: Sequence[float], *, positive: bool)
     a, u = _finite(x, name="x"), _finite(units, name="units")
     if a.size != u.size:
         raise UsageError(f"a rate needs figures and units of the same documents, got {a.size} and {u.size} values")
-    total = math.fsum(u)
+    total = _sum(u)
     if a.size < 2 or total <= 0:
         return Interval(0.0, math.inf) if positive else UNKNOWN
-    rate = math.fsum(a) / total
+    rate = _sum(a) / total
     return residual_interval(rate, (a - rate * u) / total, u / total, positive=positive)
 
 
@@ -188,9 +188,9 @@ def residual_interval(estimate: float, residuals: Array, shares: Array, *, posit
     if largest <= _ROUNDING * abs(estimate):
         return Interval(estimate, estimate)
     scaled = left_out / largest
-    squares, cubes = math.fsum(scaled**2), math.fsum(scaled**3)
+    squares, cubes = _sum(scaled**2), _sum(scaled**3)
     stderr = largest * math.sqrt((n - 1) / n * squares)
-    effective = 1 / math.fsum(shares**2)
+    effective = 1 / _sum(shares**2)
     skewness = cubes / n / (squares / n) ** 1.5
     return _student(estimate, stderr, effective - 1, skewness / math.sqrt(n), positive=positive)
 
@@ -304,8 +304,8 @@ def differences(a: Sequence[float], b: Sequence[float]) -> Array:
 
 def total(values: Array) -> float:
     """Their sum; exactly 0 where they cancel but for rounding."""
-    found = math.fsum(values)
-    return 0.0 if abs(found) <= _ROUNDING * math.fsum(abs(values)) else found
+    found = _sum(values)
+    return 0.0 if abs(found) <= _ROUNDING * _sum(abs(values)) else found
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -342,14 +342,14 @@ def corpus_ppl(nats: Sequence[float], units: Sequence[float]) -> Perplexity:
         raise UsageError(
             "corpus perplexity needs units that are not negative and not all 0; count tokens, words or bytes"
         )
-    length = math.fsum(u)
-    rate = math.fsum(x) / length
+    length = _sum(u)
+    rate = _sum(x) / length
     interval = rate_interval(nats, units, positive=bool((x >= 0).all()))
     return Perplexity(
         ppl=_exp(rate),
         interval=Interval(_exp(interval.low), _exp(interval.high)),
         stderr=_exp(rate) * _ratio_stderr(x, u, rate) if x.size > 1 else None,
-        nats=math.fsum(x),
+        nats=_sum(x),
         units=length,
         documents=x.size,
         rate_interval=interval,
@@ -360,7 +360,7 @@ def _ratio_stderr(x: Array, u: Array, rate: float) -> float:
     """Standard error of sum(x) / sum(u) over independent documents (linearised)."""
     n = x.size
     residual = x - rate * u
-    return math.sqrt(n / (n - 1) * math.fsum(residual * residual)) / math.fsum(u)
+    return math.sqrt(n / (n - 1) * _sum(residual * residual)) / _sum(u)
 
 
 def mcnemar(first: int, second: int) -> float:
@@ -382,7 +382,7 @@ def sign_flips(difference: Array, *, seed: int = SEED) -> float:
     sizes = np.sort(np.abs(difference[difference != 0]))
     if sizes.size == 0:
         return 1.0
-    seen = abs(total(difference)) - _ROUNDING * math.fsum(sizes)  # sums of the same numbers differ by rounding
+    seen = abs(total(difference)) - _ROUNDING * _sum(sizes)  # sums of the same numbers differ by rounding
     if sizes.size <= _EXACT_SIGNS:
         patterns = np.arange(2**sizes.size)[:, None] >> np.arange(sizes.size) & 1
         return float((np.abs((2.0 * patterns - 1) @ sizes) >= seen).mean())
@@ -411,6 +411,11 @@ def _finite(values: Sequence[float], *, name: str) -> Array:
             f"{name} must be finite numbers, got {array[wrong[0]]} at position {wrong[0]}; leave such documents out"
         )
     return array
+
+
+def _sum(values: Array) -> float:
+    """Exactly rounded, so that no order matters."""
+    return math.fsum(values.tolist())
 
 
 def _is_binary(values: Array) -> bool:

@@ -24,7 +24,7 @@ from ltm_eval.page import (
     WorstDocument,
 )
 from ltm_eval.paired import UNPROVEN, paired_rates, sign_of, verdict_of
-from ltm_eval.perplexity import block_mean_ppl, block_mean_ppl_stderr, ppl
+from ltm_eval.perplexity import bits, block_mean_ppl, block_mean_ppl_stderr, ppl, rate
 from ltm_eval.plots import Spread, Stack
 from ltm_eval.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
 from ltm_eval.signatures import read_facts
@@ -177,10 +177,9 @@ class _Costs:
         if not found or score is None:
             return ""
         other = other_count(self.entry, self.task, metric=metric, filter_=self.filter)
-        figure = _figure_of(found, scale_of(metric))
-        if other or score.value is None or figure is None:
+        if other or score.value is None:
             return other
-        agree = math.isclose(figure.value, score.value, rel_tol=AGREEMENT)
+        agree = math.isclose(_VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
         return "" if agree else f"{metric}: results and samples disagree, so there is no interval"
 
     def _read(self, metric: str) -> Pairs:
@@ -231,9 +230,10 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
         _figure_of(in_bytes, "bits"),
     )
     n = cost.result.n_effective
+    read = [*metrics[:2], f"bits_per_byte{cost.ending}", f"bits_per_byte{cost.ending}"]
     checked = [
         _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
-        for figure, score, metric in zip(computed, scores, metrics, strict=True)
+        for figure, score, metric in zip(computed, scores, read, strict=True)
     ]
     figures = [figure for figure, _ in checked]
     told = next((score for score in scores if score is not None), None)
@@ -270,6 +270,9 @@ def scale_of(metric: str) -> str:
     return "bits" if metric.startswith("bits_per_") else "nats" if metric.startswith(("nll_per_", "kl_per_")) else "ppl"
 
 
+_VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
+
+
 def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
     """The figure of these documents, with its interval."""
     if not pairs:
@@ -277,14 +280,13 @@ def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
     if scale == "block":
         return _block_mean(list(pairs.values()))
     found = corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
-    rate, interval = found.nats / found.units, found.interval
     if scale == "ppl":
-        return _figure(found.ppl, interval, found.stderr, STUDENT)
+        return _figure(found.ppl, found.interval, found.stderr, STUDENT)
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
     interval = Interval(per_nat * found.rate_interval.low, per_nat * found.rate_interval.high)
     known = found.stderr is not None and math.isfinite(found.ppl)
     stderr = per_nat * found.stderr / found.ppl if known and found.stderr is not None else None
-    return _figure(per_nat * rate, interval, stderr, STUDENT)
+    return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
 
 
 def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Figure:
@@ -308,8 +310,8 @@ def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) 
         return Figure(value=value, low=None, high=None, stderr=None, kind="")
     if scale != "ppl" or not 0 < value < math.inf:
         return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
-    rate = told_interval(math.log(value), stderr / value, n, positive=True)
-    return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (rate.low, rate.high))), stderr, TOLD)
+    told = told_interval(math.log(value), stderr / value, n, positive=True)
+    return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
 
 
 def _settled(computed: Figure | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Figure | None, str]:

@@ -102,9 +102,7 @@ def _bits_relation(one: BitsDifference, subject: str) -> str:
         return _relation(one.difference, subject, one.label)
     figures = [f"{'bound' if name == 'bound' else 'exact figure'} of" for name in (one.ours, one.theirs)]
     word = "worse" if one.difference.estimate > 0 else "better"
-    return (
-        f"The {figures[0]} {subject} is {word} than the {figures[1]} {one.label}, which does not prove the model {word}"
-    )
+    return f"The {figures[0]} {subject} is {word} than the {figures[1]} {one.label}"
 
 
 def _bits_words(one: BitsDifference) -> str:

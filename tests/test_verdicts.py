@@ -109,11 +109,11 @@ def bits(ours: str, theirs: str, verdict: str, n: int = 5) -> BitsDifference:
         (bits("bound", "exact", "better"), "a is better than b"),
         (
             bits("bound", "exact", "unproven"),
-            "The bound of a is worse than the exact figure of b, which does not prove the model worse",
+            "The bound of a is worse than the exact figure of b",
         ),
         (
             bits("exact", "bound", "unproven"),
-            "The exact figure of a is better than the bound of b, which does not prove the model better",
+            "The exact figure of a is better than the bound of b",
         ),
         (bits("exact", "bound", "worse"), "a is worse than b"),
         (bits("exact", "exact", "open"), "a and b are not distinguishable"),
