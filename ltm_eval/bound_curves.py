@@ -15,6 +15,7 @@ from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answering import Line, LinePoint
+from ltm_eval.metrics import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ltm_eval.page import PerplexityRow
     from ltm_eval.scores import Entry
 
-NORMAL_QUANTILE = 1.96
 MOST_NATS = 700.0
 
 
@@ -78,8 +78,8 @@ def draw_lines(
 ) -> tuple[Line, ...]:
     """The bound's perplexity by the first 1, 2, 4 ... draws of every document, each draw alone beside it.
 
-    The band is 1.96 standard errors of the noise as those draws themselves show it; a single draw shows none, so there
-    it is that of all. Runs whose sidecar does not hold the draws of every document are left out.
+    The band is a 95 % interval of the noise as those draws themselves show it; a single draw shows none, so there it is
+    that of all. Runs whose sidecar does not hold the draws of every document are left out.
     """
     found = (_draw_line(entry, records.get(entry.label, ()), rows) for entry in entries)
     return tuple(line for line in found if line is not None)
@@ -99,15 +99,23 @@ def _draw_line(entry: Entry, records: Sequence[LatentRecord], rows: Sequence[Per
     for count in sorted({*(2**power for power in range(draws.bit_length())), draws}):
         own = [nats[:count] for nats in drawn]
         middle = math.fsum(map(fmean, own)) / tokens
-        half = NORMAL_QUANTILE * _noise(own if count > 1 else drawn, count) / tokens
+        half = _noise(own if count > 1 else drawn, count) / tokens
         points.append(LinePoint(count, *(_perplexity(middle + side) for side in (0.0, -half, half))))
     alone = [_perplexity(math.fsum(nats[place] for nats in drawn) / tokens) for place in range(draws)]
     return Line(entry.label, entry.series, tuple(points), dots=tuple((1.0, one) for one in alone))
 
 
 def _noise(draws: Sequence[Sequence[float]], count: int) -> float:
-    """Standard error of the sum over documents of means over `count` draws that vary as these do, nats."""
-    return math.sqrt(math.fsum(variance(nats) / count for nats in draws))
+    """Half the 95 % interval of the sum over documents of means over `count` draws that vary as these do, nats.
+
+    Student's t with Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2:110).
+    """
+    variances = list(map(variance, draws))
+    total = math.fsum(variances)
+    if not total:
+        return 0.0
+    freedom = total**2 / math.fsum(own**2 / (len(nats) - 1) for own, nats in zip(variances, draws, strict=True))
+    return quantile(freedom) * math.sqrt(total / count)
 
 
 def _perplexity(nats: float) -> float:

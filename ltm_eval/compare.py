@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.errors import RefusedError, ResultsError, UsageError, nearest
-from ltm_eval.paired import holm, paired_means, paired_rates
+from ltm_eval.paired import holm, paired_means, paired_rates, sign_of
 from ltm_eval.pairing import BOUND_KINDS, CAUSAL, EXACT, MEAN, PART, RELEASED, UNSOUND, mismatches, series_of
-from ltm_eval.scores import LEVEL, entry_of, labels_of
+from ltm_eval.scores import entry_of, labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -290,17 +290,10 @@ def _judged(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
     found = []
     for row in rows:
         p_holm = next(corrected) if row.headline else None
-        sign = _sign(row.found, row.found.p_value if p_holm is None else p_holm)
+        sign = sign_of(row.found, row.found.p_value if p_holm is None else p_holm)
         verdict, text = conclusion(row.first, row.second, sign)
         found.append(replace(row, p_holm=p_holm, verdict=verdict, conclusion=text))
     return tuple(found)
-
-
-def _sign(found: Paired, p_value: float) -> int:
-    """-1 or 1 where the first run's figure is lower or higher, 0 where the two cannot be told apart."""
-    if p_value >= LEVEL or not (found.interval.low > 0 or found.interval.high < 0):
-        return 0
-    return 1 if found.interval.low > 0 else -1
 
 
 OPEN = "Not distinguishable, which is not the same as equal."

@@ -10,7 +10,7 @@ from ltm_eval.document import Cell, Column, Document, Part, Table
 from ltm_eval.page import Banner
 from ltm_eval.pairing import BOUND_KINDS, RELEASED
 from ltm_eval.scores import flat
-from ltm_eval.verdicts import run_banners
+from ltm_eval.verdicts import few_banners, run_banners
 from ltm_eval.wording import number, p_value, percent, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ GLOSSARY = (
     ),
     (
         "95 % interval",
-        "Of the difference, by resampling documents with both runs together. It speaks of other documents of the same "
-        "kind, not of other seeds or prompts. Where no document differs: exact limit of the share that does.",
+        "Of the difference, over documents, both runs together. Shares: Tango's score interval; all else: Student's t "
+        "on jackknife standard errors, corrected for skewness. It speaks of other documents of the same kind, not of "
+        "other seeds or prompts. Where no document differs only shares have one.",
     ),
     (
         "p, Holm",
@@ -79,6 +80,7 @@ def _banners(found: Comparisons) -> tuple[Banner, ...]:
         if any(unmatched):
             text = f"{task}: {unmatched[0]:,} documents of {found.labels[0]} and {unmatched[1]:,} of {label} have no"
             banners.append(Banner("note", f"{text} counterpart and are left out."))
+    banners += few_banners((row.task, row.found.n) for row in found.rows)
     return tuple(dict.fromkeys(banners))
 
 
@@ -115,7 +117,7 @@ def _cells(row: Comparison, *, first: bool) -> tuple[Cell, ...]:
         Cell(_value(row.first, found.first)),
         Cell(_value(row.second, found.second)),
         Cell(_difference(row.first, found.estimate), note=_ratio(row)),
-        Cell(f"{_difference(row.first, found.interval.low)} to {_difference(row.first, found.interval.high)}"),
+        Cell(_interval(row)),
         Cell(p_value(found.p_value)),
         Cell(UNTOLD if row.p_holm is None else p_value(row.p_holm)),
         Cell(f"{found.n:,}"),
@@ -149,6 +151,13 @@ def _difference(series: Series, value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return signed(100 * value) if series.share else signed_bits(value) if series.scale == "bits" else signed(value)
+
+
+def _interval(row: Comparison) -> str:
+    found = row.found.interval
+    if not found.known:
+        return UNTOLD
+    return f"{_difference(row.first, found.low)} to {_difference(row.first, found.high)}"
 
 
 def _ratio(row: Comparison) -> str:
@@ -197,7 +206,8 @@ def _record(found: Comparisons, row: Comparison) -> dict[str, Any]:
     contest = (
         asdict(paired.contest) if paired.contest is not None else dict.fromkeys(("both", "first", "second", "neither"))
     )
-    ratio = paired.ratio_interval
+    ratio = paired.ratio_interval if paired.ratio_interval is not None and paired.interval.known else None
+    ends = (paired.interval.low, paired.interval.high) if paired.interval.known else (None, None)
     return {
         "task": row.task,
         "first": found.labels[0],
@@ -212,8 +222,8 @@ def _record(found: Comparisons, row: Comparison) -> dict[str, Any]:
         "second_relation": "≤" if row.second.kind in BOUND_KINDS else "",
         "second_value": paired.second,
         "difference": paired.estimate,
-        "difference_low": paired.interval.low,
-        "difference_high": paired.interval.high,
+        "difference_low": ends[0],
+        "difference_high": ends[1],
         "interval": paired.interval_kind,
         "ratio": paired.ratio,
         "ratio_low": None if ratio is None else ratio.low,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.metrics import paired_difference
+from ltm_eval.paired import paired_means
 from ltm_eval.repeats import interval_of
 from ltm_eval.results import read_samples
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ltm_eval.result_records import Run, Sample
 
 METRICS = ("exact_match", "pass@", "maj@")
+DIFFERENCE = ("estimate", "interval", "p_value", "n", "discordant")
+"""Fields of a paired comparison that are kept."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def _row(
     if against is None or not values[against]:
         return {**row, "difference": None}
     shared = [key for key in values[i] if key in values[against]]
-    found = paired_difference([values[i][key] for key in shared], [values[against][key] for key in shared])
-    return {**row, "difference": {**asdict(found), "against": keys[against][0], "against_shots": keys[against][1]}}
+    found = paired_means([values[i][key] for key in shared], [values[against][key] for key in shared])
+    told = {key: value for key, value in asdict(found).items() if key in DIFFERENCE}
+    return {**row, "difference": {**told, "against": keys[against][0], "against_shots": keys[against][1]}}
 
 
 def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], reference: str) -> int | None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import ResultsError
 from ltm_eval.page import BudgetRow, Difference, EffectRow, EffectTable
+from ltm_eval.paired import ALPHA, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_eval.scores import Entry
 
-LEVEL = 0.05
 SIDES = (("rethink", "rethinking"), ("independent", "independent draws"))
 
 
@@ -60,7 +60,7 @@ def _row(cell: Mapping[str, Any]) -> EffectRow:
 
 def _difference(found: Mapping[str, Any]) -> Difference:
     low, high = found["interval"]["low"], found["interval"]["high"]
-    clear = found["p_value"] < LEVEL and (low > 0 or high < 0)
+    clear = found["p_value"] < ALPHA and (low > 0 or high < 0)
     return Difference(
         estimate=found["estimate"],
         low=low,
@@ -70,7 +70,7 @@ def _difference(found: Mapping[str, Any]) -> Difference:
         discordant=found["discordant"],
         other_prompts=0,
         unpaired=0,
-        verdict=("better" if low > 0 else "worse") if clear else "open",
+        verdict=("better" if low > 0 else "worse") if clear else OPEN,
     )
 
 

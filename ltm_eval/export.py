@@ -18,7 +18,8 @@ from ltm_eval.figure_tables import interval_text, metric_text, record_of, status
 from ltm_eval.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, flat_figures
 from ltm_eval.outputs import write_all
 from ltm_eval.plot_files import write_figures
-from ltm_eval.wording import VERDICTS, p_value, signed, signed_bits
+from ltm_eval.summary_text import summary_table
+from ltm_eval.wording import VERDICTS, p_both, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from ltm_eval.page import Published, ReportData, TaskSection
 
 UNTOLD = "–"
-SUMMARY_ROWS = {"bound": "headline", "exact": "headline"}
-"""Rows of the perplexity table that are one row of the summary: each model's own headline figure."""
+TASK_CAPTION = (
+    "≤ marks upper bounds; shares and their differences in percent. p is not corrected; Holm’s correction is over the "
+    "first figure of every task and model."
+)
 
 
 def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | None) -> list[Path]:
@@ -55,14 +58,16 @@ def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | No
 def document(data: ReportData) -> Document:
     """The report's summary and the tables of its tasks."""
     figures = [one for task in data.tasks for one in _task_figures(task)]
-    own = [one for one in figures if one.status != PUBLISHED]
     others = ", ".join(model.label for model in data.models[1:])
     return Document(
         kind="report",
         title=data.title,
         lead=f"Differences are {data.subject} minus the model of the row, paired by document." if others else "",
         banners=data.banners,
-        parts=(_summary(own, data), *(_task_part(task, figures) for task in data.tasks)),
+        parts=(
+            Part(title="Summary", tables=(summary_table(data.summary),)),
+            *(_task_part(task, figures) for task in data.tasks),
+        ),
         records=tuple(record_of(one) for one in figures),
         data={
             "title": data.title,
@@ -107,42 +112,6 @@ def _published(name: str, one: Published) -> FlatFigure:
 # Tables
 
 
-def _summary(figures: Sequence[FlatFigure], data: ReportData) -> Part:
-    """A row per task and figure, a column per model."""
-    rows: dict[tuple[str, str], list[FlatFigure]] = {}
-    for one in figures:
-        if one.status == EVALUATED and (name := _summary_name(one)):
-            rows.setdefault((one.task, name), []).append(one)
-    columns = (Column("Task"), Column("Figure"), *(Column(model.label, numeric=True) for model in data.models))
-    cells = []
-    for (task, name), members in rows.items():
-        groups = groups_of(members)
-        for group in groups:
-            apart = apart_of(groups, group)
-            by_model = {one.model: one for one in group.figures}
-            shown = (_summary_cell(by_model.get(model.label)) for model in data.models)
-            cells.append((Cell(task), Cell(name, note=f"only {apart}" if apart else ""), *shown))
-    caption = "In parentheses 95 % intervals. ≤ marks upper bounds."
-    if any("only" in row[1].note for row in cells):
-        caption += " Figures under other settings are not comparable and stand in rows of their own."
-    return Part(title="Summary", tables=(Table("", columns, tuple(cells), caption),))
-
-
-def _summary_name(figure: FlatFigure) -> str:
-    """Headline perplexities, whatever may be called of them, and every score; other rows are the task's own."""
-    row, _, unit = figure.metric.partition(", ")
-    if not unit:
-        return metric_text(figure)
-    return f"{unit} ↓" if row in SUMMARY_ROWS else ""
-
-
-def _summary_cell(figure: FlatFigure | None) -> Cell:
-    if figure is None or figure.value is None:
-        return Cell(UNTOLD)
-    interval = interval_text(figure)
-    return Cell(value_text(figure), note=interval if interval != UNTOLD else "")
-
-
 def _task_part(task: TaskSection, figures: Sequence[FlatFigure]) -> Part:
     own = [one for one in figures if one.task == task.name and one.status != PUBLISHED]
     groups = groups_of([one for one in own if one.status == EVALUATED])
@@ -176,14 +145,14 @@ def _task_table(figures: Sequence[FlatFigure], *, title: str) -> Table:
         shown = _delta if one.share else signed_bits if "bits" in one.metric else signed
         against = ("", "", "", "")
         if found is not None:
-            p = p_value(found.p_value)
-            interval = f"{shown(found.low)} to {shown(found.high)}"
+            p = p_both(found.p_value, found.p_holm)
+            interval = f"{shown(found.low)} to {shown(found.high)}" if found.known else UNTOLD
             against = (shown(found.estimate), interval, p, VERDICTS[found.verdict])
         numbers = tuple(UNTOLD if count is None else f"{count:,}" for count in (one.n, one.n_shot))
         texts = (value_text(one), interval_text(one), *numbers, *against)
         rows.append((Cell(metric_text(one)), Cell(one.model, note=status_note(one)), *(Cell(text) for text in texts)))
     columns = tuple(Column(head, numeric=index in range(2, 9)) for index, head in enumerate(heads))
-    return Table(title, columns, tuple(rows), "≤ marks upper bounds; shares and their differences in percent.")
+    return Table(title, columns, tuple(rows), TASK_CAPTION)
 
 
 def _delta(value: float) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
-from ltm_eval.metrics import wilson_interval
 from ltm_eval.ppl_tables import METRICS, perplexity_section
 from ltm_eval.scores import score_table
 
@@ -33,8 +31,6 @@ PUBLISHED = "published, not re-run"
 REFERENCE = "reference, no model ran"
 NO_MODEL = "no model ran"
 """Note of a row of the score tables that is no model's."""
-COUNTED = ("exact_match", "acc", "maj@")
-"""Shares of which each document counts wholly or not at all."""
 UNITS = (
     ("bits_per_byte", "bits per byte"),
     ("per_token", "perplexity per token"),
@@ -95,18 +91,7 @@ def task_figures(name: str, entries: Sequence[Entry]) -> list[FlatFigure]:
     perplexity = perplexity_section(name, entries, subject="")
     found = flat_figures(name, tables, perplexity=perplexity, generation=generation)
     labels = {entry.label for entry in entries}
-    return [_counted(figure) for figure in found if figure.model in labels]
-
-
-def _counted(figure: FlatFigure) -> FlatFigure:
-    """Wilson's interval for a share of documents whose samples were not read."""
-    if figure.interval != "normal" or not figure.n or not figure.metric.startswith(COUNTED) or figure.value is None:
-        return figure
-    right = figure.value * figure.n
-    if not math.isclose(right, round(right), abs_tol=1e-6 * figure.n) or not 0 <= round(right) <= figure.n:
-        return figure
-    found = wilson_interval(round(right), figure.n)
-    return replace(figure, low=found.low, high=found.high, interval="Wilson")
+    return [figure for figure in found if figure.model in labels]
 
 
 def flat_figures(
@@ -140,7 +125,7 @@ def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySectio
                     bound=line.bound,
                     signature=line.signature,
                     note="; ".join(filter(None, notes)),
-                    difference=_certain(found) if found is not None else None,
+                    difference=found.difference if found is not None else None,
                 )
 
 
@@ -148,18 +133,6 @@ def _bits_difference(section: PerplexitySection, row: PerplexityRow, line: Perpl
     """The first model's row against this line, where the report has it; headline before next-token figures."""
     pairs = (one for one in section.differences if (one.label, one.theirs) == (line.label, row.name))
     return next(pairs, None)
-
-
-def _certain(found: BitsDifference) -> Difference:
-    """The difference; its verdict is kept only where the figures' being bounds leaves it certain."""
-    certain: dict[tuple[str, str], set[str]] = {
-        ("bound", "exact"): {"better"},
-        ("exact", "bound"): {"worse"},
-        ("bound", "bound"): set(),
-    }
-    kept = certain.get((found.ours, found.theirs), {"better", "worse"}) | {"open"}
-    difference = found.difference
-    return difference if difference.verdict in kept else replace(difference, verdict="")
 
 
 def _floor_figures(name: str, line: FloorLine) -> Iterator[FlatFigure]:

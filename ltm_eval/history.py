@@ -16,7 +16,7 @@ from ltm_eval.errors import ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
 from ltm_eval.figures import EVALUATED, task_figures
 from ltm_eval.plots import StepCurve, step_curves
-from ltm_eval.scores import Entry
+from ltm_eval.scores import entry_of
 from ltm_eval.verdicts import run_banners
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def curves_of(runs: Sequence[Run]) -> tuple[list[TrainingCurve], list[Run]]:
 
 
 def _figures(run: Run) -> Iterator[FlatFigure]:
-    """Figures as the results file tells them; samples are not read, so that many runs stay cheap."""
+    """The figures that the page shows, with the same intervals."""
     for task in run.tasks:
-        figures = task_figures(task, [Entry(label=run.model_name, series=1, run=run, samples={})])
+        figures = task_figures(task, [entry_of(run.model_name, 1, run, task=task)])
         yield from (one for one in figures if one.status == EVALUATED and one.value is not None)
 
 
@@ -321,6 +321,7 @@ DROPPED = (
     "first_minus_this_low",
     "first_minus_this_high",
     "p",
+    "p_holm",
     "paired_documents",
     "first_is",
 )

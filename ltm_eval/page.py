@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,16 @@ class Difference:
     unpaired: int
     """Documents only one of the two scored."""
     verdict: str
-    """better, worse, open, or empty where the metric has no known direction."""
+    """better, worse, open (not distinguishable), unproven (by bounds), or empty where no direction is known."""
+    p_holm: float | None = None
+    """The p value after Holm's correction, which the verdict then follows; None unless it is the first figure of its
+    task.
+    """
+
+    @property
+    def known(self) -> bool:
+        """Whether the interval is finite: a single document, or none that differs, tells none."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ class Figure:
     stderr: float | None
     """Standard error over documents."""
     kind: str
-    """How the interval was made: bootstrap, normal, or empty."""
+    """How the interval was made; empty where there is none."""
     mc_se: float | None = None
     """The part of the standard error that is noise of the draws."""
 

@@ -1,8 +1,9 @@
 """Two runs on the same documents: means, perplexities and bits per byte, with paired intervals and tests.
 
-Yes-or-no scores: exact McNemar test, which is the two-sided binomial test of the documents that differ. Other means and
-rates: sign-flip permutation over documents. Intervals resample documents, both runs together. Nothing depends on the
-order of the documents.
+The page, `compare` and the effect of demonstrations all take their differences from here, and what they conclude from
+`sign_of` and `verdict_of`. Yes-or-no scores: exact McNemar test, which is the two-sided binomial test of the documents
+that differ, and Tango's score interval. Other means and rates: sign-flip permutation over documents, and the intervals
+of `metrics`. Nothing depends on the order of the documents.
 """
 
 from __future__ import annotations
@@ -12,18 +13,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltm_eval.errors import UsageError
-from ltm_eval.metrics import LEVEL, SEED, Interval, paired_difference, percentiles
+from ltm_eval.metrics import (
+    STUDENT,
+    UNKNOWN,
+    Interval,
+    differences,
+    mcnemar,
+    rate_interval,
+    residual_interval,
+    sign_flips,
+    tango_interval,
+    total,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltm_eval.metrics import Array
-
+ALPHA = 0.05
 MCNEMAR = "exact McNemar (two-sided binomial test of the documents that differ)"
 SIGN_FLIPS = "sign-flip permutation over documents"
-BOOTSTRAP = "paired bootstrap over documents"
-NO_DISCORDANT = "exact: no document differs, so the share that does has this upper limit (Clopper and Pearson)"
+TANGO = "Tango's score interval of paired shares"
+NO_DISCORDANT = "no document differs: the limit of the share that does (Tango)"
+NOTHING = "none: no document differs"
 SCALES = ("ppl", "bits", "nats")
+OPEN, UNPROVEN = "open", "unproven"
+"""Not distinguishable; and told apart, but by bounds, which leave open which model is better."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +94,29 @@ def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
     Raises:
         UsageError: the lengths differ, there is no pair, or a value is not finite.
     """
-    found = paired_difference(a, b)
-    contest = _contest(a, b)
-    interval, kind = found.interval, BOOTSTRAP
-    if contest is not None and found.discordant == 0:
-        limit = 1 - ((1 - LEVEL) / 2) ** (1 / found.n)
-        interval, kind = Interval(-limit, limit), NO_DISCORDANT
+    found = differences(a, b)
+    contest, n, discordant = _contest(a, b), found.size, int((found != 0).sum())
+    if contest is not None:
+        interval = tango_interval(contest.first, contest.second, n)
+        kind, test, p_value = TANGO, MCNEMAR, mcnemar(contest.first, contest.second)
+    else:
+        interval, kind = rate_interval(found.tolist(), [1.0] * n, positive=False), STUDENT
+        test, p_value = SIGN_FLIPS, sign_flips(found)
+        if all(0 <= value <= 1 for value in (*a, *b)):
+            interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0))
+            interval = interval if discordant else tango_interval(0, 0, n)
+        elif not discordant:
+            interval, kind = UNKNOWN, NOTHING
     return Paired(
-        first=math.fsum(a) / found.n,
-        second=math.fsum(b) / found.n,
-        estimate=found.estimate,
+        first=math.fsum(a) / n,
+        second=math.fsum(b) / n,
+        estimate=total(found) / n,
         interval=interval,
-        interval_kind=kind,
-        p_value=found.p_value,
-        test=MCNEMAR if contest is not None else SIGN_FLIPS,
-        n=found.n,
-        discordant=found.discordant,
+        interval_kind=NO_DISCORDANT if not discordant and interval.known else kind,
+        p_value=p_value,
+        test=test,
+        n=n,
+        discordant=discordant,
         contest=contest,
     )
 
@@ -123,65 +144,86 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     """
     if scale not in SCALES or len(units) != len(a) or not all(u >= 0 for u in units) or not any(units):
         raise UsageError(f"expected a scale of {', '.join(SCALES)} and the units of {len(a)} documents, not all 0")
-    tested = paired_difference(a, b)
-    total = math.fsum(units)
-    rates = math.fsum(a) / total, math.fsum(b) / total
+    found = differences(a, b)
+    n, discordant, length = found.size, int((found != 0).sum()), math.fsum(units)
+    rates = math.fsum(a) / length, math.fsum(b) / length
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
     first, second = (_exp(rate) if scale == "ppl" else rate * per_nat for rate in rates)
-    log_ratio = _rate_interval(a, b, units) if tested.n > 1 else Interval(-math.inf, math.inf)
-    interval = Interval(log_ratio.low * per_nat, log_ratio.high * per_nat)
     known = math.isfinite(first) and math.isfinite(second)
-    if scale == "ppl":
-        interval = _ppl_interval(a, b, units) if tested.n > 1 and known else Interval(-math.inf, math.inf)
+    log_ratio = rate_interval(found.tolist(), units, positive=False) if discordant else UNKNOWN
+    difference = total(found) / length
+    if scale != "ppl":
+        estimate, interval = difference * per_nat, Interval(log_ratio.low * per_nat, log_ratio.high * per_nat)
+    else:
+        estimate = (first - second if difference else 0.0) if known else math.nan
+        interval = _ppl_interval(a, b, units, rates) if known and log_ratio.known else UNKNOWN
     return Paired(
         first=first,
         second=second,
-        estimate=first - second if known else math.nan,
+        estimate=estimate,
         interval=interval,
-        interval_kind=BOOTSTRAP,
-        p_value=tested.p_value,
+        interval_kind=STUDENT if discordant else NOTHING,
+        p_value=sign_flips(found),
         test=SIGN_FLIPS,
-        n=tested.n,
-        discordant=tested.discordant,
-        ratio=_exp(rates[0] - rates[1]) if scale == "ppl" else None,
+        n=n,
+        discordant=discordant,
+        ratio=_exp(difference) if scale == "ppl" else None,
         ratio_interval=Interval(_exp(log_ratio.low), _exp(log_ratio.high)) if scale == "ppl" else None,
     )
 
 
-def _rate_interval(a: Sequence[float], b: Sequence[float], units: Sequence[float]) -> Interval:
-    """Of sum(a - b) / sum(units)."""
+def _ppl_interval(
+    a: Sequence[float], b: Sequence[float], units: Sequence[float], rates: tuple[float, float]
+) -> Interval:
+    """Of exp(sum(a) / sum(units)) - exp(sum(b) / sum(units)), linearised."""
     import numpy as np
 
-    columns = _sorted(np.asarray(a) - np.asarray(b), np.asarray(units, dtype=np.float64))
-    return percentiles(columns, lambda sums: _over(sums[0], sums[1]), level=LEVEL, seed=SEED)
+    u = np.asarray(units, dtype=np.float64)
+    length = math.fsum(u)
+    first, second = (
+        math.exp(rate) * (np.asarray(nats, dtype=np.float64) - rate * u) / length
+        for nats, rate in zip((a, b), rates, strict=True)
+    )
+    return residual_interval(math.exp(rates[0]) - math.exp(rates[1]), first - second, u / length)
 
 
-def _ppl_interval(a: Sequence[float], b: Sequence[float], units: Sequence[float]) -> Interval:
-    """Of exp(sum(a) / sum(units)) - exp(sum(b) / sum(units))."""
-    import numpy as np
-
-    columns = _sorted(*(np.asarray(column, dtype=np.float64) for column in (a, b, units)))
-
-    def difference(sums: Sequence[Array]) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(np.exp(_over(sums[0], sums[2])) - np.exp(_over(sums[1], sums[2])))
-
-    return percentiles(columns, difference, level=LEVEL, seed=SEED)
+# What follows from a difference
 
 
-def _sorted(*columns: Array) -> list[Array]:
-    """Rows in an order that does not depend on the documents'."""
-    import numpy as np
+def sign_of(found: Paired, p_value: float) -> int:
+    """-1 or 1 where the first run's figure is lower or higher, 0 where the two cannot be told apart.
 
-    order = np.lexsort(columns)
-    return [column[order] for column in columns]
+    Both the test and the interval must say so: p below 0.05 and zero outside. Perplexities are told apart by their
+    ratio, so that they and bits per byte never disagree.
+
+    Args:
+        found: the difference.
+        p_value: its p value, corrected where it is one of several.
+    """
+    low, high = found.interval.low, found.interval.high
+    if found.ratio_interval is not None:
+        low, high = found.ratio_interval.low - 1, found.ratio_interval.high - 1
+    if p_value >= ALPHA or not (low > 0 or high < 0):
+        return 0
+    return 1 if low > 0 else -1
 
 
-def _over(sums: Array, units: Array) -> Array:
-    """A resample that holds only empty documents says nothing."""
-    import numpy as np
+def verdict_of(sign: int, *, higher_is_better: bool | None, bounds: tuple[bool, bool] = (False, False)) -> str:
+    """better or worse (of the first run), open, unproven, or empty where no direction is better.
 
-    return np.divide(sums, units, out=np.full_like(sums, np.nan), where=units > 0)
+    Args:
+        sign: as `sign_of` gives it.
+        higher_is_better: direction.
+        bounds: whether the first and the second figure are upper bounds: one that lies below an exact figure proves its
+            model the better one, one that lies above proves nothing, and two bounds prove nothing of each other.
+    """
+    if sign == 0:
+        return OPEN
+    if higher_is_better is None:
+        return ""
+    if (bounds[0] and (bounds[1] or sign > 0)) or (bounds[1] and sign < 0):
+        return UNPROVEN
+    return "better" if (sign > 0) == higher_is_better else "worse"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.ppl_tables import AGREEMENT, KINDS, PROTOCOL_KEYS
-from ltm_eval.scores import ROLLING_METRICS, SHARES, flat
+from ltm_eval.ppl_tables import KINDS, PROTOCOL_KEYS
+from ltm_eval.scores import AGREEMENT, ROLLING_METRICS, SHARES, flat, other_count
 from ltm_eval.signatures import ROLLING, causal_scope, read_facts
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def series_of(entry: Entry, task: str) -> tuple[list[Series], list[str]]:
     for score in entry.run.tasks[task].scores:
         if score.metric.endswith("_mc_se"):
             continue
-        made = _series(entry, score)
+        made = _series(entry, score, task)
         if isinstance(made, Series):
             found.append(made)
         else:
@@ -72,12 +72,14 @@ def series_of(entry: Entry, task: str) -> tuple[list[Series], list[str]]:
     return found + _in_bytes(found), left_out
 
 
-def _series(entry: Entry, score: Score) -> Series | str:
+def _series(entry: Entry, score: Score, task: str) -> Series | str:
     samples = entry.samples.get(score.filter) or {}
     values = {key: _value(sample, score.metric) for key, sample in samples.items()}
     known = {key: value for key, value in values.items() if value is not None}
     if not known:
         return "no figure by document"
+    if other := other_count(entry, task, metric=score.metric, filter_=score.filter):
+        return other
     rated = not any(alone for _, _, alone in known.values()) or score.metric == "perplexity"
     if rated and score.metric != BLOCK_MEAN:
         return _rated(entry, score, {key: (abs(x), units) for key, (x, units, _) in known.items()})
@@ -117,8 +119,15 @@ def _rated(entry: Entry, score: Score, values: Mapping[Key, tuple[float, float]]
     metric = score.metric
     base = metric.removesuffix("_bound")
     scale = "bits" if base.startswith("bits_per_") else "nats" if base.startswith(("nll_per_", "kl_per_")) else "ppl"
+    if score.value is not None and not math.isclose(_rate(values, scale), score.value, rel_tol=AGREEMENT):
+        return "results and samples disagree"
     unit = UNITS.get(base) or next((unit for unit in ("token", "word", "byte") if f"_per_{unit}" in base), "unit")
     return Series(metric, score.filter, _kind(entry.run, metric), scale, unit, values, False)
+
+
+def _rate(values: Mapping[Key, tuple[float, float]], scale: str) -> float:
+    nats = math.fsum(x for x, _ in values.values()) / math.fsum(units for _, units in values.values())
+    return _exp(nats) if scale == "ppl" else nats / math.log(2) if scale == "bits" else nats
 
 
 def _kind(run: Run, metric: str) -> str:

@@ -1,8 +1,9 @@
 """The perplexity part of a page: every figure of a set under its own name, with "≤" on bounds and nowhere else.
 
-Figures come from the pairs (nats, units) that lm-eval logs for each document, with a bootstrap over documents; where
-there are no samples, from the results file and its standard error. Per-token figures do not compare across tokenizers;
-differences are therefore taken in bits per byte. Which row may be called a bound: ltm_eval.bounds, arXiv:2502.01567.
+Figures come from the pairs (nats, units) that lm-eval logs for each document, with intervals over documents
+(ltm_eval.metrics); where there are no samples, from the results file and its standard error. Per-token figures do not
+compare across tokenizers; differences are therefore taken in bits per byte. Which row may be called a bound:
+ltm_eval.bounds, arXiv:2502.01567.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ltm_eval.metrics import STUDENT, TOLD, Interval, corpus_ppl, mean_interval, told_interval
 from ltm_eval.page import (
     BitsDifference,
     Difference,
@@ -21,14 +23,15 @@ from ltm_eval.page import (
     PerplexitySection,
     WorstDocument,
 )
+from ltm_eval.paired import UNPROVEN, paired_rates, sign_of, verdict_of
+from ltm_eval.perplexity import bits, block_mean_ppl, block_mean_ppl_stderr, ppl, rate
 from ltm_eval.plots import Spread, Stack
-from ltm_eval.scores import LEVEL, NORMAL_QUANTILE, flat, other_prompts, signature_of
+from ltm_eval.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
 from ltm_eval.signatures import read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ltm_eval.metrics import Perplexity
     from ltm_eval.result_records import Floor, Score
     from ltm_eval.scores import Entry
 
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 
 WORST = 5
 WORST_CHARACTERS = 600
-AGREEMENT = 1e-6
-"""Relative difference above which samples and results disagree."""
 UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
 SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
 """A task that reports one of these is a perplexity set."""
@@ -147,6 +148,8 @@ class _Costs:
             self.scores.setdefault(score.metric, score)
         self.ending = "_bound" if {"ppl_per_token_bound", "bits_per_byte_bound"} & self.scores.keys() else ""
         self.read: dict[str, Pairs] = {}
+        self.doubts: dict[str, str] = {}
+        self.filter = "none" if entry.samples.get("none") else next(iter(entry.samples), "none")
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
         # An LTM counts its own tokens; of another model's answer only the text is known.
@@ -164,19 +167,35 @@ class _Costs:
         return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
 
     def logged(self, metric: str) -> Pairs:
-        """(nats, units) of every document, as logged; empty where a document has none.
+        """(nats, units) of every document, as logged; empty where a document has none, or where they are not those of
+        the results file.
 
         lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
         """
         if metric not in self.read:
-            self.read[metric] = self._read(metric)
+            found = self._read(metric)
+            self.doubts[metric] = self._doubt(metric, found)
+            self.read[metric] = {} if self.doubts[metric] else found
         return self.read[metric]
 
+    def _doubt(self, metric: str, found: Pairs) -> str:
+        """Why the samples are not those of the results; empty where nothing speaks against it."""
+        score = self.scores.get(metric)
+        if not found or score is None:
+            return ""
+        other = other_count(self.entry, self.task, metric=metric, filter_=self.filter)
+        if other or score.value is None:
+            return other
+        agree = math.isclose(_VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
+        return "" if agree else f"{metric}: results and samples disagree, so there is no interval"
+
     def _read(self, metric: str) -> Pairs:
-        samples = self.entry.samples.get("none") or next(iter(self.entry.samples.values()), {})
+        samples = self.entry.samples.get(self.filter, {})
         found: dict[Key, tuple[float, float]] = {}
         for key, sample in samples.items():
             pair = sample.metrics.get(metric)
+            if pair is None:
+                continue  # a document that failed, which the figures leave out
             if not isinstance(pair, list) or len(pair) < 2 or not all(map(_is_finite, pair[:2])) or pair[1] < 0:
                 return {}
             found[key] = (abs(float(pair[0])), float(pair[1]))
@@ -209,12 +228,20 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
     head = kind is cost.headline
     metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
     scores = [cost.scores.get(metric) for metric in metrics]
-    tokens = None if kind.nats or kind is BLOCK_MEAN else _corpus(cost.pairs(kind, "ppl_per_token"))
-    words = _corpus(cost.pairs(kind, "ppl_per_word")) if head or kind is CAUSAL else None
-    in_bytes = _corpus(cost.pairs(kind, "bits_per_byte")) if kind.in_bytes else None
-    of_tokens = _block_mean(cost.pairs(kind, "ppl_per_token")) if kind is BLOCK_MEAN else _ppl(tokens)
-    computed = (of_tokens, _ppl(words), _ppl(in_bytes), _bits(in_bytes))
-    checked = [_settled(figure, score) for figure, score in zip(computed, scores, strict=True)]
+    per_word = cost.pairs(kind, "ppl_per_word") if head or kind is CAUSAL else {}
+    in_bytes = cost.pairs(kind, "bits_per_byte") if kind.in_bytes else {}
+    computed = (
+        _figure_of(cost.pairs(kind, "ppl_per_token"), scale_of(kind.metric)),
+        _figure_of(per_word, "ppl"),
+        _figure_of(in_bytes, "ppl"),
+        _figure_of(in_bytes, "bits"),
+    )
+    n = cost.result.n_effective
+    read = [*metrics[:2], f"bits_per_byte{cost.ending}", f"bits_per_byte{cost.ending}"]
+    checked = [
+        _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
+        for figure, score, metric in zip(computed, scores, read, strict=True)
+    ]
     figures = [figure for figure, _ in checked]
     told = next((score for score in scores if score is not None), None)
     noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
@@ -243,82 +270,68 @@ def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(told))
 
 
-def _corpus(pairs: Pairs) -> Perplexity | None:
-    from ltm_eval.metrics import corpus_ppl
+def scale_of(metric: str) -> str:
+    """What a metric's figure is: ppl, bits, nats, or block (the mean over documents of their perplexities)."""
+    if metric == BLOCK_MEAN.metric:
+        return "block"
+    return "bits" if metric.startswith("bits_per_") else "nats" if metric.startswith(("nll_per_", "kl_per_")) else "ppl"
 
+
+_VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
+
+
+def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
+    """The figure of these documents, with its interval."""
     if not pairs:
         return None
-    return corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
+    if scale == "block":
+        return _block_mean(list(pairs.values()))
+    found = corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
+    if scale == "ppl":
+        return _figure(found.ppl, found.interval, found.stderr, STUDENT)
+    per_nat = 1 / math.log(2) if scale == "bits" else 1.0
+    interval = Interval(per_nat * found.rate_interval.low, per_nat * found.rate_interval.high)
+    known = found.stderr is not None and math.isfinite(found.ppl)
+    stderr = per_nat * found.stderr / found.ppl if known and found.stderr is not None else None
+    return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
 
 
-def _ppl(found: Perplexity | None) -> Figure | None:
-    if found is None:
-        return None
-    low, high = (found.interval.low, found.interval.high) if found.documents > 1 else (None, None)
-    kind = "bootstrap" if found.documents > 1 else ""
-    return Figure(value=found.ppl, low=low, high=high, stderr=found.stderr, kind=kind)
+def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Figure:
+    if not math.isfinite(interval.high) and not math.isinf(value):
+        return Figure(value=value, low=None, high=None, stderr=stderr, kind="")
+    return Figure(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
 
 
-def _block_mean(pairs: Pairs) -> Figure | None:
+def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
     """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
-    from ltm_eval.metrics import mean_interval
-    from ltm_eval.perplexity import block_mean_ppl, block_mean_ppl_stderr, ppl
-
-    items = list(pairs.values())
-    if not items or not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+    if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
         return None
-    stderr, interval = block_mean_ppl_stderr(items), mean_interval([ppl([item]) for item in items])
-    known = len(items) > 1
-    return Figure(
-        value=block_mean_ppl(items),
-        low=interval.low if known else None,
-        high=interval.high if known else None,
-        stderr=None if isinstance(stderr, str) else stderr,
-        kind="bootstrap" if known else "",
-    )
+    stderr = block_mean_ppl_stderr(items)
+    told = None if isinstance(stderr, str) else stderr
+    return _figure(block_mean_ppl(items), mean_interval([ppl([item]) for item in items], positive=True), told, STUDENT)
 
 
-def _bits(found: Perplexity | None) -> Figure | None:
-    """The same in bits per unit: base-2 logarithms."""
-    if found is None:
-        return None
-    known = found.documents > 1
-    stderr = found.stderr / found.ppl / math.log(2) if found.stderr is not None and math.isfinite(found.ppl) else None
-    return Figure(
-        value=found.nats / found.units / math.log(2),
-        low=_log2(found.interval.low) if known else None,
-        high=_log2(found.interval.high) if known else None,
-        stderr=stderr,
-        kind="bootstrap" if known else "",
-    )
+def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Figure:
+    """A figure of which only the standard error over n documents is known."""
+    if stderr is None:
+        return Figure(value=value, low=None, high=None, stderr=None, kind="")
+    if scale != "ppl" or not 0 < value < math.inf:
+        return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
+    told = told_interval(math.log(value), stderr / value, n, positive=True)
+    return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
 
 
-def _log2(value: float) -> float:
-    return math.log2(value) if value > 0 else -math.inf
-
-
-def _reported(value: float, stderr: float | None) -> Figure:
-    """A figure with 1.96 standard errors either side."""
-    half = NORMAL_QUANTILE * stderr if stderr is not None else None
-    return Figure(
-        value=value,
-        low=value - half if half is not None else None,
-        high=value + half if half is not None else None,
-        stderr=stderr,
-        kind="normal" if half is not None else "",
-    )
-
-
-def _settled(computed: Figure | None, score: Score | None) -> tuple[Figure | None, str]:
-    """The figure of the samples; that of the results file where there is none or the two disagree, and why."""
-    if score is None:
+def _settled(computed: Figure | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Figure | None, str]:
+    """The figure of the samples; that of the results file where there are none, without an interval where the two
+    disagree; and why.
+    """
+    if score is None or (score.value is not None and computed is not None):
         return computed, ""
     if score.value is None:
         return computed, score.note if computed is None else ""
-    if computed is not None and math.isclose(computed.value, score.value, rel_tol=AGREEMENT):
-        return computed, ""
-    note = "" if computed is None else f"{score.metric}: results and samples disagree"
-    return _reported(score.value, score.stderr), note
+    if doubt:
+        return Figure(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
+    return _reported(score.value, score.stderr, n=n, scale=scale_of(score.metric)), ""
 
 
 def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
@@ -331,7 +344,8 @@ def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
 def _floor_line(floor: Floor) -> FloorLine:
     def figure(metric: str) -> Figure | None:
         value = floor.figures.get(metric)
-        return None if value is None else _reported(value, floor.figures.get(f"{metric}_stderr"))
+        stderr = floor.figures.get(f"{metric}_stderr")
+        return None if value is None else _reported(value, stderr, n=floor.documents, scale=scale_of(metric))
 
     return FloorLine(
         name=f"{floor.name}, {floor.tokenizer}",
@@ -372,37 +386,34 @@ def _differences(ours: _Costs, theirs: _Costs) -> list[BitsDifference]:
 
 def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Difference | None:
     """Corpus bits per byte of `ours` minus those of `theirs` over the documents that both scored."""
-    from ltm_eval.metrics import corpus_ppl, paired_difference
-
     first, second = ours.pairs(own, "bits_per_byte"), theirs.pairs(other, "bits_per_byte")
     shared = [key for key in first if key in second]
     sizes = [first[key][1] for key in shared]
-    if not any(sizes):
+    if not any(sizes) or sizes != [second[key][1] for key in shared]:
         return None
     a, b = ([costs[key][0] for key in shared] for costs in (first, second))
-    ratio = corpus_ppl([x - y for x, y in zip(a, b, strict=True)], sizes)
-    tested = paired_difference(a, b)
-    low, high = _log2(ratio.interval.low), _log2(ratio.interval.high)
-    verdict = "open"
-    if tested.p_value < LEVEL and (low > 0 or high < 0):
-        verdict = "better" if high < 0 else "worse"
+    found = paired_rates(a, b, sizes, scale="bits")
+    sign = sign_of(found, found.p_value)
+    verdict = verdict_of(sign, higher_is_better=False, bounds=(own.bound, other.bound))
+    if sign and _is_unsound(ours, own, theirs, other):
+        verdict = UNPROVEN
     prompts = other_prompts(ours.entry, theirs.entry, filter_="none")
-    return Difference(
-        estimate=ratio.nats / ratio.units / math.log(2),
-        low=low,
-        high=high,
-        p_value=tested.p_value,
-        n=len(shared),
-        discordant=tested.discordant,
+    return difference_from(
+        found,
         other_prompts=sum(key in prompts for key in shared),
         unpaired=len(first.keys() ^ second.keys()),
         verdict=verdict,
     )
 
 
+def _is_unsound(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> bool:
+    """Whether one of the two is called a bound and failed its audit."""
+    return any(kind.bound and not cost.is_bound(kind) for cost, kind in ((ours, own), (theirs, other)))
+
+
 def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
     bounds = (own.bound, other.bound)
-    if any(kind.bound and not cost.is_bound(kind) for cost, kind in ((ours, own), (theirs, other))):
+    if _is_unsound(ours, own, theirs, other):
         return "The audit failed: the figure called bound is none, so nothing about the models is certain."
     return {
         (True, False): "Bound against exact NLL: LTM better is certain, LTM worse is not.",

@@ -101,11 +101,11 @@ def measures_of(probe: Probe) -> tuple[Measure, ...]:
     """Every measure that all texts have, in every direction that was run."""
     found = []
     for key, title, unit, what, figure in _MEASURES:
-        no_z = _estimate([figure(text, text.no_z) for text in probe.texts])
+        no_z = _estimate([figure(text, text.no_z) for text in probe.texts], unit)
         ladders = []
         for name, order in _ORDERS:
             steps = order(probe.n_layers)
-            points = [_at(step, probe.texts, figure) for step in steps]
+            points = [_at(step, probe.texts, figure, unit) for step in steps]
             known = [point for point in points if point is not None]
             if len(known) == len(steps):
                 ladders.append(Ladder(name, tuple(steps), tuple(known)))
@@ -114,22 +114,22 @@ def measures_of(probe: Probe) -> tuple[Measure, ...]:
     return tuple(found)
 
 
-def _at(key: str, texts: Sequence[ProbedText], figure: _Figure) -> Estimate | None:
+def _at(key: str, texts: Sequence[ProbedText], figure: _Figure, unit: str) -> Estimate | None:
     """Mean under one set of layers; None where a text lacks it."""
     cells = [(text, text.cells[key]) for text in texts if key in text.cells]
-    return _estimate([figure(*one) for one in cells]) if len(cells) == len(texts) else None
+    return _estimate([figure(*one) for one in cells], unit) if len(cells) == len(texts) else None
 
 
-def _estimate(values: Sequence[float | None]) -> Estimate | None:
-    """Mean over texts, each counting the same, with a bootstrap interval over them."""
-    from ltm_eval.metrics import mean_interval
+def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
+    """Mean over texts, each counting the same, with a 95 % interval over them."""
+    from ltm_eval.metrics import mean_interval, share_interval
 
     known = [float(value) for value in values if value is not None]
     if not known or len(known) != len(values):
         return None
     if len(known) == 1:
         return Estimate(known[0], None, None)
-    interval = mean_interval(known)
+    interval = share_interval(known)[0] if unit == PERCENT else mean_interval(known)
     return Estimate(fmean(known), interval.low, interval.high)
 
 

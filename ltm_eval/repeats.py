@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.answers import INVALID, gold_number, vote_key
 from ltm_eval.config import DEFAULT_K, IDLE, SAMPLING
 from ltm_eval.errors import UsageError
-from ltm_eval.metrics import mean_interval, pass_at_k, wilson_interval
+from ltm_eval.metrics import STUDENT, mean_interval, pass_at_k, share_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -223,16 +223,10 @@ def _listed(value: Any) -> Sequence[str]:
 
 
 def interval_of(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over questions with its 95 % interval: Wilson's where every value is 0 or 1, else a bootstrap."""
-    binary = set(values) <= {0.0, 1.0}
-    interval = wilson_interval(round(sum(values)), len(values)) if binary else mean_interval(values)
-    return {
-        "value": fmean(values),
-        "low": max(interval.low, 0.0),
-        "high": min(interval.high, 1.0),
-        "n": len(values),
-        "kind": "Wilson" if binary else "bootstrap over questions",
-    }
+    """Mean over questions with its 95 % interval and that interval's kind."""
+    shares = min(values) >= 0 and max(values) <= 1
+    interval, kind = share_interval(values) if shares else (mean_interval(values), STUDENT)
+    return {"value": fmean(values), "low": interval.low, "high": interval.high, "n": len(values), "kind": kind}
 
 
 def interval_words(found: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ from ltm_eval.summary_text import summary_texts
 from ltm_eval.token_views import stored
 from ltm_eval.verdicts import (
     audit_line,
+    corrected,
     limit_banners,
     missing_task_banners,
     run_banners,
@@ -113,8 +114,10 @@ def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = Fal
         share = SAMPLE_BYTES // len(names)
         section = _section(name, entries, subject=named[0][0], share_of_page=share, full=full)
         sections.append(section)
-        verdicts += verdicts_of(section, subject=named[0][0])
         banners += task_banners(name, entries, section)
+    sections = corrected(sections)
+    for section in sections:
+        verdicts += verdicts_of(section, subject=named[0][0])
     banners += missing_task_banners(named, names)
     others = ", ".join(label for label, _ in named[1:])
     return ReportData(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
+PREDICTED = "bypass"
+"""lm-eval's stand-in for a metric with `--predict_only`; its 999 is no score."""
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
 SCHEMA = 1
 """Of the block `ltm_eval`; files without the number are of the first one."""
@@ -180,16 +182,23 @@ def _scores(values: Mapping[str, Any], *, directions: Mapping[str, Any]) -> tupl
         metric, _, name = key.partition(",")
         if key in NO_METRICS or metric.endswith("_stderr"):
             continue
-        number = finite(value)
+        predicted = metric == PREDICTED
+        number = None if predicted else finite(value)
         direction = directions.get(metric)
         scores.append(
             Score(
                 metric=metric,
                 filter=name or "none",
                 value=number,
-                stderr=finite(values.get(f"{metric}_stderr,{name}" if name else f"{metric}_stderr")),
+                stderr=None
+                if predicted
+                else finite(values.get(f"{metric}_stderr,{name}" if name else f"{metric}_stderr")),
                 higher_is_better=direction if isinstance(direction, bool) else None,
-                note="" if number is not None else f"no finite number in the results file: {value!r}",
+                note="answers only; no score (--predict_only)"
+                if predicted
+                else ""
+                if number is not None
+                else f"no finite number in the results file: {value!r}",
             )
         )
     return tuple(scores)
@@ -337,7 +346,9 @@ def _sample(row: Mapping[str, Any], *, where: str) -> Sample:
         target=str(row.get("target", "")),
         responses=_leaves(row.get("resps"), depth=2),
         filtered=_leaves(row.get("filtered_resps"), depth=2),
-        metrics={str(name): row[name] for name in names if name in row} if isinstance(names, list) else _numbers(row),
+        metrics={str(name): row[name] for name in names if name in row and name != PREDICTED}
+        if isinstance(names, list)
+        else _numbers(row),
         doc_hash=str(row.get("doc_hash") or digest(json.dumps(doc, indent=2, ensure_ascii=False))),
         prompt_hash=str(row.get("prompt_hash") or digest(prompt)),
         doc=doc if isinstance(doc, dict) else {},

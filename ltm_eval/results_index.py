@@ -14,7 +14,7 @@ from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_
 from ltm_eval.figures import EVALUATED, FlatFigure, task_figures
 from ltm_eval.report import told_digest
 from ltm_eval.results import UNFINISHED, read_run, result_files
-from ltm_eval.scores import Entry, labels_of
+from ltm_eval.scores import entry_of, labels_of
 from ltm_eval.verdicts import audit_line
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Index:
 
 
 def index(folder: Path) -> Index:
-    """Read every results file below `folder`; samples are not read.
+    """Read every results file below `folder`, with its samples.
 
     Raises:
         ResultsError: no such folder, or nothing in it looks like results.
@@ -80,17 +80,19 @@ def index(folder: Path) -> Index:
         except (InputError, MachineError) as error:
             unreadable.append((file, str(error)))
     runs.sort(key=lambda run: (run.date_id, run.path.as_posix()), reverse=True)
-    listed = [
-        Listed(label, run, tuple(_main_figures(label, run)), tuple(_pages(run, folder)))
-        for label, run in zip(labels_of(runs), runs, strict=True)
-    ]
+    listed = []
+    for label, run in zip(labels_of(runs), runs, strict=True):
+        try:
+            listed.append(Listed(label, run, tuple(_main_figures(label, run)), tuple(_pages(run, folder))))
+        except (InputError, MachineError) as error:
+            unreadable.append((run.path, str(error)))
     return Index(folder, tuple(listed), tuple(unreadable))
 
 
 def _main_figures(label: str, run: Run) -> list[FlatFigure]:
     found = []
     for task in run.tasks:
-        figures = task_figures(task, [Entry(label=label, series=1, run=run, samples={})])
+        figures = task_figures(task, [entry_of(label, 1, run, task=task)])
         own = [one for one in figures if one.status == EVALUATED and one.value is not None]
         heads = [one for name in HEADLINES for one in own if one.metric == name]
         found += heads or own[:MOST_FIGURES]
@@ -182,9 +184,9 @@ def _settings(run: Run) -> str:
 
 def warnings_of(run: Run) -> list[str]:
     """What the run warned of, that it is unfinished, and an audit that it failed."""
-    failed = run.extra.audit is not None and not run.extra.audit.is_bound
+    line = audit_line(run) if run.extra.audit is not None and not run.extra.audit.is_bound else ""
     unfinished = ["unfinished: more tasks may be to come"] if run.extra.status in UNFINISHED else []
-    return [*run.extra.warnings, *unfinished, *([audit_line(run)] if failed else [])]
+    return [*run.extra.warnings, *unfinished, *([line] if line else [])]
 
 
 def _task_part(task: str, found: Index) -> Part:

@@ -11,7 +11,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.answering import attempts_of
+from ltm_eval.metrics import STUDENT, TOLD, mean_interval, share_interval, told_interval, told_share_interval
 from ltm_eval.page import Difference, Published, ScoreRow, ScoreTable
+from ltm_eval.paired import paired_means, sign_of, verdict_of
 from ltm_eval.paths import reports_dir
 from ltm_eval.plots import Bar
 from ltm_eval.results import read_samples
@@ -20,10 +22,11 @@ from ltm_eval.signatures import Setting, read_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ltm_eval.paired import Paired
     from ltm_eval.result_records import Run, Sample, Score, TaskResult
 
-NORMAL_QUANTILE = 1.96
-LEVEL = 0.05
+AGREEMENT = 1e-6
+"""Difference, relative or of shares, above which samples and results disagree."""
 SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
@@ -86,17 +89,19 @@ def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
 
 def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
     scores = [_score(entry.run, name, metric=metric, filter_=filter_) for entry in entries]
-    values = [_values(entry, metric=metric, filter_=filter_) for entry in entries]
+    read = [_values(entry, name, metric=metric, filter_=filter_) for entry in entries]
+    values = [own for own, _ in read]
     directions = [score.higher_is_better for score in scores if score and score.higher_is_better is not None]
     share = metric.startswith(SHARES)
     higher = directions[0] if directions else (True if share else None)
     lead = entries[0] if entries[0].label == subject else None
     rows = []
-    for entry, score, own in zip(entries, scores, values, strict=True):
+    for entry, score, (own, doubt) in zip(entries, scores, read, strict=True):
         pair = (values[0], own) if lead is not None and entry is not lead else None
         prompts = other_prompts(lead, entry, filter_=filter_) if lead is not None else frozenset()
-        difference = difference_of(*pair, prompts=prompts, higher_is_better=higher) if pair else None
-        row = _row(entry, score, own, task=name, difference=difference)
+        bounds = tuple(metric.endswith("_bound") or is_rolling_bound(one, metric) for one in (entries[0], entry))
+        difference = difference_of(*pair, prompts=prompts, higher_is_better=higher, bounds=bounds) if pair else None
+        row = _row(entry, score, own, task=name, difference=difference, doubt=doubt)
         unpaired = pair is not None and difference is None and not row.note
         rows.append(replace(row, note="no per-document figures to pair") if unpaired else row)
     rows += content_free_rows(entries, name, metric=metric)
@@ -146,31 +151,63 @@ def _score(run: Run, task: str, *, metric: str, filter_: str) -> Score | None:
     return next((s for s in run.tasks[task].scores if (s.metric, s.filter) == (metric, filter_)), None)
 
 
-def _values(entry: Entry, *, metric: str, filter_: str) -> dict[tuple[str, int], float]:
-    """Per-document figures; corpus-level metrics, whose documents hold tuples, have none."""
+def _values(entry: Entry, task: str, *, metric: str, filter_: str) -> tuple[dict[tuple[str, int], float], str]:
+    """Per-document figures, and why they are none of the results'; corpus-level metrics, whose documents hold tuples,
+    have none.
+    """
     found = {}
     for key, sample in entry.samples.get(filter_, {}).items():
         value = sample.metrics.get(metric)
         if isinstance(value, (bool, int, float)) and math.isfinite(value):
             found[key] = float(value)
-    return found
+    doubt = other_count(entry, task, metric=metric, filter_=filter_)
+    score = _score(entry.run, task, metric=metric, filter_=filter_)
+    if found and not doubt and score is not None and score.value is not None and metric.startswith(SHARES):
+        mean = fmean(found.values())
+        if abs(mean - score.value) > AGREEMENT:
+            doubt = f"the samples' mean is {100 * mean:.2f} %: results and samples disagree"
+    return ({}, doubt) if doubt else (found, "")
+
+
+def other_count(entry: Entry, task: str, *, metric: str, filter_: str) -> str:
+    """What to say where more or fewer samples have the metric than the results have documents; else nothing.
+
+    Documents that failed are kept without metrics, and the results do not count them.
+    """
+    n = entry.run.tasks[task].n_effective
+    samples = sum(metric in sample.metrics for sample in entry.samples.get(filter_, {}).values())
+    if not samples or n is None or samples == n:
+        return ""
+    return f"{samples:,} samples for {n:,} documents: results and samples disagree, so there is no interval"
+
+
+def is_rolling_bound(entry: Entry, metric: str) -> bool:
+    """Whether this is what an LTM answers to one of lm-eval's own tasks of whole texts, which is a bound."""
+    return entry.run.model_kind == "ltm" and metric in ROLLING_METRICS
 
 
 def _row(
-    entry: Entry, score: Score | None, values: Mapping[Any, float], *, task: str, difference: Difference | None
+    entry: Entry,
+    score: Score | None,
+    values: Mapping[Any, float],
+    *,
+    task: str,
+    difference: Difference | None,
+    doubt: str,
 ) -> ScoreRow:
     result = entry.run.tasks[task]
-    interval, kind = _interval(score, values)
+    interval, kind = (None, "") if doubt else _interval(score, values, n=result.n_effective)
+    note = "" if score is None or score.value is None else doubt
     return ScoreRow(
         label=entry.label,
         series=entry.series,
         value=score.value if score else None,
         interval=interval,
         interval_kind=kind,
-        bound=entry.run.model_kind == "ltm" and score is not None and score.metric in ROLLING_METRICS,
+        bound=score is not None and is_rolling_bound(entry, score.metric),
         n=result.n_effective if result.n_effective is not None else len(values) or None,
         n_shot=result.n_shot,
-        note=_row_note(score, values),
+        note=note or _row_note(score),
         signature=signature_of(score, entry.run, result) if score else "",
         difference=difference,
     )
@@ -190,32 +227,35 @@ def signature_of(score: Score, run: Run, result: TaskResult) -> str:
     return setting.signature(score.metric, score.filter)
 
 
-def _interval(score: Score | None, values: Mapping[Any, float]) -> tuple[tuple[float, float] | None, str]:
-    """Wilson's interval for yes-or-no documents, a bootstrap for other shares, else 1.96 standard errors each side."""
-    from ltm_eval.metrics import mean_interval, wilson_interval
-
+def _interval(
+    score: Score | None, values: Mapping[Any, float], *, n: int | None
+) -> tuple[tuple[float, float] | None, str]:
+    """From the documents' figures where the score is their mean, else from its standard error over n documents."""
     if score is None or score.value is None:
         return None, ""
-    if values and set(values.values()) <= {0.0, 1.0}:
-        wilson = wilson_interval(round(sum(values.values())), len(values))
-        return (wilson.low, wilson.high), "Wilson"
-    if score.metric.startswith(SHARES) and len(values) > 1:
-        found = mean_interval(list(values.values()))
-        return (max(found.low, 0.0), min(found.high, 1.0)), "bootstrap"
-    if score.stderr is None:
+    own, share = list(values.values()), score.metric.startswith(SHARES)
+    is_mean = bool(own) and math.isclose(fmean(own), score.value, rel_tol=AGREEMENT, abs_tol=AGREEMENT)
+    if is_mean and ((share and min(own) >= 0 and max(own) <= 1) or set(own) <= {0.0, 1.0}):
+        found, kind = share_interval(own)
+    elif is_mean and len(own) > 1:
+        found, kind = mean_interval(own), STUDENT
+    elif share and n is not None:
+        told = told_share_interval(score.value, score.stderr, n)
+        if told is None:
+            return None, ""
+        found, kind = told
+    elif score.stderr is not None:
+        positive = score.metric in ROLLING_METRICS or score.metric == "perplexity"
+        found, kind = told_interval(score.value, score.stderr, n, positive=positive), TOLD
+    else:
         return None, ""
-    low, high = score.value - NORMAL_QUANTILE * score.stderr, score.value + NORMAL_QUANTILE * score.stderr
-    return ((max(low, 0.0), min(high, 1.0)) if score.metric.startswith(SHARES) else (low, high)), "normal"
+    return ((found.low, found.high), kind) if found.known else (None, "")
 
 
-def _row_note(score: Score | None, values: Mapping[Any, float]) -> str:
+def _row_note(score: Score | None) -> str:
     if score is None:
         return "not reported by this run"
-    if score.value is None:
-        return score.note
-    if score.metric.startswith(SHARES) and values and abs(fmean(values.values()) - score.value) > 1e-6:
-        return f"the samples' mean is {100 * fmean(values.values()):.2f} %: results and samples disagree"
-    return ""
+    return score.note if score.value is None else ""
 
 
 def other_prompts(lead: Entry, entry: Entry, *, filter_: str) -> frozenset[tuple[str, int]]:
@@ -230,26 +270,33 @@ def difference_of(
     *,
     prompts: frozenset[tuple[str, int]],
     higher_is_better: bool | None,
+    bounds: tuple[bool, ...] = (False, False),
 ) -> Difference | None:
-    from ltm_eval.metrics import paired_difference
-
     shared = [key for key in ours if key in theirs]
     if not shared:
         return None
-    found = paired_difference([ours[key] for key in shared], [theirs[key] for key in shared])
-    low, high = found.interval.low, found.interval.high
-    verdict = "open"
-    if found.p_value < LEVEL and (low > 0 or high < 0):
-        verdict = "" if higher_is_better is None else ("better" if (low > 0) == higher_is_better else "worse")
-    return Difference(
-        estimate=found.estimate,
-        low=low,
-        high=high,
-        p_value=found.p_value,
-        n=len(shared),
-        discordant=found.discordant,
+    found = paired_means([ours[key] for key in shared], [theirs[key] for key in shared])
+    return difference_from(
+        found,
         other_prompts=sum(key in prompts for key in shared),
         unpaired=len(ours.keys() ^ theirs.keys()),
+        verdict=verdict_of(
+            sign_of(found, found.p_value), higher_is_better=higher_is_better, bounds=(bounds[0], bounds[1])
+        ),
+    )
+
+
+def difference_from(found: Paired, *, other_prompts: int, unpaired: int, verdict: str) -> Difference:
+    """What the page shows of a paired comparison."""
+    return Difference(
+        estimate=found.estimate,
+        low=found.interval.low,
+        high=found.interval.high,
+        p_value=found.p_value,
+        n=found.n,
+        discordant=found.discordant,
+        other_prompts=other_prompts,
+        unpaired=unpaired,
         verdict=verdict,
     )
 

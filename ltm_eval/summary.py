@@ -1,14 +1,17 @@
 """The summary of a page: one row per task and headline metric, the models beside each other, and what was published.
 
 Figures are taken from the tables of the sections; nothing is computed here but which published figures are of the same
-quantity. Published figures were not re-run: they stand in a column of their own and no difference is taken from them.
+quantity. Figures under other settings never share a row. Published figures were not re-run: they stand in a column of
+their own and no difference is taken from them.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from ltm_eval.comparable import apart_of, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +41,12 @@ class SummaryCell:
     """Whether it is an upper bound, shown with its sign."""
     best: bool = False
     """Whether it is better than every other model's by an interval that leaves out zero."""
+    sd: float | None = None
+    """Standard deviation over seeds, of a figure that is their mean."""
+    signature: str = ""
+    """The declared settings that make it."""
+    n: int | None = None
+    """Documents."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,8 @@ class SummaryRow:
     """Published figures of the same quantity."""
     n: int | None
     """Documents of the first model that has the figure."""
+    only: str = ""
+    """Settings that set these figures apart from those of another row; empty for most."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,26 @@ def summary_of(sections: Sequence[TaskSection], labels: Sequence[str]) -> Summar
             rows.append(_generation_row(section, section.generation, labels, number=number))
         rows += [_score_row(section, table, labels, number=number) for table in section.tables]
     told = [row for row in rows if any(cell.value is not None for cell in row.cells)]
-    return Summary(labels=tuple(labels), rows=tuple(told))
+    return Summary(labels=tuple(labels), rows=tuple(part for row in told for part in _comparable(row)))
+
+
+def _comparable(row: SummaryRow) -> list[SummaryRow]:
+    """The row, or one row per settings where its figures were made under several."""
+    groups = groups_of([cell for cell in row.cells if cell.value is not None])
+    found = []
+    for group in groups:
+        labels = {cell.label for cell in group.figures}
+        apart = apart_of(groups, group)
+        cells = tuple(
+            cell if cell.label in labels else SummaryCell(cell.label, cell.series, None, None, None, bound=False)
+            for cell in row.cells
+        )
+        gaps = tuple(
+            gap if {gap.label, row.cells[0].label} <= labels else SummaryGap(gap.label, None, "") for gap in row.gaps
+        )
+        own = replace(row, cells=_best(cells, gaps), gaps=gaps, only=f"only {apart}" if apart else "")
+        found.append(replace(own, n=group.figures[0].n if len(groups) > 1 else row.n))
+    return found
 
 
 def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *, number: int) -> SummaryRow:
@@ -117,7 +147,10 @@ def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *
         row = own.get(label)
         low, high = row.interval if row is not None and row.interval else (None, None)
         bound = row is not None and (table.bound or row.bound)
-        cells.append(SummaryCell(label, series, row.value if row else None, low, high, bound))
+        told = (row.signature, row.n) if row is not None else ("", None)
+        cells.append(
+            SummaryCell(label, series, row.value if row else None, low, high, bound, signature=told[0], n=told[1])
+        )
     gaps = tuple(SummaryGap(label, own[label].difference if label in own else None, "") for label in labels[1:])
     return SummaryRow(
         task=section.name,
@@ -126,7 +159,7 @@ def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *
         higher_is_better=table.higher_is_better,
         share=table.share,
         bits=False,
-        cells=_best(cells, gaps),
+        cells=tuple(cells),
         gaps=gaps,
         published=_published(section.published, _published_metric(table.metric)),
         n=next((own[label].n for label in labels if label in own), None),
@@ -157,6 +190,8 @@ def _perplexity_rows(
                 low=figure.low if figure is not None else None,
                 high=figure.high if figure is not None else None,
                 bound=label in lines and lines[label].bound,
+                signature=lines[label].signature if label in lines else "",
+                n=lines[label].documents if label in lines else None,
             )
             for series, label in enumerate(labels, 1)
         ]
@@ -175,7 +210,7 @@ def _perplexity_rows(
                 higher_is_better=False,
                 share=False,
                 bits=bits,
-                cells=_best(cells, gaps),
+                cells=tuple(cells),
                 gaps=gaps,
                 published=() if bits else _published_perplexity(section.published, released="as_released" in names),
                 n=next((lines[label].documents for label in labels if label in lines), None),
@@ -192,12 +227,12 @@ def _generation_row(
     for series, label in enumerate(labels, 1):
         line = lines.get(label)
         value, spread = (line.mauve, line.mauve_sd) if line is not None else (None, None)
-        low, high = (value - spread, value + spread) if value is not None and spread is not None else (None, None)
-        cells.append(SummaryCell(label, series, value, low, high, bound=False))
+        told = line.signature if line is not None else ""
+        cells.append(SummaryCell(label, series, value, None, None, bound=False, sd=spread, signature=told))
     return SummaryRow(
         task=section.name,
         number=number,
-        metric="MAUVE (± standard deviation over seeds)",
+        metric="MAUVE, mean ± standard deviation over seeds",
         higher_is_better=True,
         share=False,
         bits=False,
@@ -218,7 +253,7 @@ def _best(cells: Sequence[SummaryCell], gaps: Sequence[SummaryGap]) -> tuple[Sum
     first = decided and all(gap.difference and gap.difference.verdict == "better" for gap in with_figure)
     other = verdicts.index("worse") + 1 if decided and verdicts == ["worse"] else None
     return tuple(
-        SummaryCell(cell.label, cell.series, cell.value, cell.low, cell.high, cell.bound, best=best)
+        replace(cell, best=best)
         for index, cell in enumerate(cells)
         for best in [(index == 0 and first) or index == other]
     )

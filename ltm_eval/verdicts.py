@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ltm_eval.page import Banner, Verdict
-from ltm_eval.ppl_tables import differing_protocols
-from ltm_eval.results import UNFINISHED
+from ltm_eval.metrics import ROUGH
+from ltm_eval.page import Banner, Difference, Verdict
+from ltm_eval.paired import ALPHA, OPEN, UNPROVEN, holm
+from ltm_eval.ppl_tables import KINDS, differing_protocols
+from ltm_eval.results import PREDICTED, UNFINISHED
+from ltm_eval.scores import ROLLING_METRICS
 from ltm_eval.signatures import NOT_OFFICIAL_FILES, unofficial
-from ltm_eval.wording import VERDICTS, p_words, signed, signed_bits
+from ltm_eval.wording import VERDICTS, p_value, p_words, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from ltm_eval.page import BitsDifference, Difference, ModelCard, ScoreTable, TaskSection
+    from ltm_eval.page import BitsDifference, ModelCard, ScoreTable, TaskSection
     from ltm_eval.result_records import Run
     from ltm_eval.scores import Entry
 
 K = TypeVar("K", bound="Hashable")
 
+_BOUND_METRICS = frozenset(kind.metric for kind in KINDS if kind.bound)
 ENOUGH_TEXTS = 1_000
 """Human texts of the published protocols with the fewest; mauve-text's advice is 5,000."""
 
@@ -38,6 +43,47 @@ def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
     return found
 
 
+def corrected(sections: Sequence[TaskSection]) -> list[TaskSection]:
+    """The sections with Holm's correction over the first figure of every task and model, as `compare` takes it.
+
+    Verdicts of these figures follow the corrected p value; the others keep their own.
+    """
+    heads = [(index, label, found) for index, one in enumerate(sections) for label, found in _heads(one).items()]
+    values = holm([found.p_value for _, _, found in heads])
+    changed: dict[int, dict[str, tuple[Difference, Difference]]] = {}
+    for (index, label, found), value in zip(heads, values, strict=True):
+        open_now = found.verdict if value < ALPHA else OPEN
+        changed.setdefault(index, {})[label] = (found, replace(found, p_holm=value, verdict=open_now))
+    return [_with_differences(one, changed.get(index, {})) for index, one in enumerate(sections)]
+
+
+def _heads(section: TaskSection) -> dict[str, Difference]:
+    """The first difference from every model."""
+    found: dict[str, Difference] = {}
+    for one in section.perplexity.differences if section.perplexity is not None else ():
+        found.setdefault(one.label, one.difference)
+    for row in (row for table in section.tables for row in table.rows):
+        if row.difference is not None:
+            found.setdefault(row.label, row.difference)
+    return found
+
+
+def _with_differences(section: TaskSection, changed: dict[str, tuple[Difference, Difference]]) -> TaskSection:
+    def of(label: str, found: Difference | None) -> Difference | None:
+        old, new = changed.get(label, (None, None))
+        return new if found is not None and found is old else found
+
+    tables = tuple(
+        replace(table, rows=tuple(replace(row, difference=of(row.label, row.difference)) for row in table.rows))
+        for table in section.tables
+    )
+    perplexity = section.perplexity
+    if perplexity is not None:
+        own = (replace(one, difference=of(one.label, one.difference)) for one in perplexity.differences)
+        perplexity = replace(perplexity, differences=tuple(own))
+    return replace(section, tables=tables, perplexity=perplexity)
+
+
 def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]:
     differences = section.perplexity.differences if section.perplexity is not None else ()
     found = []
@@ -53,27 +99,35 @@ def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]
 
 def _bits_relation(one: BitsDifference, subject: str) -> str:
     """A bound that lies above an exact figure does not make its model the worse one."""
-    if (one.ours, one.theirs, one.difference.verdict) == ("bound", "exact", "worse"):
-        return f"The bound of {subject} is worse than the exact figure of {one.label}"
-    if (one.ours, one.theirs, one.difference.verdict) == ("exact", "bound", "better"):
-        return f"The exact figure of {subject} is better than the bound of {one.label}"
-    return _relation(one.difference, subject, one.label)
+    if one.difference.verdict != UNPROVEN:
+        return _relation(one.difference, subject, one.label)
+    figures = [f"{'bound' if name == 'bound' else 'exact figure'} of" for name in (one.ours, one.theirs)]
+    word = "worse" if one.difference.estimate > 0 else "better"
+    return f"The {figures[0]} {subject} is {word} than the {figures[1]} {one.label}"
 
 
 def _bits_words(one: BitsDifference) -> str:
     found = one.difference
-    interval = f"95 % interval {signed_bits(found.low)} to {signed_bits(found.high)}, " if found.n > 1 else ""
+    interval = f"95 % interval {signed_bits(found.low)} to {signed_bits(found.high)}, " if found.known else ""
     return (
         f"bits per byte, {one.ours} minus {one.theirs}: {signed_bits(found.estimate)}, {interval}"
-        f"p {p_words(found.p_value)}, {found.n:,} document{'s' if found.n != 1 else ''}"
+        f"{_p_words(found)}, {found.n:,} document{'s' if found.n != 1 else ''}"
     )
+
+
+def _p_words(difference: Difference) -> str:
+    corrected = difference.p_holm
+    if corrected is None or corrected == difference.p_value:
+        return f"p {p_words(difference.p_value)}"
+    return f"p {p_words(difference.p_value)} (after Holm’s correction {p_value(corrected)})"
 
 
 def _relation(difference: Difference, subject: str, label: str) -> str:
     return {
         "better": f"{subject} is better than {label}",
         "worse": f"{subject} is worse than {label}",
-        "open": f"{subject} and {label} are not distinguishable",
+        OPEN: f"{subject} and {label} are not distinguishable",
+        UNPROVEN: f"The figures of {subject} and {label} differ, but as bounds prove neither model better",
     }[difference.verdict]
 
 
@@ -81,10 +135,11 @@ def _verdict(task: str, label: str, rows: Sequence[tuple[ScoreTable, Difference]
     table, difference = rows[0]
     unit = " percentage points" if table.share else ""
     scale = 100 if table.share else 1
+    ends = (difference.low, difference.high)
+    interval = f"95 % interval {' to '.join(signed(scale * end) for end in ends)}, " if difference.known else ""
     text = (
         f"{_relation(difference, subject, label)} on {task} ({_metric_words(table)}): difference "
-        f"{signed(scale * difference.estimate)}{unit}, 95 % interval {signed(scale * difference.low)} to "
-        f"{signed(scale * difference.high)}, p {p_words(difference.p_value)}, {difference.n:,} documents."
+        f"{signed(scale * difference.estimate)}{unit}, {interval}{_p_words(difference)}, {difference.n:,} documents."
     )
     for other, also in rows[1:]:
         if also.verdict != difference.verdict:
@@ -137,12 +192,22 @@ def _unfinished_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     return [Banner("alarm", text)] if labels else []
 
 
+def has_bound(run: Run) -> bool:
+    """Whether the run reports a figure that is meant as an upper bound."""
+    rolling = ROLLING_METRICS | {"bits_per_byte"} if run.model_kind == "ltm" else frozenset()
+    metrics = {score.metric for task in run.tasks.values() for score in task.scores}
+    return any(name.endswith("_bound") for name in metrics) or bool(metrics & (_BOUND_METRICS | rolling))
+
+
 def audit_line(run: Run) -> str:
-    """The audit's verdict in one line; empty where none was made."""
+    """The audit's verdict in one line; empty where none was made or no figure of the run is meant as a bound."""
     audit = run.extra.audit
-    if audit is None:
+    if audit is None or not has_bound(run):
         return ""
-    head = f"Audit on random tokens: preset {audit.preset}, {audit.t_fast:,} fast steps: "
+    fit = run.config.get("fit")
+    made = fit.get("t_fast") if isinstance(fit, dict) else None
+    own = f" (the run itself: {made:,})" if isinstance(made, int) and made != audit.t_fast else ""
+    head = f"Audit on random tokens: preset {audit.preset}, {audit.t_fast:,} fast steps{own}: "
     if audit.deficit_nats_per_block is None:
         return f"{head}no finite figure: not a bound"
     spread = f" (± {audit.stderr_nats:.1f})" if audit.stderr_nats is not None else ""
@@ -158,7 +223,7 @@ def _audit_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     banners = []
     for line, labels in _alike((audit_line(run), label) for label, run in named).items():
         audit = next(run.extra.audit for label, run in named if label == labels[0])
-        if audit is None or audit.is_bound:
+        if audit is None or audit.is_bound or not line:
             continue
         what = (
             "No figure of this run may be called a bound."
@@ -178,6 +243,8 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
         *_protocol_banners(name, section),
         *_generation_banners(name, section),
         *_sample_banners(name, entries),
+        *few_banners([(name, entry.run.tasks[name].n_effective) for entry in entries]),
+        *_predicted_banners(name, entries),
     ]
 
 
@@ -199,6 +266,28 @@ def _data_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
         Banner("alarm", f"{sentence[0].upper()}{sentence[1:]} ({name}, {', '.join(labels)}).")
         for sentence, labels in found.items()
     ]
+
+
+def few_banners(counts: Iterable[tuple[str, int | None]]) -> list[Banner]:
+    """Tasks of so few documents that their intervals are rough.
+
+    Args:
+        counts: tasks and their documents.
+    """
+    found: dict[str, int] = {}
+    for name, n in counts:
+        if n is not None and 0 < n < ROUGH:
+            found[name] = min(n, found.get(name, n))
+    return [
+        Banner("note", f"Few documents: {name} has {n:,}; below {ROUGH} documents all intervals are rough.")
+        for name, n in found.items()
+    ]
+
+
+def _predicted_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
+    labels = [entry.label for entry in entries if any(s.metric == PREDICTED for s in entry.run.tasks[name].scores)]
+    text = f"Answers only: {name} was run with --predict_only by {', '.join(labels)}, so there is no score."
+    return [Banner("note", text)] if labels else []
 
 
 def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:

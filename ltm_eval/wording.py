@@ -67,7 +67,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-VERDICTS = {"better": "better", "worse": "worse", "open": "not distinguishable", "": "differs"}
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "open": "not distinguishable",
+    "unproven": "not proven",
+    "": "differs",
+}
 """What a difference's verdict is called."""
 
 
@@ -80,6 +86,11 @@ def p_words(value: float) -> str:
     """`= 0.012` or `< 0.001`, as it follows a p in a sentence."""
     shown = p_value(value)
     return shown if shown.startswith("<") else f"= {shown}"
+
+
+def p_both(value: float, holm: float | None) -> str:
+    """A p value as it stands in a table, with its Holm-corrected one where it has one."""
+    return p_value(value) if holm is None else f"{p_value(value)} (Holm {p_value(holm)})"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from scipy import stats
 
 from ltm_eval.answering import LinePoint, attempts_lines, shots_lines, shots_pass_lines
 from ltm_eval.flops import flops_per_token
@@ -132,7 +133,8 @@ def test_the_bound_by_its_first_draws_is_what_those_draws_say(rich: dict[str, Ta
     assert line.points[-1].value == pytest.approx(figure.value)
     assert line.points[0].value == pytest.approx(figure.value * math.exp(8 * 1 / tokens))
     for point, variance, draws in zip(line.points, (40 / 7, 2, 20 / 3, 40 / 7), (1, 2, 4, 8), strict=True):
-        half = 1.96 * math.sqrt(8 * variance / draws) / tokens
+        seen = 8 if draws == 1 else draws  # eight documents of equal variance, each with seen - 1 degrees of freedom
+        half = stats.t.ppf(0.975, 8 * (seen - 1)) * math.sqrt(8 * variance / draws) / tokens
         assert math.log(point.high / point.value) == pytest.approx(half)
         assert math.log(point.value / point.low) == pytest.approx(half)
     offsets = [round(tokens * math.log(value / figure.value) / 8) for _, value in line.dots]

@@ -18,6 +18,7 @@ from ltm_eval.compare_page import document
 from ltm_eval.document import RENDERERS, as_terminal
 from ltm_eval.errors import RefusedError, ResultsError, UsageError
 from ltm_eval.pairing import Series
+from ltm_eval.perplexity import ppl
 from ltm_eval.results import find_runs
 from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
 
@@ -241,6 +242,10 @@ def test_other_token_counts_leave_the_figure_per_token_out(tmp_path: Path) -> No
     for row in rows:
         row["ppl_per_token"][1] += 1
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (results,) = (tmp_path / "b").glob("*/results_*")
+    content = json.loads(results.read_text("utf-8"))
+    content["results"]["ltm_ptb"]["ppl_per_token,none"] = ppl([row["ppl_per_token"] for row in rows])
+    results.write_text(json.dumps(content), "utf-8")
     found = of(paths)
     assert {(row.first.scale, row.first.unit) for row in found.rows} == {("bits", "byte"), ("ppl", "word")}
     assert any("count tokens differently" in why for _, _, why in found.left_out)
@@ -337,6 +342,8 @@ def write_plain(folder: Path, *, kind: str, metrics: dict[str, list[Any]], task:
     values = {
         f"{name},none": None if isinstance(rows[0], list) else sum(rows) / count for name, rows in metrics.items()
     }
+    if "perplexity" in metrics:
+        values["perplexity,none"] = math.exp(-sum(metrics["perplexity"]) / count)
     path = folder / f"results_{DATE}.json"
     content = {
         "results": {task: values},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_eval.effect import Cell, effect, reference_of, text_table
-from ltm_eval.metrics import paired_difference
+from ltm_eval.paired import paired_means
 from ltm_eval.results import read_run
 from tests.fake_runs import TASK, write_run
 
@@ -47,7 +47,7 @@ def test_cells_are_paired_by_document(tmp_path: Path) -> None:
     reference, against = strict["cells"]
     assert reference["difference"] is None and reference["value"] == 0.6
     assert (against["condition"], against["shots"], against["value"]) == ("other", 2, 0.15)
-    truth = paired_difference([float(i in other) for i in range(20)], [float(i in own) for i in range(20)])
+    truth = paired_means([float(i in other) for i in range(20)], [float(i in own) for i in range(20)])
     found = against["difference"]
     assert found["estimate"] == pytest.approx(-0.45) == truth.estimate
     assert (

@@ -10,7 +10,22 @@ import pytest
 from scipy import stats
 
 from ltm_eval.errors import UsageError
-from ltm_eval.paired import BOOTSTRAP, MCNEMAR, NO_DISCORDANT, SIGN_FLIPS, Contest, holm, paired_means, paired_rates
+from ltm_eval.metrics import STUDENT, corpus_ppl, rate_interval, tango_interval
+from ltm_eval.paired import (
+    MCNEMAR,
+    NO_DISCORDANT,
+    NOTHING,
+    OPEN,
+    SIGN_FLIPS,
+    TANGO,
+    UNPROVEN,
+    Contest,
+    holm,
+    paired_means,
+    paired_rates,
+    sign_of,
+    verdict_of,
+)
 
 
 def scores(both: int, first: int, second: int, neither: int) -> tuple[list[float], list[float]]:
@@ -41,21 +56,25 @@ def test_mcnemar_known_value() -> None:
     assert paired_means(*scores(5, 10, 0, 5)).p_value == 2 / 1024
 
 
-def test_interval_of_a_mean_is_scipys_percentile_bootstrap() -> None:
-    a, b = scores(40, 22, 9, 30)
-    found = paired_means(a, b)
-    options = {"n_resamples": 9_999, "method": "percentile", "paired": True, "rng": np.random.default_rng(1)}
-    theirs = stats.bootstrap((a, b), lambda x, y, axis: (x - y).mean(axis=axis), **options).confidence_interval
-    assert found.interval_kind == BOOTSTRAP
-    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=0.012)
+def test_interval_of_a_share_is_tangos() -> None:
+    found = paired_means(*scores(40, 22, 9, 30))
+    assert (found.interval_kind, found.interval) == (TANGO, tango_interval(22, 9, 101))
+    assert found.interval.low < 13 / 101 < found.interval.high
 
 
-def test_no_differing_document_is_not_taken_for_certain_equality() -> None:
-    found = paired_means([1.0, 0.0] * 10, [1.0, 0.0] * 10)
-    # Clopper and Pearson's upper limit for 0 of 20 at 97.5 %.
-    limit = stats.binomtest(0, 20).proportion_ci(0.95, "exact").high
+@pytest.mark.parametrize("values", [[1.0, 0.0] * 10, [0.5, 0.2] * 10])
+def test_no_differing_document_is_not_taken_for_certain_equality(values: list[float]) -> None:
+    found = paired_means(values, values)
+    limit = 1.959963984540054**2 / (20 + 1.959963984540054**2)
     assert (found.p_value, found.estimate, found.interval_kind) == (1.0, 0.0, NO_DISCORDANT)
     assert (found.interval.low, found.interval.high) == pytest.approx((-limit, limit))
+
+
+def test_equal_costs_have_no_interval_rather_than_a_point() -> None:
+    for scale in ("ppl", "bits"):
+        found = paired_rates([3.0, 4.0], [3.0, 4.0], [1.0, 2.0], scale=scale)
+        assert (found.estimate, found.p_value, found.interval.known, found.interval_kind) == (0.0, 1.0, False, NOTHING)
+        assert sign_of(found, 0.0) == 0
 
 
 def test_other_means_are_tested_by_sign_flips() -> None:
@@ -75,16 +94,14 @@ def test_perplexity_difference_ratio_and_interval() -> None:
     assert found.estimate == pytest.approx(math.exp(sum(a) / total) - math.exp(sum(b) / total))
     assert found.ratio == pytest.approx(math.exp((sum(a) - sum(b)) / total))
 
-    def difference(x: np.ndarray, y: np.ndarray, u: np.ndarray, axis: int) -> np.ndarray:
-        sizes = u.sum(axis=axis)
-        return np.asarray(np.exp(x.sum(axis=axis) / sizes) - np.exp(y.sum(axis=axis) / sizes))
-
-    options = {"n_resamples": 9_999, "method": "percentile", "paired": True, "rng": np.random.default_rng(1)}
-    theirs = stats.bootstrap((a, b, units), difference, **options).confidence_interval
-    width = theirs.high - theirs.low
-    assert (found.interval.low, found.interval.high) == pytest.approx((theirs.low, theirs.high), abs=0.05 * width)
-    assert found.interval.high < 0
+    assert found.interval_kind == STUDENT
+    assert found.interval.low < found.estimate < found.interval.high < 0
+    # Linearised, so near the second run's perplexity times the interval of the ratio less one.
     assert found.ratio_interval is not None
+    second = math.exp(sum(b) / total)
+    ends = (second * (found.ratio_interval.low - 1), second * (found.ratio_interval.high - 1))
+    width = ends[1] - ends[0]
+    assert (found.interval.low, found.interval.high) == pytest.approx(ends, abs=0.1 * width)
     assert found.ratio_interval.low < found.ratio < found.ratio_interval.high < 1
 
 
@@ -148,15 +165,50 @@ def test_bits_have_the_interval_of_nats_over_ln_2() -> None:
 def test_documents_of_one_unit_or_none_are_documents() -> None:
     found = paired_rates([2.0, 0.0, 3.0], [1.0, 0.0, 5.0], [1.0, 0.0, 1.0], scale="nats")
     assert (found.first, found.second, found.n) == (2.5, 3.0, 3)
-    assert math.isfinite(found.interval.low) and math.isfinite(found.interval.high)
-    assert -2.0 <= found.interval.low < found.interval.high <= 1.0
+    assert found.interval == rate_interval([1.0, 0.0, -2.0], [1.0, 0.0, 1.0], positive=False)
+    assert found.interval.low < -0.5 < found.interval.high and found.interval.known
 
 
-def test_two_documents_have_an_interval_of_perplexity() -> None:
-    found = paired_rates([2.0, 3.0], [1.0, 2.5], [2.0, 2.0], scale="ppl")
-    # Resamples of two documents hold one of them twice, or both.
-    lowest, highest = math.exp(1.5) - math.exp(1.25), math.exp(1.25) - math.exp(0.875)
-    assert (found.interval.low, found.interval.high) == pytest.approx((lowest, highest))
+def test_the_rate_of_one_run_and_of_a_difference_are_made_alike() -> None:
+    """A second run that costs nothing: the difference is the first run's own rate."""
+    a, _, units = costs()
+    found = paired_rates(a, [0.0] * len(a), units, scale="nats")
+    own = corpus_ppl(a, units)
+    assert found.estimate == pytest.approx(math.log(own.ppl))
+    assert found.interval.high - found.interval.low == pytest.approx(
+        own.rate_interval.high - own.rate_interval.low, rel=0.05
+    )
+
+
+def test_perplexity_and_bits_are_told_apart_together() -> None:
+    generator = np.random.default_rng(8)
+    for _ in range(60):
+        units = generator.lognormal(4, 1, 6)
+        a, b = units * generator.normal(2.0, 0.3, 6), units * generator.normal(2.4, 0.3, 6)
+        signs = {
+            sign_of(paired_rates(list(a), list(b), list(units), scale=scale), 0.01) for scale in ("ppl", "bits", "nats")
+        }
+        assert len(signs) == 1
+
+
+@pytest.mark.parametrize(
+    ("sign", "higher", "bounds", "verdict"),
+    [
+        (0, False, (True, True), OPEN),
+        (-1, False, (False, False), "better"),
+        (1, False, (False, False), "worse"),
+        (1, True, (False, False), "better"),
+        (1, None, (False, False), ""),
+        (-1, False, (True, False), "better"),
+        (1, False, (True, False), UNPROVEN),
+        (-1, False, (False, True), UNPROVEN),
+        (1, False, (False, True), "worse"),
+        (-1, False, (True, True), UNPROVEN),
+        (1, False, (True, True), UNPROVEN),
+    ],
+)
+def test_what_a_bound_proves(sign: int, higher: bool | None, bounds: tuple[bool, bool], verdict: str) -> None:
+    assert verdict_of(sign, higher_is_better=higher, bounds=bounds) == verdict
 
 
 def test_a_perplexity_beyond_every_float_has_no_difference() -> None:
@@ -165,4 +217,4 @@ def test_a_perplexity_beyond_every_float_has_no_difference() -> None:
     assert (found.interval.low, found.interval.high) == (-math.inf, math.inf)
     assert math.isnan(paired_rates([1.0, 2.0], [800.0, 801.0], [1.0, 1.0], scale="ppl").estimate)
     some = paired_rates([1.0] * 9 + [5000.0], [1.0] * 10, [1.0] * 10, scale="ppl")
-    assert math.isfinite(some.estimate) and some.interval.high == math.inf
+    assert math.isfinite(some.estimate) and some.interval.low < some.estimate < some.interval.high

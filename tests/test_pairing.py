@@ -108,7 +108,8 @@ def test_what_a_figure_may_be_called(name: str, kind: str, audit: AuditResult | 
 
 def test_rows_by_token_are_also_given_in_bytes_where_those_are_known() -> None:
     row = {"bits_per_byte_bound": [2.0, 8], "ppl_per_token_iwae": [1.5, 4]}
-    made, _ = series_of(entry(row, {"ppl_per_token_iwae": [9.0, 3]}, kind="ltm"), TASK)
+    without = {"bits_per_byte_bound": None, "ppl_per_token_iwae": [9.0, 3]}
+    made, _ = series_of(entry(row, without, kind="ltm"), TASK)
     assert [one.metric for one in made] == ["bits_per_byte_bound", "ppl_per_token_iwae", "bits_per_byte_iwae"]
     assert dict(made[-1].values) == {("0", 0): (1.5, 8)} and (made[-1].scale, made[-1].unit) == ("bits", "byte")
     alone, _ = series_of(entry({"ppl_per_token_iwae": [1.5, 4]}, kind="ltm"), TASK)

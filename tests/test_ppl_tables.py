@@ -13,10 +13,11 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from scipy import stats
 from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
 
-from ltm_eval.metrics import corpus_ppl, mean_interval
+from ltm_eval.metrics import STUDENT, TOLD, corpus_ppl, mean_interval
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
 from ltm_eval.scores import published_for
@@ -97,7 +98,8 @@ def test_reference_rows_stand_once_below_the_models_and_are_none(tmp_path: Path)
     assert [(line.name, line.documents) for line in section.floors] == [("uniform, gpt2", N), ("unigram, gpt2", N)]
     unigram = section.floors[1]
     assert unigram.bits_per_byte is not None
-    assert (unigram.bits_per_byte.value, unigram.bits_per_byte.low) == (3.17, pytest.approx(3.17 - 1.96 * 0.25))
+    low = 3.17 * math.exp(-stats.t.ppf(0.975, 11) * 0.25 / 3.17)  # twelve documents, logarithmic scale
+    assert (unigram.bits_per_byte.value, unigram.bits_per_byte.low) == (3.17, pytest.approx(low))
     assert unigram.per_word is None
     assert {label for _, label in lines(section)} == {model.label for model in data.models} == {"ltm-x", "gpt2-x"}
     table = render(data).split('aria-label="Perplexity and bits per byte"')[1].split("</table>")[0]
@@ -120,7 +122,7 @@ def test_reference_rows_of_other_documents_or_tokenizers_stand_apart(tmp_path: P
     ]
 
 
-def test_figures_are_those_of_the_documents_with_bootstrap_intervals(tmp_path: Path) -> None:
+def test_figures_are_those_of_the_documents_with_intervals_over_them(tmp_path: Path) -> None:
     write_two(tmp_path)
     found = lines(section_of(tmp_path))
     nats = [of_ltm(i) for i in range(N)]
@@ -146,16 +148,16 @@ def test_figures_are_those_of_the_documents_with_bootstrap_intervals(tmp_path: P
     assert found["as_released", "ltm-x"].bits_per_byte is None
 
 
-def test_the_mean_of_blocks_has_a_bootstrap_interval_of_its_own(tmp_path: Path) -> None:
+def test_the_mean_of_blocks_has_an_interval_of_its_own(tmp_path: Path) -> None:
     """The very average that published figures are; its blocks' spread is not that of the corpus figure."""
     write_two(tmp_path)
     figure = lines(section_of(tmp_path))["as_released, mean of blocks", "ltm-x"].per_token
     blocks = [math.exp(LTM_ROWS["ppl_per_token_as_released"] * of_ltm(i) / (10 + i)) for i in range(N)]
-    expected = mean_interval(blocks)
+    expected = mean_interval(blocks, positive=True)
     assert figure is not None
     assert figure.value == pytest.approx(sum(blocks) / N)
     assert (figure.low, figure.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert (figure.kind, figure.stderr) == ("bootstrap", pytest.approx(stdev(blocks) / math.sqrt(N)))
+    assert (figure.kind, figure.stderr) == (STUDENT, pytest.approx(stdev(blocks) / math.sqrt(N)))
 
 
 def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -> None:
@@ -163,9 +165,12 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     section = section_of(tmp_path)
     line = lines(section)["exact", "gpt2-x"]
     assert line.bits_per_byte is not None
-    assert line.bits_per_byte.kind == "normal"
+    assert line.bits_per_byte.kind == TOLD
     assert line.bits_per_byte.stderr is not None
-    assert line.bits_per_byte.high == pytest.approx(line.bits_per_byte.value + 1.96 * line.bits_per_byte.stderr)
+    # Student's t, n - 1 degrees of freedom, on the logarithmic scale.
+    half = stats.t.ppf(0.975, N - 1) * line.bits_per_byte.stderr / line.bits_per_byte.value
+    assert line.bits_per_byte.low == pytest.approx(line.bits_per_byte.value * math.exp(-half))
+    assert line.bits_per_byte.high == pytest.approx(line.bits_per_byte.value * math.exp(half))
     assert section.differences == ()
     assert data_of(tmp_path).verdicts == ()
 
@@ -177,9 +182,28 @@ def test_samples_that_tell_another_figure_are_pointed_out(tmp_path: Path) -> Non
     content["results"][PPL_TASK]["bits_per_byte,none"] = 9.5
     file.write_text(json.dumps(content), encoding="utf-8")
     line = lines(section_of(tmp_path))["exact", "gpt2-x"]
-    assert line.note == "bits_per_byte: results and samples disagree"
+    assert line.note == "bits_per_byte: results and samples disagree, so there is no interval"
     assert line.bits_per_byte is not None
-    assert line.bits_per_byte.value == 9.5
+    assert (line.bits_per_byte.value, line.bits_per_byte.low, line.bits_per_byte.high) == (9.5, None, None)
+    assert section_of(tmp_path).differences == ()
+
+
+@pytest.mark.parametrize("change", ["doubled", "cut"])
+def test_samples_of_other_documents_give_no_interval_and_no_difference(tmp_path: Path, change: str) -> None:
+    """Doubled lines keep every mean, so only their number tells them."""
+    write_ppl_run(tmp_path, model="ltm-x", nats=lambda _: 30.0, n=N, kind="ltm")
+    write_ppl_run(tmp_path, model="gpt2-x", nats=of_gpt2, n=N)
+    (file,) = tmp_path.glob("gpt2-x/samples_*")
+    rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(rows * 2 if change == "doubled" else rows[: N // 2]), encoding="utf-8")
+    section = section_of(tmp_path)
+    line, count = lines(section)["exact", "gpt2-x"], 2 * N if change == "doubled" else N // 2
+    assert line.note == f"{count} samples for {N} documents: results and samples disagree, so there is no interval"
+    for figure in (line.bits_per_byte, line.per_token, line.per_word, line.per_byte):
+        assert figure is not None and (figure.low, figure.high) == (None, None)
+    assert section.differences == ()
+    whole = lines(section)["bound", "ltm-x"].bits_per_byte
+    assert whole is not None and whole.low is not None
 
 
 def test_whose_tokens_another_models_figure_counts(tmp_path: Path) -> None:
@@ -218,7 +242,7 @@ def test_lower_is_better(tmp_path: Path) -> None:
     write_ppl_run(tmp_path, model="ltm-x", nats=lambda index: 60.0 + index, n=N, kind="ltm")
     write_ppl_run(tmp_path, model="gpt2-x", nats=of_gpt2, n=N)
     (verdict,) = data_of(tmp_path).verdicts
-    assert verdict.kind == "worse"
+    assert verdict.kind == "unproven"
     assert verdict.text.startswith("The bound of ltm-x is worse than the exact figure of gpt2-x on ltm_ptb: ")
     assert "LTM worse is not" in verdict.text
 

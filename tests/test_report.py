@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_runs import AUDIT, TASK, write_run
+from fake_runs import AUDIT, TASK, write_ppl_run, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
 from ltm_eval.chart import shortened
 from ltm_eval.errors import MachineError, ResultsError
+from ltm_eval.metrics import WILSON, wilson_interval
 from ltm_eval.report import build, render, write
 from ltm_eval.results import find_runs
 from ltm_eval.verdicts import shared_warnings
@@ -194,9 +195,9 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
         file.unlink()
     data = data_of(tmp_path)
     row = baseline_row(data)
-    half = 1.96 * (0.25 * 0.75 / 39) ** 0.5
-    assert row.interval == pytest.approx((0.25 - half, 0.25 + half))
-    assert (row.interval_kind, row.difference, row.note) == ("normal", None, "no per-document figures to pair")
+    wilson = wilson_interval(10, 40)  # as with samples: mean and standard error say that each is right or wrong
+    assert row.interval == pytest.approx((wilson.low, wilson.high))
+    assert (row.interval_kind, row.difference, row.note) == (WILSON, None, "no per-document figures to pair")
     assert [banner.kind for banner in data.banners] == ["note"]
     assert data.verdicts == ()
 
@@ -264,11 +265,14 @@ def test_what_holds_of_several_models_is_said_once_with_their_names(tmp_path: Pa
     write_run(tmp_path, model="c", right=right, n=4, shots=1, extra={"warnings": ["3 prompts were cut", "slow"]})
     write_run(tmp_path, model="d", right=right, n=4, shots=1)
     found = alarms(tmp_path)
-    for start in ("Unfinished: a, b: ", "Not a bound: a, b. ", "Mismatched prompts: c, d saw other prompts "):
+    for start in ("Unfinished: a, b: ", "Mismatched prompts: c, d saw other prompts "):
         assert [text.startswith(start) for text in found].count(True) == 1, start
     data = data_of(tmp_path)
     assert shared_warnings(data.models) == [("3 prompts were cut", ("a", "b", "c")), ("slow", ("c",))]
     assert render(data).count("3 prompts were cut") == 1
+    for model in ("a", "b"):
+        write_ppl_run(tmp_path / "p", model=model, nats=lambda i: 30.0 + i, kind="ltm", extra=told)
+    assert [text.startswith("Not a bound: a, b. ") for text in alarms(tmp_path / "p")].count(True) == 1
 
 
 def test_a_limit_is_announced(tmp_path: Path) -> None:
@@ -317,7 +321,10 @@ def test_other_prompts_are_announced_wherever_the_pairs_are_used(tmp_path: Path)
     assert found[1].startswith("Different numbers of demonstrations for ltm_gsm8k: 1, 2.")
     page = render(data)
     assert page.count("answered another prompt than the one shown") == 40
-    assert page.count("other prompts</span>") == 4  # in the table of scores and in the summary, under both filters
+    # In the table of scores, under both filters; the summary keeps figures under other settings in rows of their own.
+    assert page.count("other prompts</span>") == 2
+    assert [row.only for row in data.summary.rows] == ["only shots 2", "only shots 1"] * 2
+    assert "only shots 1" in page
 
 
 def test_other_task_versions_are_announced(tmp_path: Path) -> None:

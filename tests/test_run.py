@@ -483,7 +483,7 @@ def test_the_command_prints_intervals(folder: Path, tmp_path: Path, capsys: pyte
     arguments += ["--k", "1,2", "--gen-kwargs", "max_gen_toks=4", "-o", str(tmp_path), "--quiet", "--no_report"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert f"{TASK}: pass@2, strict-match" in out and "bootstrap" in out or "Wilson" in out
+    assert f"{TASK}: pass@2, strict-match" in out and "Wilson" in out
     assert "content-free, always the commonest training answers" in out
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ltm_eval.document import RENDERERS
+from ltm_eval.export import document
 from ltm_eval.page import Difference, Published
 from ltm_eval.report import build, render
 from ltm_eval.results import find_runs
@@ -82,8 +84,14 @@ def test_the_forms_hold_the_figures() -> None:
     cells = (SummaryCell("a", 1, 0.5, 0.4, 0.6, bound=False), SummaryCell("b_1", 2, None, None, None, bound=False))
     row = SummaryRow("t", 1, "acc, x", True, True, False, cells, (SummaryGap("b_1", WON, ""),), (), 40)
     forms = dict(summary_texts(Summary(("a", "b_1"), (row,))))
-    assert forms["Markdown"].splitlines()[2] == "| t | acc, x ↑ | 50.0 % | – | +25.0 | +10.0 to +40.0 | 0.001 |"
-    assert r"t & acc, x $\uparrow$ & 50.0 \% & -- & +25.0" in forms["LaTeX"] and r"b\_1" in forms["LaTeX"]
+    assert (
+        forms["Markdown"].splitlines()[2]
+        == "| t | acc, x ↑ | 40 | 50.0 % (40.0 to 60.0) | – | +25.0 | +10.0 to +40.0 | 0.001 |"
+    )
+    assert (
+        r"t & acc, x $\uparrow$ & 40 & 50.0 \% (40.0 to 60.0) & -- & +25.0" in forms["LaTeX"]
+        and r"b\_1" in forms["LaTeX"]
+    )
     (head, values) = csv.reader(io.StringIO(forms["CSV"]))
     read = dict(zip(head, values, strict=True))
     assert (read["a value"], read["b_1 value"], read["a minus b_1 estimate"], read["n"]) == ("0.5", "", "0.25", "40")
@@ -103,7 +111,7 @@ def test_cells_cannot_break_out_of_their_form() -> None:
     assert "\n{}[2pt] &" in forms["LaTeX"]
     cells = list(csv.reader(io.StringIO(forms["CSV"])))
     assert [row[0] for row in cells[1:]][2] == "'" + hostile[2]
-    assert {len(row) for row in cells} == {8}
+    assert {len(row) for row in cells} == {9}
 
 
 def test_numbers_stay_numbers_and_words_stay_words() -> None:
@@ -119,3 +127,29 @@ def test_the_page_names_each_source_once(tmp_path: Path) -> None:
     assert sources and len(sources) == len(set(sources))
     page = render(data)
     assert page.count('<li id="source-') == len(sources)
+
+
+def test_mauve_stands_with_its_deviation_and_without_an_interval() -> None:
+    cells = (SummaryCell("a", 1, 0.85, None, None, bound=False, sd=0.012),)
+    row = SummaryRow("m", 1, "MAUVE, mean ± standard deviation over seeds", True, False, False, cells, (), (), 40)
+    forms = dict(summary_texts(Summary(("a",), (row,))))
+    assert "| 0.8500 ± 0.0120 |" in forms["Markdown"] and " to " not in forms["Markdown"]
+    (head, values) = csv.reader(io.StringIO(forms["CSV"]))
+    read = dict(zip(head, values, strict=True))
+    assert (read["a value"], read["a sd"], read["a low"], read["a high"]) == ("0.85", "0.012", "", "")
+
+
+def test_page_and_export_have_one_summary(tmp_path: Path) -> None:
+    for model, kind, every in (("ltm-x", "ltm", 2), ("gpt2-x", "hf", 4)):
+        write_run(tmp_path, model=model, right=lambda i, every=every: i % every == 0, n=40, kind=kind)
+        write_ppl_run(tmp_path / "p", model=model, nats=lambda i, every=every: 30.0 + every * i, kind=kind)
+    data = build(find_runs([tmp_path]))
+    (table,) = document(data).parts[0].tables
+    rows = {(row[0].text, row[1].text): row for row in table.rows}
+    assert len(rows) == len(table.rows) == len(data.summary.rows)
+    for row in data.summary.rows:
+        shown = rows[row.task, row.metric + {True: " ↑", False: " ↓", None: ""}[row.higher_is_better]]
+        for cell, own in zip(row.cells, shown[3 : 3 + len(row.cells)], strict=True):
+            assert bool(own.note) == (cell.low is not None)
+    markdown = dict(summary_texts(data.summary))["Markdown"]
+    assert markdown.strip() in RENDERERS["md"](document(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from ltm_eval.page import BitsDifference, Difference
-from ltm_eval.result_records import AuditResult, Run, RunExtra
+from ltm_eval.result_records import AuditResult, Run, RunExtra, Score, TaskResult
 from ltm_eval.verdicts import _bits_relation, _bits_words, audit_line, run_banners
 
 AUDIT = AuditResult(
@@ -18,8 +19,11 @@ AUDIT = AuditResult(
 HEAD = "Audit on random tokens: preset p, 4,000 fast steps: "
 
 
-def run(**extra: Any) -> Run:
-    return Run(Path("r.json"), "", "m", "ltm", {}, {}, {}, None, RunExtra(**extra))
+def run(metric: str = "ppl_per_token_bound", t_fast: int = 4_000, **extra: Any) -> Run:
+    scores = (Score(metric, "none", 3.0, None, False),)
+    task = TaskResult("t", "t", "1", 0, 12, 12, "", {}, scores, None, None, None, None, {})
+    config = {"fit": {"t_fast": t_fast}}
+    return Run(Path("r.json"), "", "m", "ltm", config, {"t": task}, {}, None, RunExtra(**extra))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,30 @@ def run(**extra: Any) -> Run:
 def test_the_audit_in_a_line(changed: dict[str, Any], line: str) -> None:
     assert audit_line(run(audit=replace(AUDIT, **changed))) == HEAD + line
     assert audit_line(run()) == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "shown"),
+    [
+        ("ppl_per_token_bound", "ltm", True),
+        ("ppl_per_token_prior", "ltm", True),
+        ("word_perplexity", "ltm", True),
+        ("exact_match", "ltm", False),
+        ("ppl_per_token_as_released", "ltm", False),
+        ("mauve", "ltm", False),
+    ],
+)
+def test_the_audit_is_told_where_something_is_meant_as_a_bound(metric: str, kind: str, shown: bool) -> None:
+    made = replace(run(metric, audit=AUDIT), model_kind=kind)
+    assert bool(audit_line(made)) == shown
+    assert bool(alarms(("a", made))) == shown
+
+
+def test_the_audit_says_that_the_run_made_fewer_steps() -> None:
+    passed = replace(AUDIT, is_bound=True, caught=False, t_fast=64, preset="bound")
+    head = "Audit on random tokens: preset bound, 64 fast steps (the run itself: 16): "
+    assert audit_line(run(t_fast=16, audit=passed)).startswith(head)
+    assert "itself" not in audit_line(run(t_fast=64, audit=passed))
 
 
 def alarms(*named: tuple[str, Run]) -> list[str]:
@@ -70,15 +98,23 @@ def test_a_failed_audit_says_what_is_no_bound() -> None:
 
 
 def bits(ours: str, theirs: str, verdict: str, n: int = 5) -> BitsDifference:
-    return BitsDifference("b", 2, ours, theirs, Difference(-0.25, -0.5, -0.125, 0.01, n, n, 0, 0, verdict), "")
+    estimate = 0.25 if ours == "bound" and verdict == "unproven" else -0.25
+    low, high = (estimate - 0.25, estimate + 0.125) if n > 1 else (-math.inf, math.inf)
+    return BitsDifference("b", 2, ours, theirs, Difference(estimate, low, high, 0.01, n, n, 0, 0, verdict), "")
 
 
 @pytest.mark.parametrize(
     ("one", "words"),
     [
         (bits("bound", "exact", "better"), "a is better than b"),
-        (bits("bound", "exact", "worse"), "The bound of a is worse than the exact figure of b"),
-        (bits("exact", "bound", "better"), "The exact figure of a is better than the bound of b"),
+        (
+            bits("bound", "exact", "unproven"),
+            "The bound of a is worse than the exact figure of b",
+        ),
+        (
+            bits("exact", "bound", "unproven"),
+            "The exact figure of a is better than the bound of b",
+        ),
         (bits("exact", "bound", "worse"), "a is worse than b"),
         (bits("exact", "exact", "open"), "a and b are not distinguishable"),
     ],
@@ -93,3 +129,9 @@ def test_bits_in_words() -> None:
     )
     assert "95 %" not in _bits_words(bits("bound", "exact", "open", n=1))
     assert _bits_words(bits("bound", "exact", "open", n=1)).endswith(", 1 document")
+
+
+def test_a_corrected_p_value_is_said_to_be_one() -> None:
+    one = bits("bound", "exact", "better")
+    told = replace(one, difference=replace(one.difference, p_holm=0.03))
+    assert "p = 0.010 (after Holm’s correction 0.030), 5 documents" in _bits_words(told)
