@@ -18,9 +18,13 @@ import torch
 
 from ltm_eval import failpoints, pulse
 from ltm_eval.answer_record import AnswerRecord
+from ltm_eval.errors import CheckpointError, LtmEvalError
 from ltm_eval.host_records import answer_record, answer_tokens, target_tokens, text_tokens
+from ltm_eval.host_tokens import added_tokens, encode_alike, identity_of
 from ltm_eval.host_watch import watch
 from ltm_eval.journal import digest
+from ltm_eval.memory import ran_out
+from ltm_eval.perplexity import TextScore
 from ltm_eval.records import named
 from ltm_eval.token_record import TokenRecord
 from ltm_eval.weights import weights_sha256
@@ -42,6 +46,9 @@ METHODS = {"generate_until": "generating", "loglikelihood": "scoring", "loglikel
 def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progress], token_nll: int = 0) -> Any:
     """Let a host model's three methods look answers up and append what they find.
 
+    A causal model scores a text after exactly one prefix token (`host_tokens.HostEncoding`) and answers with a
+    `TextScore`; what must be known of texts that its tokenizer does not spell is told by `text_caveats`.
+
     Args:
         host: lm-eval's `hf`; gets `settings` and `worklist` as an LTM has them.
         seed: of what it draws.
@@ -51,7 +58,11 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     Returns:
         The host.
     """
+    causal = getattr(host, "backend", "") == "causal"
+    encoding = encode_alike(host) if causal else None
     host.settings, host.worklist = settings_of(host, seed), Worklist()
+    host.text_caveats = encoding.caveats if encoding is not None else lambda texts: []
+    host.own_tokens = identity_of(host.tokenizer) if encoding is not None else None
     host.token_nll, host.token_records, host.answer_records = token_nll, [], []
     host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
@@ -59,7 +70,20 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     watched = watch(host)
     for name, label in METHODS.items():
         setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label), watched=watched))
+    if encoding is not None:
+        host.loglikelihood_rolling = _counted(host.loglikelihood_rolling, encoding.bare)
     return host
+
+
+def _counted(ask: Callable[..., list[float]], encode: Callable[[str], list[int]]) -> Callable[..., list[float]]:
+    """`loglikelihood_rolling` whose answers tell how many tokens were scored."""
+
+    def method(requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        found = ask(requests, disable_tqdm=disable_tqdm)
+        texts = [request.args[0] for request in requests]
+        return [TextScore(nats, tokens=len(encode(text))) for nats, text in zip(found, texts, strict=True)]
+
+    return method
 
 
 def settings_of(host: Any, seed: int) -> dict[str, Any]:
@@ -71,7 +95,9 @@ def settings_of(host: Any, seed: int) -> dict[str, Any]:
         "model": "hf",
         "weights": weights,
         "architecture": digest({k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}),
-        "tokenizer": digest(sorted(tokenizer.get_vocab().items())),
+        "tokenizer": digest([identity_of(tokenizer)["sha256"], sorted(tokenizer.get_vocab().items())]),
+        "added_tokens": [list(ids) for ids in added_tokens(tokenizer)],
+        "prefix": host.prefix_token_id,
         "dtype": str(model.dtype),
         "max_length": host.max_length,
         "seed": seed,
@@ -114,7 +140,7 @@ def _kept(
                     texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
                     watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)
                 seed_host(int(digest([seed, names[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
-                found = ask([requests[place] for place in chunk], disable_tqdm=True)
+                found = _asked(ask, [requests[place] for place in chunk], host)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
                 for place, answer in own:
                     told = _told(watched, *placed[place], answer, by_token=by_token[place])
@@ -127,6 +153,26 @@ def _kept(
         return [_read_back(answer.value) for answer in answers]
 
     return method
+
+
+def _asked(ask: Callable[..., list[Any]], requests: list[Instance], host: Any) -> list[Any]:
+    """What the host answers.
+
+    Raises:
+        CheckpointError: it fails in a way that is its own: a model that another wrote, on what a user pointed at.
+    """
+    try:
+        return ask(requests, disable_tqdm=True)
+    except (LtmEvalError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if ran_out(error) or "enough memory" in str(error):
+            raise
+        cause = [*str(error).strip().splitlines(), ""][0]
+        raise CheckpointError(
+            f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer ({type(error).__name__}: "
+            f"{cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
+        ) from error
 
 
 def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
