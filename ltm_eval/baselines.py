@@ -70,20 +70,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     watched = watch(host)
     for name, label in METHODS.items():
         setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label), watched=watched))
-    if encoding is not None:
-        host.loglikelihood_rolling = _counted(host.loglikelihood_rolling, encoding.bare)
     return host
-
-
-def _counted(ask: Callable[..., list[float]], encode: Callable[[str], list[int]]) -> Callable[..., list[float]]:
-    """`loglikelihood_rolling` whose answers tell how many tokens were scored."""
-
-    def method(requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        found = ask(requests, disable_tqdm=disable_tqdm)
-        texts = [request.args[0] for request in requests]
-        return [TextScore(nats, tokens=len(encode(text))) for nats, text in zip(found, texts, strict=True)]
-
-    return method
 
 
 def settings_of(host: Any, seed: int) -> dict[str, Any]:
@@ -170,8 +157,8 @@ def _asked(ask: Callable[..., list[Any]], requests: list[Instance], host: Any) -
             raise
         cause = [*str(error).strip().splitlines(), ""][0]
         raise CheckpointError(
-            f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer ({type(error).__name__}: "
-            f"{cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
+            f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer "
+            f"({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
         ) from error
 
 
@@ -224,13 +211,17 @@ def _batch_size(host: Any) -> int:
 
 
 def _plain(answer: Any) -> Any:
-    """Text, a number, or a number with a flag, as JSON holds them."""
+    """Text, a number, a number with a flag, or a text's score with its tokens, as JSON holds them."""
+    if isinstance(answer, TextScore):
+        return answer.to_json()
     if isinstance(answer, (tuple, list)):
         return [float(answer[0]), bool(answer[1])]
     return answer if isinstance(answer, str) else float(answer)
 
 
 def _read_back(value: Any) -> Any:
+    if isinstance(value, dict):
+        return TextScore.from_json(value)
     return tuple(value) if isinstance(value, list) else value
 
 

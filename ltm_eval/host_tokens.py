@@ -1,4 +1,4 @@
-"""What a `transformers` tokenizer makes of a text: its identity, the tokens it adds, the stretch each token stands for."""
+"""What a `transformers` tokenizer makes of a text: its identity, the tokens it adds, what each token stands for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.errors import TokenizerError
+from ltm_eval.perplexity import TextScore
 from ltm_eval.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PROBES = ("a", "1", ".", "the", "\u8a9e")
 """Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken."""
+SPACE_MARK = "\u2581"
+"""How SentencePiece's vocabularies write a space, and what they put before a text."""
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 """The pre-tokenizer that splits as GPT-2 does."""
 PLAIN_BPE = {
@@ -127,8 +130,8 @@ class HostEncoding:
 
     lm-eval 0.4.13 puts a prefix token in front of a text that it scores, and encodes the text with whatever the
     tokenizer adds on top: a beginning-of-text token is then paid for, and an end-of-text token stands between a context
-    and its continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put behind
-    it; a context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
+    and its continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put
+    behind it; a context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
     """
 
     def __init__(self, host: Any) -> None:
@@ -144,9 +147,10 @@ class HostEncoding:
         self.prefix: int | None = host.prefix_token_id
         embedding = host.model.get_input_embeddings()
         self.rows: int | None = getattr(embedding, "num_embeddings", None)
-        pad = self.tokenizer.pad_token_id
-        if self.prefix is not None and self.rows is not None and (pad is None or pad >= self.rows):
-            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.prefix)  # masked, so any will do
+        if self.rows is not None and self.tokenizer.pad_token_id >= self.rows:  # lm-eval adds one that no model has
+            marks = [i for i, one in self.tokenizer.added_tokens_decoder.items() if one.special and i < self.rows]
+            if marks:
+                self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
 
     def bare(self, text: str) -> list[int]:
         """The tokens of a text by itself, without any that the tokenizer adds.
@@ -185,11 +189,12 @@ class HostEncoding:
                 ids, mask = ids[:, :-behind], mask[:, :-behind]
             elif left_truncate_len:  # the prompts begin with a beginning-of-text token, so nothing was added
                 ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+        ids = ids.masked_fill(mask == 0, 0) if self.rows and self.tokenizer.pad_token_id >= self.rows else ids
         self._checked([int(ids.max())] if ids.numel() else [])
         return ids, mask
 
     def decode(self, tokens: Any, skip_special_tokens: bool = True) -> str | None:
-        """As lm-eval's `tok_decode`; of an end-of-text token that the tokenizer lacks nothing, so that none is a stop."""
+        """As lm-eval's `tok_decode`; None for an end-of-text token that the tokenizer lacks, so that none is a stop."""
         return None if tokens is None else str(self._decode(tokens, skip_special_tokens=skip_special_tokens))
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -217,8 +222,8 @@ class HostEncoding:
         """
         if self.prefix is None:
             raise TokenizerError(
-                f"tokenizer {self.name}: names neither a beginning- nor an end-of-text token, one of which stands before "
-                "a text that is scored; set bos_token or eos_token in its tokenizer_config.json"
+                f"tokenizer {self.name}: names neither a beginning- nor an end-of-text token, one of which stands "
+                "before a text that is scored; set bos_token or eos_token in its tokenizer_config.json"
             )
         return self._checked([self.prefix])[0]
 
@@ -236,20 +241,19 @@ class HostEncoding:
         highest = max(ids, default=0)
         if self.rows is not None and highest >= self.rows:
             raise TokenizerError(
-                f"tokenizer {self.name}: gives token {highest:,}, the model has {self.rows:,} rows; pass the tokenizer that "
-                "the model was trained with"
+                f"tokenizer {self.name}: gives token {highest:,}, the model has {self.rows:,} rows; pass the tokenizer "
+                "that the model was trained with"
             )
         return list(ids)
 
     def caveats(self, texts: Sequence[str]) -> list[str]:
-        """What a reader of figures of whole texts must know: tokens of no characters, texts that tokens do not spell."""
+        """What a reader of figures of whole texts must know: tokens of no character, texts that tokens do not spell."""
         empty = odd = unspelt = marks = 0
         for text in dict.fromkeys(texts):
             ids = self.bare(text)
             each = token_bytes(self.tokenizer, ids)
             if each is None or b"".join(each).decode("utf-8", "replace") != text:
-                offsets = token_offsets(self.tokenizer, text, ids) or ()
-                none = sum(begin == end for begin, end in offsets)
+                none = self._of_no_character(text, ids)
                 empty, odd = empty + none, odd + bool(none)
                 spelt = self._decode(ids, skip_special_tokens=False)
                 unspelt += spelt.removeprefix(" ") != text.removeprefix(" ")
@@ -257,11 +261,24 @@ class HostEncoding:
         total, told = f"{len(set(texts)):,}", f"tokenizer {self.name}: "
         found = []
         if empty:
-            found.append(f"{told}{empty:,} scored tokens of {odd:,} of {total} documents stand for no character of them")
+            found.append(f"{empty:,} scored tokens of {odd:,} of {total} documents stand for no character of the text")
         if unspelt:
-            found.append(f"{told}the tokens of {unspelt:,} of {total} documents do not spell them, so it scores other text")
+            found.append(
+                f"the tokens of {unspelt:,} of {total} documents do not spell the text, so other text is scored"
+            )
         if marks:
-            found.append(f"{told}{END_OF_TEXT} at the end of {marks:,} of {total} documents is scored as plain text")
+            found.append(f"{END_OF_TEXT} at the end of {marks:,} of {total} documents is scored as plain text")
+        return [told + one for one in found]
+
+    def _of_no_character(self, text: str, ids: Sequence[int]) -> int:
+        """How many tokens stand for no character: of no length, added, or a mark of a space where the text has none."""
+        special = dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
+        named = self.tokenizer.convert_ids_to_tokens(list(ids))
+        found = 0
+        for token, name, (begin, end) in zip(ids, named, token_offsets(self.tokenizer, text, ids) or (), strict=False):
+            own = text[begin:end]
+            mark = not str(name).strip(SPACE_MARK) and not own.isspace()
+            found += not own or (token in special and special[token] != own) or mark
         return found
 
 
@@ -271,7 +288,9 @@ def identity_name(tokenizer: Any) -> str:
 
 
 def encode_alike(host: Any) -> HostEncoding:
-    """Put a `HostEncoding` on lm-eval's `hf`; its methods stay what they are but for the tokens that are added."""
+    """Put a `HostEncoding` on lm-eval's `hf`: its methods stay what they are but for the tokens that are added, and the
+    answer to a whole text is a `TextScore`.
+    """
     made = HostEncoding(host)
     rolling = host.loglikelihood_rolling
 
@@ -279,9 +298,11 @@ def encode_alike(host: Any) -> HostEncoding:
         made.needed_prefix  # noqa: B018 - raises where there is none
         made.whole_text = True
         try:
-            return list(rolling(requests, disable_tqdm=disable_tqdm))
+            found = rolling(requests, disable_tqdm=disable_tqdm)
         finally:
             made.whole_text = False
+        texts = [request.args[0] for request in requests]
+        return [TextScore(nats, tokens=len(made.bare(text))) for nats, text in zip(found, texts, strict=True)]
 
     host.tok_encode, host.tok_batch_encode, host.tok_decode = made.encode, made.batch_encode, made.decode
     host._encode_pair, host.loglikelihood_rolling = made.pair, loglikelihood_rolling

@@ -2,7 +2,8 @@
 
 lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
 the parts of its bound, so that every figure is reported under its own name; any other model's float is its
-log-likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored. All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+log-likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
+All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
 """
 
 from __future__ import annotations
@@ -92,6 +93,15 @@ class TextScore(float):
     def tokens(self) -> int:
         """The model's own tokens that were scored."""
         return self._tokens
+
+    def to_json(self) -> dict[str, float]:
+        """A plain mapping; `from_json` reads it back."""
+        return {"log_likelihood": float(self), "tokens": self._tokens}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> TextScore:
+        """The score that `row` describes."""
+        return cls(float(row["log_likelihood"]), tokens=int(row["tokens"]))
 
     def __reduce__(self) -> tuple[Callable[..., TextScore], tuple[float, int]]:
         """So that copies and pickles keep the count."""

@@ -43,6 +43,7 @@ def about(
             "model_args": subject.arguments,
             **info,
             **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
+            **({"tokenizer": lm.own_tokens} if getattr(lm, "own_tokens", None) else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),

@@ -19,26 +19,26 @@ KINDS: dict[str, dict[str, Any]] = {
     "lower": {"single": "<s> $A", "bos": "<s>", "eos": "</s>", "lower": True},
     "silent": {"single": "<s> $A", "bos": "<s>", "eos": "</s>", "dummy": True},
 }
-"""By name: template, named special tokens, a normaliser that makes text lower case, a token in front that is no text."""
+"""By name: template, named special tokens, whether text is made lower case, whether a token of no text is in front."""
 SPECIALS = ("<s>", "</s>", "[m]")
 
 
 def byte_tokenizer(kind: str) -> Any:
-    """Bytes as tokens 0 to 255, then `SPECIALS`; of kind `silent` the text begins with a token of no characters."""
+    """Bytes as tokens 0 to 255, then `SPECIALS`; of kind `silent` ASCII, and ▁ for a space and before every text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     told = KINDS[kind]
-    vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if told.get("dummy"):
+        symbols = ["\u2581", *map(chr, range(33, 127)), *map(chr, range(0x4E00, 0x4E00 + 161))]
+    made = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
     made.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS])
-    before = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
     if told.get("lower"):
         made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     if told.get("dummy"):
-        made.normalizer = normalizers.Prepend("\u2581")
-    made.pre_tokenizer = pre_tokenizers.Sequence(before) if len(before) > 1 else before[0]
-    made.decoder = decoders.ByteLevel()
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(split=False), decoders.Metaspace(split=False)
     if "single" in told:
         numbered = [(name, 256 + place) for place, name in enumerate(SPECIALS)]
         made.post_processor = processors.TemplateProcessing(single=told["single"], special_tokens=numbered)
