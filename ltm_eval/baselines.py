@@ -150,16 +150,25 @@ def _asked(ask: Callable[..., list[Any]], requests: list[Instance], host: Any) -
     """
     try:
         return ask(requests, disable_tqdm=True)
-    except (LtmEvalError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if ran_out(error) or "enough memory" in str(error):
+    except BaseException as error:
+        if not is_hosts(error):
             raise
         cause = [*str(error).strip().splitlines(), ""][0]
         raise CheckpointError(
             f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer "
             f"({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
         ) from error
+
+
+def is_hosts(error: BaseException) -> bool:
+    """Whether an error is one of the many types that transformers raises of a model it cannot use: neither ours, nor of
+    memory or a file, nor a wish to stop. A panic of its tokenizers' Rust code is no `Exception`.
+    """
+    if type(error).__name__ == "PanicException":
+        return True
+    if isinstance(error, (LtmEvalError, MemoryError)) or not isinstance(error, Exception):
+        return False
+    return not (ran_out(error) or "enough memory" in str(error) or (isinstance(error, OSError) and error.errno))
 
 
 def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:

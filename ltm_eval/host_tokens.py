@@ -147,7 +147,9 @@ class HostEncoding:
         self.prefix: int | None = host.prefix_token_id
         embedding = host.model.get_input_embeddings()
         self.rows: int | None = getattr(embedding, "num_embeddings", None)
-        if self.rows is not None and self.tokenizer.pad_token_id >= self.rows:  # lm-eval adds one that no model has
+        if (
+            self.rows is not None and (self.tokenizer.pad_token_id or 0) >= self.rows
+        ):  # lm-eval adds one that no model has
             marks = [i for i, one in self.tokenizer.added_tokens_decoder.items() if one.special and i < self.rows]
             if marks:
                 self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
@@ -189,7 +191,7 @@ class HostEncoding:
                 ids, mask = ids[:, :-behind], mask[:, :-behind]
             elif left_truncate_len:  # the prompts begin with a beginning-of-text token, so nothing was added
                 ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
-        ids = ids.masked_fill(mask == 0, 0) if self.rows and self.tokenizer.pad_token_id >= self.rows else ids
+        ids = ids.masked_fill(mask == 0, 0) if self.rows and (self.tokenizer.pad_token_id or 0) >= self.rows else ids
         self._checked([int(ids.max())] if ids.numel() else [])
         return ids, mask
 
