@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval import paths, progress
 from ltm_eval.commits import agree_on, agreed
 from ltm_eval.config import DEMO_BASELINE, RunConfig
-from ltm_eval.errors import CheckpointError, DataError, MachineError, UsageError
+from ltm_eval.errors import CheckpointError, DataError, MachineError, UsageError, shown
 from ltm_eval.hub import REFUSALS, is_cached, is_repository_name
 from ltm_eval.launch import unlaunched
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lm_eval.api.model import LM
+
+
+LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers")
+MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,21 @@ def baseline_subject(spec: str) -> Subject:
         raise UsageError(
             f"baseline {spec}: a file; expected a transformers folder, a .gguf file or a hub id (owner/name)"
         )
+    if path.exists():
+        _check_layers(path / "config.json")
     commit = None if path.exists() else _commit_of(spec)
     return Subject(spec, "hf", {"pretrained": spec, **({"revision": commit} if commit else {})})
+
+
+def _check_layers(path: Path) -> None:
+    """Raise CheckpointError where a config asks for more layers than any model has: they would be built for ever."""
+    try:
+        told = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return  # transformers says what is wrong with it
+    for name in LAYERS if isinstance(told, dict) else ():
+        if isinstance(told.get(name), (int, float)) and told[name] > MOST_LAYERS:
+            raise CheckpointError(f"{path}: {name} must be at most {MOST_LAYERS:,}, got {shown(told[name])}")
 
 
 def _commit_of(spec: str) -> str | None:
