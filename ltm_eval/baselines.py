@@ -18,9 +18,13 @@ import torch
 
 from ltm_eval import failpoints, pulse
 from ltm_eval.answer_record import AnswerRecord
+from ltm_eval.errors import CheckpointError, LtmEvalError
 from ltm_eval.host_records import answer_record, answer_tokens, target_tokens, text_tokens
+from ltm_eval.host_tokens import added_tokens, encode_alike, identity_of
 from ltm_eval.host_watch import watch
 from ltm_eval.journal import digest
+from ltm_eval.memory import ran_out
+from ltm_eval.perplexity import TextScore
 from ltm_eval.provenance import program
 from ltm_eval.records import named
 from ltm_eval.token_record import TokenRecord
@@ -43,6 +47,9 @@ METHODS = {"generate_until": "generating", "loglikelihood": "scoring", "loglikel
 def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progress], token_nll: int = 0) -> Any:
     """Let a host model's three methods look answers up and append what they find.
 
+    A causal model scores a text after exactly one prefix token (`host_tokens.HostEncoding`) and answers with a
+    `TextScore`; what must be known of texts that its tokenizer does not spell is told by `text_caveats`.
+
     Args:
         host: lm-eval's `hf`; gets `settings` and `worklist` as an LTM has them.
         seed: of what it draws.
@@ -52,7 +59,11 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     Returns:
         The host.
     """
+    causal = getattr(host, "backend", "") == "causal"
+    encoding = encode_alike(host) if causal else None
     host.settings, host.worklist = settings_of(host, seed), Worklist()
+    host.text_caveats = encoding.caveats if encoding is not None else lambda texts: []
+    host.own_tokens = identity_of(host.tokenizer) if encoding is not None else None
     host.token_nll, host.token_records, host.answer_records = token_nll, [], []
     host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
@@ -72,7 +83,9 @@ def settings_of(host: Any, seed: int) -> dict[str, Any]:
         "model": "hf",
         "weights": weights,
         "architecture": digest({k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}),
-        "tokenizer": digest(sorted(tokenizer.get_vocab().items())),
+        "tokenizer": digest([identity_of(tokenizer)["sha256"], sorted(tokenizer.get_vocab().items())]),
+        "added_tokens": [list(ids) for ids in added_tokens(tokenizer)],
+        "prefix": host.prefix_token_id,
         "dtype": str(model.dtype),
         "max_length": host.max_length,
         "seed": seed,
@@ -109,7 +122,7 @@ def _kept(
                     texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
                     watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)
                 seed_host(int(digest([seed, names[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
-                found = ask([requests[place] for place in chunk], disable_tqdm=True)
+                found = _asked(ask, [requests[place] for place in chunk], host)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
                 for place, answer in own:
                     told = _told(watched, *placed[place], answer, by_token=by_token[place])
@@ -122,6 +135,35 @@ def _kept(
         return [_read_back(answer.value) for answer in answers]
 
     return method
+
+
+def _asked(ask: Callable[..., list[Any]], requests: list[Instance], host: Any) -> list[Any]:
+    """What the host answers.
+
+    Raises:
+        CheckpointError: it fails in a way that is its own: a model that another wrote, on what a user pointed at.
+    """
+    try:
+        return ask(requests, disable_tqdm=True)
+    except BaseException as error:
+        if not is_hosts(error):
+            raise
+        cause = [*str(error).strip().splitlines(), ""][0]
+        raise CheckpointError(
+            f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer "
+            f"({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
+        ) from error
+
+
+def is_hosts(error: BaseException) -> bool:
+    """Whether an error is one of the many types that transformers raises of a model it cannot use: neither ours, nor of
+    memory or a file, nor a wish to stop. A panic of its tokenizers' Rust code is no `Exception`.
+    """
+    if type(error).__name__ == "PanicException":
+        return True
+    if isinstance(error, (LtmEvalError, MemoryError)) or not isinstance(error, Exception):
+        return False
+    return not (ran_out(error) or "enough memory" in str(error) or (isinstance(error, OSError) and error.errno))
 
 
 def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
@@ -173,13 +215,17 @@ def _batch_size(host: Any) -> int:
 
 
 def _plain(answer: Any) -> Any:
-    """Text, a number, or a number with a flag, as JSON holds them."""
+    """Text, a number, a number with a flag, or a text's score with its tokens, as JSON holds them."""
+    if isinstance(answer, TextScore):
+        return answer.to_json()
     if isinstance(answer, (tuple, list)):
         return [float(answer[0]), bool(answer[1])]
     return answer if isinstance(answer, str) else float(answer)
 
 
 def _read_back(value: Any) -> Any:
+    if isinstance(value, dict):
+        return TextScore.from_json(value)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.latent_record import LatentRecord
 
+ROLLING = "loglikelihood_rolling"
 NOTICED = 0.01
 """Share of prompts beyond the context from which on it is said."""
 
@@ -26,12 +27,14 @@ def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence
         lm: the model, as lm-eval drives it.
     """
     documents = list({row["doc_id"]: row["doc"] for row in rows}.values())
+    tells = hasattr(lm, "text_caveats")
     prompts = read_short(records) if records else [*cut_prompts(rows, lm), *in_windows(rows, lm)]
     found = [
         *copies(documents),
         *shown_too(documents, task.fewshot_docs() or []),
         *prompts,
         *answers_beyond(rows, getattr(lm, "max_length", None)),
+        *(lm.text_caveats([row["arguments"][0][0] for row in rows]) if task.OUTPUT_TYPE == ROLLING and tells else []),
     ]
     return [f"{task.task_name}: {sentence}" for sentence in found]
 

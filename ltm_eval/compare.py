@@ -16,6 +16,7 @@ from ltm_eval.errors import RefusedError, ResultsError, UsageError, nearest
 from ltm_eval.paired import holm, paired_means, paired_rates, sign_of
 from ltm_eval.pairing import BOUND_KINDS, CAUSAL, EXACT, MEAN, PART, RELEASED, UNSOUND, mismatches, series_of
 from ltm_eval.scores import entry_of, labels_of
+from ltm_eval.signatures import same_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +206,8 @@ def _of_task(task: str, pair: tuple[Entry, Entry], metrics: Sequence[str]) -> tu
 
 def _paired(first: Series, second: Series, shared: Sequence[tuple[str, int]]) -> Paired | str:
     """The statistics, or why there are none."""
+    if "_per_token" in first.metric and not same_tokens([first.tokens, second.tokens]):
+        return f"{first.metric}: the runs do not tell the same tokens, so figures per token do not compare"
     a, b = ([series.values[key][0] for key in shared] for series in (first, second))
     if not all(map(math.isfinite, (*a, *b))):
         return f"{first.metric}: a document has no finite figure"

@@ -62,6 +62,7 @@ def _family(run: Run, name: str) -> str:
     fit = run.config.get("fit")
     told: dict[str, Any] = {
         "model": run.config.get("model_sha") or run.model_name,
+        "tokenizer": run.config.get("tokenizer"),
         "condition": run.config.get("condition"),
         "fit_window": run.config.get("fit_window"),
         "preset": fit.get("preset") if isinstance(fit, dict) else None,

@@ -28,7 +28,7 @@ from ltm_eval.repeats import greedy_options, keeping_all, refuse_greedy, repeats
 from ltm_eval.signatures import NOT_OFFICIAL_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Set
 
     from lm_eval.api.task import ConfigurableTask
 
@@ -219,6 +219,8 @@ def _keyed_task() -> type[ConfigurableTask]:
                 self.rethinking = rethinking_of(metadata) if generates else None
             except LtmEvalError as error:
                 leave(error)
+            self._carried: Set[str] | None = None
+            """Metrics that every document since the last `build_all_requests` has."""
             self.shows_others = metadata.get("condition") == OTHER
             given = {key: value for key, value in config.items() if key != "class"}
             super().__init__(config={**given, **self._sampling(given)} if self._samples else given)
@@ -278,6 +280,7 @@ def _keyed_task() -> type[ConfigurableTask]:
                 draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
             except LtmEvalError as error:
                 leave(error)
+            self._carried = None
             super().build_all_requests(**kwargs)
 
         def fewshot_context(self, doc: Mapping[str, Any], num_fewshot: int, **kwargs: Any) -> Any:
@@ -338,6 +341,23 @@ def _keyed_task() -> type[ConfigurableTask]:
 
         def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
             """Scores of the greedy answer as the task gives them, then those made of the samples."""
+            scores = self._scores(doc, results)
+            self._carried = scores.keys() if self._carried is None else self._carried & scores.keys()
+            return scores
+
+        def dump_config(self) -> dict[str, Any]:
+            """As lm-eval's, with those metrics alone that every document of the evaluation has.
+
+            A task lists the metrics of all kinds of models; W&B's tables (`lm_eval.loggers.WandbLogger`) look every
+            listed one up in every document.
+            """
+            told = dict(super().dump_config())
+            listed, carried = told.get("metric_list"), self._carried
+            if listed and carried is not None:
+                told["metric_list"] = [one for one in listed if one["metric"] in carried]
+            return told
+
+        def _scores(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
             if not self._samples:
                 return dict(super().process_results(doc, results))
             (greedy,), *sampled = results

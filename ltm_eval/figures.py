@@ -9,6 +9,7 @@ from ltm_eval.generation import METRICS as GENERATION_METRICS
 from ltm_eval.generation import generation_section
 from ltm_eval.ppl_tables import METRICS, perplexity_section
 from ltm_eval.scores import score_table
+from ltm_eval.signatures import Tokens, own_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,6 +80,10 @@ class FlatFigure:
     """Where a published figure stands."""
     difference: Difference | None
     """The first model minus this one."""
+    tokens: Tokens | None = None
+    """Of figures per token the tokens that are counted, as far as they are told; None for any other unit."""
+    per_token: bool = False
+    """Whether the unit is a token."""
 
 
 def task_figures(name: str, entries: Sequence[Entry]) -> list[FlatFigure]:
@@ -104,10 +109,26 @@ def flat_figures(
     """The figures of a task's tables, in their order: perplexities, generated texts, scores."""
     found: list[FlatFigure] = []
     if perplexity is not None:
-        found += [one for row in perplexity.rows for one in _perplexity_figures(name, row, perplexity)]
+        figures = [one for row in perplexity.rows for one in _perplexity_figures(name, row, perplexity)]
+        found += by_own_tokens(figures)
         found += [one for line in perplexity.floors for one in _floor_figures(name, line)]
     found += list(_generation_figures(name, generation)) if generation is not None else []
     return found + [one for table in tables for one in _score_figures(name, table)]
+
+
+def by_own_tokens(figures: Sequence[FlatFigure]) -> list[FlatFigure]:
+    """The figures of a task that stand together; those per token name their tokens where these are not the same.
+
+    Args:
+        figures: of one task; those of a model per token tell the same tokens.
+    """
+    own = own_tokens({one.model: one.tokens for one in figures if one.per_token})
+    return [
+        replace(one, metric=f"{one.metric.replace('per token', 'per own token')} ({own[one.model]})")
+        if one.per_token and own[one.model]
+        else one
+        for one in figures
+    ]
 
 
 def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySection) -> Iterator[FlatFigure]:
@@ -126,6 +147,8 @@ def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySectio
                     signature=line.signature,
                     note="; ".join(filter(None, notes)),
                     difference=found.difference if found is not None else None,
+                    tokens=line.tokens if unit == "per_token" else None,
+                    per_token=unit == "per_token",
                 )
 
 

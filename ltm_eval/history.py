@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.document import Cell, Column, Document, Drawing, Part, Table
 from ltm_eval.errors import ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
-from ltm_eval.figures import EVALUATED, task_figures
+from ltm_eval.figures import EVALUATED, by_own_tokens, task_figures
 from ltm_eval.plots import StepCurve, step_curves
 from ltm_eval.scores import entry_of
 from ltm_eval.verdicts import run_banners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from ltm_eval.figures import FlatFigure
     from ltm_eval.page import Banner
@@ -117,9 +118,10 @@ def curves_of(runs: Sequence[Run]) -> tuple[list[TrainingCurve], list[Run]]:
         raise ResultsError(
             f"no run tells its training step ({named}); name checkpoints as ckpt_<step>.pt or step<step>"
         )
+    named = _named([run for _, run in stepped])
     groups: dict[tuple[Any, ...], dict[int, Point]] = {}
     for step, run in sorted(stepped, key=lambda one: (one[0], one[1].date_id)):
-        for figure in _figures(run):
+        for figure in named[run.path]:
             key = (figure.task, figure.metric, figure.filter, name_of(run), _settings(figure))
             groups.setdefault(key, {})[step] = Point(step, run, figure)  # the newest of one step
     tasks = list(dict.fromkeys(task for _, run in stepped for task in run.tasks))
@@ -135,9 +137,25 @@ def _figures(run: Run) -> Iterator[FlatFigure]:
         yield from (one for one in figures if one.status == EVALUATED and one.value is not None)
 
 
+def _named(runs: Sequence[Run]) -> dict[Path, list[FlatFigure]]:
+    """The figures by results file; those per token name their tokens where the training runs have different ones."""
+    found: dict[str, list[tuple[Run, FlatFigure]]] = {}
+    for run in {run.path: run for run in runs}.values():
+        for figure in _figures(run):
+            digest = figure.tokens.digest if figure.tokens is not None else ""
+            own = replace(figure, model=f"{name_of(run)} {digest[:8]}".strip())
+            found.setdefault(figure.task, []).append((run, own))
+    named: dict[Path, list[FlatFigure]] = {run.path: [] for run in runs}
+    for pairs in found.values():
+        for (run, _), figure in zip(pairs, by_own_tokens([own for _, own in pairs]), strict=True):
+            named[run.path].append(figure)
+    return named
+
+
 def _settings(figure: FlatFigure) -> tuple[str, ...]:
     parts = tuple(part for part in figure.signature.split("|")[1:] if part.partition(":")[0] not in FREE)
-    return (*parts, f"documents:{figure.n}")
+    tokens = (f"tokens:{figure.tokens.digest[:8]}",) if figure.tokens is not None and figure.tokens.digest else ()
+    return (*parts, *tokens, f"documents:{figure.n}")
 
 
 def _labels(groups: Mapping[tuple[Any, ...], Any]) -> dict[tuple[Any, ...], str]:

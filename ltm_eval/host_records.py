@@ -30,7 +30,7 @@ def answer_record(request: Instance, repeat: int, seen: Generated, host: Any) ->
     cut = seen.read_tokens < seen.prompt_tokens
 
     def fits(first: int) -> bool:
-        return len(host.tok_encode("".join(pieces[first:]))) <= seen.read_tokens
+        return len(host.tok_encode("".join(pieces[first:]), add_special_tokens=False)) <= seen.read_tokens
 
     return AnswerRecord(
         **named(request),

@@ -85,7 +85,7 @@ class HostWatch:
 
     def _windows(self, text: str) -> tuple[list[int], list[Window]]:
         """A text's tokens, and its windows as `loglikelihood_rolling` cuts them."""
-        host, ids = self.host, self.host.tok_encode(text)
+        host, ids = self.host, self.host.tok_encode(text, add_special_tokens=False)
         rolling = get_rolling_token_windows(ids, host.prefix_token_id, host.max_length, 1)
         found = []
         for context, wanted in map(make_disjoint_window, rolling):

@@ -65,6 +65,18 @@ def is_hub_id(source: str | Path) -> bool:
     return form is not None and not str(source).endswith(".pt") and not Path(source).exists()
 
 
+def is_repository_name(text: str) -> bool:
+    """Whether the hub could have a repository of this name, `owner/name` or, of its oldest models, `name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the hub says of a revision."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ltm_eval.cost import CostRow, SizeRow
     from ltm_eval.latent_page import ProbeView, TaskLatents
     from ltm_eval.plots import Bar, Curve, Divergence, Spread, Stack
+    from ltm_eval.signatures import Tokens
     from ltm_eval.summary import Summary
     from ltm_eval.token_views import TokenView
 
@@ -191,6 +192,10 @@ class PerplexityLine:
     """Why something is missing or doubtful."""
     signature: str
     """The declared settings that make the figure."""
+    tokens: Tokens | None = None
+    """The tokens that figures per token count; None where they are not told."""
+    own_tokens: str = ""
+    """What these tokens are called, where the models of the page have different ones; else empty."""
 
 
 @dataclass(frozen=True)

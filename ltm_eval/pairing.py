@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.ppl_tables import KINDS, PROTOCOL_KEYS
 from ltm_eval.scores import AGREEMENT, ROLLING_METRICS, SHARES, flat, other_count
-from ltm_eval.signatures import ROLLING, causal_scope, read_facts
+from ltm_eval.signatures import ROLLING, Tokens, causal_scope, read_facts, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,6 +51,8 @@ class Series:
     """Score and 1, or nats and units, of each document."""
     higher_is_better: bool | None
     """Direction."""
+    tokens: Tokens | None = None
+    """Of a figure per token the tokens that are counted, where they are told."""
 
     @property
     def share(self) -> bool:
@@ -66,7 +68,8 @@ def series_of(entry: Entry, task: str) -> tuple[list[Series], list[str]]:
             continue
         made = _series(entry, score, task)
         if isinstance(made, Series):
-            found.append(made)
+            counted = "_per_token" in made.metric
+            found.append(replace(made, tokens=tokens_of(entry.run, task)) if counted else made)
         else:
             left_out.append(f"{score.metric}: {made}")
     return found + _in_bytes(found), left_out

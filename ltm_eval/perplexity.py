@@ -2,7 +2,8 @@
 
 lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
 the parts of its bound, so that every figure is reported under its own name; any other model's float is its
-log-likelihood. All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+log-likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
+All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
 """
 
 from __future__ import annotations
@@ -71,6 +72,46 @@ def _restored(rows: dict[str, float], tokens: int) -> RollingScore:
     return RollingScore(rows, tokens=tokens)
 
 
+class TextScore(float):
+    """The log-likelihood of a document, in nats, with the number of tokens that the model scored."""
+
+    __slots__ = ("_tokens",)
+    _tokens: int
+
+    def __new__(cls, nats: float, *, tokens: int) -> TextScore:
+        """A score.
+
+        Args:
+            nats: log-likelihood, at most 0.
+            tokens: the model's own tokens that were scored.
+        """
+        score = super().__new__(cls, nats)
+        score._tokens = tokens
+        return score
+
+    @property
+    def tokens(self) -> int:
+        """The model's own tokens that were scored."""
+        return self._tokens
+
+    def to_json(self) -> dict[str, float]:
+        """A plain mapping; `from_json` reads it back."""
+        return {"log_likelihood": float(self), "tokens": self._tokens}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> TextScore:
+        """The score that `row` describes."""
+        return cls(float(row["log_likelihood"]), tokens=int(row["tokens"]))
+
+    def __reduce__(self) -> tuple[Callable[..., TextScore], tuple[float, int]]:
+        """So that copies and pickles keep the count."""
+        return _counted, (float(self), self._tokens)
+
+
+def _counted(nats: float, tokens: int) -> TextScore:
+    return TextScore(nats, tokens=tokens)
+
+
 # For lm-eval --------------------------------------------------------------------------------------------------------
 
 
@@ -78,9 +119,9 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """What each metric's aggregation needs of one document.
 
     Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
-    a `RollingScore` count the model's own tokens, those of a plain float the block tokenizer's tokens of the text
-    (GPT-2's unless the facts of the set name another; lm-eval does not tell the model's own count), the closing
-    end-of-text included.
+    a `RollingScore` and a `TextScore` count the model's own tokens, those of a plain float the block tokenizer's tokens
+    of the text (GPT-2's unless the facts of the set name another; lm-eval's own models do not tell their count), the
+    closing end-of-text included.
 
     Args:
         doc: a row of `blocks.blocks_dataset`.
@@ -88,7 +129,8 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     """
     score = results[0]
     if not isinstance(score, RollingScore):
-        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=doc["n_tokens_block"], suffix=""))
+        counted = score.tokens if isinstance(score, TextScore) else doc["n_tokens_block"]
+        return _with_stderr(_per_unit(doc, nats=-float(score), tokens=counted, suffix=""))
     rows, tokens = score.rows, score.tokens
     found = _per_unit(doc, nats=rows["bound"], tokens=tokens, suffix="_bound")
     for metric, row in PER_TOKEN_ROWS.items():

@@ -2,7 +2,8 @@
 
 Figures come from the pairs (nats, units) that lm-eval logs for each document, with intervals over documents
 (ltm_eval.metrics); where there are no samples, from the results file and its standard error. Per-token figures do not
-compare across tokenizers; differences are therefore taken in bits per byte. Which row may be called a bound:
+compare across tokenizers (`signatures.same_tokens`); differences are therefore taken in bits per byte. Which row may be
+called a bound:
 ltm_eval.bounds, arXiv:2502.01567.
 """
 
@@ -27,7 +28,7 @@ from ltm_eval.paired import UNPROVEN, paired_rates, sign_of, verdict_of
 from ltm_eval.perplexity import bits, block_mean_ppl, block_mean_ppl_stderr, ppl, rate
 from ltm_eval.plots import Spread, Stack
 from ltm_eval.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
-from ltm_eval.signatures import read_facts
+from ltm_eval.signatures import Tokens, own_tokens, read_facts, same_tokens, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,14 +122,16 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
     costs = [_Costs(entry, name) for entry in entries]
     if not any(cost.scores.keys() & set(SIGNS) for cost in costs):
         return None
-    rows = [_row(kind, costs) for kind in KINDS]
+    _set_apart(costs)
+    own = own_tokens({cost.entry.label: cost.tokens for cost in costs})
+    rows = [_row(kind, costs, own) for kind in KINDS]
     lead = costs[0] if costs[0].entry.label == subject else None
     pairs = [(lead, other) for other in costs[1:]] if lead is not None else []
     return PerplexitySection(
         rows=tuple(row for row in rows if row.lines),
         floors=_floor_lines(name, entries),
         differences=tuple(found for ours, theirs in pairs for found in _differences(ours, theirs)),
-        stacks=_stacks(rows),
+        stacks=_stacks(rows, costs[0]),
         spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
         worst=_worst(costs),
         worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
@@ -152,8 +155,10 @@ class _Costs:
         self.filter = "none" if entry.samples.get("none") else next(iter(entry.samples), "none")
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
-        # An LTM counts its own tokens; of another model's answer only the text is known.
-        self.counted_by = _told(task, entry).get("block_tokenizer", "")
+        self.tokens = tokens_of(entry.run, task)
+        # A run tells its model's own tokens; of the answer of another program only the text is known.
+        counts_own = "tokenizer" in entry.run.config
+        self.counted_by = "" if counts_own else _told(task, entry).get("block_tokenizer", "")
 
     def has(self, kind: Kind) -> bool:
         """Whether the run reports this row."""
@@ -219,12 +224,32 @@ def _is_finite(value: object) -> bool:
 # The table
 
 
-def _row(kind: Kind, costs: Sequence[_Costs]) -> PerplexityRow:
-    lines = tuple(_line(kind, cost) for cost in costs if cost.has(kind))
+def _set_apart(costs: Sequence[_Costs]) -> None:
+    """Runs that tell the same tokenizer and count the tokens of a document differently do not have the same tokens."""
+    first: dict[str, dict[Key, float]] = {}
+    for cost in costs:
+        if cost.tokens is not None and cost.tokens.digest:
+            counted = {key: units for key, (_, units) in cost.pairs(cost.headline, "ppl_per_token").items()}
+            known = first.setdefault(cost.tokens.digest, {})
+            if any(known.get(key, units) != units for key, units in counted.items()):
+                label, told = cost.entry.label, cost.tokens
+                cost.tokens = Tokens(f"{told.name} of {label}", f"{told.digest} {label}")
+            else:
+                known |= counted
+
+
+def of_same_tokens(entries: Sequence[Entry], rows: Sequence[PerplexityRow], *, lead: str) -> list[Entry]:
+    """Of the runs of a page those whose figures per token may stand beside those of run `lead`."""
+    own = {line.label: line.own_tokens for row in rows for line in row.lines}
+    return [entry for entry in entries if entry.label == lead or own.get(entry.label, "") == own.get(lead, "")]
+
+
+def _row(kind: Kind, costs: Sequence[_Costs], own: Mapping[str, str]) -> PerplexityRow:
+    lines = tuple(_line(kind, cost, own[cost.entry.label]) for cost in costs if cost.has(kind))
     return PerplexityRow(name=kind.name, what=kind.what, nats=kind.nats, lines=lines)
 
 
-def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
+def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
     head = kind is cost.headline
     metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
     scores = [cost.scores.get(metric) for metric in metrics]
@@ -258,6 +283,8 @@ def _line(kind: Kind, cost: _Costs) -> PerplexityLine:
         documents=cost.result.n_effective,
         note=_note(cost, kind, [note for _, note in checked]),
         signature=signature_of(told, cost.entry.run, cost.result) if told is not None else "",
+        tokens=cost.tokens,
+        own_tokens=own,
     )
 
 
@@ -425,10 +452,19 @@ def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
 # Figures and documents
 
 
-def _stacks(rows: Sequence[PerplexityRow]) -> tuple[Stack, ...]:
-    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token."""
+def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
+    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token, of those models whose
+    tokens are the first one's.
+    """
     stacks = {}
-    lines = {row.name: {line.label: line.per_token for line in row.lines} for row in rows}
+    lines = {
+        row.name: {
+            line.label: line.per_token
+            for line in row.lines
+            if line.label == lead.entry.label or same_tokens([line.tokens, lead.tokens])
+        }
+        for row in rows
+    }
     for label, nll in lines["nll_given_z"].items():
         kl = lines["kl"].get(label)
         if nll is not None and kl is not None:

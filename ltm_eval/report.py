@@ -30,7 +30,7 @@ from ltm_eval.layer_maps import layers_view
 from ltm_eval.layout import assets, environment, markup
 from ltm_eval.page import Banner, ModelCard, ReportData, TaskSection
 from ltm_eval.page_figures import page_figures
-from ltm_eval.ppl_tables import METRICS, document_costs, perplexity_section
+from ltm_eval.ppl_tables import METRICS, document_costs, of_same_tokens, perplexity_section
 from ltm_eval.probe_results import find_probes, is_probe
 from ltm_eval.probe_views import explorer_json, figures_of, probe_labels, probe_view
 from ltm_eval.results import find_runs, read_answers, read_latents, read_tokens, result_files
@@ -168,6 +168,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
     rows = perplexity.rows if perplexity is not None else ()
+    alike = of_same_tokens(entries, rows, lead=next(iter(records), ""))
     layers = (layers_view(label, own) for label, own in records.items())
     return TaskSection(
         name=name,
@@ -190,8 +191,8 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         attempts=attempts_lines(tables),
         shots=shots_lines(effect),
         shots_pass=shots_pass_lines(effect),
-        steps=step_curves(entries, records, rows) if rows else (),
-        draws=draw_lines(entries, records, rows),
+        steps=step_curves(alike, records, rows) if rows else (),
+        draws=draw_lines(alike, records, rows),
         costs=cost_rows(name, entries, records),
         browser=sample_browser(
             name,

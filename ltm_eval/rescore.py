@@ -18,7 +18,7 @@ from ltm_eval.evaluation import evaluate_task
 from ltm_eval.journal import Contents, Journal, read
 from ltm_eval.lock import holding
 from ltm_eval.paths import unused_date
-from ltm_eval.perplexity import RollingScore
+from ltm_eval.perplexity import RollingScore, TextScore
 from ltm_eval.preflight import quiet_hosts
 from ltm_eval.repeats import interval_of
 from ltm_eval.results import SIDECARS, find_runs, read_answers, read_latents, read_run
@@ -87,6 +87,8 @@ class Replay:
     def _rolling(value: Any) -> float:
         if not isinstance(value, dict):
             return float(value)
+        if "rows" not in value:
+            return TextScore.from_json(value)
         return RollingScore(value["rows"], tokens=value["tokens"]) if value["rows"] else 0.0
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from ltm_eval.comparable import apart_of, groups_of
 from ltm_eval.document import Cell, Column, Document, Part, Table
 from ltm_eval.errors import InputError, MachineError, ResultsError
 from ltm_eval.figure_tables import interval_text, metric_text, record_of, value_text
-from ltm_eval.figures import EVALUATED, FlatFigure, task_figures
+from ltm_eval.figures import EVALUATED, FlatFigure, by_own_tokens, task_figures
 from ltm_eval.report import told_digest
 from ltm_eval.results import UNFINISHED, read_run, result_files
 from ltm_eval.scores import entry_of, labels_of
@@ -86,7 +86,17 @@ def index(folder: Path) -> Index:
             listed.append(Listed(label, run, tuple(_main_figures(label, run)), tuple(_pages(run, folder))))
         except (InputError, MachineError) as error:
             unreadable.append((run.path, str(error)))
-    return Index(folder, tuple(listed), tuple(unreadable))
+    return Index(folder, tuple(_named(listed)), tuple(unreadable))
+
+
+def _named(listed: Sequence[Listed]) -> list[Listed]:
+    """The runs; their figures per token name their tokens where not all runs of a task have the same."""
+    found: dict[str, list[FlatFigure]] = {}
+    for one in listed:
+        for figure in one.figures:
+            found.setdefault(figure.task, []).append(figure)
+    named = {task: iter(by_own_tokens(figures)) for task, figures in found.items()}
+    return [replace(one, figures=tuple(next(named[figure.task]) for figure in one.figures)) for one in listed]
 
 
 def _main_figures(label: str, run: Run) -> list[FlatFigure]:

@@ -20,6 +20,10 @@ def results_table(path: Path) -> str:
     told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
     head = f"{config['model']} ({config['model_args']}), {told}"
     lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
+    told = config.get("tokenizer")
+    if isinstance(told, dict) and any("_per_token" in key for own in content["results"].values() for key in own):
+        told = f"{told.get('name')} {str(told.get('sha256') or '')[:8]}".strip()
+        lines.append(f"per token: of this model's own tokens ({told}); only figures of the same tokens compare")
     return "\n".join(map(printable, [head, *make_table(content).splitlines(), *lines]))
 
 

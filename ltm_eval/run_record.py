@@ -44,6 +44,7 @@ def about(
             "model_args": subject.arguments,
             **info,
             **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
+            **({"tokenizer": lm.own_tokens} if getattr(lm, "own_tokens", None) else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),
@@ -96,7 +97,9 @@ def _audit(fit: FitConfig) -> dict[str, Any]:
 def _warnings(subject: Subject, lm: LM) -> list[str]:
     """What a reader of the numbers must know."""
     if subject.kind != "ltm":
-        return []
+        unused = getattr(lm, "unused_weights", [])
+        told = f"{subject.name}: its files hold {len(unused)} weights that the model does not have"
+        return [f"{told} ({', '.join(unused[:3])}{' …' if len(unused) > 3 else ''})"] if unused else []
     dtype, fit, info = str(getattr(lm, "dtype", "")), getattr(lm, "fit_config", None), lm.model.info
     found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
     if "bfloat16" in dtype:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.config import AUTO, PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from ltm_eval.result_records import Run
 
 ROLLING = ("ppl_per_", "bits_per_", "nll_per_", "kl_per_", "word_perplexity", "byte_perplexity")
 """How metrics of whole texts begin: they depend on no demonstrations and no condition."""
@@ -30,8 +32,74 @@ NOT_OFFICIAL_FILES = "not_official"
 """Key of a task's metadata: split to how it differs, for results that lm-eval writes, which have no record of data."""
 OLD_SCOPE = "window"
 """What the causal row scored as one before it was told: each rolling window of a text longer than the context."""
+GPT2_DIGEST = "60ad6dc46d9284df0ce4d44e17670b2bf460970b31232bd61235e5d95cefc422"
+"""Of GPT-2's tokenizer (`tokenizer.Tokenizer.digest`), whose tokens published perplexities count."""
 OWN_FIT = "released"
 """Preset of the second fit behind `as_released`, where the first has no fixed noise."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What figures per token were divided by."""
+
+    name: str
+    """Of the tokenizer."""
+    digest: str
+    """sha256 of what splits a text; empty where it is not told."""
+
+
+def tokens_of(run: Run, task: str) -> Tokens | None:
+    """The tokens that a run's figures per token count; None where the results do not tell.
+
+    A run tells its model's own tokenizer. Results of other programs tell none: there the tokens are those of the
+    tokenizer that cut the documents, as far as the task names it.
+    """
+    told = run.config.get("tokenizer")
+    if isinstance(told, dict):
+        return Tokens(str(told.get("name") or ""), str(told.get("sha256") or ""))
+    if run.model_kind == "ltm" or task not in run.tasks:
+        return None
+    metadata = run.tasks[task].config.get("metadata")
+    facts = (metadata if isinstance(metadata, dict) else {}) | read_facts((run.extra.data or {}).get("sets"), task)
+    name = facts.get("block_tokenizer")
+    return Tokens(str(name), str(facts.get("block_tokenizer_sha256") or "")) if name else None
+
+
+def same_tokens(found: Iterable[Tokens | None]) -> bool:
+    """Whether figures per token may stand side by side: only where all of them tell their tokens, and tell the same."""
+    tokens = list(found)
+    digests = {one.digest if one is not None else "" for one in tokens}
+    return len(tokens) < 2 or (len(digests) == 1 and "" not in digests)
+
+
+def own_tokens(by_label: Mapping[str, Tokens | None]) -> dict[str, str]:
+    """What the tokens of every model are called where figures per token stand on one page.
+
+    Empty for all where they are the same. Elsewhere a figure is per token of its own model, and only models with the
+    same words may share a row or a column of figures per token.
+    """
+    if same_tokens(by_label.values()):
+        return dict.fromkeys(by_label, "")
+    digests: dict[str, set[str]] = {}
+    for one in by_label.values():
+        digests.setdefault(one.name if one is not None else "", set()).add(one.digest if one is not None else "")
+
+    def words(label: str, one: Tokens | None) -> str:
+        if one is None or not one.digest:
+            return f"tokenizer of {label} not told" if one is None or not one.name else f"{one.name} of {label}"
+        return f"{one.name} {one.digest[:8]}" if len(digests[one.name]) > 1 else one.name
+
+    found: dict[str, str] = {}
+    named: dict[str, str] = {}
+    for label, one in by_label.items():
+        told = words(label, one)
+        found[label] = named.setdefault(one.digest, told) if one is not None and one.digest else told
+    return found
+
+
+def per_token_words(own: str) -> str:
+    """What a perplexity per token is called; `own` is of `own_tokens`."""
+    return f"perplexity per own token ({own})" if own else "perplexity per token"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.comparable import apart_of, groups_of
+from ltm_eval.signatures import GPT2_DIGEST, per_token_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ltm_eval.page import Difference, GenerationSection, PerplexitySection, Published, ScoreTable, TaskSection
+    from ltm_eval.page import (
+        Difference,
+        GenerationSection,
+        PerplexityLine,
+        PerplexitySection,
+        Published,
+        ScoreTable,
+        TaskSection,
+    )
 
 MOST_PUBLISHED = 4
 """Published figures in one row; the task's section lists all."""
@@ -169,19 +178,25 @@ def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *
 def _perplexity_rows(
     section: TaskSection, perplexity: PerplexitySection, labels: Sequence[str], *, number: int
 ) -> list[SummaryRow]:
-    """Headline bits per byte with differences, headline perplexity per token, the causal row, as_released."""
+    """Headline bits per byte with differences, the causal row, headline perplexity per token, as_released.
+
+    Figures per token share a row only where their tokens are the same (`signatures.own_tokens`); where they are not,
+    perplexity per word stands beside bits per byte, and a row for each kind of tokens below.
+    """
     rows = []
-    for metric, names, bits in (
-        ("bits per byte", ("bound", "exact"), True),
-        ("bits per byte, next token", ("causal", "exact"), True),
-        ("perplexity per token", ("bound", "exact"), False),
-        ("perplexity per token, as_released: not a bound", ("as_released",), False),
-    ):
-        lines = {line.label: line for row in perplexity.rows if row.name in names for line in row.lines}
-        found = {row.name for row in perplexity.rows}
+    found = {row.name for row in perplexity.rows}
+    for metric, names, unit, own in _asked(perplexity):
+        lines = {
+            line.label: line
+            for row in perplexity.rows
+            if row.name in names
+            for line in row.lines
+            if own is None or line.own_tokens == own
+        }
         if not lines or names[0] not in found | {"bound"}:
             continue
-        figures = {label: line.bits_per_byte if bits else line.per_token for label, line in lines.items()}
+        bits = unit == "bits_per_byte"
+        figures = {label: getattr(line, unit) for label, line in lines.items()}
         cells = [
             SummaryCell(
                 label,
@@ -212,11 +227,33 @@ def _perplexity_rows(
                 bits=bits,
                 cells=tuple(cells),
                 gaps=gaps,
-                published=() if bits else _published_perplexity(section.published, released="as_released" in names),
+                published=_published_perplexity(section.published, released="as_released" in names)
+                if unit == "per_token" and _counts_gpt2(lines.values())
+                else (),
                 n=next((lines[label].documents for label in labels if label in lines), None),
             )
         )
     return rows
+
+
+def _asked(perplexity: PerplexitySection) -> list[tuple[str, tuple[str, ...], str, str | None]]:
+    """Rows of a perplexity set: what each is called, the table's rows it takes from, the unit, and whose tokens."""
+    head, released = ("bound", "exact"), ("as_released",)
+    asked: list[tuple[str, tuple[str, ...], str, str | None]] = [
+        ("bits per byte", head, "bits_per_byte", None),
+        ("bits per byte, next token", ("causal", "exact"), "bits_per_byte", None),
+    ]
+    own = list(dict.fromkeys(line.own_tokens for row in perplexity.rows for line in row.lines))
+    if own != [""]:
+        asked.append(("perplexity per word", head, "per_word", None))
+    for names, words in ((head, ""), (released, ", as_released: not a bound")):
+        asked += [(f"{per_token_words(one)}{words}", names, "per_token", one) for one in own]
+    return asked
+
+
+def _counts_gpt2(lines: Iterable[PerplexityLine]) -> bool:
+    """Whether figures per token count GPT-2's tokens, as the published ones do."""
+    return all(line.tokens is not None and line.tokens.digest == GPT2_DIGEST for line in lines)
 
 
 def _generation_row(

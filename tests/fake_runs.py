@@ -10,6 +10,7 @@ from ltm_eval.latent_record import LatentRecord
 from ltm_eval.perplexity import bits, bits_stderr, block_mean_ppl, block_mean_ppl_stderr, mc_se, ppl, ppl_stderr
 from ltm_eval.perplexity import rate as nats_per_token
 from ltm_eval.perplexity import rate_stderr as nats_per_token_stderr
+from ltm_eval.signatures import GPT2_DIGEST
 from ltm_eval.strict_files import digest, write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
@@ -222,7 +223,12 @@ def write_ppl_run(
         "n-shot": {task: 0},
         "higher_is_better": {task: dict.fromkeys(rows[0]["metrics"], False)},
         "n-samples": {task: {"original": n, "effective": n}},
-        "config": {"model": kind, "model_args": {"pretrained": model}, "limit": None},
+        "config": {
+            "model": kind,
+            "model_args": {"pretrained": model},
+            "limit": None,
+            "tokenizer": {"name": "gpt2", "sha256": GPT2_DIGEST},
+        },
         "lm_eval_version": "0.4.13",
         "model_name": model,
     }

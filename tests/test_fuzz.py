@@ -6,6 +6,7 @@ FUZZ_SCALE=20 multiplies how much is tried; FUZZ_SEED=1 gives other input. docs/
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import random
@@ -34,6 +35,7 @@ from ltm_eval.tokenizer import Tokenizer, load_ranks
 from tests.fake_runs import write_run
 from tests.fault_makers import DATA, rows, write_rows
 from tests.tiny import byte_ranks, tiny_folder
+from tests.tokenizer_kinds import gpt2_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,6 +189,108 @@ def test_sizes(values: dict[str, Any]) -> None:
         assert math.isfinite(config.norm_eps) and config.ffn_dim > 0 and config.n_latents > 0
 
     tried(work, CheckpointError)
+
+
+# Baselines ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gpt2_of(tmp_path_factory.mktemp("baseline") / "gpt2", "bos+eos")
+
+
+def answered(folder: Path) -> None:
+    """Load a baseline and let it score and continue a little text."""
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.subjects import baseline_subject, construct
+
+    def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+        return [Instance(kind, {}, own, 0, metadata=("t", place, 1)) for place, own in enumerate(arguments)]
+
+    config = RunConfig(model="demo", quiet=True, batch_size=2, device="cpu", token_nll=1)
+    lm: Any = construct(baseline_subject(str(folder)), config)
+    lm.loglikelihood_rolling(asked("loglikelihood_rolling", ("Red, green \u00e9",)))
+    lm.text_caveats(["Red, green \u00e9"])
+    lm.loglikelihood(asked("loglikelihood", ("a b", " c"), ("", "x")))
+    options = {"until": ["\n"], "max_gen_toks": 3}
+    lm.generate_until(asked("generate_until", ("ab", options), ("abcd", options)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+)
+def test_folders_of_baselines(baseline: Path, tmp_path: Path, name: str) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(baseline, place)
+    assert tried(lambda: answered(place), LtmEvalError)
+    for content in mutants(f"baseline {name}", (baseline / name).read_bytes(), 12):
+        (place / name).write_bytes(content)
+        tried(lambda: answered(place), LtmEvalError)
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    257,
+    10**12,
+    10**30,
+    1.5,
+    math.nan,
+    "",
+    "x",
+    "<s>",
+    [],
+    [1],
+    {},
+    {"a": 1},
+)
+
+
+def changed(told: Any, stream: random.Random) -> Any:
+    """JSON with one value, at any depth, left out or put in place of by another."""
+    place = told
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = stream.choice(keys)
+        if not isinstance(place[key], (dict, list)) or not place[key] or stream.random() < 0.5:
+            break
+        place = place[key]
+    if isinstance(place, dict) and stream.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = stream.choice(ODD)
+    return told
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_configs_of_baselines(baseline: Path, tmp_path: Path, name: str) -> None:
+    """Valid JSON that says something else."""
+    place, stream = tmp_path / "model", random.Random(f"{SEED}-{name}")
+    shutil.copytree(baseline, place)
+    for _ in range(many(15)):
+        (place / name).write_text(json.dumps(changed(json.loads((baseline / name).read_text()), stream)))
+        tried(lambda: answered(place), LtmEvalError)
+
+
+def test_a_baseline_whose_weights_are_not_whole(baseline: Path, tmp_path: Path) -> None:
+    """transformers fills what is missing with random numbers and goes on."""
+    place = tmp_path / "model"
+    shutil.copytree(baseline, place)
+    told = json.loads((place / "config.json").read_text())
+    for layers, line in (
+        (3, "weights that its config asks for are not in its files"),
+        (10**30, "n_layer must be at most"),
+    ):
+        (place / "config.json").write_text(json.dumps(told | {"n_layer": layers}))
+        with pytest.raises(CheckpointError, match=line):
+            answered(place)
 
 
 # Tokenizers -----------------------------------------------------------------------------------------------------------

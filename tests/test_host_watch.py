@@ -154,7 +154,7 @@ class Fake:
         self.model = type("Model", (), {"generation_config": type("Config", (), {"eos_token_id": [ord(".")]})})()
         self.tokenizer = None
 
-    def tok_encode(self, text: str) -> list[int]:
+    def tok_encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         return list(map(ord, text))
 
     def tok_decode(self, ids: Sequence[int]) -> str:

@@ -13,9 +13,9 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scipy import stats
 from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
+from scipy import stats
 
 from ltm_eval.metrics import STUDENT, TOLD, corpus_ppl, mean_interval
 from ltm_eval.report import build, render
@@ -207,11 +207,16 @@ def test_samples_of_other_documents_give_no_interval_and_no_difference(tmp_path:
 
 
 def test_whose_tokens_another_models_figure_counts(tmp_path: Path) -> None:
-    """A plain log-likelihood is divided by the block tokenizer's tokens; an LTM brings its own count."""
-    write_two(tmp_path, extra={"data": {"sets": {PPL_TASK: {"blocks": {**FACTS, "block_tokenizer": "demo"}}}}})
-    found = lines(section_of(tmp_path))
+    """A plain log-likelihood is divided by the block tokenizer's tokens; a run of ours brings its model's own count."""
+    facts = {"data": {"sets": {PPL_TASK: {"blocks": {**FACTS, "block_tokenizer": "demo"}}}}}
+    write_two(tmp_path / "ours", extra=facts)
+    found = lines(section_of(tmp_path / "ours"))
+    assert [found[key].note for key in (("exact", "gpt2-x"), ("bound", "ltm-x"))] == ["", ""]
+    write_two(tmp_path / "theirs", extra=facts, change={"config": {"model": "hf", "model_args": {}, "limit": None}})
+    found = lines(section_of(tmp_path / "theirs"))
     assert found["exact", "gpt2-x"].note == "per token: tokens of demo"
     assert found["bound", "ltm-x"].note == ""
+    assert found["exact", "gpt2-x"].own_tokens == "demo of gpt2-x"  # a name alone, so it is nobody's but its own
 
 
 def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> None:
