@@ -116,7 +116,7 @@ class Session:
                 self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
                 answer.source,
                 answer.spent_seconds,
-                [LatentRecord.from_json(row, where="journal") for row in answer.records if "fitted_tokens" in row],
+                [LatentRecord(**row) for row in answer.records if "fitted_tokens" in row],  # the model has checked them
             )
             for answer in self.worklist.take()
         ]
