@@ -54,7 +54,7 @@ def task_manager(config: RunConfig) -> TaskManager:
 
     told = task_metadata(config.metadata)
     asked = {"n": config.n if config.n > 1 else None, "k": list(config.k), "rethink": config.rethink}
-    options = {name: value for name, value in asked.items() if value}
+    options: dict[str, Any] = {name: value for name, value in asked.items() if value}
     if config.data != AUTO:
         options["data"] = config.data
     for name in options.keys() & {"data" if key == "data_dir" else key for key in told}:
