@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
         with (base / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (base / f"{name}.made").exists():
+                shutil.rmtree(made, ignore_errors=True)  # what a failure left
                 made.mkdir()
                 make(made)
                 (base / f"{name}.made").touch()

@@ -176,7 +176,7 @@ def begun(cli: Commands, folders: Path, out: Path, answers: int, number: int) ->
     """A run that gets a signal once so many answers are on disk: exit code, what it said."""
     command = RUN.format(model=folders / "model", out=out).replace("--limit 2", "--limit 30 --batch_size 1")
     started = cli.start(*command.split())
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while sum(len(answers_of(folder)) for folder in out.glob("*/")) < answers and time.monotonic() < end:
         time.sleep(0.005)
     started.kill(number)

@@ -99,7 +99,7 @@ def test_resumed(cli: Commands, whole: dict[str, Any], tmp_path: Path, number: i
     """Stopped after three answers; the same command makes the others alone, and says so."""
     command = [*COMMAND.split(), "--documents", ALL, "-o", tmp_path, "--batch_size"]
     started = cli.start(*command, "1")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while len(answers_of(tmp_path / "demo")) < 3 and time.monotonic() < end:
         time.sleep(0.002)
     started.kill(number)
