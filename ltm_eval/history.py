@@ -118,10 +118,10 @@ def curves_of(runs: Sequence[Run]) -> tuple[list[TrainingCurve], list[Run]]:
         raise ResultsError(
             f"no run tells its training step ({named}); name checkpoints as ckpt_<step>.pt or step<step>"
         )
-    named = _named([run for _, run in stepped])
+    figures_of = _named([run for _, run in stepped])
     groups: dict[tuple[Any, ...], dict[int, Point]] = {}
     for step, run in sorted(stepped, key=lambda one: (one[0], one[1].date_id)):
-        for figure in named[run.path]:
+        for figure in figures_of[run.path]:
             key = (figure.task, figure.metric, figure.filter, name_of(run), _settings(figure))
             groups.setdefault(key, {})[step] = Point(step, run, figure)  # the newest of one step
     tasks = list(dict.fromkeys(task for _, run in stepped for task in run.tasks))

@@ -68,7 +68,7 @@ def is_hub_id(source: str | Path) -> bool:
 def is_repository_name(text: str) -> bool:
     """Whether the hub could have a repository of this name, `owner/name` or, of its oldest models, `name`."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(text)
