@@ -137,7 +137,9 @@ def _coverage(interval: object, truth: float, n: int, draw: object, *, rounds: i
 def test_intervals_hold_their_level_at_small_n(n: int) -> None:
     """95 % +- 3 standard errors of 1,000 rounds; a percentile bootstrap covers 76 % at n = 3. See coverage.py."""
     normal = _coverage(mean_interval, 0.0, n, lambda g, k: g.normal(size=k).tolist())
-    costs = _coverage(lambda own: mean_interval(own, positive=True), math.exp(0.125), n, lambda g, k: g.lognormal(0, 0.5, k).tolist())
+    costs = _coverage(
+        lambda own: mean_interval(own, positive=True), math.exp(0.125), n, lambda g, k: g.lognormal(0, 0.5, k).tolist()
+    )
 
     def unequal(generator: np.random.Generator, k: int) -> tuple[list[float], list[float]]:
         units = generator.lognormal(5, 1, k)
