@@ -13,9 +13,9 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scipy import stats
 from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_run
 from hostile import HOSTILE, Structure, assert_inert
+from scipy import stats
 
 from ltm_eval.metrics import STUDENT, TOLD, corpus_ppl, mean_interval
 from ltm_eval.report import build, render
