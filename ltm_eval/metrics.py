@@ -240,7 +240,7 @@ def quantile(freedom: float) -> float:
     """Two-sided 95 % quantile of Student's t; `freedom` need not be whole, infinite gives the normal one."""
     if math.isinf(freedom):
         return _Z
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 

@@ -79,7 +79,9 @@ def _with_differences(section: TaskSection, changed: dict[str, tuple[Difference,
     )
     perplexity = section.perplexity
     if perplexity is not None:
-        own = (replace(one, difference=of(one.label, one.difference)) for one in perplexity.differences)
+        own = (
+            replace(one, difference=of(one.label, one.difference) or one.difference) for one in perplexity.differences
+        )
         perplexity = replace(perplexity, differences=tuple(own))
     return replace(section, tables=tables, perplexity=perplexity)
 
