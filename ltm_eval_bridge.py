@@ -1,4 +1,4 @@
-"""Calls `ltm_eval.plug` when lm-eval is imported, so that `lm_eval --model ltm` works without a word from the user.
+"""Calls `ltm_eval.harness.plug` when lm-eval is imported, so that `lm_eval --model ltm` works without a word from the user.
 
 `ltm_eval_bridge.pth` imports this module at every start of Python. It therefore lies outside `ltm_eval`, imports
 nothing but `sys`, is short (it may have to be compiled each time), and never prints or raises: whatever is wrong with
@@ -10,14 +10,14 @@ import sys
 
 
 class Bridge:
-    """Meta-path finder of the modules of lm-eval that `ltm_eval.plug` has to see; others it passes by."""
+    """Meta-path finder of the modules of lm-eval that `ltm_eval.harness.plug` has to see; others it passes by."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
         """The spec that the other finders give, with our hook; None leaves the module to them."""
         if name in ("lm_eval.models", "lm_eval.tasks.manager", "lm_eval.loggers.evaluation_tracker"):
             try:
-                from ltm_eval import plug
+                from ltm_eval.harness import plug
 
                 return plug.find_hooked(name, path, target)
             except Exception:  # noqa: BLE001, S110 # nosec B110

@@ -28,26 +28,24 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ltm_eval import texts
-from ltm_eval.audit import untrained_model
-from ltm_eval.batch import Batch
-from ltm_eval.bounds import fresh_draws
-from ltm_eval.checkpoint import load, load_with_tokenizer
-from ltm_eval.config import PRESETS, FitConfig, Noise, fit_config
-from ltm_eval.errors import LtmEvalError, UsageError, error_line
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.gaussians import Start
-from ltm_eval.noise import document_noise
-from ltm_eval.paths import assets_dir, sample_data_dir
-from ltm_eval.windows import Document, Window
+from ltm_eval.data import sets as texts
+from ltm_eval.inference.audit import untrained_model
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.bounds import fresh_draws
+from ltm_eval.inference.options import PRESETS, FitConfig, Noise, fit_config
+from ltm_eval.inference.posterior import fast_loop
+from ltm_eval.inference.windows import Document, Start, Window, document_noise
+from ltm_eval.model.checkpoint import load, load_with_tokenizer
+from ltm_eval.system.errors import LtmEvalError, UsageError, error_line
+from ltm_eval.system.files import assets_dir, sample_data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from matplotlib.axes import Axes
 
-    from ltm_eval.model import LatentThoughtModel
-    from ltm_eval.tokenizer import Tokenizer
+    from ltm_eval.model.decoder import LatentThoughtModel
+    from ltm_eval.model.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "data"
 OWN_TEXTS = ("released_a", "released_b", "untrained", "demo")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ltm_eval import paired
-from ltm_eval.metrics import (
+from ltm_eval.results import statistics as paired
+from ltm_eval.results.statistics import (
     Interval,
     corpus_ppl,
     mean_interval,

@@ -5,7 +5,7 @@
 
 Three ways, same number of new tokens, greedy, random weights, prompts of 480 tokens (few-shot prompts fill the
 context), nothing stops early:
-- `cached`: `ltm_eval.decode.generate`;
+- `cached`: `ltm_eval.inference.decode.generate`;
 - `cache-free`: reads everything again for every token, as the released `generate` does, output projection of the last
   position only; timed at every `--stride`-th length (first included) and summed up, since it is slow;
 - `gpt2`: `transformers` GPT-2 of the same width and vocabulary and as many layers as give the same number of
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ltm_eval.config import GenerationConfig
-from ltm_eval.decode import Prompt, generate
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.model_config import ModelConfig
+from ltm_eval.inference.decode import Prompt, generate
+from ltm_eval.inference.options import GenerationConfig
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import LatentThoughtModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ltm_eval.config import RunConfig
-from ltm_eval.journal import Journal, Writer, encode, read, repair
-from ltm_eval.run import run
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run
+from ltm_eval.runs.journal import Journal, Writer, encode, read, repair
 
 STEPS = [3021.123456789 - step for step in range(65)]
 RECORD = {"objective_nats": STEPS, "prompt_hash": "0" * 64, "condition": "demos"}

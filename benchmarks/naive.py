@@ -8,7 +8,7 @@ logits, gradients of all weights, dense window mask. Run as a script, it times o
 
 from __future__ import annotations
 
-from ltm_eval.naive import NaiveFit, NaiveStep, decoder, objective
+from ltm_eval.inference.bench import NaiveFit, NaiveStep, decoder, objective
 
 __all__ = ["NaiveFit", "NaiveStep", "decoder", "objective"]
 
@@ -17,8 +17,8 @@ def main() -> None:
     import torch
     from torch.utils.benchmark import Timer
 
-    from ltm_eval.model import LatentThoughtModel
-    from ltm_eval.model_config import ModelConfig
+    from ltm_eval.model.config import ModelConfig
+    from ltm_eval.model.decoder import LatentThoughtModel
 
     config = ModelConfig(
         dim=512,

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fake_runs import DATE, LATENT, TASK, write_run  # noqa: E402
 
-from ltm_eval.strict_files import digest, write_jsonl_atomic
+from ltm_eval.system.files import digest, write_jsonl_atomic
 
 WORDS = "so the number of apples that she has left after lunch is twice what Tom sold on market day".split()  # noqa: SIM905
 
@@ -93,8 +93,8 @@ def _processor_seconds() -> float:
 
 
 def _profile(folder: Path) -> None:
-    from ltm_eval.report import build, render
-    from ltm_eval.results import find_runs
+    from ltm_eval.report.page import build, render
+    from ltm_eval.results.files import find_runs
 
     with cProfile.Profile() as profile:
         render(build(find_runs([folder])))

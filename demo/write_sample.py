@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.problems import jsonl, sample_files
-from ltm_eval.rules import sample_rows
+from ltm_eval.system.files import sample_data_dir
+from ltm_eval.training.problems import jsonl, sample_files
+from ltm_eval.training.rules import sample_rows
 
 if __name__ == "__main__":
     files = {f"gsm8k/{name}": jsonl(problems) for name, problems in sample_files().items()}

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltm_eval.checkpoint import load
-    from ltm_eval.posterior import fit
-    from ltm_eval.run import evaluate
+    from ltm_eval.harness.run import evaluate
+    from ltm_eval.inference.posterior import fit
+    from ltm_eval.model.checkpoint import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "fit", "load"]
 
-_HOMES = {"load": "checkpoint", "fit": "posterior", "evaluate": "run"}
+_HOMES = {"load": "model.checkpoint", "fit": "inference.posterior", "evaluate": "harness.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.latent_record import LatentRecord
-from ltm_eval.perplexity import bits, bits_stderr, block_mean_ppl, block_mean_ppl_stderr, mc_se, ppl, ppl_stderr
-from ltm_eval.perplexity import rate as nats_per_token
-from ltm_eval.perplexity import rate_stderr as nats_per_token_stderr
-from ltm_eval.signatures import GPT2_DIGEST
-from ltm_eval.strict_files import digest, write_json_atomic, write_jsonl_atomic
+from ltm_eval.results.files import LatentRecord
+from ltm_eval.results.signature import GPT2_DIGEST
+from ltm_eval.results.statistics import bits, bits_stderr, block_mean_ppl, block_mean_ppl_stderr, mc_se, ppl, ppl_stderr
+from ltm_eval.results.statistics import rate as nats_per_token
+from ltm_eval.results.statistics import rate_stderr as nats_per_token_stderr
+from ltm_eval.system.files import digest, write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -378,7 +378,8 @@ def data_rows(place: Place, *, how: str) -> None:
 @maker
 def broken_fit(place: Place, *, how: str, of: str = "20") -> None:
     """The noise of one document, or the rate of all, is no number a fit can bear."""
-    from ltm_eval import posterior, steps
+    from ltm_eval.inference import posterior
+    from ltm_eval.inference import posterior as steps
 
     honest = posterior.document_noise
     marked = tuple(f"has {of} pears".encode())
@@ -401,7 +402,7 @@ def _holds(tokens: tuple[int, ...], marked: tuple[int, ...]) -> bool:
 
 @maker
 def no_memory(place: Place, *, message: str) -> None:
-    from ltm_eval import posterior
+    from ltm_eval.inference import posterior
 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(message)
@@ -490,7 +491,7 @@ def hub(place: Place, *, how: str) -> None:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from ltm_eval import hub as asked
+    from ltm_eval.system import hub as asked
 
     place.patch.setattr(constants, "HF_HUB_OFFLINE", how == "offline")
     place.patch.setattr(constants, "HF_HUB_CACHE", str(place.tmp / "cache"))

@@ -94,8 +94,8 @@ def serve() -> None:
     import torch
     from tqdm import tqdm
 
-    from ltm_eval.config import RunConfig
-    from ltm_eval.run import run
+    from ltm_eval.harness.options import RunConfig
+    from ltm_eval.harness.run import run
 
     torch.set_num_threads(1)  # a fork of a process with threads may wait for one that it has not
     tqdm.monitor_interval = 0  # likewise
@@ -135,8 +135,9 @@ def _run(options: dict[str, Any], env: dict[str, str], stderr: int) -> None:
         os.dup2(stderr, 2)
         os.dup2(stderr, 1)
         os.environ.update(env)
-        from ltm_eval import cli, run
-        from ltm_eval.config import RunConfig
+        from ltm_eval import cli
+        from ltm_eval.harness import run
+        from ltm_eval.harness.options import RunConfig
 
         cli._invoke = lambda argv: run.run(RunConfig(**_options(options))) and 0  # type: ignore[assignment]
         sys.argv = ["ltm-eval", "run"]

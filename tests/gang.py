@@ -125,8 +125,8 @@ def command(argv: list[str]) -> int:
 
 def told(function: Callable[[], object]) -> int:
     """The exit code of `function`, its error told as the command tells it."""
-    from ltm_eval.distributed import current
-    from ltm_eval.errors import LtmEvalError, error_line
+    from ltm_eval.runs.processes import current
+    from ltm_eval.system.errors import LtmEvalError, error_line
 
     try:
         function()
@@ -142,8 +142,8 @@ def serve() -> None:
     import lm_eval.evaluator  # noqa: F401
     import transformers  # noqa: F401
 
-    import ltm_eval.lm
-    import ltm_eval.run  # noqa: F401
+    import ltm_eval.harness.ltm
+    import ltm_eval.harness.run  # noqa: F401
     import tests.conftest  # noqa: F401 - settings of every test
 
     for line in sys.stdin:

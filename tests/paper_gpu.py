@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ltm_eval import memory, steps
+from ltm_eval.inference import posterior as steps
+from ltm_eval.system import device as memory
 
 if TYPE_CHECKING:
     import pytest

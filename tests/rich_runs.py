@@ -6,9 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.answer_record import AnswerRecord
-from ltm_eval.strict_files import digest, write_jsonl_atomic
-from ltm_eval.token_record import TokenRecord
+from ltm_eval.results.files import AnswerRecord, TokenRecord
+from ltm_eval.system.files import digest, write_jsonl_atomic
 from tests.fake_runs import (
     AUDIT,
     DATE,

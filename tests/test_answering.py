@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scipy import stats
 
-from ltm_eval.answering import LinePoint, attempts_lines, shots_lines, shots_pass_lines
-from ltm_eval.flops import flops_per_token
-from ltm_eval.page import EffectRow, EffectTable, TaskSection
-from ltm_eval.paths import PACKAGE, reports_dir
-from ltm_eval.report import build, render
-from ltm_eval.rerun import rerun_command
-from ltm_eval.results import find_runs, read_run
-from ltm_eval.samples import SAMPLES_PER_TASK
-from ltm_eval.strict_files import write_jsonl_atomic
-from ltm_eval.telemetry import Meter, sizes_of
+from ltm_eval.report.page import build, render
+from ltm_eval.report.samples import SAMPLES_PER_TASK, rerun_command
+from ltm_eval.results.diagnostics import attempts_lines, shots_lines, shots_pass_lines
+from ltm_eval.results.files import find_runs, read_run
+from ltm_eval.results.views import EffectRow, EffectTable, LinePoint, TaskSection
+from ltm_eval.system.files import PACKAGE, reports_dir, write_jsonl_atomic
+from ltm_eval.system.machine import Meter, flops_per_token, sizes_of
 from tests.fake_runs import DATE, LATENT, TASK, write_run
 from tests.rich_runs import write_rich
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.answers import (
+from ltm_eval.results.answers import (
     INVALID,
     canonical_number,
     exact_match,

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ltm_eval.audit import UNTRAINED, audit, random_document, to_json, untrained_model
-from ltm_eval.config import PRESETS, fit_config
-from ltm_eval.errors import UsageError
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.result_records import AuditResult
+from ltm_eval.inference.audit import UNTRAINED, audit, random_document, to_json, untrained_model
+from ltm_eval.inference.options import PRESETS, fit_config
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.records import AuditResult
 from tests.tiny import released
 
 SMALL = replace(UNTRAINED, max_seq_len=64, window_size=64, max_z_len=12)

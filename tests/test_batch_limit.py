@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import decode, groups, posterior
-from ltm_eval.batch import tokens_per_pass
-from ltm_eval.batch_limit import MAX_DOCUMENTS, BatchLimit, batch_limit, measured_limit
-from ltm_eval.config import GenerationConfig, fit_config
-from ltm_eval.errors import MachineError
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.lm import LTM
-from ltm_eval.memory import ran_out
-from ltm_eval.perplexity import RollingScore
-from ltm_eval.progress import silent
-from ltm_eval.windows import Document, Window
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference import batching as groups
+from ltm_eval.inference import decode, posterior
+from ltm_eval.inference.batching import tokens_per_pass
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.inference.options import GenerationConfig, fit_config
+from ltm_eval.inference.posterior import MAX_DOCUMENTS, BatchLimit, batch_limit, fast_loop, measured_limit
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.system.device import ran_out
+from ltm_eval.system.errors import MachineError
+from ltm_eval.system.progress import silent
 from tests.test_lm import GREEDY, instances, prompt
 from tests.tiny import TINY, relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.batch import Batch
-    from ltm_eval.gaussians import Posterior
+    from ltm_eval.inference.batching import Batch
+    from ltm_eval.inference.windows import Posterior
 
 
 def document(length: int, windows: int = 1) -> Document:
@@ -41,7 +41,7 @@ class Memory:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
         self.tokens, self.seen = tokens, list[int]()
         monkeypatch.setattr(groups, "alone", lambda model: False)
-        monkeypatch.setattr("ltm_eval.batch_limit.alone", lambda model: False)
+        monkeypatch.setattr("ltm_eval.inference.posterior.alone", lambda model: False)
         monkeypatch.setattr(posterior, "fast_loop", self.loop)
 
     def loop(self, batch: Batch, *rest: Any) -> Posterior:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval import bench
-from ltm_eval.bench import SIZES, Bench, BenchConfig, Curve, growth, necessary_flops, write_figure
 from ltm_eval.cli import main
+from ltm_eval.inference import bench
+from ltm_eval.inference.bench import SIZES, Bench, BenchConfig, Curve, growth, necessary_flops, write_figure
 from tests.tiny import TINY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.model_config import ModelConfig
+    from ltm_eval.model.config import ModelConfig
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_shares_of_a_profile_sum_to_one(small: ModelConfig) -> None:
 
 MEASURE = """
 from dataclasses import replace
-from ltm_eval.bench import SIZES, BenchConfig, peak_bytes
+from ltm_eval.inference.bench import SIZES, BenchConfig, peak_bytes
 SIZES["S"] = replace(SIZES["demo"], n_layers=2, max_z_len=8)
 print(peak_bytes(BenchConfig(tokens=512, rounds=1), (2, 12)))
 """

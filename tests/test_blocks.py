@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import byte_ranks
 
-from ltm_eval.blocks import (
+from ltm_eval.data.blocks import (
     Block,
     BlockOptions,
     Counts,
@@ -27,9 +27,9 @@ from ltm_eval.blocks import (
     prepare,
     whole_documents,
 )
-from ltm_eval.errors import DataError, MachineError, TokenizerError, UsageError
-from ltm_eval.paths import assets_dir
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
+from ltm_eval.system.files import assets_dir
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 SIXTEEN = BlockOptions(block_tokens=16)
@@ -53,7 +53,7 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture
 def as_gpt2(over_bytes: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes in place of GPT-2's vocabulary, which may not be at hand."""
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", lambda: over_bytes)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", lambda: over_bytes)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.bounds import fresh_draws
-from ltm_eval.checkpoint import load_with_tokenizer
-from ltm_eval.config import fit_config
-from ltm_eval.errors import UsageError
-from ltm_eval.posterior import fit_documents
+from ltm_eval.inference.bounds import fresh_draws
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.model.checkpoint import load_with_tokenizer
+from ltm_eval.system.errors import UsageError
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:

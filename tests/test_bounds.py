@@ -10,25 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from ltm_eval.adaptive import Adaptive, adaptive_loop, fit_adaptive
-from ltm_eval.batch import Batch
-from ltm_eval.bounds import RowOptions, as_released, fresh_draws, iwae, prior, score_documents
-from ltm_eval.causal import CausalConfig, causal, text_of
-from ltm_eval.checkpoint import load
-from ltm_eval.config import FitConfig, fit_config
-from ltm_eval.draws import nll_of_latents
-from ltm_eval.elbo import IGNORED, kl_nats
-from ltm_eval.errors import UsageError
-from ltm_eval.estimates import minus_log_mean
-from ltm_eval.gaussians import Posterior
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import fit_documents
-from ltm_eval.windows import Document, Window
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.bounds import RowOptions, as_released, fresh_draws, iwae, prior, score_documents
+from ltm_eval.inference.causal import CausalConfig, causal, text_of
+from ltm_eval.inference.draws import minus_log_mean, nll_of_latents
+from ltm_eval.inference.options import FitConfig, fit_config
+from ltm_eval.inference.posterior import Adaptive, adaptive_loop, fit_adaptive, fit_documents
+from ltm_eval.inference.windows import Document, Posterior, Window
+from ltm_eval.model.checkpoint import load
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.model.elbo import IGNORED, kl_nats
+from ltm_eval.system.errors import UsageError
 from tests.tiny import TINY, relative_error, tiny_model
 from tests.toy import ToyModel, evidence_nats, sampled_document
 
 if TYPE_CHECKING:
-    from ltm_eval.model_config import ModelConfig
+    from ltm_eval.model.config import ModelConfig
 
 SEEDS = 20
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.bpe import learn, merges_of, ranks_file, save_for_transformers
-from ltm_eval.errors import UsageError
-from ltm_eval.problems import generate
-from ltm_eval.tokenizer import Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import Tokenizer, learn, load_ranks, merges_of, ranks_file, save_for_transformers
+from ltm_eval.system.errors import UsageError
+from ltm_eval.training.problems import generate
 
 TEXTS = [f"{p.question} {p.answer}" for p in generate(60, seed=3, split="train")]
 HARD = [

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval import paths, plug
-from ltm_eval.errors import MachineError
+from ltm_eval.data import metadata
+from ltm_eval.harness import plug
+from ltm_eval.system import files as paths
+from ltm_eval.system.errors import MachineError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,12 +53,12 @@ def test_registry_has_ltm_beside_every_builtin(root: Path) -> None:
 import ltm_eval_bridge, sys
 import lm_eval.models as models
 from lm_eval.api.registry import get_model, model_registry
-assert 'torch' not in sys.modules and 'ltm_eval.lm' not in sys.modules
+assert 'torch' not in sys.modules and 'ltm_eval.harness.ltm' not in sys.modules
 assert set(models.MODEL_MAPPING) <= set(model_registry.keys())
 assert set(model_registry.keys()) - set(models.MODEL_MAPPING) == {'ltm'}
 print(model_registry._objs['ltm'], get_model('dummy').__name__)
 """
-    assert run_python(code, cwd=root) == "ltm_eval.lm:LTM DummyLM"
+    assert run_python(code, cwd=root) == "ltm_eval.harness.ltm:LTM DummyLM"
 
 
 def test_hf_is_still_resolved(root: Path) -> None:
@@ -73,7 +75,7 @@ import ltm_eval_bridge
 import lm_eval.models
 from lm_eval.api.registry import model_registry
 count = len(model_registry)
-from ltm_eval import plug
+from ltm_eval.harness import plug
 plug.plug_in(); plug.plug_in()
 importlib.reload(lm_eval.models)
 from lm_eval.tasks import TaskManager
@@ -240,7 +242,7 @@ def test_tasks_that_do_not_tell_may_read_anything(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_defaults=False, include_path=[str(paths.tasks_dir()), str(tmp_path)], metadata={})
-    plug.refuse_unread({"protocl": 1}, manager, ["ltm_ptb", "foreign"])
+    metadata.refuse_unread({"protocl": 1}, manager, ["ltm_ptb", "foreign"])
     assert (
         "no task of this run reads 'protocl'. Did you mean 'protocol'? Whether foreign does is not known" in caplog.text
     )
@@ -249,7 +251,7 @@ def test_tasks_that_do_not_tell_may_read_anything(
 @pytest.mark.parametrize("slip", ["protocl", "ptb_splitt", "block_token", "blocktokens", "insert_oes", "dta_dir"])
 def test_a_slip_beside_a_models_arguments_is_noticed(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
     """From Python, where lm-eval does not tell a task's options from a model's arguments."""
-    from ltm_eval.errors import UsageError
+    from ltm_eval.system.errors import UsageError
 
     with pytest.raises(UsageError, match=f"no task of this run reads '{slip}'. Did you mean"):
         loaded(monkeypatch, None, ["ltm_ptb"], data="sample", **{slip: "x"})

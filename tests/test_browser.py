@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs
 from tests.hostile import GROUPS
 from tests.rich_runs import write_rich
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from ltm_eval.caveats import copies, in_windows, shown_too
+from ltm_eval.harness.evaluation import copies, in_windows, shown_too
 
 
 def test_a_question_that_is_shown_is_counted_however_it_is_spaced() -> None:

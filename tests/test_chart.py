@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval.chart import (
+from ltm_eval.report.plots import (
     LABEL_LIMIT,
     WIDTH,
     Axis,

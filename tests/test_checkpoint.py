@@ -16,12 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 import ltm_eval
-from ltm_eval import checkpoint
-from ltm_eval.checkpoint import convert, load, read
-from ltm_eval.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError, error_line
-from ltm_eval.headers import check_header
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.weights import canonical_name, expected_shapes, weights_sha256
+from ltm_eval.model import checkpoint
+from ltm_eval.model.checkpoint import canonical_name, check_header, convert, expected_shapes, load, read, weights_sha256
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.system.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError, error_line
 from tests.tiny import DATA, RELEASED, TINY, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from ltm_eval import __version__, cli, paths
-from ltm_eval.config import PRESETS, RunConfig
-from ltm_eval.errors import RefusedError
-from ltm_eval.options import VARIABLES
+from ltm_eval import __version__, cli
+from ltm_eval.harness.options import VARIABLES, RunConfig
+from ltm_eval.inference.options import PRESETS
+from ltm_eval.system import files as paths
+from ltm_eval.system.errors import RefusedError
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="")
 
     fake = SimpleNamespace(run=run)
-    monkeypatch.setattr("ltm_eval.results_table.results_table", lambda path: f"table of {path}")
-    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
-    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+    monkeypatch.setattr("ltm_eval.harness.evaluation.results_table", lambda path: f"table of {path}")
+    monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
+    monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
     return asked
 
 
@@ -163,8 +164,8 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     fake = SimpleNamespace(run=run)
-    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
-    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
+    monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_ls_reads_functions_and_includes_without_importing(
 def test_doctor_looks_at_everything_and_never_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from ltm_eval import doctor
+    from ltm_eval.system import machine as doctor
 
     (tmp_path / "gsm8k").mkdir()
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path))
@@ -324,7 +325,7 @@ def test_exit_code_of_lm_eval_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_writes_where_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from ltm_eval import report
+    from ltm_eval.report import page as report
 
     written: dict[Path, str] = {}
     monkeypatch.setattr(report, "gather", lambda found: (found, ()))

@@ -13,19 +13,18 @@ import pytest
 from fake_runs import AUDIT, DATE, PPL_TASK, TASK, write_ppl_run, write_run
 
 from ltm_eval import cli
-from ltm_eval.compare import compare, conclusion
-from ltm_eval.compare_page import document
-from ltm_eval.document import RENDERERS, as_terminal
-from ltm_eval.errors import RefusedError, ResultsError, UsageError
-from ltm_eval.pairing import Series
-from ltm_eval.perplexity import ppl
-from ltm_eval.results import find_runs
-from ltm_eval.strict_files import write_json_atomic, write_jsonl_atomic
+from ltm_eval.report.comparison import document
+from ltm_eval.report.tables import RENDERERS, as_terminal
+from ltm_eval.results.compare import Series, compare, conclusion
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.statistics import ppl
+from ltm_eval.system.errors import RefusedError, ResultsError, UsageError
+from ltm_eval.system.files import write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.compare import Comparisons
+    from ltm_eval.results.compare import Comparisons
 
 
 def often(index: int) -> bool:

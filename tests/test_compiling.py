@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval.compiling import Compiled, Compiler, compile_layers, parts_of
-from ltm_eval.config import fit_config
-from ltm_eval.lm import LTM
-from ltm_eval.posterior import fit_documents
-from ltm_eval.windows import Document, Window
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.model.compiling import Compiled, Compiler, compile_layers, parts_of
 from tests.tiny import relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:

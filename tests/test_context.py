@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.context import Context, Windows, plan
-from ltm_eval.errors import UsageError
-from ltm_eval.tokenizer import Tokenizer, load_ranks
+from ltm_eval.harness.context import Context, Windows, plan
+from ltm_eval.model.tokenizer import Tokenizer, load_ranks
+from ltm_eval.system.errors import UsageError
 from tests.tiny import byte_ranks
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_a_cycle_is_uniform_over_derangements_in_one_cycle() -> None:
     """With 4 places there are 3! = 6 of them."""
     from collections import Counter
 
-    from ltm_eval.context import _cycle
+    from ltm_eval.harness.context import _cycle
 
     counts = Counter(tuple(_cycle(4, seed=seed, demonstrations=["x"])) for seed in range(1200))
     assert len(counts) == 6 and min(counts.values()) > 140

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval import corpora, row_files
-from ltm_eval.answers import INVALID, gold_number
-from ltm_eval.corpora import GSM8K, RULES, SVAMP, gsm8k_dataset, load_set, svamp_dataset
-from ltm_eval.errors import DataError, MachineError
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.problems import SAMPLE_ROWS, handwritten
-from ltm_eval.row_files import Standing, read_arrow, read_jsonl
+from ltm_eval.data import readers as row_files
+from ltm_eval.data import sources as corpora
+from ltm_eval.data.readers import Standing, read_arrow, read_jsonl
+from ltm_eval.data.sources import GSM8K, RULES, SVAMP, gsm8k_dataset, load_set, svamp_dataset
+from ltm_eval.results.answers import INVALID, gold_number
+from ltm_eval.system.errors import DataError, MachineError
+from ltm_eval.system.files import sample_data_dir
+from ltm_eval.training.problems import SAMPLE_ROWS, handwritten
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")

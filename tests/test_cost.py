@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval import fits, generating, journal, rethink
-from ltm_eval import sweep as sweeping
-from ltm_eval.config import RunConfig, SweepConfig
-from ltm_eval.flops import flops_per_token
-from ltm_eval.latent_record import LatentRecord, fits_of
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.posterior import fit_documents
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs, read_latents
-from ltm_eval.run import run
-from ltm_eval.run_record import folder_name
-from ltm_eval.strict_files import write_jsonl_atomic
+from ltm_eval.harness import answering as fits
+from ltm_eval.harness import answering as generating
+from ltm_eval.harness import sweep as sweeping
+from ltm_eval.harness.evaluation import folder_name
+from ltm_eval.harness.options import RunConfig, SweepConfig
+from ltm_eval.harness.run import run
+from ltm_eval.inference import rethink
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import LatentRecord, find_runs, fits_of, read_latents
+from ltm_eval.runs import journal
+from ltm_eval.system.files import sample_data_dir, write_jsonl_atomic
+from ltm_eval.system.machine import flops_per_token
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def test_a_condition_that_was_done_before_keeps_its_cost(
 
 def test_the_cost_of_a_resumed_baseline(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
-    monkeypatch.setattr("ltm_eval.baselines.CHUNK", 2)
+    monkeypatch.setattr("ltm_eval.harness.baseline.CHUNK", 2)
     both = config(folder, tmp_path / "out", limit=4, n=1, baselines=(str(gpt2),), batch_size=2)
     killed(lambda: run(both), monkeypatch, 2 + 4 + 2 + 2)
     place = tmp_path / "out" / folder_name(str(gpt2))

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval.config import GenerationConfig
-from ltm_eval.decode import Continuation, Prompt, generate, sample_token
-from ltm_eval.errors import UsageError
-from ltm_eval.noise import generator
+from ltm_eval.inference.decode import Continuation, Prompt, generate, sample_token
+from ltm_eval.inference.options import GenerationConfig
+from ltm_eval.inference.windows import generator
+from ltm_eval.system.errors import UsageError
 from tests.tiny import RELEASED, TINY, latent, released, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.model.decoder import LatentThoughtModel
 
 GREEDY = GenerationConfig(max_new_tokens=40)
 
@@ -144,7 +144,7 @@ def test_wrong_options_are_named(options: dict[str, object]) -> None:
 
 def test_a_finished_place_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 prompts with room for 2 tokens among 16 that go on for 40: two batches would take 80 steps."""
-    from ltm_eval import decode
+    from ltm_eval.inference import decode
 
     steps: list[int] = []
     step = decode._Stepper.step
@@ -197,7 +197,7 @@ def test_time_is_shared_out_over_what_is_decoded() -> None:
 
 
 def test_few_lanes_are_taken_only_where_they_keep_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ltm_eval import decode
+    from ltm_eval.inference import decode
 
     model, sampling = tiny_model(), replace(GREEDY, do_sample=True, max_new_tokens=30)
     here = decode.cpu_lanes(model, 1) == decode.FEW_LANES
@@ -210,7 +210,7 @@ def test_few_lanes_are_taken_only_where_they_keep_the_bits(monkeypatch: pytest.M
 
 
 def test_a_product_that_changes_bits_with_its_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ltm_eval import decode
+    from ltm_eval.inference import decode
 
     monkeypatch.setattr(decode.F, "linear", lambda x, weight: x @ weight.T + 1e-6 * len(x))
     assert not decode.few_rows_keep_bits.__wrapped__(((8, 8),), torch.float32, 0)

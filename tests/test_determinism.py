@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from ltm_eval import paths, windows
-from ltm_eval.config import RunConfig, fit_config
-from ltm_eval.posterior import fit_documents
-from ltm_eval.run import run
-from ltm_eval.windows import Document, Window
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run
+from ltm_eval.inference import windows
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.system import files as paths
 from tests.fault_makers import QUESTION, bomb, write_rows
 from tests.fault_makers import Place as FaultPlace
 from tests.tiny import tiny_folder, tiny_model
@@ -126,7 +128,8 @@ def test_another_process_machine_setting_and_place(place: Place) -> None:
     shutil.copytree(place.model, moved)
     there = replace(config(place, "b"), model=str(moved), output_path=str(place.tmp / "b"))
     code = (
-        "import json, sys, time; from ltm_eval.config import RunConfig; from ltm_eval.run import run; "
+        "import json, sys, time; from ltm_eval.harness.options import RunConfig; "
+        "from ltm_eval.harness.run import run; "
         "time.time = lambda: 4e9; told = json.loads(sys.argv[1]); "
         "told |= {key: tuple(value) for key, value in told.items() if isinstance(value, list)}; "
         "print(run(RunConfig(**told)).results[0])"
@@ -160,7 +163,7 @@ def test_figures_are_those_of_the_records(place: Place) -> None:
             if metric == "exact_match":
                 assert figures[f"{metric},{filter_}"] == sum(values) / len(values)
             else:
-                from ltm_eval.perplexity import bits
+                from ltm_eval.results.statistics import bits
 
                 assert figures[f"{metric},{filter_}"] == bits([(nats, size) for nats, size in values])
     other = found(run(config(place, "b", tasks=("gsm8k", "ptb"), seed=5)).results[0], PPL)
@@ -183,8 +186,8 @@ def test_padding_costs_no_more_than_rounding(monkeypatch: pytest.MonkeyPatch) ->
 BOMBS = ("deflate", "size lie", "stride", "shared", "many entries")
 CHILD = r"""
 import json, re, sys
-from ltm_eval.checkpoint import read
-from ltm_eval.errors import CheckpointError
+from ltm_eval.model.checkpoint import read
+from ltm_eval.system.errors import CheckpointError
 kilobytes = lambda: int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])
 before, peaks = kilobytes(), {}
 for path in sys.argv[1:]:

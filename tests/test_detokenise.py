@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval.detokenise import DETOKENISERS, as_it_is, lambada, lm1b, ptb, scientific_papers, wikitext
+from ltm_eval.data.detokenise import DETOKENISERS, as_it_is, lambada, lm1b, ptb, scientific_papers, wikitext
 
 PTB = [
     ("the company 's shares", "the company's shares"),

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval import disk, footprint
 from ltm_eval.cli import main
-from ltm_eval.config import RunConfig
-from ltm_eval.preflight import settle
-from ltm_eval.task_loading import tasks_of
+from ltm_eval.harness import run as footprint
+from ltm_eval.harness.loading import tasks_of
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import settle
+from ltm_eval.system import files as disk
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def settled(model: Path, output: Path, **more: Any) -> RunConfig:
     ],
 )
 def test_the_estimate_is_near_what_a_run_leaves(model: Path, tmp_path: Path, task: str, more: dict[str, Any]) -> None:
-    from ltm_eval.run import run
+    from ltm_eval.harness.run import run
 
     config = settled(model, tmp_path / "out", tasks=(task,), limit=8, t_fast=1, **more)
     (path,) = run(config).results

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from ltm_eval import baselines, paths
-from ltm_eval.config import RunConfig
-from ltm_eval.distributed import current, join, share
-from ltm_eval.errors import LtmEvalError, MachineError, UsageError
-from ltm_eval.launch import Launch, read_launch, speaks
+from ltm_eval.harness import baseline as baselines
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.runs.processes import current, join, share
+from ltm_eval.system import files as paths
+from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError
+from ltm_eval.system.launch import Launch, read_launch, speaks
 from tests.gang import Gang, Started, free_port, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
@@ -73,7 +74,7 @@ def test_contradictory_variables_are_named(changes: dict[str, str], words: str) 
 def test_every_process_of_a_machine_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from ltm_eval.arguments import resolve_device
+    from ltm_eval.system.device import resolve_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -90,7 +91,7 @@ def test_every_process_of_a_machine_gets_a_gpu_of_its_own(monkeypatch: pytest.Mo
 
 def hosted(argument: dict[str, Any]) -> int:
     """lm-eval's own command with the model `ltm`, which is shared there too."""
-    from ltm_eval.lm import LTM
+    from ltm_eval.harness.ltm import LTM
 
     lm = LTM.create_from_arg_obj({"pretrained": argument["folder"], "t_fast": 1, "device": "cpu"}, {"batch_size": 1})
     requests = [Instance("loglikelihood", {}, (f"text {i}", " more"), 0, ("task", i, 1)) for i in range(5)]
@@ -316,7 +317,7 @@ def told_costs(output: Path) -> list[dict[str, Any]]:
 
 def working(argv: list[str]) -> int:
     """The command; what this process worked is told."""
-    from ltm_eval import pulse
+    from ltm_eval.system import progress as pulse
 
     code = run_command(argv)
     print(json.dumps(pulse.working_seconds()))
@@ -504,7 +505,8 @@ def pinned(argument: dict[str, Any]) -> int:
     """The hub tells every process that asks another commit, as a branch does that moves; its cache is a folder."""
     import huggingface_hub
 
-    from ltm_eval.subjects import Subject, construct
+    from ltm_eval.harness.evaluation import Subject
+    from ltm_eval.harness.run import construct
 
     asked: list[str] = []
     rank = os.environ["RANK"]
@@ -593,7 +595,7 @@ def hanging(argument: dict[str, Any]) -> int:
     """Rank 1 comes to a kernel that never returns, before its second fast step."""
     import ctypes
 
-    from ltm_eval.batch import Batch
+    from ltm_eval.inference.batching import Batch
 
     library = {"beside other threads": ctypes.CDLL, "with the interpreter": ctypes.PyDLL}[argument["how"]]
     descend, passed = Batch.descend, []

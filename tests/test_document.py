@@ -12,7 +12,7 @@ from hashlib import sha256
 import pytest
 from hostile import HOSTILE, Structure, assert_inert
 
-from ltm_eval.document import (
+from ltm_eval.report.tables import (
     RENDERERS,
     Cell,
     Column,
@@ -24,7 +24,7 @@ from ltm_eval.document import (
     as_markdown,
     as_terminal,
 )
-from ltm_eval.page import Banner
+from ltm_eval.results.views import Banner
 
 
 def document(word: str) -> Document:

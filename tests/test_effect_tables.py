@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.errors import ResultsError
-from ltm_eval.page import BudgetRow
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.views import BudgetRow
+from ltm_eval.system.errors import ResultsError
 from tests.fake_runs import TASK, write_run
 
 if TYPE_CHECKING:

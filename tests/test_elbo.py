@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from ltm_eval import elbo
-from ltm_eval.elbo import IGNORED, kl_nats, kl_per_layer_nats, projected_nll_nats, token_nll_nats
+from ltm_eval.model import elbo
+from ltm_eval.model.elbo import IGNORED, kl_nats, kl_per_layer_nats, projected_nll_nats, token_nll_nats
 from tests.tiny import RELEASED, latent, relative_error, released
 
 

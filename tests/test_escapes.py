@@ -11,7 +11,7 @@ from hostile import HOSTILE, INVISIBLE, MARKUP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval.escapes import csv_text, latex, markdown, one_line, terminal
+from ltm_eval.system.text import csv_text, latex, markdown, one_line, terminal
 
 TEXTS = (*MARKUP, *INVISIBLE, *HOSTILE.values(), "a\nb\r\nc\td", "\\end{table}\\input{/etc/passwd}%", "=1+1", "a|b|c")
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

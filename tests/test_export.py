@@ -11,17 +11,16 @@ import pytest
 from fake_runs import FLOORS, PPL_TASK, TASK, write_ppl_run, write_run
 from hostile import HOSTILE
 
-from ltm_eval import cli, compare_page
-from ltm_eval.compare import compare
-from ltm_eval.document import RENDERERS
-from ltm_eval.drawing import as_file, kept
-from ltm_eval.errors import MachineError
-from ltm_eval.export import document, export
-from ltm_eval.paths import reports_dir
-from ltm_eval.plot_files import light_colours, write_figures
-from ltm_eval.plots import Bar, accuracy_bars
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
+from ltm_eval import cli
+from ltm_eval.report import comparison as compare_page
+from ltm_eval.report.page import build, document, export, render
+from ltm_eval.report.plots import accuracy_bars, as_file, kept, light_colours, write_figures
+from ltm_eval.report.tables import RENDERERS
+from ltm_eval.results.compare import compare
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.views import Bar
+from ltm_eval.system.errors import MachineError
+from ltm_eval.system.files import reports_dir
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 import ltm_eval
-from ltm_eval import failpoints
+from ltm_eval.system import files as failpoints
 
 HERE = Path(__file__)
-SITE = re.compile(r"failpoints\.(?:hit|moment)\(\"([a-z.]+)\"\)")
+SITE = re.compile(r"(?:failpoints|files)\.(?:hit|moment)\(\"([a-z.]+)\"\)")
 
 
 def sites() -> set[str]:
     """Every place in the package."""
-    sources = Path(ltm_eval.__file__).parent.glob("*.py")
+    sources = Path(ltm_eval.__file__).parent.rglob("*.py")
     return {name for path in sources for name in SITE.findall(path.read_text("utf-8"))}
 
 

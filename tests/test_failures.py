@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import decode, grid, posterior, steps
-from ltm_eval.config import GenerationConfig, GridConfig, RunConfig, fit_config
-from ltm_eval.errors import IncompleteError, UsageError
-from ltm_eval.failures import DIVERGED_NATS, Failure, allowed, failed_answers, listed, why_unusable, without
-from ltm_eval.gaussians import Posterior, Trace
-from ltm_eval.journal import files_of
-from ltm_eval.lm import LTM
-from ltm_eval.posterior import fit_documents, fit_together
-from ltm_eval.results import find_runs
-from ltm_eval.run import run
-from ltm_eval.windows import Document, Window
+from ltm_eval.harness import sweep as grid
+from ltm_eval.harness.evaluation import Failure, allowed, failed_answers, listed, without
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import GridConfig, RunConfig
+from ltm_eval.harness.run import run
+from ltm_eval.inference import decode, posterior
+from ltm_eval.inference import posterior as steps
+from ltm_eval.inference.options import GenerationConfig, fit_config
+from ltm_eval.inference.posterior import DIVERGED_NATS, fit_documents, fit_together, why_unusable
+from ltm_eval.inference.windows import Document, Posterior, Trace, Window
+from ltm_eval.results.files import find_runs
+from ltm_eval.runs.journal import files_of
+from ltm_eval.system.errors import IncompleteError, UsageError
 from tests.gang import Gang
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_model
@@ -358,7 +360,7 @@ def test_a_cell_with_failed_documents_is_not_complete(
     spoil(monkeypatch.setattr)
     for limit, state in (("0", "failed"), ("1", "complete")):
         base = RunConfig(**marked(folder, tmp_path / "data"), output_path=str(tmp_path / "out"), max_failed=limit)
-        swept = grid.run(GridConfig(base, (str(folder),), (2,), (0,), ("prompt",), (1,)))
+        swept = grid.run_grid(GridConfig(base, (str(folder),), (2,), (0,), ("prompt",), (1,)))
         assert [one.state for one in swept.done] == [state]
         assert ("1 of 4 documents failed" in swept.done[0].line) == (state == "failed")
     grid.check(swept)

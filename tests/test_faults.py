@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ltm_eval import failpoints
-from ltm_eval.checkpoint import load
 from ltm_eval.cli import main
-from ltm_eval.errors import CheckpointError, LtmEvalError, UsageError
-from ltm_eval.lm import LTM
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.model.checkpoint import load
+from ltm_eval.system import files as failpoints
+from ltm_eval.system.errors import CheckpointError, LtmEvalError, UsageError
 from tests.fault_makers import HELD, MAKERS, Place, malicious, rows, write_rows
 from tests.faults_page import page
 from tests.tiny import tiny_folder, tiny_gpt2
@@ -170,7 +170,7 @@ def test_little_free_space_is_said_before_anything_is_loaded(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
-    monkeypatch.setattr("ltm_eval.run.construct", lambda *args: pytest.fail("loaded"))
+    monkeypatch.setattr("ltm_eval.harness.run.construct", lambda *args: pytest.fail("loaded"))
     case = Case(75, {}, COMMANDS["run"].split(), 4, "", "", process=False)
     assert main(arguments(case, place)) == 4
     (line,) = capfd.readouterr().err.splitlines()
@@ -196,11 +196,11 @@ def test_a_folder_that_is_deleted_during_the_run(
 
 
 CHANGES: dict[str, tuple[str, str]] = {
-    "weights grow": ("ltm_eval.checkpoint.checked", "model/model.safetensors"),
-    "a released file is cut": ("ltm_eval.checkpoint.check_archive", "ckpt_7.pt"),
-    "a released file is replaced": ("ltm_eval.checkpoint.weights_sha256", "ckpt_7.pt"),
-    "questions are replaced": ("ltm_eval.corpora.file_sha256", "data/gsm8k/test.jsonl"),
-    "a text vanishes": ("ltm_eval.texts.file_sha256", "data/ptb/ptb.valid.txt"),
+    "weights grow": ("ltm_eval.model.checkpoint.checked", "model/model.safetensors"),
+    "a released file is cut": ("ltm_eval.model.checkpoint.check_archive", "ckpt_7.pt"),
+    "a released file is replaced": ("ltm_eval.model.checkpoint.weights_sha256", "ckpt_7.pt"),
+    "questions are replaced": ("ltm_eval.data.sources.file_sha256", "data/gsm8k/test.jsonl"),
+    "a text vanishes": ("ltm_eval.data.sets.file_sha256", "data/ptb/ptb.valid.txt"),
 }
 """By name: what is called in the middle of the reading, and the file that another program changes then."""
 
@@ -322,7 +322,7 @@ def test_values_that_a_host_cast_are_refused(name: str, value: object, good: Pat
 
 
 def test_an_empty_stop_string_is_refused() -> None:
-    from ltm_eval.arguments import generation_config
+    from ltm_eval.tasks.arguments import generation_config
 
     with pytest.raises(UsageError, match="empty"):
         generation_config({"until": ["x", ""]})

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ltm_eval.errors import DataError, MachineError, UsageError, error_line
-from ltm_eval.features import Featuriser, locate
-from ltm_eval.mauve_config import MauveConfig
+from ltm_eval.system.errors import DataError, MachineError, UsageError, error_line
+from ltm_eval.tasks.features import Featuriser, locate
+from ltm_eval.tasks.mauve import MauveConfig
 from tests.tiny import tiny_gpt2
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.errors import UsageError
-from ltm_eval.fewshot import Prompt, draw, split_prompt
-from ltm_eval.problems import generate
+from ltm_eval.system.errors import UsageError
+from ltm_eval.tasks.prompts import Prompt, draw, split_prompt
+from ltm_eval.training.problems import generate
 
 DOCUMENT = {"question": "How many?", "answer": "#### 3"}
 
@@ -121,7 +121,7 @@ def test_impossible_draws_are_refused_with_both_numbers(size: int, n: int) -> No
 
 def test_splitting_a_prompt_imports_nothing_heavy() -> None:
     code = (
-        "import sys, ltm_eval.fewshot as f; f.split_prompt('a\\n\\nb'); "
+        "import sys, ltm_eval.tasks.prompts as f; f.split_prompt('a\\n\\nb'); "
         "print(sorted({'torch', 'lm_eval', 'datasets', 'numpy', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -129,7 +129,7 @@ def test_splitting_a_prompt_imports_nothing_heavy() -> None:
 
 
 def test_unknown_names_are_unknown() -> None:
-    import ltm_eval.fewshot
+    import ltm_eval.tasks.keyed
 
     with pytest.raises(AttributeError, match="has no attribute 'KeyedTasks'"):
-        _ = ltm_eval.fewshot.KeyedTasks
+        _ = ltm_eval.tasks.keyed.KeyedTasks

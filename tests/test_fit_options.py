@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_eval.cli import main
-from ltm_eval.config import FIT_EXAMPLE, PRESETS, RunConfig, fit_changes, fit_config
-from ltm_eval.errors import UsageError
-from ltm_eval.lm import LTM
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.inference.options import FIT_EXAMPLE, PRESETS, fit_changes, fit_config
+from ltm_eval.system.errors import UsageError
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import byte_ranks
 
-from ltm_eval.errors import ResultsError, UsageError
-from ltm_eval.floors import floors_of, uniform_nats, unigram_nats
-from ltm_eval.result_records import Floor
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.results.files import Floor
+from ltm_eval.system.errors import ResultsError, UsageError
+from ltm_eval.tasks.perplexity import floors_of, uniform_nats, unigram_nats
 
 if TYPE_CHECKING:
     from pathlib import Path

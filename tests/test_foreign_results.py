@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval import paths
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs
+from ltm_eval.system import files as paths
 from tests.hostile import Structure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.page import ReportData
+    from ltm_eval.results.views import ReportData
 
 TASKS = {
     "odd_or_even": {

@@ -23,15 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm_eval import cli
-from ltm_eval.checkpoint import read
-from ltm_eval.config import RunConfig
-from ltm_eval.corpora import GSM8K, load_set
-from ltm_eval.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
-from ltm_eval.headers import check_header
-from ltm_eval.model_config import ModelConfig
-from ltm_eval.report import build
-from ltm_eval.results import find_runs
-from ltm_eval.tokenizer import Tokenizer, load_ranks
+from ltm_eval.data.sources import GSM8K, load_set
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.model.checkpoint import check_header, read
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.tokenizer import Tokenizer, load_ranks
+from ltm_eval.report.page import build
+from ltm_eval.results.files import find_runs
+from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
 from tests.fake_runs import write_run
 from tests.fault_makers import DATA, rows, write_rows
 from tests.tiny import byte_ranks, tiny_folder
@@ -203,7 +202,7 @@ def answered(folder: Path) -> None:
     """Load a baseline and let it score and continue a little text."""
     from lm_eval.api.instance import Instance
 
-    from ltm_eval.subjects import baseline_subject, construct
+    from ltm_eval.harness.run import baseline_subject, construct
 
     def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
         return [Instance(kind, {}, own, 0, metadata=("t", place, 1)) for place, own in enumerate(arguments)]
@@ -400,12 +399,12 @@ def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`run` does nothing."""
     outcome = SimpleNamespace(results=(), report=None, failed="")
     fake = SimpleNamespace(run=lambda config: outcome)
-    monkeypatch.setitem(sys.modules, "ltm_eval.run", fake)
-    monkeypatch.setattr("ltm_eval.run", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
+    monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
     sweep = SimpleNamespace(run=lambda config: SimpleNamespace(results=("x",), report=None, failed=""), table=str)
     fake.results_table = str
-    monkeypatch.setitem(sys.modules, "ltm_eval.sweep", sweep)
-    monkeypatch.setattr("ltm_eval.sweep", sweep, raising=False)
+    monkeypatch.setitem(sys.modules, "ltm_eval.harness.sweep", sweep)
+    monkeypatch.setattr("ltm_eval.harness.sweep", sweep, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -434,8 +433,8 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
     """lm-eval's `--model_args` as text: every string is parsed, and what is not known is refused by name."""
     from lm_eval.utils import simple_parse_args_string
 
-    from ltm_eval.arguments import generation_config, host_arguments
-    from ltm_eval.errors import UsageError
+    from ltm_eval.system.errors import UsageError
+    from ltm_eval.tasks.arguments import generation_config, host_arguments
 
     text = ",".join(f"{key}={value}" for key, value in values.items())
     try:
@@ -447,8 +446,8 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
 
 
 def test_generation_options_of_any_type() -> None:
-    from ltm_eval.arguments import generation_config
-    from ltm_eval.errors import UsageError
+    from ltm_eval.system.errors import UsageError
+    from ltm_eval.tasks.arguments import generation_config
 
     odd: tuple[Any, ...] = (
         None,

@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.generation import HUMAN, METRICS
-from ltm_eval.mauve import METRICS as TASK_METRICS
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
-from ltm_eval.strict_files import write_json_atomic
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.scores import HUMAN
+from ltm_eval.results.scores import METRICS_GENERATION as METRICS
+from ltm_eval.system.files import write_json_atomic
+from ltm_eval.tasks.mauve import METRICS as TASK_METRICS
 from tests.fake_runs import DATE, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.page import GenerationSection, TaskSection
+    from ltm_eval.results.views import GenerationSection, TaskSection
 
 TASK = "ltm_mauve"
 CURVE = [[1.0, 0.0], [0.9, 0.5], [0.5, 0.9], [0.0, 1.0]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs, read_latents, read_samples
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs, read_latents, read_samples
 
 GOLDEN = sorted((Path(__file__).parent / "data").glob("results_*"))
 

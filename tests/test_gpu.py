@@ -8,17 +8,17 @@ import pytest
 import torch
 
 import ltm_eval
-from ltm_eval.compiling import compile_layers
-from ltm_eval.config import fit_config
-from ltm_eval.posterior import fit_documents
-from ltm_eval.weights import weights_sha256
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.model.checkpoint import weights_sha256
+from ltm_eval.model.compiling import compile_layers
 from tests.test_steps import document
 from tests.tiny import relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.model.decoder import LatentThoughtModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

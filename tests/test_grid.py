@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from ltm_eval import cells as cells_module
-from ltm_eval import grid
-from ltm_eval.cells import AXES, Cell, Done, cells_of, finished, run_cell
 from ltm_eval.cli import main
-from ltm_eval.config import GridConfig, RunConfig
-from ltm_eval.errors import IncompleteError, UsageError
-from ltm_eval.lock import holder_of, holding
-from ltm_eval.provenance import program
+from ltm_eval.harness import sweep as cells_module
+from ltm_eval.harness import sweep as grid
+from ltm_eval.harness.options import GridConfig, RunConfig
+from ltm_eval.harness.sweep import AXES, Cell, Done, cells_of, finished, run_cell
+from ltm_eval.system.errors import IncompleteError, UsageError
+from ltm_eval.system.files import holder_of, holding
+from ltm_eval.system.machine import program
 from tests.gang import launcher
 from tests.tiny import tiny_folder
 
@@ -66,16 +66,16 @@ def test_cells_are_every_combination_once(folder: Path) -> None:
 def test_a_finished_cell_is_not_run_again_unless_something_changed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = grid.run(config(folder, tmp_path))
+    first = grid.run_grid(config(folder, tmp_path))
     assert [one.state for one in first.done] == ["complete"] * 2 and not any(one.kept for one in first.done)
     grid.check(first)
     summary = json.loads(first.summary.read_text())
     assert summary["of"] == 2 and [row["axes"]["t_fast"] for row in summary["cells"]] == [0, 1]
-    assert "exact_match" in grid.table(first)
+    assert "exact_match" in grid.table_grid(first)
     ran: list[Path] = []
     original = cells_module.runner.run
     monkeypatch.setattr(cells_module.runner, "run", lambda own: ran.append(own.output_path) or original(own))
-    again = grid.run(config(folder, tmp_path, t_fast=(0, 1, 2)))
+    again = grid.run_grid(config(folder, tmp_path, t_fast=(0, 1, 2)))
     assert [one.kept for one in again.done] == [True, True, False] and len(ran) == 1
     assert again.done[:2] == first.done
     (cell, *_) = cells_of(config(folder, tmp_path, seeds=(1,)))
@@ -176,7 +176,7 @@ def test_a_cluster_that_is_started_has_no_dashboard(
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_killed_worker_of_ray_is_replaced(folder: Path, tmp_path: Path) -> None:
-    ordinary = grid.run(config(folder, tmp_path / "sequence", t_fast=(1, 2)))
+    ordinary = grid.run_grid(config(folder, tmp_path / "sequence", t_fast=(1, 2)))
     output = tmp_path / "ray"
     argv = ["sweep", "--model", str(folder), *OPTIONS, "--shots", "1", "--condition", "demos", "--t_fast", "1,2"]
     argv += ["--seed", "1", "--output_path", str(output), "--ray_address", "local"]
@@ -230,7 +230,7 @@ def test_a_node_of_a_cluster_is_lost(folder: Path, tmp_path: Path) -> None:
     assert (code, working is None) == (0, False), (tmp_path / "said").read_text()
     rows = json.loads((output / "sweep.json").read_text())["cells"]
     assert [row["state"] for row in rows] == ["complete"] * 2
-    ordinary = grid.run(config(folder, tmp_path / "sequence", t_fast=(1, 2)))
+    ordinary = grid.run_grid(config(folder, tmp_path / "sequence", t_fast=(1, 2)))
     for row, one in zip(rows, ordinary.done, strict=True):
         assert row["scores"] == [dict(score) for score in one.scores]
         assert answers(Done(**{**row, "scores": ()}), output) == answers(one, tmp_path / "sequence")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ltm_eval.answers import exact_match, flexible_extract, strict_match
-from ltm_eval.errors import DataError, UsageError
-from ltm_eval.fewshot import split_prompt
-from ltm_eval.paths import tasks_dir
-from ltm_eval.problems import generate
+from ltm_eval.results.answers import exact_match, flexible_extract, strict_match
+from ltm_eval.system.errors import DataError, UsageError
+from ltm_eval.system.files import tasks_dir
+from ltm_eval.tasks.prompts import split_prompt
+from ltm_eval.training.problems import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,7 +247,7 @@ def test_no_shots(folder: Path) -> None:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    from ltm_eval.corpora import gsm8k_dataset
+    from ltm_eval.data.sources import gsm8k_dataset
 
     return {
         "task": "t",
@@ -263,7 +263,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("splits", [{}, {"fewshot_split": "test"}, {"training_split": "test"}])
 def test_the_test_split_is_never_shown(folder: Path, splits: dict[str, str]) -> None:
-    from ltm_eval.fewshot import KeyedTask
+    from ltm_eval.tasks.keyed import KeyedTask
 
     task = KeyedTask(config=config(**splits, metadata={"data": str(folder)}))
     doc = task.test_docs()[0]
@@ -273,7 +273,7 @@ def test_the_test_split_is_never_shown(folder: Path, splits: dict[str, str]) -> 
 
 
 def test_samples_of_the_configuration_may_be_shown(folder: Path) -> None:
-    from ltm_eval.fewshot import KeyedTask
+    from ltm_eval.tasks.keyed import KeyedTask
 
     samples = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(3)]
     shown = {"fewshot_config": {"sampler": "default", "samples": samples}, "metadata": {"data": str(folder)}}
@@ -323,7 +323,7 @@ def test_every_shipped_task_is_indexed() -> None:
 
 
 def test_the_class_can_be_pickled() -> None:
-    from ltm_eval.fewshot import KeyedTask
+    from ltm_eval.tasks.keyed import KeyedTask
 
     assert pickle.loads(pickle.dumps(KeyedTask)) is KeyedTask
 

@@ -12,10 +12,10 @@ from fake_runs import write_ppl_run, write_run
 from hostile import HOSTILE, Structure, assert_inert
 
 from ltm_eval import cli
-from ltm_eval.document import RENDERERS
-from ltm_eval.errors import ResultsError
-from ltm_eval.history import CAVEAT, curves_of, document, name_of, step_of
-from ltm_eval.results import find_runs
+from ltm_eval.report.history import CAVEAT, curves_of, document, name_of, step_of
+from ltm_eval.report.tables import RENDERERS
+from ltm_eval.results.files import find_runs
+from ltm_eval.system.errors import ResultsError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,13 +16,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from ltm_eval import progress
-from ltm_eval.baselines import keep_answers, settings_of
-from ltm_eval.errors import TokenizerError
-from ltm_eval.host_tokens import added_tokens, identity_of
-from ltm_eval.paths import assets_dir
-from ltm_eval.perplexity import TextScore, process_results
-from ltm_eval.tokenizer import load_gpt2, load_tokenizer
+from ltm_eval.harness.baseline import added_tokens, identity_of, keep_answers, settings_of
+from ltm_eval.model.tokenizer import load_gpt2, load_tokenizer
+from ltm_eval.system import progress
+from ltm_eval.system.errors import TokenizerError
+from ltm_eval.system.files import assets_dir
+from ltm_eval.tasks.perplexity import TextScore, process_results
 from tests.tokenizer_kinds import KINDS, byte_tokenizer, gpt2_of
 
 TEXTS = ("Red, green and blue.", "Some Letters in UPPER case. " * 7, "x", "")
@@ -199,7 +198,7 @@ def test_the_same_tokens_have_the_same_identity_in_both_forms() -> None:
 def test_gpt2s_tokenizer_has_one_identity() -> None:
     from transformers import AutoTokenizer
 
-    from ltm_eval.signatures import GPT2_DIGEST
+    from ltm_eval.results.signature import GPT2_DIGEST
 
     folder = Path(os.environ.get("LTM_EVAL_DATA_DIR", "")) / "gpt2_tokenizer_hf"
     cache = folder.parent / "tiktoken_cache"

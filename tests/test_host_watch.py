@@ -10,12 +10,17 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from ltm_eval import progress
-from ltm_eval.baselines import keep_answers, seed_host
-from ltm_eval.host_records import answer_record
-from ltm_eval.host_tokens import token_bytes, token_offsets
-from ltm_eval.host_watch import Generated, watch
-from ltm_eval.paths import assets_dir
+from ltm_eval.harness.baseline import (
+    Generated,
+    answer_record,
+    keep_answers,
+    seed_host,
+    token_bytes,
+    token_offsets,
+    watch,
+)
+from ltm_eval.system import progress
+from ltm_eval.system.files import assets_dir
 from tests.tiny import tiny_gpt2
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ltm_eval import journal
-from ltm_eval.errors import MachineError, RefusedError
-from ltm_eval.journal import Journal, Writer, decode, encode, files_of, is_whole, read, repair
+from ltm_eval.runs import journal
+from ltm_eval.runs.journal import Journal, Writer, decode, encode, files_of, is_whole, read, repair
+from ltm_eval.system.errors import MachineError, RefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path

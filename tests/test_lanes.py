@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import lanes, posterior, workers
-from ltm_eval.adaptive import Adaptive, fit_adaptive
-from ltm_eval.batch import Batch
-from ltm_eval.config import fit_config
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.lanes import keeps_bits, lane_groups
-from ltm_eval.lanes import lanes as lanes_of
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.posterior import fit_documents
+from ltm_eval.inference import batching as lanes
+from ltm_eval.inference import batching as workers
+from ltm_eval.inference import posterior
+from ltm_eval.inference.batching import Batch, keeps_bits, lane_groups
+from ltm_eval.inference.batching import lanes as lanes_of
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import Adaptive, fast_loop, fit_adaptive, fit_documents
+from ltm_eval.model.decoder import LatentThoughtModel
 from tests.test_steps import document
 from tests.tiny import tiny_model
 
 if TYPE_CHECKING:
-    from ltm_eval.gaussians import Posterior
+    from ltm_eval.inference.windows import Posterior
 
 DOCUMENTS = [
     document(seed, *shape)

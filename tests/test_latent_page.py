@@ -15,18 +15,28 @@ import pytest
 from fake_runs import LATENT, TASK, write_ppl_run, write_run
 from hostile import HOSTILE, MARKUP, Structure, assert_inert
 
-from ltm_eval.errors import ResultsError
-from ltm_eval.flops import flops_of, flops_per_token
-from ltm_eval.latent_page import LEVELS
-from ltm_eval.latent_plots import reconstruction
-from ltm_eval.latents import latent_summary
-from ltm_eval.layer_maps import layer_maps, layers_view, step_map
-from ltm_eval.paths import reports_dir
-from ltm_eval.probe_results import Cell, Explored, Generated, Probe, ProbedText, write_probe
-from ltm_eval.probe_views import explorer_json, measures_of, probe_view, text_table
-from ltm_eval.report import build, gather, render
-from ltm_eval.strict_files import write_jsonl_atomic
-from ltm_eval.subsets import downward, explored, key_of, layers_of, upward, words_of
+from ltm_eval.probe.files import (
+    Cell,
+    Explored,
+    Generated,
+    Probe,
+    ProbedText,
+    downward,
+    explored,
+    key_of,
+    layers_of,
+    upward,
+    words_of,
+    write_probe,
+)
+from ltm_eval.probe.view import explorer_json, measures_of, probe_view, text_table
+from ltm_eval.report.page import build, gather, render
+from ltm_eval.report.plots import reconstruction
+from ltm_eval.results.diagnostics import latent_summary, layer_maps, layers_view, step_map
+from ltm_eval.results.views import LEVELS
+from ltm_eval.system.errors import ResultsError
+from ltm_eval.system.files import reports_dir, write_jsonl_atomic
+from ltm_eval.system.machine import flops_of, flops_per_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,7 +221,7 @@ def test_same_probe_same_bytes() -> None:
 def test_importing_and_rendering_needs_neither_torch_nor_lm_eval(tmp_path: Path) -> None:
     write_probe(tmp_path / f"probe_{DATE}.json", probe_of())
     code = (
-        "import sys; from ltm_eval.report import build, gather, render;"
+        "import sys; from ltm_eval.report.page import build, gather, render;"
         f"render(build(*gather([{str(tmp_path)!r}]))); print(*sorted(sys.modules))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

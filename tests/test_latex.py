@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.document import RENDERERS, Column, Document, Part, Table
-from ltm_eval.document import Cell as DocumentCell
-from ltm_eval.escapes import latex
-from ltm_eval.export import document
-from ltm_eval.latex_document import TALL
-from ltm_eval.report import build
-from ltm_eval.results import find_runs
-from ltm_eval.summary_text import summary_texts
+from ltm_eval.report.page import build, document
+from ltm_eval.report.tables import RENDERERS, TALL, Column, Document, Part, Table, summary_texts
+from ltm_eval.report.tables import Cell as DocumentCell
+from ltm_eval.results.files import find_runs
+from ltm_eval.system.text import latex
 from tests.hostile import GROUPS
 from tests.rich_runs import write_rich
 

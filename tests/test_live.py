@@ -24,18 +24,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ltm_eval
-from ltm_eval import evaluation, fast_loop
-from ltm_eval.checkpoint import WEIGHTS_FILE, CheckpointInfo
-from ltm_eval.compiling import compile_layers
-from ltm_eval.config import DEMO_MODEL, RunConfig
-from ltm_eval.errors import LtmEvalError, MachineError, TokenizerError, UsageError
-from ltm_eval.gaussians import Posterior
-from ltm_eval.lm import LTM
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.progress import silent
-from ltm_eval.run import NOT_FOR_PYTHON
-from ltm_eval.weights import weights_sha256
-from ltm_eval.workers import side_by_side
+from ltm_eval.harness import evaluation
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import NOT_FOR_PYTHON
+from ltm_eval.inference import posterior as fast_loop
+from ltm_eval.inference.batching import side_by_side
+from ltm_eval.inference.windows import Posterior
+from ltm_eval.model.checkpoint import WEIGHTS_FILE, CheckpointInfo, weights_sha256
+from ltm_eval.model.compiling import compile_layers
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.system.errors import LtmEvalError, MachineError, TokenizerError, UsageError
+from ltm_eval.system.files import DEMO_MODEL
+from ltm_eval.system.progress import silent
 from tests.tiny import TINY, byte_ranks, tiny_folder, tiny_model
 
 if TYPE_CHECKING:

@@ -10,19 +10,19 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from ltm_eval import fits
-from ltm_eval.arguments import changed_decoding, generation_changes, generation_config, resolve_device
-from ltm_eval.elbo import kl_nats
-from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.latent_record import LatentRecord
-from ltm_eval.lm import LTM
-from ltm_eval.noise import generator, standard_normal
-from ltm_eval.perplexity import ROWS, RollingScore
-from ltm_eval.posterior import fit_documents
-from ltm_eval.progress import silent
-from ltm_eval.records import TRACED_DOCUMENTS
-from ltm_eval.rolling import windows_of
-from ltm_eval.scoring import SCORE_DRAWS
+from ltm_eval.harness import answering as fits
+from ltm_eval.harness.answering import SCORE_DRAWS, TRACED_DOCUMENTS
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference.bounds import windows_of
+from ltm_eval.inference.draws import ROWS, RollingScore
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import generator, standard_normal
+from ltm_eval.model.elbo import kl_nats
+from ltm_eval.results.files import LatentRecord
+from ltm_eval.system.device import resolve_device
+from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.progress import silent
+from ltm_eval.tasks.arguments import changed_decoding, generation_changes, generation_config
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:
@@ -382,7 +382,7 @@ def test_lm_evals_request_cache_is_refused(
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
-    from ltm_eval.paths import sample_data_dir, tasks_dir
+    from ltm_eval.system.files import sample_data_dir, tasks_dir
 
     monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")

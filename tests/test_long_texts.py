@@ -12,21 +12,19 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from ltm_eval.blocks import prepare
-from ltm_eval.bounds import RowOptions, score_documents
-from ltm_eval.causal import CausalConfig, text_of
-from ltm_eval.config import fit_config
-from ltm_eval.elbo import IGNORED
-from ltm_eval.errors import UsageError
-from ltm_eval.journal import Journal
-from ltm_eval.lm import LTM
-from ltm_eval.naive import decoder, objective
-from ltm_eval.noise import generator, standard_normal
-from ltm_eval.perplexity import RollingScore
-from ltm_eval.progress import silent
-from ltm_eval.rolling import windows_of
-from ltm_eval.signatures import Setting
-from ltm_eval.windows import Document, Window
+from ltm_eval.data.blocks import prepare
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference.bench import decoder, objective
+from ltm_eval.inference.bounds import RowOptions, score_documents, windows_of
+from ltm_eval.inference.causal import CausalConfig, text_of
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.windows import Document, Window, generator, standard_normal
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.results.signature import Setting
+from ltm_eval.runs.journal import Journal
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.progress import silent
 from tests.tiny import TINY, tiny_folder, tiny_model
 
 if TYPE_CHECKING:

@@ -15,16 +15,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ltm_eval import mauve
-from ltm_eval.config import RunConfig
-from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.features import FeatureModel, Featuriser, locate
-from ltm_eval.mauve import Answers, mauve_dataset, options_of, summary_of
-from ltm_eval.mauve_config import MAUVE_PRESETS, SAMPLINGS, MauveConfig, mauve_config
-from ltm_eval.mauve_scores import Comparison, buckets_for, compare
-from ltm_eval.mauve_texts import cut, joined
-from ltm_eval.paths import tasks_dir
-from ltm_eval.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.files import tasks_dir
+from ltm_eval.tasks import mauve
+from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
+from ltm_eval.tasks.mauve import (
+    MAUVE_PRESETS,
+    SAMPLINGS,
+    Answers,
+    Comparison,
+    MauveConfig,
+    buckets_for,
+    compare,
+    cut,
+    joined,
+    mauve_config,
+    mauve_dataset,
+    options_of,
+    summary_of,
+)
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
 
 if TYPE_CHECKING:
@@ -69,7 +80,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bytewise: Tokenizer) 
     """Bytes for GPT-2's vocabulary, caches of this test's own, no warnings of lm-eval's."""
     import datasets.config
 
-    monkeypatch.setattr("ltm_eval.mauve.load_gpt2", lambda: bytewise)
+    monkeypatch.setattr("ltm_eval.tasks.mauve.load_gpt2", lambda: bytewise)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setenv("LTM_EVAL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
@@ -157,7 +168,7 @@ def test_what_is_broken_is_known_before_anything_is_generated(
     def fail(name: str) -> Any:
         raise ImportError(f"{name}: undefined symbol")
 
-    monkeypatch.setattr("ltm_eval.mauve_scores.import_module", fail)
+    monkeypatch.setattr("ltm_eval.tasks.mauve.import_module", fail)
     with pytest.raises(MachineError, match=r"cannot be imported .* pip install 'ltm-eval\[mauve\]'"):
         mauve_dataset(**told)
 
@@ -293,7 +304,7 @@ class Lengths:
 
 def test_answers_are_grouped_by_generation_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mauve, "compare", count_words)
-    monkeypatch.setattr("ltm_eval.mauve_scores.compare", count_words)
+    monkeypatch.setattr("ltm_eval.tasks.mauve.compare", count_words)
     monkeypatch.setattr(mauve, "featuriser_of", lambda config, progress: Lengths())
     config = MauveConfig(
         prompt_tokens=1, samples=4, generations=2, generation_seeds=2, kmeans_seeds=2, feature_model="f"
@@ -410,8 +421,8 @@ def test_greedy_by_gen_kwargs_is_refused_before_anything_is_generated(
 
 @needs_mauve
 def test_run_writes_figures_curves_and_page(model: Path, data: Path, tmp_path: Path) -> None:
-    from ltm_eval.results import find_runs, read_latents
-    from ltm_eval.run import run
+    from ltm_eval.harness.run import run
+    from ltm_eval.results.files import find_runs, read_latents
 
     told = {"mauve_feature_model": str(model), "mauve_prompt_tokens": 8, "mauve_continuation_tokens": 6}
     few = {"mauve_samples": 8, "mauve_generations": 2, "mauve_generation_seeds": 2, "mauve_kmeans_seeds": 2}
@@ -444,7 +455,7 @@ def test_run_writes_figures_curves_and_page(model: Path, data: Path, tmp_path: P
 def test_the_mark_in_front_of_a_prompt_is_the_one_the_model_puts_there(tmp_path: Path) -> None:
     from lm_eval.api.instance import Instance
 
-    from ltm_eval.lm import LTM
+    from ltm_eval.harness.ltm import LTM
 
     lm = LTM(str(tiny_folder(tmp_path / "ltm")), t_fast=1, device="cpu")
     options = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}

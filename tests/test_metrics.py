@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.errors import UsageError
-from ltm_eval.metrics import (
+from ltm_eval.results.statistics import (
     EFFECTIVE,
     RESAMPLES,
     UNKNOWN,
@@ -21,6 +20,7 @@ from ltm_eval.metrics import (
     Interval,
     corpus_ppl,
     mean_interval,
+    paired_means,
     pass_at_k,
     quantile,
     rate_interval,
@@ -30,7 +30,7 @@ from ltm_eval.metrics import (
     told_share_interval,
     wilson_interval,
 )
-from ltm_eval.paired import paired_means
+from ltm_eval.system.errors import UsageError
 
 if TYPE_CHECKING:
     import random

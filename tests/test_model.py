@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltm_eval.errors import CheckpointError
-from ltm_eval.model import (
+from ltm_eval.inference.bench import decoder
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import (
     LatentThoughtModel,
     RMSNorm,
     _windowed_in_blocks,
@@ -15,8 +16,7 @@ from ltm_eval.model import (
     rotate,
     windowed_attention,
 )
-from ltm_eval.model_config import ModelConfig
-from ltm_eval.naive import decoder
+from ltm_eval.system.errors import CheckpointError
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval.batch import Batch
-from ltm_eval.config import fit_config
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.gaussians import Start
-from ltm_eval.naive import NaiveFit, NaiveStep
-from ltm_eval.windows import Document, Window
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.bench import NaiveFit, NaiveStep
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fast_loop
+from ltm_eval.inference.windows import Document, Start, Window
 from tests.tiny import TINY, relative_error, tiny_model
 
 if TYPE_CHECKING:
-    from ltm_eval.model_config import ModelConfig
+    from ltm_eval.model.config import ModelConfig
 
 SHARED_HEADS = replace(TINY, dim=32, n_heads=4, n_kv_heads=2, n_layers=3, max_z_len=6)
 UNROTATED = replace(TINY, use_z_pos_emb=False)

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from fake_runs import AUDIT, DATE, FILTERS, TASK, write_ppl_run, write_run
 
-from ltm_eval import history, results_index
-from ltm_eval.compare import compare
-from ltm_eval.compare_page import document as compare_document
-from ltm_eval.document import RENDERERS
-from ltm_eval.effect import Cell, effect
-from ltm_eval.export import document
-from ltm_eval.metrics import share_interval, tango_interval, wilson_interval
-from ltm_eval.paired import holm
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs, read_run
+from ltm_eval.report import history
+from ltm_eval.report import index as results_index
+from ltm_eval.report.comparison import document as compare_document
+from ltm_eval.report.page import build, document, render
+from ltm_eval.report.tables import RENDERERS
+from ltm_eval.results.compare import compare
+from ltm_eval.results.files import find_runs, read_run
+from ltm_eval.results.scores import EffectCell as Cell
+from ltm_eval.results.scores import effect
+from ltm_eval.results.statistics import holm, share_interval, tango_interval, wilson_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.result_records import Run
+    from ltm_eval.results.files import Run
 
 MODELS = (("ltm-x_step1000", "ltm"), ("gpt2-x_step1000", "hf"), ("gpt2-y_step1000", "hf"))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ltm_eval.errors import MachineError, UsageError
-from ltm_eval.outputs import formats_of, suffix_format, targets, write_all
+from ltm_eval.report.tables import formats_of, suffix_format, targets, write_all
+from ltm_eval.system.errors import MachineError, UsageError
 
 
 def test_formats() -> None:

@@ -11,23 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ltm_eval import cli
-from ltm_eval.compare import compare
-from ltm_eval.document import RENDERERS
-from ltm_eval.export import document
-from ltm_eval.history import curves_of
-from ltm_eval.paths import assets_dir
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs, read_samples
-from ltm_eval.results_index import index
-from ltm_eval.signatures import GPT2_DIGEST, Tokens, own_tokens, same_tokens
-from ltm_eval.summary_text import summary_texts
+from ltm_eval.report.history import curves_of
+from ltm_eval.report.index import index
+from ltm_eval.report.page import build, document, render
+from ltm_eval.report.tables import RENDERERS, summary_texts
+from ltm_eval.results.compare import compare
+from ltm_eval.results.files import find_runs, read_samples
+from ltm_eval.results.signature import GPT2_DIGEST, Tokens, own_tokens, same_tokens
+from ltm_eval.system.files import assets_dir
 from tests.fake_runs import write_ppl_run
 from tests.tiny import byte_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.result_records import Run
+    from ltm_eval.results.files import Run
 
 OTHER = {"name": "llama", "sha256": "ab" * 32}
 A, B = Tokens("gpt2", "a" * 64), Tokens("llama", "b" * 64)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ltm_eval import __version__, cli, plug
+from ltm_eval import __version__, cli
+from ltm_eval.harness import plug
 
 if sys.version_info >= (3, 11):
     import tomllib

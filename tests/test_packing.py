@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from ltm_eval.elbo import IGNORED
-from ltm_eval.errors import DataError, UsageError
-from ltm_eval.packing import PAD, Feed, Packed, prepare, problem_text
-from ltm_eval.problems import generate
-from ltm_eval.recipe import Recipe, Source
-from ltm_eval.rules import episode
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.system.errors import DataError, UsageError
+from ltm_eval.training.packing import PAD, Feed, Packed, prepare, problem_text
+from ltm_eval.training.problems import generate
+from ltm_eval.training.recipe import Recipe, Source
+from ltm_eval.training.rules import episode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.tokenizer import Tokenizer
+    from ltm_eval.model.tokenizer import Tokenizer
 
 RULES = Source("rules", "rules", 1.0, 48, 3, generated=30, rows=4, validation=4)
 PROBLEMS = Source("problems", "problems", 1.0, 96, 2, generated=60, validation=2)

@@ -9,23 +9,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ltm_eval.errors import UsageError
-from ltm_eval.metrics import STUDENT, corpus_ppl, rate_interval, tango_interval
-from ltm_eval.paired import (
+from ltm_eval.results.statistics import (
     MCNEMAR,
     NO_DISCORDANT,
     NOTHING,
     OPEN,
     SIGN_FLIPS,
+    STUDENT,
     TANGO,
     UNPROVEN,
     Contest,
+    corpus_ppl,
     holm,
     paired_means,
     paired_rates,
+    rate_interval,
     sign_of,
+    tango_interval,
     verdict_of,
 )
+from ltm_eval.system.errors import UsageError
 
 
 def scores(both: int, first: int, second: int, neither: int) -> tuple[list[float], list[float]]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.pairing import BLOCK_MEAN, BOUND, EXACT, MEAN, PART, RELEASED, UNSOUND, mismatches, series_of
-from ltm_eval.result_records import AuditResult, Run, RunExtra, Sample, Score, TaskResult
-from ltm_eval.scores import Entry
+from ltm_eval.results.compare import BLOCK_MEAN, BOUND, EXACT, MEAN, PART, RELEASED, UNSOUND, mismatches, series_of
+from ltm_eval.results.files import Run, RunExtra, Sample, Score, TaskResult
+from ltm_eval.results.scores import Entry
+from ltm_eval.system.records import AuditResult
 
 if TYPE_CHECKING:
-    from ltm_eval.pairing import Series
+    from ltm_eval.results.compare import Series
 
 TASK = "t"
 

@@ -12,22 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval.errors import UsageError
-from ltm_eval.metrics import corpus_ppl
-from ltm_eval.perplexity import (
-    RollingScore,
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.results.statistics import (
     bits,
     bits_stderr,
     block_mean_ppl,
     block_mean_ppl_stderr,
-    last_word_results,
+    corpus_ppl,
     mc_se,
     ppl,
     ppl_stderr,
-    process_results,
     rate,
     rate_stderr,
 )
+from ltm_eval.system.errors import UsageError
+from ltm_eval.tasks.perplexity import last_word_results, process_results
 
 DOC = {"text": "one two", "n_words": 2, "n_bytes": 7, "n_tokens_block": 3, "index": 0}
 ROWS = {

@@ -7,19 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ltm_eval.plots import (
-    Bar,
-    Curve,
-    Divergence,
-    Spread,
-    Stack,
-    accuracy_bars,
-    divergence_curves,
-    fit_trajectory,
-    histogram,
-    stacked_bars,
-)
-from ltm_eval.wording import visible
+from ltm_eval.report.plots import accuracy_bars, divergence_curves, fit_trajectory, histogram, stacked_bars
+from ltm_eval.results.views import Bar, Curve, Divergence, Spread, Stack
+from ltm_eval.system.text import visible
 
 CURVE = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
 

@@ -9,16 +9,13 @@ import pytest
 import torch
 
 import ltm_eval
-from ltm_eval import groups, posterior
-from ltm_eval.batch import Batch
-from ltm_eval.config import PRESETS, FitConfig, fit_config
-from ltm_eval.errors import MachineError, UsageError
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.gaussians import Posterior, Start
-from ltm_eval.noise import document_noise, generator
-from ltm_eval.posterior import fit, fit_documents
-from ltm_eval.steps import learning_rate
-from ltm_eval.windows import Document, Window, padded_length
+from ltm_eval.inference import batching as groups
+from ltm_eval.inference import posterior
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.options import PRESETS, FitConfig, fit_config
+from ltm_eval.inference.posterior import fast_loop, fit, fit_documents, learning_rate
+from ltm_eval.inference.windows import Document, Posterior, Start, Window, document_noise, generator, padded_length
+from ltm_eval.system.errors import MachineError, UsageError
 from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
 
 if TYPE_CHECKING:

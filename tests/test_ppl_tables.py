@@ -17,13 +17,13 @@ from fake_runs import AUDIT, DATE, FACTS, FLOORS, LTM_ROWS, PPL_TASK, write_ppl_
 from hostile import HOSTILE, Structure, assert_inert
 from scipy import stats
 
-from ltm_eval.metrics import STUDENT, TOLD, corpus_ppl, mean_interval
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
-from ltm_eval.scores import published_for
+from ltm_eval.report.page import build, render
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.scores import published_for
+from ltm_eval.results.statistics import STUDENT, TOLD, corpus_ppl, mean_interval
 
 if TYPE_CHECKING:
-    from ltm_eval.page import PerplexityLine, PerplexitySection, ReportData
+    from ltm_eval.results.views import PerplexityLine, PerplexitySection, ReportData
 
 SNAPSHOT = Path(__file__).parent / "data" / "report" / "perplexity_data.json"
 RENEW = "RENEW_SNAPSHOTS" in os.environ

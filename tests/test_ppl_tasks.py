@@ -16,16 +16,16 @@ import yaml
 from tiny import byte_ranks, tiny_folder, tiny_gpt2
 
 import ltm_eval
-from ltm_eval.blocks import block_tokenizer
-from ltm_eval.config import RunConfig
-from ltm_eval.errors import MachineError
-from ltm_eval.lm import LTM
-from ltm_eval.paths import tasks_dir
-from ltm_eval.perplexity import RollingScore
-from ltm_eval.results import read_run
-from ltm_eval.run import run as run_command
-from ltm_eval.texts import TEXT_SETS
-from ltm_eval.tokenizer import END_OF_TEXT, load_ranks
+from ltm_eval.data.blocks import block_tokenizer
+from ltm_eval.data.sets import TEXT_SETS
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run as run_command
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.model.tokenizer import END_OF_TEXT, load_ranks
+from ltm_eval.results.files import read_run
+from ltm_eval.system.errors import MachineError
+from ltm_eval.system.files import tasks_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     caches = tmp_path_factory.mktemp("caches")
     ranks = load_ranks(byte_ranks(caches / "bytes.tiktoken"))
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", lambda: ranks)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", lambda: ranks)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
@@ -279,7 +279,7 @@ def test_the_samples_run_without_gpt2s_vocabulary(monkeypatch: pytest.MonkeyPatc
     def absent() -> None:
         raise MachineError("no network")
 
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", absent)
     found = run(Canned(), "sample", ["ltm_ppl", "ltm_lambada_last_word"], limit=2)
     assert set(found["samples"]) == {*TASKS, "ltm_lambada_last_word"}
     demo = block_tokenizer("demo")

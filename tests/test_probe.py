@@ -12,18 +12,32 @@ import torch
 from torch.nn import functional as F
 
 from ltm_eval import cli
-from ltm_eval.errors import DataError, ResultsError, UsageError
-from ltm_eval.probe import ProbeText, Subject, curve_keys, encode, probe_text, scored, similarity
-from ltm_eval.probe_results import Probe, ProbeConfig, find_probes, read_probe, write_probe
-from ltm_eval.subsets import downward, explored, group_sets, groups_of, key_of, layers_of, ranges_of, upward, words_of
-from ltm_eval.tokenizer import Tokenizer, load_ranks
-from ltm_eval.windows import Window
+from ltm_eval.inference.windows import Window
+from ltm_eval.model.tokenizer import Tokenizer, load_ranks
+from ltm_eval.probe.files import (
+    Probe,
+    ProbeConfig,
+    downward,
+    explored,
+    find_probes,
+    group_sets,
+    groups_of,
+    key_of,
+    layers_of,
+    ranges_of,
+    read_probe,
+    upward,
+    words_of,
+    write_probe,
+)
+from ltm_eval.probe.reconstruct import ProbeText, Subject, curve_keys, encode, probe_text, scored, similarity
+from ltm_eval.system.errors import DataError, ResultsError, UsageError
 from tests.tiny import RELEASED, TINY, byte_ranks, released, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.model import LatentThoughtModel
+    from ltm_eval.model.decoder import LatentThoughtModel
 
 LAYERS = 5
 DEEP = replace(TINY, n_layers=LAYERS, max_z_len=2 * LAYERS)

@@ -11,8 +11,10 @@ from random import Random
 
 import pytest
 
-from ltm_eval import drafts
-from ltm_eval.drafts import (
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.files import sample_data_dir
+from ltm_eval.training import drafts
+from ltm_eval.training.drafts import (
     ANIMALS,
     BAKED,
     BIRDS,
@@ -33,9 +35,16 @@ from ltm_eval.drafts import (
     Problem,
     Template,
 )
-from ltm_eval.errors import UsageError
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.problems import SAMPLE_ROWS, SEEN_ROWS, TEMPLATES, generate, handwritten, in_turns, jsonl, sample_files
+from ltm_eval.training.problems import (
+    SAMPLE_ROWS,
+    SEEN_ROWS,
+    TEMPLATES,
+    generate,
+    handwritten,
+    in_turns,
+    jsonl,
+    sample_files,
+)
 
 STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>(\d+)")
 SPLITS = ("train", "test")

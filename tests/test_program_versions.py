@@ -13,22 +13,26 @@ from typing import Any
 
 import pytest
 
-from ltm_eval import grid, journal, paths, provenance, rescore
-from ltm_eval import sweep as sweeping
 from ltm_eval.cli import main
-from ltm_eval.config import GridConfig, RunConfig, SweepConfig
-from ltm_eval.errors import RefusedError
-from ltm_eval.paths import PACKAGE, source_sha256
-from ltm_eval.resume import MANIFEST, status_of
-from ltm_eval.run import run
-from ltm_eval.run_record import folder_name
-from ltm_eval.status import status
+from ltm_eval.harness import rescore
+from ltm_eval.harness import sweep as grid
+from ltm_eval.harness import sweep as sweeping
+from ltm_eval.harness.evaluation import folder_name
+from ltm_eval.harness.options import GridConfig, RunConfig, SweepConfig
+from ltm_eval.harness.run import run
+from ltm_eval.runs import journal
+from ltm_eval.runs.session import MANIFEST, status_of
+from ltm_eval.runs.status import status
+from ltm_eval.system import files as paths
+from ltm_eval.system import machine as provenance
+from ltm_eval.system.errors import RefusedError
+from ltm_eval.system.files import PACKAGE, source_sha256
 from tests.tiny import tiny_folder, tiny_gpt2
 
 LIMIT = 3
 OTHER = {
-    "source": ("ltm_eval.paths.source_sha256", lambda: "f" * 64, f"source_sha256 {'{}'} → {'f' * 12}…"),
-    "torch": ("ltm_eval.provenance.version", lambda name: f"0.0.1-{name}", "lm-eval 0.4.13 → 0.0.1-lm-eval"),
+    "source": ("ltm_eval.system.files.source_sha256", lambda: "f" * 64, f"source_sha256 {'{}'} → {'f' * 12}…"),
+    "torch": ("ltm_eval.system.machine.version", lambda name: f"0.0.1-{name}", "lm-eval 0.4.13 → 0.0.1-lm-eval"),
 }
 """Another program: what is replaced, by what, and what a refusal names."""
 
@@ -144,7 +148,7 @@ def test_cells_of_two_programs_do_not_make_one_sweep(
 ) -> None:
     def swept(t_fast: tuple[int, ...], *, fresh: bool = False) -> grid.Swept:
         base = config(folder, tmp_path, tasks=("gsm8k",), fresh=fresh)
-        return grid.run(GridConfig(base, (str(folder),), t_fast, (1,), ("demos",), (1234,)))
+        return grid.run_grid(GridConfig(base, (str(folder),), t_fast, (1,), ("demos",), (1234,)))
 
     swept((0, 1))
     upgraded(monkeypatch)
@@ -153,7 +157,7 @@ def test_cells_of_two_programs_do_not_make_one_sweep(
     again = swept((0, 1))  # all of it was done: it begins anew, and says so
     assert not any(one.kept for one in again.done) and "2 cells of another program" in capsys.readouterr().err
     assert all(one.kept for one in swept((0, 1)).done)
-    monkeypatch.setattr("ltm_eval.paths.source_sha256", lambda: "e" * 64)
+    monkeypatch.setattr("ltm_eval.system.files.source_sha256", lambda: "e" * 64)
     assert [one.state for one in swept((0, 1, 2), fresh=True).done] == ["complete"] * 3
 
 
@@ -163,8 +167,8 @@ def test_an_unfinished_run_from_before_programs_were_named(
     """As 0.1.0 wrote it: `status` and `rescore` read it, a resume is refused in one line."""
     old = {"ltm_eval": "0.1.0", "torch": provenance.version("torch")}
     with monkeypatch.context() as patch:
-        patch.setattr("ltm_eval.lm.program", lambda: old)
-        patch.setattr("ltm_eval.resume.described", lambda: "0.1.0")
+        patch.setattr("ltm_eval.harness.ltm.program", lambda: old)
+        patch.setattr("ltm_eval.runs.session.described", lambda: "0.1.0")
         run(config(folder, tmp_path / "whole"))
         killed(config(folder, tmp_path / "part"), patch)
     (made,) = rescore.rescore(tmp_path / "whole", rescore.Changes(filters=(("last", r"(\d+)"),)))

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval import pulse
-from ltm_eval.adaptive import Adaptive, fit_adaptive
-from ltm_eval.bounds import fresh_draws
-from ltm_eval.config import GenerationConfig, fit_config
-from ltm_eval.decode import Prompt, generate
-from ltm_eval.posterior import fit_documents
-from ltm_eval.pulse import STALL_SECONDS
-from ltm_eval.windows import Document, Window
+from ltm_eval.inference.bounds import fresh_draws
+from ltm_eval.inference.decode import Prompt, generate
+from ltm_eval.inference.options import GenerationConfig, fit_config
+from ltm_eval.inference.posterior import Adaptive, fit_adaptive, fit_documents
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.runs.watchdog import STALL_SECONDS, Watch
+from ltm_eval.system import progress as pulse
 from tests.tiny import tiny_model
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def test_no_step_at_work(clock: Clock) -> None:
-    watch = pulse.Watch(LIMIT)
+    watch = Watch(LIMIT)
     clock.passes(2 * LIMIT)
     assert not watch.is_stuck()
     pulse.begin()
@@ -67,7 +66,7 @@ def test_no_step_at_work(clock: Clock) -> None:
 
 def test_a_step_is_a_sign_of_life(clock: Clock) -> None:
     pulse.begin()
-    watch = pulse.Watch(LIMIT)
+    watch = Watch(LIMIT)
     for _ in range(4):
         pulse.mark()
         assert not watch.is_stuck()
@@ -80,7 +79,7 @@ def test_a_step_is_a_sign_of_life(clock: Clock) -> None:
 
 def test_computing_is_a_sign_of_life_unless_it_waits_for_a_gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     pulse.begin()
-    watch = pulse.Watch(LIMIT)
+    watch = Watch(LIMIT)
     assert not watch.is_stuck()
     for _ in range(3):
         clock.passes(1.5 * LIMIT, share=0.03)
@@ -98,7 +97,7 @@ def test_computing_is_a_sign_of_life_unless_it_waits_for_a_gpu(clock: Clock, mon
 
 def test_a_compiler_may_take_longer(clock: Clock) -> None:
     pulse.begin()
-    watch = pulse.Watch(LIMIT)
+    watch = Watch(LIMIT)
     with pulse.patient():
         assert not watch.is_stuck()
         clock.passes(5 * LIMIT)

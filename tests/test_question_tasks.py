@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval.errors import DataError, UsageError
-from ltm_eval.fewshot import split_prompt
-from ltm_eval.paths import tasks_dir
+from ltm_eval.system.errors import DataError, UsageError
+from ltm_eval.system.files import tasks_dir
+from ltm_eval.tasks.prompts import split_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from ltm_eval.errors import InputError, UsageError
-from ltm_eval.recipe import Recipe, read_recipe
+from ltm_eval.system.errors import InputError, UsageError
+from ltm_eval.training.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path

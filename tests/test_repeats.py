@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.answers import INVALID
-from ltm_eval.errors import UsageError
-from ltm_eval.metrics import EFFECTIVE
-from ltm_eval.repeats import (
+from ltm_eval.results.answers import INVALID
+from ltm_eval.results.statistics import EFFECTIVE, interval_of
+from ltm_eval.system.errors import UsageError
+from ltm_eval.tasks.samples import (
     Repeats,
     Rethinking,
     content_free,
     greedy_options,
-    interval_of,
     keeping_all,
     majority,
     refuse_greedy,
@@ -138,7 +137,7 @@ def test_content_free_row_of_a_training_file() -> None:
 
 def test_content_free_row_of_gsm8k(data_dir: Any) -> None:
     """Always answering 4, 6, 10, 5, 20 scores 12.81 % pass@5 on the published files."""
-    from ltm_eval.corpora import GSM8K, load_set
+    from ltm_eval.data.sources import GSM8K, load_set
 
     corpus = load_set(GSM8K, data=data_dir)
     answers = {split: [row["answer"] for row in rows] for split, rows in corpus.splits.items()}

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from ltm_eval.repetition import copied_share, distinct_share, facts_of, mean_facts, repeated_share
+from ltm_eval.tasks.mauve import copied_share, distinct_share, facts_of, mean_facts, repeated_share
 
 
 def test_by_hand() -> None:

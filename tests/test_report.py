@@ -18,16 +18,16 @@ from fake_runs import AUDIT, TASK, write_ppl_run, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
-from ltm_eval.chart import shortened
-from ltm_eval.errors import MachineError, ResultsError
-from ltm_eval.metrics import WILSON, wilson_interval
-from ltm_eval.report import build, render, write
-from ltm_eval.results import find_runs
-from ltm_eval.verdicts import shared_warnings
-from ltm_eval.wording import cut, number, p_words, short, signed, signed_bits, visible
+from ltm_eval.report.findings import shared_warnings
+from ltm_eval.report.page import build, render, write
+from ltm_eval.report.plots import shortened
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.statistics import WILSON, wilson_interval
+from ltm_eval.system.errors import MachineError, ResultsError
+from ltm_eval.system.text import cut, number, p_words, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
-    from ltm_eval.page import ReportData, ScoreRow, TaskSection
+    from ltm_eval.results.views import ReportData, ScoreRow, TaskSection
 
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"
@@ -281,8 +281,8 @@ def test_a_limit_is_announced(tmp_path: Path) -> None:
 
 
 def test_a_limit_of_several_tasks_is_one_alarm() -> None:
-    from ltm_eval.result_records import Run, RunExtra, TaskResult
-    from ltm_eval.verdicts import limit_banners
+    from ltm_eval.report.findings import limit_banners
+    from ltm_eval.results.files import Run, RunExtra, TaskResult
 
     def task(name: str, scored: int | None, whole: int | None) -> TaskResult:
         return TaskResult(name, name, "1", 0, whole, scored, "", {}, (), None, None, None, None, {})
@@ -497,14 +497,14 @@ def test_writing_names_the_place_it_cannot_write(tmp_path: Path) -> None:
 
 
 def test_importing_the_report_loads_nothing_heavy() -> None:
-    code = "import sys, ltm_eval.report; print(*sorted(sys.modules))"
+    code = "import sys, ltm_eval.report.page; print(*sorted(sys.modules))"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "lm_eval", "datasets", "pandas", "transformers", "matplotlib", "numpy", "jinja2"} & set(names)
 
 
 def test_building_and_rendering_loads_neither_torch_nor_lm_eval() -> None:
     code = (
-        "import sys; from ltm_eval.results import find_runs; from ltm_eval.report import build, render;"
+        "import sys; from ltm_eval.results.files import find_runs; from ltm_eval.report.page import build, render;"
         f"render(build(find_runs([{str(DATA / 'plain')!r}]))); print(*sorted(sys.modules))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

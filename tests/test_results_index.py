@@ -12,15 +12,15 @@ from fake_runs import AUDIT, write_ppl_run, write_run
 from hostile import HOSTILE, Structure, assert_inert
 
 from ltm_eval import cli
-from ltm_eval.document import RENDERERS
-from ltm_eval.errors import ResultsError
-from ltm_eval.report import told_digest
-from ltm_eval.results_index import document, index, link
+from ltm_eval.report.index import document, index, link
+from ltm_eval.report.page import told_digest
+from ltm_eval.report.tables import RENDERERS
+from ltm_eval.system.errors import ResultsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.document import Document
+    from ltm_eval.report.tables import Document
 
 
 def fill(folder: Path) -> None:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ltm_eval import journal
-from ltm_eval.config import RunConfig
-from ltm_eval.errors import RefusedError, ResultsError
-from ltm_eval.lock import NAME, holding
-from ltm_eval.results import find_runs
-from ltm_eval.resume import MANIFEST, rebuild, status_of
-from ltm_eval.run import run
-from ltm_eval.run_record import folder_name
+from ltm_eval.harness.evaluation import folder_name
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run
+from ltm_eval.results.files import find_runs
+from ltm_eval.runs import journal
+from ltm_eval.runs.session import MANIFEST, rebuild, status_of
+from ltm_eval.system.errors import RefusedError, ResultsError
+from ltm_eval.system.files import NAME, holding
 from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
@@ -249,7 +249,7 @@ def test_a_signal_after_the_run_was_left(ends: bool) -> None:
     """While the command says its last line a further signal ends it without a word; a library's caller gets his own."""
     code = f"""
 import os, signal
-from ltm_eval.stopping import Stopped, ends_with_command, stopping
+from ltm_eval.system.errors import Stopped, ends_with_command, stopping
 if {ends}:
     ends_with_command()
 try:
@@ -360,7 +360,7 @@ def test_another_checkpoint_under_the_same_name_is_noticed(place: Place, tmp_pat
 
 
 def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path) -> None:
-    from ltm_eval.paths import sample_data_dir
+    from ltm_eval.system.files import sample_data_dir
 
     shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / "data" / "gsm8k")
     chosen = {"limit": 4, "data": str(tmp_path / "data")}
@@ -417,7 +417,7 @@ def test_a_partial_result_gives_way_to_a_complete_one(place: Place, tmp_path: Pa
 def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host is given the same batches and random numbers as without an interruption."""
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
-    monkeypatch.setattr("ltm_eval.baselines.CHUNK", 2)
+    monkeypatch.setattr("ltm_eval.harness.baseline.CHUNK", 2)
     base = options(place.checkpoint, tmp_path / "a", limit=4, batch_size=2, baselines=(str(gpt2),), n=3)
     config = RunConfig(**{**base, "gen_kwargs": "max_gen_toks=4,temperature=1.0"})
 

@@ -9,17 +9,15 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from ltm_eval.bounds import fresh_draws
-from ltm_eval.config import GenerationConfig, fit_config
-from ltm_eval.decode import Continuation, Prompt, generate
-from ltm_eval.errors import UsageError
-from ltm_eval.gaussians import Posterior, Start
-from ltm_eval.lm import LTM
-from ltm_eval.noise import generator, standard_normal
-from ltm_eval.posterior import fit_documents
-from ltm_eval.progress import silent
-from ltm_eval.rethink import Budget, Candidate, Question, Rethought, Spent, rethink, trace_document
-from ltm_eval.windows import Document, Window
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference.bounds import fresh_draws
+from ltm_eval.inference.decode import Continuation, Prompt, generate
+from ltm_eval.inference.options import GenerationConfig, fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.rethink import Budget, Candidate, Question, Rethought, Spent, rethink, trace_document
+from ltm_eval.inference.windows import Document, Posterior, Start, Window, generator, standard_normal
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.progress import silent
 from tests.tiny import tiny_folder, tiny_model
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from ltm_eval.errors import UsageError
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.rules import FAMILIES, SAMPLE_DEMONSTRATIONS, SAMPLE_EPISODES, episode, sample_rows
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.files import sample_data_dir
+from ltm_eval.training.rules import FAMILIES, SAMPLE_DEMONSTRATIONS, SAMPLE_EPISODES, episode, sample_rows
 
 
 def _number(question: str) -> int:

@@ -12,15 +12,13 @@ import pytest
 
 import ltm_eval
 from ltm_eval.cli import main
-from ltm_eval.config import RunConfig
-from ltm_eval.errors import DataError, LtmEvalError, MachineError, UsageError
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.preflight import settle
-from ltm_eval.report import build, gather
-from ltm_eval.result_records import RunExtra
-from ltm_eval.results import find_runs, read_latents, read_samples
-from ltm_eval.run import run
-from ltm_eval.run_record import folder_name
+from ltm_eval.harness.evaluation import folder_name
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run, settle
+from ltm_eval.report.page import build, gather
+from ltm_eval.results.files import RunExtra, find_runs, read_latents, read_samples
+from ltm_eval.system.errors import DataError, LtmEvalError, MachineError, UsageError
+from ltm_eval.system.files import sample_data_dir
 from tests.tiny import tiny_folder, tiny_gpt2
 
 TASK = "ltm_gsm8k"
@@ -157,7 +155,7 @@ def test_perplexity_on_the_samples_ends_in_a_report(tmp_path: Path, monkeypatch:
     def absent() -> None:
         raise AssertionError("GPT-2's vocabulary was asked for")
 
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", absent)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
     chosen = RunConfig(
         tasks=("ag_news", "lambada_last_word"), limit=2, t_fast=1, rows="bound", output_path=str(tmp_path), quiet=True

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from ltm_eval import grid, probing
-from ltm_eval import run as runner
-from ltm_eval.cells import Cell
-from ltm_eval.cli import app, main
-from ltm_eval.config import ANSWERS, NOTHING, QUESTIONS, VERDICT, FitConfig, GridConfig, RunConfig
-from ltm_eval.errors import UsageError
-from ltm_eval.evaluation import asked_of
-from ltm_eval.lm import LTM
-from ltm_eval.run import Outcome
-from ltm_eval.run_options import RUN, SWEEP, run_config
-from ltm_eval.subjects import ltm_subject
+from ltm_eval.cli import RUN, SWEEP, app, main, run_config
+from ltm_eval.harness import run as runner
+from ltm_eval.harness import sweep as grid
+from ltm_eval.harness.evaluation import asked_of
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import ANSWERS, NOTHING, QUESTIONS, VERDICT, GridConfig, RunConfig
+from ltm_eval.harness.run import Outcome, ltm_subject
+from ltm_eval.harness.sweep import Cell
+from ltm_eval.inference.options import FitConfig
+from ltm_eval.probe import job as probing
+from ltm_eval.system.errors import UsageError
 from tests.tiny import tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.probe_results import ProbeJob
+    from ltm_eval.probe.files import ProbeJob
 
 COMMON = [
     *("--data", "sample", "--metadata", '{"protocol": "documents"}', "--preset", "published", "--fit", '{"lr": 0.2}'),
@@ -184,7 +184,7 @@ def test_every_option_says_what_it_changes(name: str, tiny: Path, monkeypatch: p
     assert changes and set(changes) <= {ANSWERS, QUESTIONS, VERDICT, NOTHING}, "mark the option in config.RunConfig"
     assert len(changes) == 1 or NOTHING not in changes
     assert bool(told) == (ANSWERS in changes)
-    monkeypatch.setattr("ltm_eval.lm.compile_layers", lambda model: None)  # its import warns
+    monkeypatch.setattr("ltm_eval.harness.ltm.compile_layers", lambda model: None)  # its import warns
     base = RunConfig(model=str(tiny / "tiny"), t_fast=2)
     assert set(told) <= kept_under(base).keys()
     value = OTHERS[name]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.blocks import last_word_dataset, prepare
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.texts import TEXT_SETS, documents, load_texts
+from ltm_eval.data.blocks import last_word_dataset, prepare
+from ltm_eval.data.sets import TEXT_SETS, documents, load_texts
+from ltm_eval.system.files import sample_data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,7 +180,7 @@ def test_each_set_gives_several_blocks_without_gpt2s_vocabulary(name: str, monke
     def absent() -> None:
         raise AssertionError("GPT-2's vocabulary was asked for")
 
-    monkeypatch.setattr("ltm_eval.blocks.load_gpt2", absent)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", absent)
     facts = prepare(name, data="sample").facts
     assert facts["documents"] >= 4
     assert (facts["sample"], facts["block_tokens"], facts["block_tokenizer"]) == (True, 256, "demo")

@@ -99,8 +99,8 @@ def test_templates_are_escaped_and_never_made_of_data() -> None:
 
 def test_jinja_in_data_stays_text(tmp_path: Path) -> None:
     """A question that is a template reaches the prompt as it is; lm-eval renders task definitions only."""
-    from ltm_eval.config import RunConfig
-    from ltm_eval.task_loading import tasks_of
+    from ltm_eval.harness.loading import tasks_of
+    from ltm_eval.harness.options import RunConfig
     from tests.fault_makers import rows, write_rows
 
     text = "{{ 7 * 7 }} {% include '/etc/hostname' %} {{ ''.__class__.__mro__ }}"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from ltm_eval.distributed import Job
-from ltm_eval.errors import RefusedError
-from ltm_eval.journal import Journal, read
-from ltm_eval.launch import Launch
-from ltm_eval.worklist import Answer, Item, Work, Worklist, first_documents, is_by_token
+from ltm_eval.runs.journal import Journal, read
+from ltm_eval.runs.processes import Job
+from ltm_eval.runs.worklist import Answer, Item, Work, Worklist, first_documents, is_by_token
+from ltm_eval.system.errors import RefusedError
+from ltm_eval.system.launch import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ltm_eval import __version__
-from ltm_eval.bounds import RowOptions
-from ltm_eval.causal import CausalConfig
-from ltm_eval.config import fit_config
-from ltm_eval.signatures import Setting, read_facts, signatures_of
+from ltm_eval.inference.bounds import RowOptions
+from ltm_eval.inference.causal import CausalConfig
+from ltm_eval.inference.options import fit_config
+from ltm_eval.results.official import read_facts
+from ltm_eval.results.signature import Setting, signatures_of
 
 CONFIG: dict[str, Any] = {
     "condition": "prompt",

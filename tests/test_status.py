@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from ltm_eval.cli import main
-from ltm_eval.config import RunConfig
-from ltm_eval.errors import DataError, IncompleteError, UsageError
-from ltm_eval.journal import Journal, files_of
-from ltm_eval.lock import holding
-from ltm_eval.rescore import Changes, rescore
-from ltm_eval.results import find_runs, read_answers, read_latents, read_samples, read_tokens
-from ltm_eval.resume import Manifest
-from ltm_eval.run import run
-from ltm_eval.run_record import folder_name
-from ltm_eval.status import status, text
+from ltm_eval.harness.evaluation import folder_name
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.rescore import Changes, rescore
+from ltm_eval.harness.run import run
+from ltm_eval.results.files import find_runs, read_answers, read_latents, read_samples, read_tokens
+from ltm_eval.runs.journal import Journal, files_of
+from ltm_eval.runs.session import Manifest
+from ltm_eval.runs.status import status, text
+from ltm_eval.system.errors import DataError, IncompleteError, UsageError
+from ltm_eval.system.files import holding
 from tests.tiny import tiny_folder, tiny_gpt2
 
 TASK = "ltm_gsm8k"
@@ -130,8 +130,8 @@ def test_rescoring_without_the_model(done: tuple[RunConfig, Path], monkeypatch: 
     def absent(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was asked for")
 
-    monkeypatch.setattr("ltm_eval.checkpoint.load_with_tokenizer", absent)
-    monkeypatch.setattr("ltm_eval.run.construct", absent)
+    monkeypatch.setattr("ltm_eval.model.checkpoint.load_with_tokenizer", absent)
+    monkeypatch.setattr("ltm_eval.harness.run.construct", absent)
     assert len(rescore(done[1], Changes())) == 2
 
 

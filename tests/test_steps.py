@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval import memory, steps
-from ltm_eval.batch import Batch
-from ltm_eval.config import fit_config
-from ltm_eval.fast_loop import fast_loop
-from ltm_eval.gaussians import Posterior, preset_start
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.noise import document_noise
-from ltm_eval.steps import AdamW, DeviceSteps, HostSteps, learning_rate
-from ltm_eval.windows import Document, Window
+from ltm_eval.inference import posterior as steps
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import AdamW, DeviceSteps, HostSteps, fast_loop, learning_rate
+from ltm_eval.inference.windows import Document, Posterior, Window, document_noise, preset_start
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.system import device as memory
 from tests.paper_gpu import DEVICE, Traffic, play_gpu
 from tests.tiny import TINY, relative_error, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ltm_eval.config import FitConfig
+    from ltm_eval.inference.options import FitConfig
 
 
 def document(seed: int, length: int, windows: int = 1) -> Document:

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.document import RENDERERS
-from ltm_eval.export import document
-from ltm_eval.page import Difference, Published
-from ltm_eval.report import build, render
-from ltm_eval.results import find_runs
-from ltm_eval.summary import MOST_PUBLISHED, Summary, SummaryCell, SummaryGap, SummaryRow, _best, _published_perplexity
-from ltm_eval.summary_text import summary_texts
-from ltm_eval.table_text import comma_separated, latex_table, markdown_table
+from ltm_eval.report.page import MOST_PUBLISHED, _best, _published_perplexity, build, document, render
+from ltm_eval.report.tables import RENDERERS, comma_separated, latex_table, markdown_table, summary_texts
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.views import Difference, Published, Summary, SummaryCell, SummaryGap, SummaryRow
 from tests.fake_runs import AUDIT, write_ppl_run, write_run
 
 if TYPE_CHECKING:

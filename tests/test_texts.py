@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ltm_eval.errors import DataError, MachineError, UsageError
-from ltm_eval.paths import sample_data_dir
-from ltm_eval.row_files import rows_sha256
-from ltm_eval.texts import TEXT_SETS, documents, load_texts
+from ltm_eval.data.readers import rows_sha256
+from ltm_eval.data.sets import TEXT_SETS, documents, load_texts
+from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.files import sample_data_dir
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 
@@ -190,7 +190,7 @@ def test_what_a_sample_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load_texts("ptb", data="sample", split="test")
     with pytest.raises(DataError, match=r"the bundled sample of lm1b has no file 'x\.tokens'; leave the name out"):
         load_texts("lm1b", data="sample", file="x.tokens")
-    monkeypatch.setattr("ltm_eval.texts.sample_data_dir", lambda: tmp_path)
+    monkeypatch.setattr("ltm_eval.data.sets.sample_data_dir", lambda: tmp_path)
     for name in TEXT_SETS:
         with pytest.raises(DataError, match=f"there is no bundled sample of {name} in .*; install again, or") as caught:
             load_texts(name, data="sample")
@@ -198,7 +198,7 @@ def test_what_a_sample_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltm_eval.texts.sample_data_dir", lambda: tmp_path)
+    monkeypatch.setattr("ltm_eval.data.sets.sample_data_dir", lambda: tmp_path)
     put(tmp_path, "pubmed/val.txt", '{"article_text": "one"}\n')
     with pytest.raises(DataError, match=r"val\.txt:1: column 'article_text' must be a list"):
         load_texts("pubmed", data="sample")
@@ -258,7 +258,7 @@ def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(5, "Input/output error", str(path))
 
     put(tmp_path / "ptb", "ptb.valid.txt", "a\n")
-    monkeypatch.setattr("ltm_eval.texts.file_sha256", fail)
+    monkeypatch.setattr("ltm_eval.data.sets.file_sha256", fail)
     with pytest.raises(MachineError, match=r"cannot be read \(Input/output error\)"):
         load_texts("ptb", data=tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.token_pieces import Pieces, Span, common_spans, pieces_of_bytes, pieces_of_offsets
+from ltm_eval.results.tokens import Pieces, Span, common_spans, pieces_of_bytes, pieces_of_offsets
 
 TEXTS = st.text(st.sampled_from("aé€𝄞 \n語\u0301\u200d👩"), min_size=1, max_size=24)
 COSTS = st.floats(0, 40, allow_nan=False)

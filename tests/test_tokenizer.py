@@ -8,9 +8,9 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval import tokenizer as module
-from ltm_eval.errors import MachineError, TokenizerError
-from ltm_eval.tokenizer import Tokenizer, load_ranks, load_tokenizer
+from ltm_eval.model import tokenizer as module
+from ltm_eval.model.tokenizer import Tokenizer, load_ranks, load_tokenizer
+from ltm_eval.system.errors import MachineError, TokenizerError
 from tests.tiny import byte_ranks
 
 if TYPE_CHECKING:

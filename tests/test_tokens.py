@@ -11,23 +11,22 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from ltm_eval import progress
-from ltm_eval.batch import Batch
-from ltm_eval.bounds import RowOptions, score_documents
-from ltm_eval.config import RunConfig, fit_config
-from ltm_eval.elbo import IGNORED, projected_nll_nats, projected_token_nll_nats, token_nll_nats
-from ltm_eval.errors import ResultsError, UsageError
-from ltm_eval.generating import Generating
-from ltm_eval.journal import Journal
-from ltm_eval.lm import LTM
-from ltm_eval.posterior import fit_documents
-from ltm_eval.results import find_runs, read_samples, read_tokens
-from ltm_eval.rolling import score_texts
-from ltm_eval.run import run
-from ltm_eval.token_costs import TokenCosts
-from ltm_eval.token_record import TokenRecord
-from ltm_eval.windows import Document, Window
-from ltm_eval.worklist import Worklist, first_documents
+from ltm_eval.harness.answering import Generating
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.harness.run import run
+from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.bounds import RowOptions, score_documents, score_texts
+from ltm_eval.inference.draws import TokenCosts
+from ltm_eval.inference.options import fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.model.elbo import IGNORED, projected_nll_nats, projected_token_nll_nats, token_nll_nats
+from ltm_eval.results.files import TokenRecord, find_runs, read_samples, read_tokens
+from ltm_eval.runs.journal import Journal
+from ltm_eval.runs.worklist import Worklist, first_documents
+from ltm_eval.system import progress
+from ltm_eval.system.errors import ResultsError, UsageError
 from tests.fake_runs import DATE, TASK, write_run
 from tests.tiny import TINY, tiny_folder, tiny_model
 
@@ -206,7 +205,7 @@ def test_a_resumed_run_has_what_was_kept(folder: Path, tmp_path: Path, monkeypat
         scored.append(len(texts))
         return score_texts(ltm, texts, *args, **options)
 
-    monkeypatch.setattr("ltm_eval.lm.score_texts", counting)
+    monkeypatch.setattr("ltm_eval.harness.ltm.score_texts", counting)
     again, more = model(folder, 3), model(folder, 5)
     for lm in (again, more):
         lm.worklist = Worklist(Journal(tmp_path, lm.settings))

@@ -20,13 +20,12 @@ from torch.nn import functional as F
 
 import ltm_eval
 from ltm_eval.cli import main
-from ltm_eval.elbo import IGNORED
-from ltm_eval.errors import CheckpointError, RefusedError
-from ltm_eval.gpt2 import joined_rows
-from ltm_eval.learners import LatentLearner, _Noise, training_flops
-from ltm_eval.packing import prepare
-from ltm_eval.recipe import Recipe, read_recipe
-from ltm_eval.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.system.errors import CheckpointError, RefusedError
+from ltm_eval.training.learners import LatentLearner, _Noise, joined_rows, training_flops
+from ltm_eval.training.packing import prepare
+from ltm_eval.training.recipe import Recipe, read_recipe
+from ltm_eval.training.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +113,7 @@ def test_the_gradient_is_that_of_the_mean_over_scored_tokens(recipe: Recipe, tmp
     learner.backward(batch, 0, ["0/0", "0/1", "0/2"], batch.scored)
     found = {name: weight.grad.clone() for name, weight in learner.module.named_parameters() if weight.grad is not None}
 
-    from ltm_eval.noise import generator, standard_normal
+    from ltm_eval.inference.windows import generator, standard_normal
 
     z = torch.stack(
         [standard_normal(generator(coded.seed, "train", f"0/0/{i}".encode()), (2, 1, 16)) for i in range(3)]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ltm_eval.page import BitsDifference, Difference
-from ltm_eval.result_records import AuditResult, Run, RunExtra, Score, TaskResult
-from ltm_eval.verdicts import _bits_relation, _bits_words, audit_line, run_banners
+from ltm_eval.report.findings import _bits_relation, _bits_words, audit_line, run_banners
+from ltm_eval.results.files import Run, RunExtra, Score, TaskResult
+from ltm_eval.results.views import BitsDifference, Difference
+from ltm_eval.system.records import AuditResult
 
 AUDIT = AuditResult(
     "p", 60.04, 1.5, caught=True, is_bound=False, t_fast=4_000, figure="bound", blocks=1, length=2, vocab=3, seed=4

@@ -11,8 +11,8 @@ from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from ltm_eval.paths import tasks_dir
-from ltm_eval.perplexity import RollingScore
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.system.files import tasks_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval import workers
-from ltm_eval.bounds import RowOptions, score_documents
-from ltm_eval.config import GenerationConfig, fit_config
-from ltm_eval.decode import Prompt, generate
-from ltm_eval.posterior import fit_documents
-from ltm_eval.windows import Document, Window
-from ltm_eval.workers import one_thread, side_by_side
+from ltm_eval.inference import batching as workers
+from ltm_eval.inference.batching import one_thread, side_by_side
+from ltm_eval.inference.bounds import RowOptions, score_documents
+from ltm_eval.inference.decode import Prompt, generate
+from ltm_eval.inference.options import GenerationConfig, fit_config
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Window
 from tests.tiny import tiny_model
 
 if TYPE_CHECKING:

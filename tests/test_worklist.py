@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from ltm_eval import progress
-from ltm_eval.journal import Journal
-from ltm_eval.lm import LTM
-from ltm_eval.perplexity import RollingScore
-from ltm_eval.worklist import Answer, Item, Worklist
+from ltm_eval.harness.ltm import LTM
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.runs.journal import Journal
+from ltm_eval.runs.worklist import Answer, Item, Worklist
+from ltm_eval.system import progress
 from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:

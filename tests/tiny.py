@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltm_eval.checkpoint import Checkpoint, CheckpointInfo, load, save
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.model_config import ModelConfig
-from ltm_eval.weights import weights_sha256
+from ltm_eval.model.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import LatentThoughtModel
 
 DATA = Path(__file__).parent / "data"
 RELEASED = ("released_a", "released_b")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.model import LatentThoughtModel
-from ltm_eval.model_config import ModelConfig
-from ltm_eval.windows import Document, Window
+from ltm_eval.inference.windows import Document, Window
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import LatentThoughtModel
 
 CONFIG = ModelConfig(
     dim=4,

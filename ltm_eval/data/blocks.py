@@ -1,0 +1,475 @@
+"""Perplexity sets as the documents that any lm-eval model scores: blocks of the MDLM family, or whole documents.
+
+Protocol `mdlm` (arXiv:2406.07524; kuleshov-group/bd3lms `dataloader.py` with `insert_valid_eos=False`): GPT-2 BPE of
+each example without special tokens, all of them in order with nothing between, cut into 1,022 tokens, end-of-text in
+front and behind, what is left at the end dropped. There, what is dropped depends on the number of processes; here one
+process does all and counts it. Protocol `documents`: every document whole, nothing dropped, nothing behind it.
+
+A model gets text, not tokens. The end-of-text in front is the prefix token that lm-eval's models put before a rolling
+text themselves; the one behind is the literal `<|endoftext|>`, which GPT-2's tokenizers read as the special token. Cut
+at tokens, a block need not be text (a cut can fall inside a character), and its text need not give the same tokens
+again (where two examples meet, the joined text is encoded otherwise). So a cut moves back, token by token, until the
+block is text that encodes to at most as many tokens as fit; what it gave up begins the next block. A block whose text
+encodes to fewer tokens stays as it is: tokens are counted as a model sees them.
+
+GPT-2's vocabulary needs the network once. Blocks can therefore be cut and counted with another tokenizer
+(`block_tokenizer`), and the bundled sample data are by default: with the bundled model's, into shorter blocks. The
+facts of a preparation name it, and nothing counted with it is called a GPT-2 token.
+
+Words and bytes are those of the de-tokenised text (UTF-8), without end-of-text. A word is what stands between white
+space in its own example, and counts in the block where it begins, so that neither abutting examples nor cuts change
+the sum.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.data.metadata import reads
+from ltm_eval.data.sets import Texts, documents, load_texts, text_set
+from ltm_eval.data.sources import PLACE, SAMPLE
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
+from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.files import DEMO_MODEL, demo_model_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from datasets import Dataset
+
+
+PROTOCOLS = ("mdlm", "documents")
+BLOCK_TOKENS = 1_024
+SAMPLE_BLOCK_TOKENS = 256
+"""Of the bundled sample data, which are short."""
+GPT2 = "gpt2"
+"""GPT-2's tokenizer by name; the bundled model's, which is there without a network, is `DEMO_MODEL`."""
+FEWEST_TOKENS = 16
+"""A character can take several tokens; below this a block might hold none."""
+PARTS = ("split", "file")
+"""Task options that choose what is read of a set; `<set>_split` and `<set>_file` are of one set."""
+PREPARED_BY = {"protocol", "block_tokens", "block_tokenizer", "insert_eos"}
+"""Task options that are fields of `BlockOptions`."""
+SPLIT = "blocks"
+"""Name under which lm-eval finds the documents, whatever split of the set they come from."""
+_WORD = re.compile(r"\S+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """How a set becomes documents."""
+
+    protocol: str = "mdlm"
+    """`mdlm` or `documents`."""
+    block_tokens: int = BLOCK_TOKENS
+    """Tokens of a block, both ends of text included; `mdlm` only."""
+    insert_eos: bool = False
+    """Whether end-of-text follows every example; `mdlm` only."""
+    block_tokenizer: str = GPT2
+    """Whose tokens cut and count: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UsageError(f"protocol must be {' or '.join(PROTOCOLS)}, got {self.protocol!r}")
+        if self.block_tokens < FEWEST_TOKENS:
+            raise UsageError(f"block_tokens must be at least {FEWEST_TOKENS}, got {self.block_tokens}")
+        if self.protocol == "documents" and (self.insert_eos or self.block_tokens != BLOCK_TOKENS):
+            raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One document of a task."""
+
+    text: str
+    """What a model scores by rolling log-likelihood, the closing end-of-text included."""
+    n_words: int
+    """Words that begin in it."""
+    n_bytes: int
+    """UTF-8 bytes, end-of-text left out."""
+    n_tokens_block: int
+    """Tokens of `text` by the block tokenizer, the closing end-of-text included: what a model that reads with that
+    tokenizer is scored on."""
+    index: int
+    """Position in the set."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the text; sums over all blocks."""
+
+    documents: int
+    """Blocks, or whole documents."""
+    n_words: int
+    """Words."""
+    n_bytes: int
+    """Bytes."""
+    n_tokens_block: int
+    """Tokens of the blocks by the block tokenizer."""
+    stream_tokens: int
+    """Its tokens of the examples, each encoded alone."""
+    dropped_tokens: int
+    """Of those, the ones after the last whole block."""
+    dropped_bytes: int
+    """Bytes of the dropped text."""
+    moved_cuts: int
+    """Cuts that moved back."""
+    moved_tokens: int
+    """Tokens that they moved in all."""
+    changed_blocks: int
+    """Blocks whose text encodes to other tokens than its examples did."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A set ready for evaluation."""
+
+    blocks: tuple[Block, ...]
+    """In order."""
+    facts: Mapping[str, Any]
+    """Set, split, files with digest, options and `Counts`, for the record."""
+
+
+def prepare(
+    name: str,
+    options: BlockOptions | None = None,
+    *,
+    data: object = None,
+    split: str | None = None,
+    file: str | None = None,
+) -> Prepared:
+    """Read a set and make its documents.
+
+    Args:
+        name: of `texts.TEXT_SETS`.
+        options: protocol, lengths and tokenizer; None takes `default_options(data)`.
+        data: `auto` (also None), `sample`, `hub` or a folder.
+        split: another split than the set's own.
+        file: another file than the ones looked for.
+
+    Raises:
+        UsageError: an option is not one.
+        DataError: see `texts.load_texts`; or nothing is left to evaluate.
+        MachineError: GPT-2's vocabulary cannot be had, or a file cannot be read.
+        TokenizerError: the block tokenizer's file is not one of mergeable ranks.
+    """
+    options = options or default_options(data)
+    texts = load_texts(name, data=data, split=split, file=file)
+    tokenizer = block_tokenizer(options.block_tokenizer)
+    wholes = _without_marks(documents(texts), texts)
+    if options.protocol == "documents":
+        blocks, counts = whole_documents(wholes, tokenizer)
+    else:
+        blocks, counts = cut_blocks((text for parts in wholes for text in parts), tokenizer, options)
+    if not blocks:
+        raise DataError(
+            f"{name}: {counts.stream_tokens} tokens do not fill one block of {options.block_tokens}; "
+            "pass block_tokens=N with a smaller N, or protocol=documents"
+        )
+    return Prepared(tuple(blocks), _facts(texts, options, counts, tokenizer))
+
+
+def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptions:
+    """What holds for this data unless told otherwise: the published preparation, or what suits the bundled samples.
+
+    Args:
+        data: as in `prepare`.
+        protocol: of `PROTOCOLS`.
+    """
+    if str(data) != SAMPLE:
+        return BlockOptions(protocol)
+    length = SAMPLE_BLOCK_TOKENS if protocol == PROTOCOLS[0] else BLOCK_TOKENS
+    return BlockOptions(protocol, length, block_tokenizer=DEMO_MODEL)
+
+
+def block_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer that cuts and counts.
+
+    Args:
+        spec: `gpt2`, `demo` or a file of mergeable ranks (or a folder that holds one).
+
+    Raises:
+        UsageError: it is neither a name nor a file.
+        MachineError: GPT-2's vocabulary cannot be had.
+        TokenizerError: the file is not one of mergeable ranks.
+    """
+    if spec == GPT2:
+        try:
+            return load_gpt2()
+        except MachineError as error:
+            raise MachineError(
+                "blocks are counted in GPT-2 tokens, and its vocabulary is neither in tiktoken's cache nor could it be "
+                'downloaded; set TIKTOKEN_CACHE_DIR, or pass --metadata \'{"block_tokenizer": "demo"}\' (other blocks '
+                "than the published ones)"
+            ) from error
+    if spec == DEMO_MODEL:
+        return replace(load_tokenizer(str(demo_model_dir())), name=DEMO_MODEL)
+    if not Path(spec).exists():
+        raise UsageError(f"block_tokenizer must be gpt2, demo or a file of mergeable ranks, got {spec!r}")
+    return load_tokenizer(spec)
+
+
+def _without_marks(wholes: Iterable[tuple[str, ...]], texts: Texts) -> Iterator[tuple[str, ...]]:
+    """The documents, checked for text that models would take for the end of a text."""
+    for parts in wholes:
+        if any(END_OF_TEXT in part for part in parts):
+            raise DataError(
+                f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of "
+                "a text; remove it"
+            )
+        yield parts
+
+
+def _facts(texts: Texts, options: BlockOptions, counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
+    read = asdict(texts)
+    examples = read.pop("examples")
+    chosen = asdict(options) if options.protocol == "mdlm" else {"protocol": options.protocol}
+    told = {"block_tokenizer": tokenizer.name, "block_tokenizer_sha256": tokenizer.digest}
+    return {**read, "rows": len(examples), **chosen, **told, **asdict(counts)}
+
+
+# Whole documents ----------------------------------------------------------------------------------------------------
+
+
+def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tuple[list[Block], Counts]:
+    """Each document as one block without a closing end-of-text.
+
+    Args:
+        wholes: documents, each as its examples.
+        tokenizer: the block tokenizer.
+    """
+    blocks = []
+    stream_tokens = 0
+    for index, parts in enumerate(wholes):
+        text = "".join(parts)
+        tokens = len(tokenizer.encode(text))
+        stream_tokens += tokens
+        blocks.append(
+            Block(
+                text=text,
+                n_words=sum(len(_WORD.findall(part)) for part in parts),
+                n_bytes=len(text.encode()),
+                n_tokens_block=tokens,
+                index=index,
+            )
+        )
+    return blocks, _counts(blocks, stream_tokens=stream_tokens)
+
+
+def _counts(blocks: Sequence[Block], *, stream_tokens: int, **others: int) -> Counts:
+    zeros = {"dropped_tokens": 0, "dropped_bytes": 0, "moved_cuts": 0, "moved_tokens": 0, "changed_blocks": 0}
+    return Counts(
+        documents=len(blocks),
+        n_words=sum(block.n_words for block in blocks),
+        n_bytes=sum(block.n_bytes for block in blocks),
+        n_tokens_block=sum(block.n_tokens_block for block in blocks),
+        stream_tokens=stream_tokens,
+        **{**zeros, **others},
+    )
+
+
+# Blocks -------------------------------------------------------------------------------------------------------------
+
+
+def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOptions) -> tuple[list[Block], Counts]:
+    """Blocks of protocol `mdlm`.
+
+    Args:
+        examples: de-tokenised, in order.
+        tokenizer: the block tokenizer.
+        options: length and separator.
+    """
+    cutter = _Cutter(tokenizer, options.block_tokens - 2)
+    blocks = [
+        block
+        for example in examples
+        for block in cutter.blocks_after(example, followed_by=[tokenizer.eot_id] if options.insert_eos else [])
+    ]
+    return blocks, _counts(
+        blocks,
+        stream_tokens=cutter.stream_tokens,
+        dropped_tokens=len(cutter.pending),
+        dropped_bytes=len(tokenizer.decode_bytes(cutter.pending)),
+        moved_cuts=cutter.moved_cuts,
+        moved_tokens=cutter.moved_tokens,
+        changed_blocks=cutter.changed_blocks,
+    )
+
+
+class _Cutter:
+    """The stream of tokens between two cuts. Byte positions count from the set's beginning, end-of-text left out."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        self.tokenizer, self.length = tokenizer, length
+        self.pending: list[int] = []  # tokens since the last cut
+        self.word_starts: list[int] = []  # byte positions since the last cut
+        self.cut_at = self.read_to = 0  # byte positions
+        self.index = self.stream_tokens = self.moved_cuts = self.moved_tokens = self.changed_blocks = 0
+
+    def blocks_after(self, example: str, *, followed_by: Sequence[int]) -> Iterator[Block]:
+        """Take in an example; yield the blocks that are full then."""
+        ids = [*self.tokenizer.encode(example), *followed_by]
+        self.stream_tokens += len(ids)
+        self._note_words(example)
+        self.pending += ids
+        begin = 0
+        while len(self.pending) - begin >= self.length:
+            used, block = self._block(self.pending[begin : begin + self.length])
+            begin += used
+            yield block
+        del self.pending[:begin]
+
+    def _note_words(self, example: str) -> None:
+        longer = [(found.start(), len(found[0].encode()) - 1) for found in _NOT_ASCII.finditer(example)]
+        longer.append((len(example), 0))
+        base, beyond = self.read_to, 0
+        for word in _WORD.finditer(example):
+            while longer[beyond][0] < word.start():
+                base += longer[beyond][1]
+                beyond += 1
+            self.word_starts.append(base + word.start())
+        self.read_to += len(example.encode())
+
+    def _block(self, ids: Sequence[int]) -> tuple[int, Block]:
+        """The longest beginning of `ids` that is text and fits, and how many tokens it took."""
+        used, text, encoded = self._fitting(ids)
+        n_bytes = len(text.replace(END_OF_TEXT, "").encode())
+        words = bisect_left(self.word_starts, self.cut_at + n_bytes)
+        del self.word_starts[:words]
+        self.cut_at += n_bytes
+        self.moved_cuts += used < len(ids)
+        self.moved_tokens += len(ids) - used
+        self.changed_blocks += encoded != list(ids[:used])
+        block = Block(text + END_OF_TEXT, words, n_bytes, len(encoded) + 1, self.index)
+        self.index += 1
+        return used, block
+
+    def _fitting(self, ids: Sequence[int]) -> tuple[int, str, list[int]]:
+        """How many of `ids` make a block, its text, and the tokens of that text."""
+        for used in range(len(ids), 0, -1):
+            try:
+                text = self.tokenizer.encoding.decode_bytes(list(ids[:used])).decode("utf-8")
+            except UnicodeDecodeError:  # the cut falls inside a character
+                continue
+            encoded = self.tokenizer.encode(text, end_of_text=True)
+            if len(encoded) <= self.length:
+                return used, text, encoded
+        raise AssertionError(f"no beginning of {len(ids)} tokens is text of at most {self.length} tokens")
+
+
+# For lm-eval --------------------------------------------------------------------------------------------------------
+
+
+def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
+    """Task options that say which file of a set is read."""
+    name = str(metadata.get("text_set_name", ""))
+    own = {f"{name}_{key}" for key in PARTS}
+    return {*PLACE, *own, *(key for key in PARTS if f"{name}_{key}" not in metadata)}
+
+
+@reads(lambda metadata: _read_by_sets(metadata) | PREPARED_BY)
+def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Dataset]:
+    """A perplexity set for lm-eval's `custom_dataset`: rows with the fields of `Block`, under the one split `blocks`.
+
+    The facts of the preparation stand as JSON in the data set's description (`dataset.info.description`).
+
+    Args:
+        text_set_name: of `texts.TEXT_SETS`, from the task's YAML.
+        metadata: lm-eval passes `--metadata` and all model arguments. Read are `data` (or `data_dir`), `protocol`,
+            `block_tokens`, `block_tokenizer`, `insert_eos`, and `split` and `file`, which `<set>_split` and
+            `<set>_file` override for one set.
+
+    Raises:
+        LtmEvalError: see `prepare`.
+    """
+    from datasets import Dataset, DatasetInfo
+
+    prepared = prepare(text_set_name, options_of(metadata), **_source_of(text_set_name, metadata))
+    info = DatasetInfo(description=json.dumps(prepared.facts))
+    return {SPLIT: Dataset.from_list([asdict(block) for block in prepared.blocks], info=info)}
+
+
+@reads(lambda metadata: _read_by_sets({"text_set_name": "lambada", **metadata}))
+def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> dict[str, Dataset]:
+    """LAMBADA for lm-eval's `custom_dataset`: `context`, the passage up to its last space, and `target`, from there on.
+
+    The passage is left as it stands in the file, as lm-eval's `lambada_openai` does.
+
+    Raises:
+        DataError: see `texts.load_texts`; or a passage is a single word.
+    """
+    from datasets import Dataset, DatasetInfo
+
+    texts = load_texts(text_set_name, **_source_of(text_set_name, metadata))
+    rows = []
+    for index, passage in enumerate(texts.examples):
+        context, space, word = passage.rpartition(" ")
+        if not context.strip() or not word.strip():
+            raise DataError(f"{texts.name} in {texts.source}: passage {index + 1} has no last word after a space")
+        rows.append({"context": context, "target": space + word, "index": index})
+    facts = {**asdict(texts), "examples": len(rows)}
+    return {SPLIT: Dataset.from_list(rows, info=DatasetInfo(description=json.dumps(facts)))}
+
+
+def options_of(metadata: Mapping[str, object]) -> BlockOptions:
+    """The options that stand in `metadata`, which a command line may have turned into text.
+
+    Raises:
+        UsageError: a value is not one.
+    """
+    protocol = str(metadata.get("protocol") or PROTOCOLS[0])
+    if protocol == "documents" and any(metadata.get(key) is not None for key in ("block_tokens", "insert_eos")):
+        raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
+    default = default_options(_data_of(metadata), protocol=protocol)
+    return BlockOptions(
+        protocol=protocol,
+        block_tokens=_whole(metadata.get("block_tokens"), default.block_tokens),
+        insert_eos=_yes(metadata.get("insert_eos"), default=default.insert_eos),
+        block_tokenizer=str(metadata.get("block_tokenizer") or default.block_tokenizer),
+    )
+
+
+def _data_of(metadata: Mapping[str, object]) -> object:
+    """Where the data are to be looked for."""
+    data, folder = metadata.get("data"), metadata.get("data_dir")
+    if data is not None and folder is not None and str(data) != str(folder):
+        raise UsageError(f"data is {str(data)!r} and data_dir is {str(folder)!r}; give one of them")
+    return data if data is not None else folder
+
+
+def _source_of(name: str, metadata: Mapping[str, object]) -> dict[str, Any]:
+    """`data`, `split` and `file` of one set."""
+    text_set(name)
+    found: dict[str, Any] = {"data": _data_of(metadata)}
+    for key in PARTS:
+        value = metadata.get(f"{name}_{key}", metadata.get(key))
+        found[key] = None if value is None else str(value)
+    return found
+
+
+def _whole(value: object, default: int) -> int:
+    if value is None:
+        return default
+    try:
+        number = float(str(value))
+        if number == int(number) and not isinstance(value, bool):
+            return int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError(f"block_tokens must be a whole number, got {value!r}")
+
+
+def _yes(value: object, *, default: bool) -> bool:
+    word = str(value).strip().lower()
+    if value is None:
+        return default
+    if word not in _TRUE | _FALSE:
+        raise UsageError(f"insert_eos must be true or false, got {value!r}")
+    return word in _TRUE

@@ -1,0 +1,180 @@
+"""Task options (lm-eval's `--metadata`): which loader reads which, and those that no task of a run reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ltm_eval.system.errors import UsageError, hosted_by_lm_eval, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+# What tasks read of --metadata --------------------------------------------------------------------------------------
+
+CLOSE = 0.85
+"""How like a known name another must be to be taken for a slip where options of a model may stand among a task's."""
+
+
+def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F], F]:
+    """Mark a loader of data, or a task class, with the task options that it reads.
+
+    Args:
+        names: from the options given, `dataset_kwargs` included, to the names of those that change anything.
+    """
+
+    def marked(loader: F) -> F:
+        loader.__dict__["reads"] = names
+        return loader
+
+    return marked
+
+
+def read_by(manager: Any, specs: Iterable[Any], given: Mapping[str, Any]) -> tuple[set[str], list[str]]:
+    """The task options that some task reads, and the tasks that do not tell, which may read any.
+
+    Args:
+        manager: lm-eval's `TaskManager`.
+        specs: tasks, groups and tags as it loads them.
+        given: the options.
+    """
+    names: set[str] = set()
+    silent = []
+    for name, definition in _definitions(manager, specs):
+        told = getattr(definition.get("custom_dataset"), "reads", None)
+        if told is None:
+            silent.append(name)
+            continue
+        fixed = definition.get("dataset_kwargs") or {}
+        own = getattr(definition.get("class"), "task_options", None)
+        names |= set(told({**given, **fixed})) - fixed.keys()
+        names |= set(own(definition)) if own is not None else set()
+    return names, silent
+
+
+def _definitions(manager: Any, specs: Iterable[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and definition of every single task; an empty one where only lm-eval can make sense of it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for spec in specs:
+        entry = manager.task_index.get(spec) if isinstance(spec, str) else None
+        if entry is None or entry.yaml_path is None:
+            tags = getattr(entry, "tags", None)
+            yield from _definitions(manager, sorted(tags)) if tags else [(str(spec), {})]
+            continue
+        try:
+            definition = load_yaml(entry.yaml_path)
+        except Exception:  # noqa: BLE001 - lm-eval says better what is wrong when it loads the task
+            definition = {}
+        members = definition.get("task")
+        if isinstance(members, list):
+            yield from _definitions(manager, members)
+        else:
+            yield spec, definition
+
+
+def refuse_unread(
+    given: Mapping[str, Any], manager: Any, specs: Sequence[Any], *, elsewhere: Collection[str] = ()
+) -> None:
+    """Refuse task options that no task of a run reads; warn where a task may read any.
+
+    Args:
+        given: the options.
+        manager: lm-eval's `TaskManager`.
+        specs: as in `read_by`.
+        elsewhere: names that have an option of the command's own.
+
+    Raises:
+        UsageError: an option would change nothing; with the nearest name.
+    """
+    names, silent = read_by(manager, specs, given)
+    for key in given:
+        if key in elsewhere:
+            raise UsageError(f"metadata: {key!r} is an option of its own here; give it as --{key}")
+        if key in names:
+            continue
+        known = sorted(names - set(elsewhere))
+        words = f"metadata: no task of this run reads {key!r}.{nearest(key, known)}"
+        if not silent:
+            raise UsageError(f"{words} Read are {', '.join(known) or 'none'}")
+        log.warning("%s Whether %s does is not known", words, ", ".join(silent[:3]))
+
+
+def check_host_metadata(manager: Any, specs: Sequence[Any]) -> None:
+    """`refuse_unread` for lm-eval's own command; elsewhere a look for slips.
+
+    lm-eval hands task options and arguments of the model over as one. What its command line says of `--metadata` tells
+    them apart; where there is none, an unread name is refused only if it is nearly one that is read.
+
+    Raises:
+        UsageError: see `refuse_unread`; or an option is given twice.
+    """
+    given = told_on_command_line() if hosted_by_lm_eval() else {}
+    if given:
+        refuse_unread(given, manager, specs)
+        return
+    merged = manager.metadata if isinstance(manager.metadata, dict) else {}
+    names, silent = read_by(manager, specs, merged)
+    for key in merged if names and not silent else ():
+        close = [name for name in names if SequenceMatcher(None, str(key), name).ratio() >= CLOSE]
+        if key not in names and close:
+            raise UsageError(f"metadata: no task of this run reads {key!r}.{nearest(key, close)}")
+
+
+def told_on_command_line() -> dict[str, Any]:
+    """The task options that lm-eval's command line names, each with its value as far as that is JSON.
+
+    Raises:
+        UsageError: one is given twice.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--metadata", nargs="+", action="extend", default=[])
+    try:
+        words = parser.parse_known_args(sys.argv[1:])[0].metadata
+    except argparse.ArgumentError:
+        return {}  # lm-eval's own parser says what is wrong
+    pairs: list[tuple[str, Any]] = []
+    for word in words:
+        if word.lstrip().startswith("{"):
+            pairs += metadata_object(word, where="--metadata").items()
+        else:
+            pairs += [
+                (part.partition("=")[0].strip(), part.partition("=")[2]) for part in word.split(",") if "=" in part
+            ]
+    return _each_once(pairs)
+
+
+def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
+    """The task options of a JSON object.
+
+    Raises:
+        UsageError: it is none, or a key stands there twice.
+    """
+    example = '{"protocol": "documents"}'
+    try:
+        found = json.loads(text, object_pairs_hook=_each_once)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where} must be a JSON object such as {example}, got {text!r}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{where} must be a JSON object such as {example}, got {text!r}")
+    return found
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs whose names differ."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise UsageError(f"metadata: {key!r} is given twice; give it once")
+        found[key] = value
+    return found

@@ -1,0 +1,610 @@
+"""What a model is asked for, request by request: continuations to generate or to score, each with its context."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from lm_eval.models.utils import postprocess_generated_text
+from torch import Tensor
+
+from ltm_eval.inference.decode import Continuation, Prompt, generate
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.inference.posterior import fit_documents, why_unusable
+from ltm_eval.inference.rethink import Question, Rethought, rethink
+from ltm_eval.inference.windows import Posterior, generator, padded_length, standard_normal
+from ltm_eval.model.elbo import kl_per_layer_nats
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
+from ltm_eval.results.files import ANSWER, TARGET, TEXT, LatentRecord, TokenRecord, rounded
+from ltm_eval.results.tokens import Pieces, pieces_of_bytes
+from ltm_eval.runs.worklist import Answer, Item, item_of, reference_of
+from ltm_eval.system import files
+from ltm_eval.system.device import finish
+from ltm_eval.system.files import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.harness.context import Context
+    from ltm_eval.inference.bounds import TextScore
+    from ltm_eval.inference.options import FitConfig, GenerationConfig
+    from ltm_eval.inference.posterior import BatchLimit
+    from ltm_eval.inference.rethink import Candidate
+    from ltm_eval.inference.windows import Document
+    from ltm_eval.model.decoder import LatentThoughtModel
+
+
+# The sidecar line of every request: what latent inference did, as `results.LatentRecord`.
+
+AT_PRIOR_NATS = 0.01
+"""A latent dimension with less KL than this counts as back at the prior."""
+
+TRACED_DOCUMENTS = 32
+"""Documents of a task, by their index, of which every step's KL is kept layer by layer."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Makes records of one model's settings."""
+
+    condition: str
+    """What z is fitted on."""
+    fit: FitConfig
+    """Of the fast loop."""
+
+    def answered(
+        self,
+        request: Instance,
+        context: Context,
+        posterior: Posterior,
+        *,
+        repeat: int,
+        continuation: Continuation | None,
+        seconds: tuple[float, float],
+    ) -> LatentRecord:
+        """One generated or scored continuation; `seconds` are of fitting and decoding."""
+        return LatentRecord(
+            **named(request),
+            **self._facts((posterior,), on_text=context.document is not None),
+            kl_steps_nats=kl_steps(request, (posterior,)) if context.document and not repeat else (),
+            repeat=repeat,
+            demonstrations=context.demonstrations,
+            demonstrations_read=context.demonstrations_read,
+            demonstrations_fitted=context.demonstrations_fitted if context.document else 0,
+            prompt_tokens=context.prompt_tokens,
+            read_tokens=len(context.read),
+            fitted_tokens=context.fitted_tokens,
+            fitted_windows=len(context.document.windows) if context.document else 0,
+            truncated=context.truncated,
+            new_tokens=len(continuation.tokens) if continuation else 0,
+            stop_reason=continuation.stop_reason if continuation else "",
+            fit_seconds=seconds[0],
+            decode_seconds=seconds[1],
+            fit=_name(context.document.key) if context.document else "",
+        )
+
+    def rethought(self, request: Instance, context: Context, candidate: Candidate, *, repeat: int) -> LatentRecord:
+        """One candidate of rethinking or of its control: the fit is that of its own trace."""
+        trace = candidate.continuation
+        fitted = candidate.fast_steps > 0
+        base = self.answered(
+            request,
+            context,
+            candidate.posterior,
+            repeat=repeat,
+            continuation=trace,
+            seconds=(candidate.fit_seconds, trace.seconds),
+        )
+        name = _name(f"{base.fit} {base.prompt_hash} {repeat}".encode())  # every candidate has a fit of its own
+        own = self._facts((candidate.posterior,), on_text=fitted)
+        return replace(
+            base,
+            **{**own, "t_fast": candidate.fast_steps},
+            fitted_tokens=candidate.fitted_tokens,
+            fitted_windows=int(fitted),
+            fit=name if fitted else "",
+        )
+
+    def bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
+        """One text; figures are sums over its windows."""
+        tokens = sum(len(document.windows[0].tokens) for document in windows)
+        return LatentRecord(
+            **named(request),
+            **self._facts(done.posteriors, on_text=True),
+            kl_steps_nats=kl_steps(request, done.posteriors),
+            repeat=0,
+            demonstrations=0,
+            demonstrations_read=0,
+            demonstrations_fitted=0,
+            prompt_tokens=sum(document.scored for document in windows),
+            read_tokens=tokens,
+            fitted_tokens=tokens,
+            fitted_windows=len(windows),
+            truncated=False,
+            new_tokens=0,
+            stop_reason="",
+            fit_seconds=done.fit_seconds,
+            decode_seconds=0.0,
+            draws_nats=done.draws_nats,
+            fit=_name(*(document.key for document in windows)),
+        )
+
+    def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
+        """What fits tell of themselves: sums of nats over posteriors, means of the rest."""
+        mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
+        per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
+        traces = [
+            [nats for nats in p.trace.objective_nats[:, 0].tolist() if not math.isnan(nats)] or [math.nan]
+            for p in posteriors
+        ]
+        longest = max(map(len, traces))
+        steps = [trace + trace[-1:] * (longest - len(trace)) for trace in traces]
+        return {
+            "condition": self.condition,
+            "preset": self.fit.preset,
+            "t_fast": longest - 1 if on_text else 0,
+            "nll_nats": math.fsum(float(p.trace.nll_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "kl_nats": math.fsum(float(p.trace.kl_nats[-1, 0]) for p in posteriors) if on_text else None,
+            "objective_nats": tuple(map(math.fsum, zip(*steps, strict=True))) if on_text else (),
+            "kl_per_layer_nats": tuple(kl_per_layer_nats(mu, log_var).sum(0).tolist()),
+            "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
+            "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
+        }
+
+
+def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, draws: int) -> TokenRecord | None:
+    """What the tokens of a whole text cost given z; None where they were not kept."""
+    text = request.args[0]
+    ids = tokenizer.encode(text, end_of_text=True)
+    if not isinstance(done.score, RollingScore) or len(ids) != len(done.token_nats):
+        return None
+    pieces = pieces_of_bytes(tokenizer.bytes_each(ids, end_of_text=END_OF_TEXT.encode()), done.token_nats)
+    rows = done.score.rows
+    return _tokens(
+        request, pieces, TEXT, tokenizer=tokenizer.name, draws=draws, nats=rows["nll_given_z"], kl_nats=rows["kl"]
+    )
+
+
+def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
+    """What the tokens of an answer, `text`, cost when they were generated, up to its end before a stop string."""
+    pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
+    return _tokens(request, pieces, ANSWER, tokenizer=tokenizer.name, draws=0, nats=math.fsum(pieces.nats))
+
+
+def target_tokens(
+    request: Instance, ids: Sequence[int], nats: Sequence[float], tokenizer: Tokenizer
+) -> TokenRecord | None:
+    """What the tokens of the data set's answer cost after the prompt; None where they were not scored."""
+    if not nats:
+        return None
+    reference = reference_of(request)
+    pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
+    return _tokens(request, pieces, TARGET, tokenizer=tokenizer.name, draws=0, nats=math.fsum(nats))
+
+
+def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
+    request: Instance,
+    pieces: Pieces,
+    part: str,
+    *,
+    tokenizer: str,
+    draws: int,
+    nats: float,
+    kl_nats: float | None = None,
+) -> TokenRecord:
+    return TokenRecord(
+        **named(request),
+        repeat=0,
+        part=part,
+        tokenizer=tokenizer,
+        draws=draws,
+        nats=nats,
+        kl_nats=kl_nats,
+        piece_characters=pieces.characters,
+        piece_nats=rounded(pieces.nats),
+    )
+
+
+def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[float, ...], ...]:
+    """KL of each layer at every fast step, summed over posteriors of one length; of the first documents only."""
+    kept = [p.trace.kl_layers_nats for p in posteriors if p.trace.kl_layers_nats is not None]
+    if int(request.doc_id or 0) >= TRACED_DOCUMENTS or request.idx or len(kept) < len(posteriors):
+        return ()
+    if len({len(one) for one in kept}) != 1:
+        return ()
+    steps = torch.stack([one[:, 0].cpu().double() for one in kept]).sum(0).tolist()
+    return tuple(tuple(float(f"{nats:.4g}") for nats in step) for step in steps)
+
+
+def _name(*keys: bytes) -> str:
+    """A short name of what was fitted."""
+    return sha256(b"".join(keys)).hexdigest()[:16]
+
+
+def named(request: Instance) -> dict[str, Any]:
+    """Which request a record is of."""
+    return {
+        "task": str(request.task_name),
+        "doc_id": int(request.doc_id or 0),
+        "idx": request.idx,
+        "prompt_hash": digest(request.args[0]),
+    }
+
+
+LETTERS_PER_NEW_TOKEN = 4
+"""What a new token costs beside a letter of the prompt, where work is shared out."""
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """One continuation to generate."""
+
+    index: int
+    request: Instance
+    repeat: int
+    context: Context
+    config: GenerationConfig
+    by_token: bool = False
+    """Whether what each token costs is kept."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Continuations that are finished together: one, or all of a request that rethinks."""
+
+    place: int
+    jobs: tuple[GenerationJob, ...]
+
+    @property
+    def rethinks(self) -> bool:
+        """Whether it is a request that rethinks."""
+        return bool(self.jobs[0].config.rethink)
+
+    @property
+    def item(self) -> Item:
+        """As an item of the worklist."""
+        first = self.jobs[0]
+        item = item_of(first.request, repeat=None if self.rethinks else first.repeat, by_token=first.by_token)
+        return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """One continuation to score."""
+
+    index: int
+    request: Instance
+    repeat: int
+    context: Context
+    continuation: tuple[int, ...]
+
+
+Job = TypeVar("Job", "GenerationJob", "ScoringJob")
+
+
+def units_of(jobs: Sequence[GenerationJob]) -> list[Unit]:
+    """Jobs as units, in their order."""
+    together: dict[tuple[int, int], list[GenerationJob]] = defaultdict(list)
+    for job in jobs:
+        together[id(job.request), 0 if job.config.rethink else job.repeat].append(job)
+    return [Unit(place, tuple(own)) for place, own in enumerate(together.values())]
+
+
+def decoded_together(jobs: Sequence[GenerationJob]) -> list[tuple[GenerationConfig, list[GenerationJob]]]:
+    """Jobs that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
+    limits = {(job.config.max_new_tokens, job.config.until): job.config for job in jobs if job.config.do_sample}
+    groups: dict[GenerationConfig, list[GenerationJob]] = defaultdict(list)
+    for job in jobs:
+        own = job.config
+        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(job)
+    return list(groups.items())
+
+
+def key_of(context: Context) -> bytes:
+    """Names what z is fitted on."""
+    return context.document.key if context.document else b"prior"
+
+
+# Posteriors of the contexts of one call of a model: fitted in batches, when the first job of a batch is asked for.
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One distinct context with its posterior, ready to condition answers."""
+
+    posterior: Posterior
+    """Of one row, on the CPU or the model's device."""
+    key: bytes
+    """Names the fitted text."""
+    fit_seconds: float
+    """Share of the batch's fitting time."""
+    failure: str | None = None
+    """Why the fit cannot be used; its request gets no answer then."""
+
+    @property
+    def usable(self) -> Posterior:
+        """The posterior, or one of zeros where the fit failed."""
+        if self.failure is None:
+            return self.posterior
+        zeros = torch.zeros_like(self.posterior.mu)
+        return replace(self.posterior, mu=zeros, log_var=zeros.clone())
+
+    def z(self, noise: Tensor | None) -> Tensor:
+        """mu, or mu + noise * sigma: (L, N, D); zeros where the fit failed, so that nothing is computed with NaN."""
+        if self.failure is not None:
+            return torch.zeros_like(self.posterior.mu[0])
+        return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
+
+
+class Fits:
+    """One posterior for each distinct context of a call's jobs."""
+
+    def __init__(
+        self,
+        model: LatentThoughtModel,
+        config: FitConfig,
+        jobs: Sequence[GenerationJob | ScoringJob],
+        *,
+        seed: int,
+        limit: BatchLimit,
+        sync: Callable[[], None],
+    ) -> None:
+        """Nothing is fitted yet.
+
+        Args:
+            jobs: those of the call that share their context's time.
+            seed: of the noise.
+            limit: of contexts that are fitted together.
+            sync: called before each batch: what the one before has answered must reach the disk.
+        """
+        self.model, self.config, self.seed = model, config, seed
+        self.limit, self._sync = limit, sync
+        self._last: dict[bytes, Fitted] = {}
+        self._sharing = Counter(key_of(job.context) for job in jobs)
+
+    def seconds(self, job: GenerationJob | ScoringJob, fitted: Fitted) -> float:
+        """A job's share of its fit's time."""
+        return fitted.fit_seconds / max(1, self._sharing[key_of(job.context)])
+
+    def of(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fitted]]:
+        """Every job with its context's posterior; jobs of one context follow one another and share it.
+
+        Contexts are fitted in batches, longest first, when the first job of a batch is asked for.
+        """
+        sharing = _by_context(jobs)
+        for batch in self.limit.batches(own[0].context.document for own in sharing):
+            fitted = self._fit_contexts([sharing[place][0].context for place in batch])
+            for place in batch:
+                for job in sharing[place]:
+                    yield job, fitted[key_of(job.context)]
+
+    def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
+        """One posterior per distinct context; those of the batch before are kept, for jobs of another configuration."""
+        distinct = {key_of(context): context for context in contexts}
+        kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
+        missing = {key: context for key, context in distinct.items() if key not in kept}
+        self._sync()  # what the batch before has answered
+        files.moment("lm.fit")
+        begun = time.monotonic()
+        fits = [context.document for context in missing.values() if context.document is not None]
+        posterior = fit_documents(self.model, fits, self.config, seed=self.seed) if fits else None
+        finish(self.model.device)
+        seconds = (time.monotonic() - begun) / max(1, len(missing))
+        row = 0
+        for key, context in missing.items():
+            if context.document is None or posterior is None:
+                kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
+                continue
+            own = posterior.row(row)
+            kept[key] = Fitted(own, key, seconds, why_unusable(own, tokens=context.fitted_tokens))
+            row += 1
+        self._last = kept
+        return kept
+
+
+def _by_context(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that share a context together, those of the longest fit first; those of equal shape follow one another."""
+    sharing: dict[bytes, list[Job]] = defaultdict(list)
+    for job in sorted(jobs, key=lambda job: (-len(job.context.read), job.index)):
+        sharing[key_of(job.context)].append(job)
+    return sorted(sharing.values(), key=_length)
+
+
+def _length(jobs: Sequence[GenerationJob | ScoringJob]) -> tuple[int, int, int, bytes]:
+    """Sorts what takes longest to the front."""
+    context = jobs[0].context
+    windows, padded = context.document.shape if context.document else (0, 0)
+    return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, key_of(context)
+
+
+# Continuations of a model's requests scored under the fit of their context.
+
+SCORE_DRAWS = 8
+"""Draws z ~ q averaged when a continuation is scored."""
+
+
+def score(model: LatentThoughtModel, job: ScoringJob, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
+    """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
+    if fitted.failure is not None:
+        return math.nan, False
+    if not job.continuation:
+        return 0.0, True
+    wanted = torch.tensor(job.continuation, device=model.device)
+    with torch.no_grad():
+        log_probs = _log_probs(model, job.context.read, job.continuation)
+        greedy = bool((log_probs(fitted.z(None)).argmax(-1) == wanted).all())
+        stream = generator(seed, "score", fitted.key)
+        shape = (1, *model.config.latent_shape)
+        draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
+        totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
+    return float(totals.logsumexp(0)) - math.log(SCORE_DRAWS), greedy
+
+
+def token_nats(
+    model: LatentThoughtModel, read: Sequence[int], continuation: Sequence[int], z: Tensor
+) -> tuple[float, ...]:
+    """-log p of each token of a continuation after what is read, under one z (L, N, D); empty where it does not fit."""
+    if not continuation or len(read) + len(continuation) - 1 > model.config.max_seq_len:
+        return ()
+    wanted = torch.tensor(continuation, device=model.device)
+    with torch.no_grad():
+        log_p = _log_probs(model, read, continuation)(z)
+    return tuple((-log_p.gather(1, wanted.unsqueeze(1))).squeeze(1).double().tolist())
+
+
+def _log_probs(
+    model: LatentThoughtModel, read: Sequence[int], continuation: Sequence[int]
+) -> Callable[[Tensor], Tensor]:
+    """A function of z (L, N, D): log-probabilities of all tokens at every place of the continuation, (T, V)."""
+    tokens = torch.tensor([*read, *continuation[:-1]], device=model.device)
+    length = min(model.config.max_seq_len, padded_length(len(tokens)))
+    padded = torch.zeros(1, length, dtype=torch.long, device=model.device)
+    padded[0, : len(tokens)] = tokens
+    prelude, count = model.prelude(padded), len(continuation)
+
+    def log_probs(z: Tensor) -> Tensor:
+        states = model.hidden(prelude, z.unsqueeze(0)).states[0, len(tokens) - count : len(tokens)]
+        rows = torch.zeros(padded_length(count), states.shape[1], device=states.device)
+        rows[:count] = states
+        return model.logits(rows)[:count].log_softmax(-1)
+
+    return log_probs
+
+
+# Continuations of a model's requests: decoded under their fits, samples side by side, rethinking in rounds.
+
+
+class Generating:
+    """Answers the units of one call."""
+
+    def __init__(self, fits: Fits, encoding: Tokenizer, recorder: Recorder, *, batch_size: int) -> None:
+        """Nothing is fitted or decoded yet.
+
+        Args:
+            fits: of all the units' contexts.
+            encoding: of the model.
+            recorder: makes the sidecar's lines.
+            batch_size: prompts decoded side by side.
+        """
+        self.fits, self.encoding, self.recorder, self.batch_size = fits, encoding, recorder, batch_size
+        self.model, self.seed = fits.model, fits.seed
+
+    def answered(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
+        """Every unit with its answer and the number of new tokens, in the order in which they end."""
+        plain = {unit.jobs[0].index: unit for unit in units if not unit.rethinks}
+        for config, group in decoded_together([unit.jobs[0] for unit in plain.values()]):
+            held: dict[int, tuple[GenerationJob, Fitted]] = {}
+            for continuation in self._decode(self._prompts(group, held), config, len(group)):
+                job, fitted = held.pop(continuation.index)
+                yield plain[job.index], self._generated(job, fitted, continuation), len(continuation.tokens)
+        yield from self._rethought([unit for unit in units if unit.rethinks])
+
+    def _prompts(
+        self, jobs: Sequence[GenerationJob], held: dict[int, tuple[GenerationJob, Fitted]]
+    ) -> Iterator[Prompt]:
+        """What is decoded for each job, made when its turn comes; `held` gets job and posterior by position."""
+        for place, (job, fitted) in enumerate(self.fits.of(jobs)):
+            held[place] = (job, fitted)
+            yield self._prompt(job, fitted)
+
+    def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
+        """Continuations of any number of prompts, each place refilled as its continuation ends."""
+        return generate(
+            self.model,
+            prompts,
+            config,
+            eot_id=self.encoding.eot_id,
+            to_bytes=self.encoding.decode_bytes,
+            batch_size=min(self.batch_size, number),
+        )
+
+    def _rethought(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
+        """The answers of rethinking requests, `batch_size` questions at a time."""
+        for config in dict.fromkeys(unit.jobs[0].config for unit in units):
+            own = [unit for unit in units if unit.jobs[0].config == config]
+            for start in range(0, len(own), self.batch_size):
+                part = own[start : start + self.batch_size]
+                found, failed = self._rethink_batch([one.jobs[0] for one in part], config)
+                for unit, done, reason in zip(part, found, failed, strict=True):
+                    candidates = (*done.chain, *done.control)
+                    answer = replace(self._slots(unit, done), failed=reason)
+                    yield unit, answer, sum(len(one.continuation.tokens) for one in candidates)
+
+    def _rethink_batch(
+        self, jobs: Sequence[GenerationJob], config: GenerationConfig
+    ) -> tuple[list[Rethought], list[str]]:
+        """Chain and control of a batch of questions, and why the fit of each cannot be used."""
+        fitted = {job.index: own for job, own in self.fits.of(jobs)}
+        failed = [fitted[job.index].failure or "" for job in jobs]
+        questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
+        found = rethink(
+            self.model,
+            questions,
+            self.fits.config,
+            rounds=config.rethink,
+            seed=self.seed,
+            eot_id=self.encoding.eot_id,
+            decode=lambda prompts: self._decode(prompts, config, len(prompts)),
+        )
+        return found, failed
+
+    def _slots(self, unit: Unit, done: Rethought) -> Answer:
+        """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
+        slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
+        slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
+        pairs = list(zip(unit.jobs, slots, strict=True))
+        records = [
+            self.recorder.rethought(job.request, job.context, candidate, repeat=job.repeat)
+            for job, (candidate, own) in pairs
+            if own
+        ]
+        texts = [self._answer(candidate.continuation, job.config) for job, (candidate, _) in pairs]
+        value = {"texts": texts, "budget": asdict(done.budget)}
+        return Answer(value, tuple(record.to_json() for record in records))
+
+    def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
+        """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
+        if not job.config.do_sample:
+            return Prompt(job.context.read, fitted.z(None), by_token=job.by_token)
+        content = fitted.key + repr(job.context.read).encode()
+        noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
+        stream = generator(self.seed, "token", content, job.repeat)
+        return Prompt(job.context.read, fitted.z(noise), stream, by_token=job.by_token)
+
+    def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
+        """The answer of a request; no text where the fit or the decoder failed."""
+        odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
+        reason = fitted.failure or odd
+        text = "" if reason else self._answer(continuation, job.config)
+        seconds = self.fits.seconds(job, fitted)
+        record = self.recorder.answered(
+            job.request,
+            job.context,
+            fitted.posterior,
+            repeat=job.repeat,
+            continuation=continuation,
+            seconds=(seconds, continuation.seconds),
+        )
+        kept = self._tokens(job, fitted, continuation, text) if job.by_token and not reason else []
+        tokens = tuple(one.to_json() for one in kept)
+        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason, tokens)
+
+    def _tokens(self, job: GenerationJob, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
+        """What the tokens of the answer cost, and of the data set's answer under z = mu."""
+        own = answer_tokens(job.request, continuation, self.encoding, text=text)
+        ids = self.encoding.encode(reference_of(job.request))
+        nats = token_nats(self.model, job.context.read, ids, fitted.z(None))
+        target = target_tokens(job.request, ids, nats, self.encoding)
+        return [own] if target is None else [own, target]
+
+    def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
+        """Text of a continuation, cut before the first stop string."""
+        text = self.encoding.decode(continuation.tokens)
+        return str(postprocess_generated_text(text, list(config.until), None))

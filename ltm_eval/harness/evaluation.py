@@ -1,0 +1,776 @@
+"""One model answers tasks through lm-eval's evaluator, and its results are written after each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts, is_sample
+from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
+from ltm_eval.model.tokenizer import Tokenizer
+from ltm_eval.results.files import SCHEMA, SIDECARS, fits_of
+from ltm_eval.results.signature import signatures_of
+from ltm_eval.runs import session as resume
+from ltm_eval.runs.processes import Job, current
+from ltm_eval.system import files
+from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable
+from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, short_name, write_jsonl_atomic
+from ltm_eval.system.machine import MEMORY, Meter, TaskCost, flops_of, provenance, sizes_of, together, version
+from ltm_eval.tasks.perplexity import FIELDS, floors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from lm_eval.api.model import LM
+
+    from ltm_eval.inference.options import FitConfig
+    from ltm_eval.results.files import AnswerRecord, Floor, LatentRecord
+    from ltm_eval.runs.session import Made
+
+
+# What a reader of a task's figures must know, found in its documents, prompts and records.
+#
+# Every sentence names the task and counts; it is printed, stored with the results and shown above the report.
+
+ROLLING = "loglikelihood_rolling"
+NOTICED = 0.01
+"""Share of prompts beyond the context from which on it is said."""
+
+
+def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence[LatentRecord], lm: Any) -> list[str]:
+    """All caveats of a task that has just been evaluated.
+
+    Args:
+        rows: lm-eval's logged samples.
+        records: of latent inference; empty for other models, whose prompts are measured anew.
+        lm: the model, as lm-eval drives it.
+    """
+    documents = list({row["doc_id"]: row["doc"] for row in rows}.values())
+    tells = hasattr(lm, "text_caveats")
+    prompts = read_short(records) if records else [*cut_prompts(rows, lm), *in_windows(rows, lm)]
+    found = [
+        *copies(documents),
+        *shown_too(documents, task.fewshot_docs() or []),
+        *prompts,
+        *answers_beyond(rows, getattr(lm, "max_length", None)),
+        *(lm.text_caveats([row["arguments"][0][0] for row in rows]) if task.OUTPUT_TYPE == ROLLING and tells else []),
+    ]
+    return [f"{task.task_name}: {sentence}" for sentence in found]
+
+
+def copies(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Documents that occur several times."""
+    repeated = len(documents) - len(set(map(_content, documents)))
+    return [f"{repeated:,} of {len(documents):,} documents are copies of others"] if repeated else []
+
+
+def shown_too(documents: Sequence[Mapping[str, Any]], pool: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Documents whose question is among the examples that may be shown; to itself no document ever is."""
+    shown = set(map(_question, pool))
+    overlap = sum(_question(document) in shown for document in documents) if shown else 0
+    return (
+        [f"{overlap:,} of {len(documents):,} documents are also among the demonstrations drawn from"] if overlap else []
+    )
+
+
+def read_short(records: Sequence[LatentRecord]) -> list[str]:
+    """Prompts of which the decoder read less than there is, although the condition shows it all."""
+    whole = [record for record in records if record.condition in ("prompt", "demos+prompt", "prior")]
+    dropped = [record for record in whole if record.demonstrations_read < record.demonstrations]
+    found = []
+    if len(dropped) > NOTICED * len(whole):
+        mean = sum(record.demonstrations_read for record in dropped) / len(dropped)
+        found.append(
+            f"{len(dropped):,} of {len(whole):,} prompts exceed the context; of their demonstrations {mean:.1f} were "
+            "read on average, the first ones were dropped"
+        )
+    cut = sum(record.truncated for record in records)
+    if cut:
+        found.append(f"{cut:,} of {len(records):,} questions alone exceed the context and were cut")
+    return found
+
+
+def cut_prompts(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
+    """The same for a model of lm-eval's, which cuts prompts from the left without a word."""
+    prompts = dict.fromkeys((arguments[0], _new_tokens(arguments)) for row in rows for arguments in row["arguments"])
+    asked = [(text, new) for text, new in prompts if new is not None]
+    limit, encode = getattr(lm, "max_length", None), getattr(lm, "tok_encode", None)
+    if not asked or not isinstance(limit, int) or encode is None:
+        return []
+    cut = sum(len(encode(text)) > limit - new for text, new in asked)
+    return [f"{cut:,} of {len(asked):,} prompts exceed the context and were cut"] if cut > NOTICED * len(asked) else []
+
+
+def in_windows(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
+    """Whole texts that a model of lm-eval's scored in rolling windows, whose context is not that of a causal row."""
+    texts = dict.fromkeys(arguments[0] for row in rows for arguments in row["arguments"] if len(arguments) == 1)
+    limit, encode = getattr(lm, "max_length", None), getattr(lm, "tok_encode", None)
+    if not isinstance(limit, int) or encode is None:
+        return []
+    longer = sum(len(encode(text)) > limit for text in texts)
+    return (
+        [
+            f"{longer:,} of {len(texts):,} texts exceed the context of {limit:,} tokens and were scored in lm-eval's "
+            "windows: the first token of a window is given one token before it, and only the last window reads back as "
+            "far as fits; an LTM's causal row reads back before every chunk, so the two are not given the same context"
+        ]
+        if longer
+        else []
+    )
+
+
+def answers_beyond(rows: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:
+    """Answers that were allowed more tokens than the context has."""
+    asked = max((_new_tokens(arguments) or 0 for row in rows for arguments in row["arguments"]), default=0)
+    if limit is None or asked < limit:
+        return []
+    return [f"max_gen_toks {asked:,} exceeds the context of {limit:,} tokens; answers end there at the latest"]
+
+
+def _new_tokens(arguments: Sequence[Any]) -> int | None:
+    """Most new tokens of a request to generate, as far as it tells; None for any other request."""
+    options = arguments[1] if len(arguments) > 1 else None
+    if not isinstance(options, dict):
+        return None
+    told = options.get("max_gen_toks")
+    return int(told) if isinstance(told, (int, float)) else 0
+
+
+def _content(document: Mapping[str, Any]) -> str:
+    """All of a document but its place."""
+    return json.dumps({key: value for key, value in document.items() if key != "index"}, sort_keys=True, default=str)
+
+
+def _question(document: Mapping[str, Any]) -> str:
+    """The question, however it is spaced, and its episode, where it has one; the whole document without a question."""
+    question, episode = document.get("question"), document.get("episode")
+    if not isinstance(question, str):
+        return _content(document)
+    words = " ".join(question.split()).casefold()
+    return words if episode is None else f"{episode}: {words}"
+
+
+# What a task cost while it ran: time, memory and compute, of all processes that shared it.
+
+
+def with_earlier(cost: TaskCost, made: Sequence[Made], told_before: Mapping[str, Any]) -> TaskCost:
+    """The cost of a task with that of earlier starts of the command, as far as their answers stand.
+
+    Args:
+        cost: of this start, all processes.
+        made: every answer of the task, each once.
+        told_before: what an earlier start that ended the task wrote of its cost; empty where none did.
+    """
+    spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for one in made:
+        spent[one.launch][one.process] += one.seconds
+    earlier = [processes for launch, processes in spent.items() if launch]
+    grown: dict[str, Any] = {name: max(getattr(cost, name) or 0, told_before.get(name) or 0) or None for name in MEMORY}
+    return replace(
+        cost,
+        seconds=cost.seconds + sum(max(processes.values()) for processes in earlier),
+        working_seconds=cost.working_seconds + sum(sum(processes.values()) for processes in earlier),
+        starts=max(1, len(spent)),
+        processes=max(cost.processes, *(len(processes) for processes in spent.values()), 1),
+        **(grown if told_before.get("memory_of") == cost.memory_of else {}),
+    )
+
+
+def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) -> TaskCost:
+    """The tokens and operations of a task's answers beside its cost; a fit that several of them share counts once.
+
+    Args:
+        cost: of all processes and starts.
+        made: every answer of the task, each once.
+        told: what results files say of the model, under `config`.
+    """
+    records = [record for one in made for record in one.records]
+    if not records:
+        return cost
+    own: dict[tuple[str, str], list[LatentRecord]] = defaultdict(list)
+    for one in made:
+        own[one.launch, one.process] += one.records
+    fits = [fit for found in own.values() for fit in fits_of(found)]
+    per_token = flops_of(told, t_fast=0)
+    steps = sum(fit.t_fast * fit.fitted_tokens for fit in fits)
+    decoded = sum(record.read_tokens + record.new_tokens for record in records)
+    return replace(
+        cost,
+        fits=len(fits),
+        fitted_token_steps=steps,
+        new_tokens=sum(record.new_tokens for record in records),
+        flops=None if per_token is None else per_token * (steps + decoded),
+    )
+
+
+# Documents that could not be scored: why, how many a run allows, and its figures without them.
+#
+# A number that is not finite never reaches a mean or an argmax: the document is recorded as failed, its neighbours stay
+# as they are, and the figures are aggregated over the others. A run with more failures than allowed ends incomplete.
+
+LISTED = 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One document that could not be scored."""
+
+    task: str
+    """Task name."""
+    doc_id: int
+    """Index of the document in its split."""
+    reason: str
+    """What went wrong."""
+
+
+def listed(failures: Sequence[Failure]) -> str:
+    """The first few failures in words."""
+    words = [f"document {one.doc_id}: {one.reason}" for one in failures[:LISTED]]
+    return "; ".join(words) + (" …" if len(failures) > LISTED else "")
+
+
+def allowed(limit: str, documents: int) -> int:
+    """How many of `documents` may fail.
+
+    Args:
+        limit: a number, or a share such as `1%`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = limit.strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    share = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,6})?|100)%", text)
+    if share is None:
+        raise UsageError(f"max_failed must be a number of documents or a share such as 1%, got {text[:40]!r}")
+    return math.floor(documents * float(share[1]) / 100)
+
+
+def failed_answers(task: str, rows: Iterable[Mapping[str, Any]]) -> list[Failure]:
+    """Documents to which a model answered a log-likelihood that is no number.
+
+    Args:
+        rows: lm-eval's logged samples.
+    """
+    found = {}
+    for row in rows:
+        odd = next((value for value in _numbers(row["resps"]) if math.isnan(value) or value == math.inf), None)
+        if odd is not None:
+            found[row["doc_id"]] = Failure(task, row["doc_id"], f"the model answered {odd:g}")
+    return list(found.values())
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _numbers(item)
+
+
+def without(part: dict[str, Any], task: Any, failures: Sequence[Failure], *, bootstrap_iters: int) -> dict[str, Any]:
+    """lm-eval's results of one task, aggregated anew over the documents that did not fail.
+
+    The logged samples of the others keep document, prompt and answer, lose their metrics and get the key `failed`.
+
+    Args:
+        part: what `lm_eval.evaluator.evaluate` returned for `task` alone, samples included.
+    """
+    reasons = {one.doc_id: one.reason for one in failures}
+    name = task.task_name
+    rows = part["samples"][name]
+    kept = [row for row in rows if row["doc_id"] not in reasons]
+    figures = {key: value for key, value in part["results"][name].items() if "," not in key}
+    for metric, filter_ in dict.fromkeys((metric, row["filter"]) for row in rows for metric in row["metrics"]):
+        values = [row[metric] for row in kept if row["filter"] == filter_ and metric in row["metrics"]]
+        figures |= _aggregated(task, metric, filter_, values, bootstrap_iters)
+    scored = len({row["doc_id"] for row in kept})
+    count = dict(part["n-samples"][name]) | {"effective": scored}
+    return {
+        **part,
+        "results": {name: figures | {"sample_len": scored}},
+        "n-samples": {name: count},
+        "samples": {name: [_unscored(row, reasons.get(row["doc_id"])) for row in rows]},
+    }
+
+
+def _aggregated(task: Any, metric: str, filter_: str, values: list[Any], bootstrap_iters: int) -> dict[str, Any]:
+    """As lm-eval aggregates one metric under one filter; no number where there is nothing left."""
+    from lm_eval.api.metrics import mean, stderr_for_metric
+
+    aggregate = task.aggregation().get(metric, mean)
+    spread = stderr_for_metric(metric=aggregate, bootstrap_iters=bootstrap_iters)
+    return {
+        f"{metric},{filter_}": aggregate(values) if values else math.nan,
+        f"{metric}_stderr,{filter_}": spread(values) if spread and len(values) > 1 else "N/A",
+    }
+
+
+def _unscored(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    if reason is None:
+        return row
+    bare = {key: value for key, value in row.items() if key not in row["metrics"]}
+    return {**bare, "metrics": [], "failed": reason}
+
+
+# What a task's results hold beside lm-eval's own figures.
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a task's results hold beside lm-eval's own."""
+
+    fast_steps: tuple[int, ...]
+    """Fast steps of every fit on record."""
+    sampled: dict[str, Any] | None
+    """Figures of several samples per question, with intervals over questions; None where there was one answer."""
+    content_free: dict[str, Any]
+    """What the commonest training answers score; empty where answers are no numbers."""
+    budget: dict[str, Any] | None
+    """Compute of rethinking and of its control."""
+    documents: int = 0
+    """Documents that were evaluated, failed ones included."""
+    failures: tuple[Failure, ...] = ()
+    """Documents that could not be scored; no figure contains them."""
+    caveats: tuple[str, ...] = ()
+    """What was found odd in documents and prompts."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that every output must carry."""
+        if not self.failures:
+            return list(self.caveats)
+        count = f"{len(self.failures):,} of {self.documents:,} documents failed and are left out of its figures"
+        return [f"{self.failures[0].task}: {count} ({listed(self.failures)})", *self.caveats]
+
+
+def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
+    """Facts of a task that has just been evaluated; `rows` are lm-eval's logged samples."""
+    from ltm_eval.tasks.samples import content_free, summary
+
+    repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
+    floor: dict[str, Any] = {}
+    shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
+    if task.OUTPUT_TYPE == "generate_until" and shown and rows:
+        asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
+        wanted = [str(row["target"]) for row in asked]
+        floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
+    budget = getattr(lm, "budget", None)
+    if rethinking and budget is not None:
+        lm.budget = type(budget)()
+    return TaskFacts(
+        fast_steps=tuple(record.t_fast for record in getattr(lm, "records", [])),
+        sampled=summary(rows) if rows and (repeats or rethinking) else None,
+        content_free=floor,
+        budget=asdict(budget) if rethinking and budget is not None else None,
+    )
+
+
+def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, list[list[str]]]:
+    """Why each answer ended: by document, per request, per repeat; nothing where the model does not tell."""
+    found: dict[int, dict[int, list[str]]] = {}
+    for record in sorted(records, key=lambda record: (record.doc_id, record.idx, record.repeat)):
+        if record.stop_reason:
+            found.setdefault(record.doc_id, {}).setdefault(record.idx, []).append(record.stop_reason)
+    return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
+
+
+def mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Mean over requests, by task; tasks without fits left out."""
+    return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
+
+
+# The models of a run, a checkpoint and its baselines: what each is built from, and building it.
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be evaluated."""
+
+    name: str
+    """As in the results file and its folder."""
+    kind: str
+    """`ltm` or `hf`."""
+    arguments: dict[str, Any]
+    """What lm-eval would take as model_args."""
+
+
+# A run's results in lm-eval's layout: the block about it, rows of samples, names of folders.
+
+BOOTSTRAP_ITERS = 100_000
+"""lm-eval's default; 0 would leave out standard errors that need no bootstrap as well."""
+
+
+AUDIT_BLOCKS = 2
+
+
+def about(
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], facts: dict[str, TaskFacts]
+) -> dict[str, Any]:
+    """Model, settings and provenance, under lm-eval's keys and our own."""
+    info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+    sets = {task.task_name: data_facts(task) for task in tasks}
+    return {
+        "config": {
+            "model": subject.kind,
+            "model_args": subject.arguments,
+            **info,
+            **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
+            **({"tokenizer": lm.own_tokens} if getattr(lm, "own_tokens", None) else {}),
+            "batch_size": config.batch_size,
+            "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
+            "device": str(lm.device),
+            "use_cache": None,
+            "limit": config.limit,
+            "bootstrap_iters": BOOTSTRAP_ITERS,
+            "gen_kwargs": config.gen_kwargs,
+            "random_seed": config.seed,
+            "fewshot_seed": config.seed,
+        },
+        "date": time.time(),
+        "lm_eval_version": version("lm-eval"),
+        "transformers_version": version("transformers"),
+        "max_length": getattr(lm, "max_length", None),
+        "model_source": subject.kind,
+        "model_name": subject.name,
+        "model_name_sanitized": folder_name(subject.name),
+        "ltm_eval": {
+            "schema": SCHEMA,
+            "warnings": [*notes, *_warnings(subject, lm), *(note for own in facts.values() for note in own.notes)],
+            "failed": {
+                name: {"documents": own.documents, "failures": [asdict(one) for one in own.failures]}
+                for name, own in facts.items()
+                if own.failures
+            },
+            "demo_model": subject.name in (DEMO_MODEL, DEMO_BASELINE),
+            "sample_data": config.data == "sample" or any(map(is_sample, sets.values())),
+            "limit": config.limit,
+            "data": {"choice": config.data, "sets": sets},
+            "mean_fast_steps": mean_fast_steps({name: own.fast_steps for name, own in facts.items()}),
+            "sampled": {name: own.sampled for name, own in facts.items() if own.sampled},
+            "content_free": {name: own.content_free for name, own in facts.items() if own.content_free},
+            "rethink_budget": {name: own.budget for name, own in facts.items() if own.budget},
+            "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
+            "command": " ".join(config.command),
+            "settings": asdict(config),
+            "provenance": provenance(),
+        },
+    }
+
+
+@cache
+def _audit(fit: FitConfig) -> dict[str, Any]:
+    """The random-token audit of the run's fit settings, on an untrained decoder: a property of the preset."""
+    from ltm_eval.inference.audit import audit, untrained_model
+
+    return asdict(audit(untrained_model(), fit, blocks=AUDIT_BLOCKS))
+
+
+def _warnings(subject: Subject, lm: LM) -> list[str]:
+    """What a reader of the numbers must know."""
+    if subject.kind != "ltm":
+        unused = getattr(lm, "unused_weights", [])
+        told = f"{subject.name}: its files hold {len(unused)} weights that the model does not have"
+        return [f"{told} ({', '.join(unused[:3])}{' …' if len(unused) > 3 else ''})"] if unused else []
+    dtype, fit, info = str(getattr(lm, "dtype", "")), getattr(lm, "fit_config", None), lm.model.info
+    found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
+    if "bfloat16" in dtype:
+        found.append(f"matrix products in {dtype.removeprefix('torch.')}")
+    if subject.arguments.get("fit"):
+        found.append(f"fit preset {subject.arguments.get('preset')} changed: {subject.arguments['fit']}")
+    if fit is not None and fit.t_fast == 0 and not fit.adaptive:
+        found.append("no fitting (t_fast 0): z is the prior, and a bound is one on texts that nothing was fitted to")
+    return found
+
+
+def folder_name(model: str) -> str:
+    """lm-eval's folder name of a model, kept below the output folder and at most 100 bytes."""
+    from lm_eval.utils import sanitize_model_name
+
+    name = "".join(c if c.isprintable() else "_" for c in sanitize_model_name(model)).strip(".")
+    return short_name(name or "model")
+
+
+def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]:
+    """A logged sample in the form of lm-eval's samples file, with why each answer ended, where that is known."""
+    from lm_eval.utils import sanitize_list
+
+    arguments = {
+        f"gen_args_{i}": {f"arg_{j}": value for j, value in enumerate(args)}
+        for i, args in enumerate(sample["arguments"])
+    }
+    return {
+        **sample,
+        "arguments": arguments,
+        "resps": sanitize_list(sample["resps"]),
+        "filtered_resps": sanitize_list(sample["filtered_resps"]),
+        "target": str(sample["target"]),
+        **({"stop_reasons": stops} if stops else {}),
+    }
+
+
+def task_hash(rows: list[dict[str, Any]]) -> str:
+    """Equal where two runs saw the same documents, prompts and targets."""
+    from lm_eval.utils import hash_string
+
+    return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
+
+
+def verify(path: Path, tasks: list[Any]) -> None:
+    """Read the results back; a run is done only when they are there."""
+    from ltm_eval.results.files import find_runs, read_samples
+
+    found = find_runs([path])[0]
+    for task in tasks:
+        if not read_samples(found, task.task_name):
+            raise IncompleteError(f"{path}: no samples of task {task.task_name} were saved; run the same command again")
+
+
+def show_notes(notes: list[str]) -> None:
+    """The sentences that every output must carry, on standard error."""
+    for line in notes if current().leads else ():
+        print(printable(f"ltm-eval: {line}"), file=sys.stderr)
+
+
+def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject,
+    lm: LM,
+    tasks: list[Any],
+    config: RunConfig,
+    output: Path,
+    notes: list[str],
+    *,
+    cell: str = "",
+) -> Path:
+    """All tasks of one model; the results file is rewritten after each, and the same call goes on after an end.
+
+    Args:
+        cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
+    """
+    data = {task.task_name: data_facts(task) for task in tasks}
+    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
+    folder = folder_of(subject, output, cell)
+    job = current()
+    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
+        if not job.leads:
+            for task in tasks:
+                meter = Meter(lm.device)
+                _help(lm, task, config)
+                _shared_cost(meter, job)
+                session.worklist.take()
+            return session.results
+        return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
+
+
+def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
+    """Where a model's results go."""
+    return output / folder_name(masked(subject.name)) / cell
+
+
+def asked_of(config: RunConfig) -> dict[str, Any]:
+    """The options of a run that tell whether another is the same one."""
+    return {name: getattr(config, name) for name in changing(QUESTIONS)}
+
+
+def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
+) -> Path:
+    """`evaluate_subject` in a folder where answers are kept."""
+    folder, date_id = session.folder, session.date_id
+    begun, earlier_seconds = time.perf_counter(), 0.0
+    parts = []
+    facts: dict[str, TaskFacts] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        meter = Meter(lm.device)
+        part = evaluate_task(lm, task, config)
+        files.moment("run.task")
+        records = list(getattr(lm, "records", []))
+        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        own, made = _shared_cost(meter, current()), session.made()
+        cost = with_earlier(own, made, session.costs_before.get(task.task_name, {}))
+        earlier_seconds += cost.seconds - own.seconds
+        costs[task.task_name] = asdict(with_compute(cost, made, info))
+        answered = list(getattr(lm, "answer_records", []))
+        (rows,) = part.pop("samples").values()
+        stops = stop_reasons([*records, *answered])
+        samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
+        write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
+        part["task_hashes"] = {task.task_name: task_hash(rows)}
+        scored = [row for row in rows if "failed" not in row]
+        facts[task.task_name] = replace(
+            task_facts(task, scored, lm),
+            failures=tuple(part.pop("failures")),
+            documents=len({row["doc_id"] for row in rows}),
+            caveats=tuple(data_caveats(task) + task_caveats(task, rows, records, lm)),
+        )
+        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
+            if lines:
+                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
+        _forget(lm)
+        parts.append(part)
+        whole = merged(parts)
+        floors = whole.pop("floors", {})
+        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
+        whole |= masked_all(about(subject, lm, tasks, config, notes, facts))
+        whole["total_evaluation_time_seconds"] = str(earlier_seconds + time.perf_counter() - begun)
+        whole["ltm_eval"] |= {
+            "floors": floors,
+            "cost": costs,
+            "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
+            "sweep_cell": str(session.manifest.asked["cell"]),
+        }
+        session.write(whole, status=resume.RUNNING)
+    show_notes([note for own in facts.values() for note in own.notes])
+    session.write(whole, status=resume.COMPLETE)
+    verify(session.results, tasks)
+    return session.results
+
+
+def _forget(lm: Any) -> None:
+    """Drop a model's records of the task that is done."""
+    for name in ("records", "answer_records", "token_records"):
+        getattr(lm, name, []).clear()
+
+
+def _shared_cost(meter: Meter, job: Job) -> TaskCost:
+    """What a task cost all processes of a job, each of which asks.
+
+    Raises:
+        IncompleteError: a rank is lost.
+    """
+    own = json.dumps(asdict(meter.read())).encode()
+    return together([TaskCost(**json.loads(part)) for part in job.exchange(own)])
+
+
+class _Helped(Exception):  # noqa: N818 - not an error
+    """A share is done, and what lm-eval does next is the leading process's job."""
+
+
+def _help(lm: Any, task: Any, config: RunConfig) -> None:
+    """One task in a process that does not lead: its share of the requests, no metrics."""
+    name = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+    method = getattr(lm, name)
+
+    def helped(requests: list[Any], **options: Any) -> None:
+        method(requests, **options)
+        raise _Helped
+
+    setattr(lm, name, helped)
+    try:
+        evaluate_task(lm, task, config)
+    except _Helped:
+        _forget(lm)
+        getattr(lm, "failures", []).clear()
+    finally:
+        setattr(lm, name, method)
+
+
+def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+    """One task through lm-eval's evaluator."""
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    from ltm_eval.harness.baseline import seed_host
+
+    seed_host(config.seed)
+    found = lm_evaluate(
+        lm=lm,
+        task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
+        limit=config.limit,
+        samples=chosen_documents(config, task),
+        bootstrap_iters=BOOTSTRAP_ITERS,
+        log_samples=True,
+        confirm_run_unsafe_code=False,
+    )
+    if found is None:
+        raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
+    part = _without_failed(dict(found), lm, task)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
+        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
+    if hasattr(task, "generation_facts"):
+        part["generation"] = {task.task_name: task.generation_facts()}
+    return part
+
+
+def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
+    """The figures of a task without the documents that failed, which stand under `failures`."""
+    name = task.task_name
+    told = [one for one in getattr(lm, "failures", []) if one.task == name]
+    if task.OUTPUT_TYPE != "generate_until":
+        told += failed_answers(name, part["samples"].get(name, []))
+    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
+    if hasattr(lm, "failures"):
+        lm.failures.clear()
+    if failures:
+        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
+    return part | {"failures": failures}
+
+
+def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
+    """Reference rows over the tokens that blocks are counted in, and over the model's own where these are others."""
+    from ltm_eval.data.blocks import block_tokenizer, options_of
+
+    own = getattr(lm, "encoding", None)
+    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
+    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
+        tokenizers.append(own)
+    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
+
+
+def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Results of single tasks as one: mappings are joined, the rest is taken from the last."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            whole[key] = (
+                {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+            )
+    return whole
+
+
+# lm-eval's table of a results file, with our intervals, for the terminal.
+
+
+def results_table(path: Path) -> str:
+    """lm-eval's header line and table of one results file."""
+    from lm_eval.utils import make_table
+
+    content = json.loads(path.read_text("utf-8"))
+    config = masked_all(content["config"])
+    told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
+    head = f"{config['model']} ({config['model_args']}), {told}"
+    lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
+    told = config.get("tokenizer")
+    if isinstance(told, dict) and any("_per_token" in key for own in content["results"].values() for key in own):
+        told = f"{told.get('name')} {str(told.get('sha256') or '')[:8]}".strip()
+        lines.append(f"per token: of this model's own tokens ({told}); only figures of the same tokens compare")
+    return "\n".join(map(printable, [head, *make_table(content).splitlines(), *lines]))
+
+
+def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:
+    """Figures of several samples with their intervals, and what answering without reading scores."""
+    from ltm_eval.tasks.samples import interval_words
+
+    sampled = block.get("sampled", {}).get(task)
+    if sampled is None:
+        return []
+    figures = [
+        f"{task}: {key.replace(',', ', ')} {interval_words(value)}"
+        for key, value in sampled.items()
+        if isinstance(value, dict) and "low" in value
+    ]
+    floor = block.get("content_free", {}).get(task, {})
+    passes = [f"{key} {interval_words(value)}" for key, value in floor.items() if key.startswith("pass@")]
+    words = f"{task}: content-free, always the commonest training answers ({', '.join(floor.get('answers', []))}): "
+    return [*figures, *([words + "; ".join(passes)] if passes else [])]

@@ -1,0 +1,561 @@
+"""The adapter through which lm-eval drives a Latent Thought Model.
+
+Written against lm-eval 0.4.13's abstract class. Requests are shared out inside these methods, never by lm-eval (its
+own splitting changes few-shot prompts with the number of ranks), so `rank` is always 0 of 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from dataclasses import asdict, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import simple_parse_args_string
+
+from ltm_eval.harness.answering import (
+    Fits,
+    Generating,
+    GenerationJob,
+    Recorder,
+    ScoringJob,
+    named,
+    score,
+    text_tokens,
+    units_of,
+)
+from ltm_eval.harness.context import Context, Windows, plan
+from ltm_eval.harness.evaluation import Failure, listed
+from ltm_eval.harness.options import RunConfig, told_of_answers
+from ltm_eval.inference.batching import undisturbed
+from ltm_eval.inference.bounds import ALL_ROWS, TextScore, row_options, score_texts, windows_of
+from ltm_eval.inference.draws import RollingScore
+from ltm_eval.inference.options import AUTO, DTYPES, fit_changes, fit_config
+from ltm_eval.inference.posterior import BatchLimit, batch_limit, why_unusable
+from ltm_eval.inference.rethink import Budget
+from ltm_eval.model.checkpoint import info_of, load_with_tokenizer
+from ltm_eval.model.compiling import compile_layers, uncompiled
+from ltm_eval.model.decoder import LatentThoughtModel, live_model, told
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
+from ltm_eval.results.files import LatentRecord, TokenRecord
+from ltm_eval.runs.processes import agree_on, join
+from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
+from ltm_eval.system.device import resolve_device, resolve_dtype
+from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, check_choice, leave, leaving
+from ltm_eval.system.machine import program
+from ltm_eval.system.progress import Progress, silent, tqdm_bar
+from ltm_eval.tasks import arguments
+from ltm_eval.tasks.arguments import (
+    batch_size_or_auto,
+    generation_config,
+    host_arguments,
+    number_or_none,
+    steps_or_auto,
+    whole,
+)
+from ltm_eval.tasks.keyed import refuse_request_cache
+from ltm_eval.tasks.prompts import CONDITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from lm_eval.api.instance import Instance
+
+    from ltm_eval.inference.windows import Document, Posterior
+
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def answering(method: Callable[Concatenate[LTM, _P], _R]) -> Callable[Concatenate[LTM, _P], _R]:
+    """A method that lm-eval calls: of a live model's present weights, undisturbed by the caller's modes; our errors end
+    lm-eval's own command in one line.
+    """
+
+    @wraps(method)
+    def wrapped(self: LTM, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with undisturbed():
+            if self.live is not None:
+                self.model = self._read(self.live)
+            return method(self, *args, **kwargs)
+
+    return leaving(wrapped)
+
+
+class LTM(TemplateLM):
+    """`--model ltm`: fits z per context, then scores or generates."""
+
+    def __init__(  # noqa: PLR0913 - the signature is what --model_args may hold
+        self,
+        pretrained: Any = "demo",
+        *,
+        t_fast: Any = None,
+        preset: str = "bound",
+        condition: str = "prompt",
+        lr: Any = None,
+        fit_window: Any = None,
+        rethink: Any = None,
+        rows: str = ALL_ROWS,
+        causal_chunk: Any = None,
+        causal_t_fast: Any = None,
+        dtype: str = "auto",
+        compile: Any = False,  # noqa: A002 - the name users know
+        fit: Any = None,
+        seed: Any = 1234,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        batch_size: Any = "auto",
+        max_batch_size: Any = None,
+        device: str | None = None,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; or a loaded model, also in training. That one is
+                left as it is: what is computed with is a copy (`LatentThoughtModel.as_read` tells its memory) of the
+                weights that it has when a method is called.
+            t_fast: fast steps; `auto` ends each fit once it gains no more, None takes the preset's.
+            preset: `released`, `published` or `bound`.
+            condition: `prompt`, `demos`, `demos+prompt`, `shuffled`, `other` or `prior`.
+            fit_window: most tokens of one fitted window of demonstrations, or `each` for a window of its own for each;
+                None takes the model's context.
+            rethink: rounds of rethinking beside the task's answers; read by tasks of this package, which ask for them.
+            lr: learning rate of the fast loop; None takes the preset's.
+            rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
+                joined by `+`.
+            causal_chunk: tokens the causal row scores between two refits of z, at most the model's context; None takes
+                `RunConfig`'s.
+            causal_t_fast: fast steps of each of its refits; None takes `RunConfig`'s.
+            dtype: of matrix products: `float32`, `bfloat16` or `auto`.
+            compile: whether to compile the layers; without a compiler they run as they are.
+            fit: changes to the preset: a mapping or a JSON object, as `config.fit_changes` takes it.
+            seed: of latent noise and token draws.
+            tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's, or the loaded model's own.
+            revision: commit of a hub id.
+            batch_size: documents in a batch, or `auto`: on a GPU as many padded tokens as a fit step was seen to bear.
+            max_batch_size: most documents of a batch under `auto`.
+            device: as torch names it; None or `auto` picks the best there is, or where a loaded model lies.
+
+        Raises:
+            LtmEvalError: an argument or the checkpoint cannot be used.
+        """
+        super().__init__()
+        check_choice("condition", condition, CONDITIONS)
+        check_choice("dtype", dtype, DTYPES)
+        for name, value in (("rows", rows), ("tokenizer", tokenizer), ("revision", revision)):
+            arguments.text(name, value)
+        self.condition, self.seed = condition, whole("seed", seed, 1234)
+        self.fit_window = arguments.fit_window(fit_window)
+        self.rethink = whole("rethink", rethink, 0)
+        changes = fit_changes(fit)
+        if lr is not None and "lr" in changes:
+            raise UsageError("lr is named twice, by itself and in fit; give it once")
+        changes = {"lr": number_or_none("lr", lr), **changes}
+        self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), **changes)
+        self.rows = row_options(
+            rows,
+            causal_chunk=whole("causal_chunk", causal_chunk, RunConfig.causal_chunk),
+            causal_t_fast=whole("causal_t_fast", causal_t_fast, RunConfig.causal_t_fast),
+        )
+        self.compiled = arguments.yes(compile or False, "compile")
+        self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
+        """A loaded model, as it was handed over."""
+        if self.live is not None and device in (None, "", AUTO):
+            self._device = self.live.device
+        else:
+            self._device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self._device)
+        with undisturbed():
+            if self.live is not None:
+                self.encoding = _tokenizer_of(self.live, tokenizer)
+                self.model = self._read(self.live)
+            else:
+                model, self.encoding = _loaded(pretrained, tokenizer, revision, self._device)
+                self.model = model.set_matmul_dtype(self.dtype)
+                if self.compiled:
+                    compile_layers(model)
+        if self.rows.causal is not None and self.rows.causal.chunk > self.max_length:
+            self.rows = replace(self.rows, causal=replace(self.rows.causal, chunk=self.max_length))
+        self._batch_size = batch_size_or_auto(batch_size)
+        self._max_batch_size = arguments.at_least_one("max_batch_size", max_batch_size)
+        self._limit: BatchLimit | None = None
+        self.batch_sizes: dict[str, int] = {}
+        self.records: list[LatentRecord] = []
+        self.token_nll = 0
+        """Of so many first documents of a task, what each token costs is kept in `token_records`."""
+        self.token_records: list[TokenRecord] = []
+        self.budget = Budget()
+        self.failures: list[Failure] = []
+        self.keeps_failures = False
+        self.progress: Callable[[int, str], Progress] = tqdm_bar
+        self.worklist = Worklist()
+
+    def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
+        """A copy of a live model to compute with."""
+        copy = uncompiled(live.as_read(device=self._device, dtype=self.dtype))
+        return compile_layers(copy) if self.compiled else copy
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
+        """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
+        try:
+            known = [name for name in inspect.signature(cls).parameters if name != "self"]
+            job = join()
+            given = host_arguments(known, arg_dict, additional_config or {})
+            agree_on(given.get("pretrained"), given.get("revision"))
+            lm = cls(**given)
+            job.agree(lm.settings if job.world > 1 else {})
+            lm.worklist = Worklist(job=job)
+            lm.progress = tqdm_bar if job.leads else silent
+            return lm
+        except LtmEvalError as error:
+            leave(error)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LTM:
+        """As lm-eval's Python interface calls it."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    # What lm-eval asks of a model ------------------------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        """End-of-text, which also stands in front of a text."""
+        return self.encoding.eot_id
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the context."""
+        return self.model.config.max_seq_len
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the tokenizer in lm-eval's request cache."""
+        return f"{self.encoding.name}-{self.encoding.digest[:12]}"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text, no special tokens."""
+        return self.encoding.encode(string)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A base model has none."""
+        leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """A base model has none."""
+        if chat_template:
+            leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
+        return None
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm-eval's response cache does not know which model answered, so it is refused."""
+        if getattr(cache_hook, "dbdict", None) is not None:
+            leave(
+                UsageError(
+                    "--use_cache is refused: lm-eval's cache is not keyed by the model and would return another's "
+                    "answers; leave it out"
+                )
+            )
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the results file says of the model, with the weights it has now, and the fit."""
+        info = self.model.info if self.live is None else info_of(self.live)
+        config = self.model.config
+        return {
+            "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "model_dtype": str(self.dtype),
+            "compiled": self.compiled,
+            "model_sha": info.weights_sha256 if info else "",
+            "model_revision": (info.revision if info else None) or "",
+            "checkpoint": asdict(info) if info else {},
+            "sizes": asdict(config),
+            "fit": asdict(self.fit_config),
+            "rows": asdict(self.rows),
+            "condition": self.condition,
+            "fit_window": self.fit_window,
+            "rethink": self.rethink,
+            "latent_seed": self.seed,
+            "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
+            "versions": program(),
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
+        info = {**self.get_model_info(), "device": self.model.device.type}
+        return {"model": "ltm", **{name: info[name] for name in (*told_of_answers(), "versions")}}
+
+    @answering
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """One continuation per request; a request that occurs K times gets K draws of z and tokens.
+
+        A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
+        `repeats.Rethinking` lists.
+        """
+        _refuse_cached_requests()
+        wanted = first_documents(requests, self.token_nll)
+        jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
+        self._check_rethinking(jobs)
+        units = units_of(jobs)
+        work = self.worklist.open("generate_until", [unit.item for unit in units])
+        left = [units[place] for place in work.todo]
+        fits = self._fits([job for unit in left for job in unit.jobs if not unit.rethinks])
+        generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
+        bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
+        for unit, answer, tokens in generating.answered(left):
+            work.done(unit.place, answer)
+            bar.advance(len(unit.jobs), tokens)
+        bar.close()
+        answers = [""] * len(jobs)
+        for unit, answer in zip(units, work.close(), strict=True):
+            self._keep(unit.jobs[0].request, answer)
+            self.budget = self.budget + Budget.from_json(answer.value["budget"])
+            for job, text in zip(unit.jobs, answer.value["texts"], strict=True):
+                answers[job.index] = text
+        self._refuse_failures()
+        return answers
+
+    @answering
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
+
+        The second value says whether greedy decoding under z = mu gives the continuation.
+        """
+        _refuse_cached_requests()
+        jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
+        work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
+        left = [jobs[place] for place in work.todo]
+        fits, recorder = self._fits(left), self._recorder
+        bar = self.progress(len(left), "scoring")
+        for job, own in fits.of(left):
+            nats, greedy = score(self.model, job, own, seed=self.seed)
+            odd = f"its log-likelihood is {nats}" if math.isnan(nats) or nats == math.inf else ""
+            record = recorder.answered(
+                job.request,
+                job.context,
+                own.posterior,
+                repeat=job.repeat,
+                continuation=None,
+                seconds=(fits.seconds(job, own), 0.0),
+            )
+            work.done(job.index, Answer([nats, greedy], (record.to_json(),), own.failure or odd))
+            bar.advance(1, len(job.continuation))
+        bar.close()
+        answers = work.close()
+        for job, answer in zip(jobs, answers, strict=True):
+            self._keep(job.request, answer)
+        self._refuse_failures()
+        return [(answer.value[0], answer.value[1]) for answer in answers]
+
+    @answering
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
+        _refuse_cached_requests()
+        texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
+        wanted = first_documents(requests, self.token_nll)
+        by_token = [is_by_token(request, 0, wanted) for request in requests]
+        items = [item_of(request, by_token=own) for request, own in zip(requests, by_token, strict=True)]
+        work = self.worklist.open("loglikelihood_rolling", items)
+        bar = self.progress(len(work.todo), "bounding")
+        left = [texts[place] for place in work.todo]
+        for done in score_texts(
+            self.model,
+            left,
+            self.fit_config,
+            options=self.rows,
+            seed=self.seed,
+            limit=self.batch_limit,
+            by_token={index for index, place in enumerate(work.todo) if by_token[place]},
+        ):
+            place = work.todo[done.index]
+            work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
+            bar.advance(1, sum(len(document.windows[0].tokens) for document in texts[place]))
+        bar.close()
+        answers = work.close()
+        for request, answer in zip(requests, answers, strict=True):
+            self._keep(request, answer)
+        self._refuse_failures()
+        return [_rolling_score(answer) for answer in answers]
+
+    def _bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> Answer:
+        """A text's score with its parts and its sidecar line, which one without tokens has not."""
+        if not isinstance(done.score, RollingScore):
+            return Answer({"rows": {}, "tokens": 0})
+        record = self._recorder.bounded(request, windows, done)
+        rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
+        if reason:
+            rows = dict.fromkeys(rows, math.nan)
+        costs = None if reason else text_tokens(request, done, self.encoding, draws=self.rows.draws)
+        tokens = (costs.to_json(),) if costs is not None else ()
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason, tokens)
+
+    def _refuse_failures(self) -> None:
+        """End where something failed and nobody above counts it: a host would take the blank for an answer."""
+        if self.failures and not self.keeps_failures:
+            raise IncompleteError(
+                f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
+                f"{listed(self.failures)}. Lower lr, or use `ltm-eval run --max_failed N`"
+            )
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
+
+    # Planning --------------------------------------------------------------------------------------------------------
+
+    def _generation_job(
+        self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
+    ) -> GenerationJob:
+        """A request as a job; of the first repeat of `wanted` documents each token's cost is kept."""
+        request, repeat = numbered
+        text, raw = request.args
+        text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
+        config = generation_config(raw)
+        if repeat and not config.do_sample:
+            raise UsageError(
+                "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
+            )
+        reserved = min(config.max_new_tokens, self.max_length // 2)
+        by_token = not config.rethink and is_by_token(request, repeat, wanted)
+        context = self._plan(request, text, self.max_length - reserved)
+        return GenerationJob(index, request, repeat, context, config, by_token)
+
+    def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
+        request, repeat = numbered
+        text, wanted = self._split_pair(*request.args)
+        if len(wanted) > self.max_length:
+            raise DataError(
+                f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens "
+                f"exceeds the context of {self.max_length}; "
+                "score it as rolling log-likelihood"
+            )
+        context = self._plan(request, text, self.max_length + 1 - len(wanted))
+        return ScoringJob(index, request, repeat, context, tuple(wanted))
+
+    def _split_pair(self, context: str, continuation: str) -> tuple[str, list[int]]:
+        """What is read of a pair, and the tokens that are scored after it.
+
+        White space at the end of the context belongs to the continuation, wherever the task has put it. The
+        continuation's tokens are those that follow the context's in both texts together; where the two share a token
+        it is encoded by itself, so that nothing is read and scored twice.
+        """
+        context = context.removeprefix(END_OF_TEXT)  # as in `_generation_job`
+        read = context.rstrip()
+        scored = context[len(read) :] + continuation
+        before, both = self.tok_encode(read), self.tok_encode(read + scored)
+        return read, both[len(before) :] if both[: len(before)] == before else self.tok_encode(scored)
+
+    def _plan(self, request: Instance, text: str, budget: int) -> Context:
+        """What the decoder reads of a request's prompt and z is fitted on."""
+        return plan(
+            text,
+            self.condition,
+            self.encoding,
+            budget=budget,
+            window=Windows.of(self.fit_window, context=self.max_length),
+            seed=self.seed,
+            others=getattr(request, "other_prompt", None),
+        )
+
+    def _check_rethinking(self, jobs: Sequence[GenerationJob]) -> None:
+        """Refuse a wish for rethinking that no task has heard."""
+        if self.rethink and not any(job.config.rethink for job in jobs):
+            raise UsageError(
+                f"rethink={self.rethink} needs a task that asks for its candidates: those of ltm_eval do, told by "
+                "--model_args or --metadata"
+            )
+
+    @property
+    def batch_limit(self) -> BatchLimit:
+        """What a batch may hold; `auto` is settled on first use."""
+        if self._limit is None:
+            asked, most = self._batch_size, self._max_batch_size
+            self._limit = batch_limit(self.model, self.fit_config, asked=asked, most=most)
+            if asked is None:
+                self.batch_sizes["auto"] = self._limit.side_by_side
+        return self._limit
+
+    @property
+    def batch_size(self) -> int:
+        """Documents of any length that are worked on at once."""
+        return self.batch_limit.side_by_side
+
+    @property
+    def _recorder(self) -> Recorder:
+        return Recorder(self.condition, self.fit_config)
+
+    def _fits(self, jobs: Sequence[GenerationJob | ScoringJob]) -> Fits:
+        """Of the contexts of a call's jobs."""
+        limit, sync = self.batch_limit, self.worklist.sync
+        return Fits(self.model, self.fit_config, jobs, seed=self.seed, limit=limit, sync=sync)
+
+    def _keep(self, request: Instance, answer: Answer) -> None:
+        """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
+        if answer.failed:
+            self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
+        rows = ({**row, **named(request)} for row in answer.records)
+        self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
+        costs = ({**row, **named(request)} for row in answer.tokens)
+        self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
+
+
+def _refuse_cached_requests() -> None:
+    """Refuse prompts from lm-eval's request cache, also of tasks that are not ours: lm-eval tells nobody but itself.
+
+    Raises:
+        UsageError: lm-eval's evaluator, which asks, was given `cache_requests`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
+            refuse_request_cache(frame.f_locals.get("cache_requests"))
+            return
+        frame = frame.f_back
+
+
+def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
+    """Why a text's rows cannot be used; nothing where they can."""
+    reasons = [why_unusable(own, tokens=score.tokens) for own in posteriors]
+    odd = [name for name, nats in score.rows.items() if not math.isfinite(nats)]
+    return next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else "")
+
+
+def _rolling_score(answer: Answer) -> float:
+    """Minus the bound of a text with its parts; 0.0 of one without tokens."""
+    rows, tokens = answer.value["rows"], answer.value["tokens"]
+    return RollingScore(rows, tokens=tokens) if rows else 0.0
+
+
+def _tokenizer_of(live: LatentThoughtModel, tokenizer: str | None) -> Tokenizer:
+    """The tokenizer that is named, or a loaded model's own.
+
+    Raises:
+        LtmEvalError: there is none, or it is not the model's.
+    """
+    found = load_tokenizer(tokenizer) if tokenizer is not None else live.tokenizer
+    if not isinstance(found, Tokenizer):
+        raise UsageError(
+            "this model names no tokenizer, which its checkpoint would: pass tokenizer='gpt2', or tokenizer=FILE of "
+            "mergeable ranks"
+        )
+    check_fits(found, live.config.vocab_size)
+    return found
+
+
+def _loaded(
+    pretrained: Any, tokenizer: str | None, revision: str | None, device: torch.device
+) -> tuple[LatentThoughtModel, Tokenizer]:
+    """A checkpoint and its tokenizer."""
+    if not isinstance(pretrained, str):
+        raise UsageError(
+            f"pretrained must be a path, hub id, `demo` or a loaded model, got {told(pretrained)}; quote it if it "
+            "looks like a number"
+        )
+    return load_with_tokenizer(pretrained, tokenizer=tokenizer, revision=revision, device=str(device))

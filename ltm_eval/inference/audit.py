@@ -1,0 +1,133 @@
+"""The random-token audit: does a fit preset report figures that a bound cannot reach?
+
+Uniformly random tokens cost T ln V nats under their true distribution, and no model does better than by luck: for any
+normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure is
+lower by more than 20 nats per block is therefore no bound.
+
+Source: Markov's inequality; DESIGN section 4 for the finding about github mingluzhao/Latent-Thought-LM @498e39e.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ltm_eval.inference.bounds import as_released, fresh_draws
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Window, generator
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.system.errors import UsageError
+from ltm_eval.system.records import AuditResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ltm_eval.inference.options import FitConfig
+
+
+LIMIT_NATS = 20.0
+"""Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20."""
+LEAST_STEPS = 64
+"""Fast steps from which left-over KL does not hide a leak."""
+UNTRAINED = ModelConfig(
+    dim=64,
+    n_layers=3,
+    n_heads=4,
+    n_kv_heads=4,
+    vocab_size=512,
+    max_seq_len=128,
+    window_size=128,
+    max_z_len=24,
+    multiple_of=32,
+)
+"""Small enough to be audited in seconds, with as many latent dimensions per token (12) as the published models."""
+
+
+def audit(
+    model: LatentThoughtModel, config: FitConfig, *, blocks: int = 4, length: int | None = None, seed: int = 1234
+) -> AuditResult:
+    """Fit random tokens under `config` and compare what the preset reports with T ln V.
+
+    A preset of fixed noise reports the released evaluator's figure, at the noise of the fit; one of fresh noise its
+    bound at draws the fit has not seen.
+
+    Args:
+        model: trained or not.
+        config: fewer than 64 fast steps are raised to 64.
+        blocks: of random tokens.
+        length: tokens scored per block; None takes the model's context.
+
+    Raises:
+        UsageError: no block, or a length outside 1 ... context.
+    """
+    limit = model.config.max_seq_len
+    length = limit if length is None else length
+    if blocks < 1 or not 1 <= length <= limit:
+        raise UsageError(
+            f"an audit needs at least 1 block of 1 to {limit} tokens (the model's context), got {blocks} of {length}"
+        )
+    config = replace(config, t_fast=max(config.t_fast, LEAST_STEPS))
+    documents = [random_document(model.config.vocab_size, length, seed=seed, block=block) for block in range(blocks)]
+    posterior = fit_documents(model, documents, config, seed=seed)
+    if config.noise == "fixed":
+        rows = as_released(model, documents, config, seed=seed, posterior=posterior)
+        figures = [row.nats for row in rows]
+    else:
+        figures = fresh_draws(model, documents, posterior, seed=seed).bound_nats.tolist()
+    return _verdict(figures, config, length=length, vocab=model.config.vocab_size, seed=seed)
+
+
+def _verdict(figures: list[float], config: FitConfig, *, length: int, vocab: int, seed: int) -> AuditResult:
+    blocks = len(figures)
+    deficits = [length * math.log(vocab) - nats for nats in figures]
+    mean = math.fsum(deficits) / blocks
+    spread = math.fsum((deficit - mean) ** 2 for deficit in deficits)
+    caught = not mean <= LIMIT_NATS  # nan is no bound either
+    return AuditResult(
+        preset=config.preset,
+        deficit_nats_per_block=_number(mean),
+        stderr_nats=_number(math.sqrt(spread / (blocks - 1) / blocks)) if blocks > 1 else None,
+        caught=caught,
+        is_bound=config.is_bound and not caught,
+        t_fast=config.t_fast,
+        figure="as_released" if config.noise == "fixed" else "bound",
+        blocks=blocks,
+        length=length,
+        vocab=vocab,
+        seed=seed,
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def random_document(vocab: int, length: int, *, seed: int, block: int = 0) -> Document:
+    """One window of uniformly random tokens, every position scored."""
+    tokens = generator(seed, "audit", b"", block).integers(0, vocab, size=length + 1).tolist()
+    return Document((Window(tuple(tokens[:-1]), tuple(tokens[1:])),))
+
+
+def untrained_model(config: ModelConfig = UNTRAINED, *, seed: int = 0) -> LatentThoughtModel:
+    """A decoder that has seen no data, with all matrices drawn from N(0, 1/D).
+
+    The released start, N(0, 0.02), leaves logits nearly flat at widths far below its own 512, so that no latent could
+    change them; any normalised model may stand here.
+    """
+    model = LatentThoughtModel(config)
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, config.dim**-0.5, generator=stream)
+    return model
+
+
+def to_json(results: Iterable[AuditResult]) -> str:
+    """`[{preset, deficit_nats_per_block, is_bound, ...}]`, one object per preset."""
+    return json.dumps([asdict(result) for result in results], indent=1) + "\n"

@@ -1,0 +1,189 @@
+"""Texts scored prequentially: z is fitted on what precedes a chunk, then the chunk is scored, and so on to the end.
+
+A text is scored whole, however long it is: each token once, in chunks counted from its beginning. What is seen of the
+text before a chunk is what the model's context C holds: z is fitted on the last C tokens before the chunk, from where
+the fit before the previous chunk ended, and the decoder reads the last C - chunk tokens before it (and one more for the
+chunk's first token, which is predicted from it). Rolling windows, into which lm-eval cuts a text longer than a context,
+play no part: the rows of `bounds` are sums over them, with a z for each, this row is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ltm_eval.inference.batching import each
+from ltm_eval.inference.draws import DRAWS, Estimate, draw_noise, minus_log_mean, weigh
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Posterior, Start, Window
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.inference.options import FitConfig
+    from ltm_eval.model.decoder import LatentThoughtModel
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """How the causal row is computed."""
+
+    chunk: int = 64
+    """Tokens scored between two refits of z."""
+    t_fast: int = 16
+    """Fast steps of each refit; 0 leaves the prior."""
+    draws: int = DRAWS
+    """Draws z ~ q in a chunk's mixture."""
+    scope: str = field(default="text", init=False)
+    """What is scored as one, for records and the keys of kept answers: a whole text. Records without it are of versions
+    that scored each rolling window of a long text by itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "draws"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"causal {name} must be a whole number of at least 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A text scored chunk by chunk, each under a posterior of what precedes it."""
+
+    chunk_nats: tuple[float, ...]
+    """-log of the mean over draws of p(chunk | z, preceding tokens), one joint figure per chunk."""
+    stderr_nats: float | None
+    """Monte-Carlo standard error of the sum; None for a single draw."""
+    tokens: int
+    """Tokens scored."""
+    draws: int
+    """Draws per chunk."""
+    fast_steps: int
+    """Fast steps of all refits."""
+    fitted_tokens: int
+    """Tokens those steps went through: the cost of fitting."""
+    read_tokens: int
+    """Tokens the decoder went through to score, over all draws."""
+
+    @property
+    def nats(self) -> float:
+        """Sum over chunks."""
+        return math.fsum(self.chunk_nats)
+
+
+def causal(
+    model: LatentThoughtModel,
+    texts: Sequence[Sequence[int]],
+    config: FitConfig,
+    *,
+    options: CausalConfig,
+    seed: int,
+) -> list[Causal]:
+    """Score texts prequentially: a figure that compares with an autoregressive model's.
+
+    The text is cut into chunks. Before each, z is refitted on the tokens that precede it (as many as the context
+    holds), starting from the posterior before; the first chunk has the prior. The chunk is then scored given z and the
+    preceding tokens, as -log (1/S) sum_s p(chunk | z_s, preceding): the draws depend on the preceding tokens only, so
+    this is a probability distribution over chunks and its sum over chunks a code length of the text.
+
+    Texts advance side by side; on a GPU their refits share a batch.
+
+    Args:
+        texts: token ids; the first of each is read and not scored.
+        config: of the refits, except for `t_fast`, which `options` holds.
+        options: chunk, steps of each refit, draws.
+
+    Raises:
+        UsageError: a chunk is longer than the model's context, or a text has nothing to score.
+    """
+    limit = model.config.max_seq_len
+    if options.chunk > limit:
+        raise UsageError(f"causal chunk of {options.chunk} tokens exceeds the model's context of {limit}; lower it")
+    short = next((i for i, text in enumerate(texts) if len(text) < 2), None)
+    if short is not None:
+        raise UsageError(
+            f"causal: text {short} has {len(texts[short])} tokens; the first is only read, so give 2 or more"
+        )
+    config = replace(config, t_fast=options.t_fast, adaptive=False)
+    streams = [_Stream(tuple(text), Posterior.prior(model)) for text in texts]
+    for first in range(0, max(map(len, texts), default=1) - 1, options.chunk):
+        active = [stream for stream in streams if len(stream.text) - 1 > first]
+        if first and config.t_fast:
+            _refit(model, active, config, first=first, seed=seed)
+        each(model, active, lambda i: _score_chunk(model, active[i], options, first=first, seed=seed))  # noqa: B023 - called before the next
+    return [stream.result(options) for stream in streams]
+
+
+class _Stream:
+    """A text on its way through `causal`."""
+
+    def __init__(self, text: tuple[int, ...], posterior: Posterior) -> None:
+        self.text, self.posterior = text, posterior
+        self.scores: list[Estimate] = []
+        self.fast_steps = self.fitted_tokens = self.read_tokens = 0
+
+    def result(self, options: CausalConfig) -> Causal:
+        """What the text cost."""
+        errors = [score.stderr_nats for score in self.scores if score.stderr_nats is not None]
+        return Causal(
+            chunk_nats=tuple(score.nats for score in self.scores),
+            stderr_nats=math.sqrt(math.fsum(error * error for error in errors)) if errors else None,
+            tokens=len(self.text) - 1,
+            draws=options.draws,
+            fast_steps=self.fast_steps,
+            fitted_tokens=self.fitted_tokens,
+            read_tokens=self.read_tokens,
+        )
+
+
+def _refit(model: LatentThoughtModel, streams: Sequence[_Stream], config: FitConfig, *, first: int, seed: int) -> None:
+    """Fit each stream's z on the targets before position `first`, from where its posterior stands."""
+    start = max(0, first - model.config.max_seq_len)
+    seen = [Document((Window(s.text[start:first], s.text[start + 1 : first + 1]),)) for s in streams]
+    starts = [Start(s.posterior.mu, s.posterior.log_var) for s in streams]
+    fitted = fit_documents(model, seen, config, seed=seed, starts=starts)
+    for i, stream in enumerate(streams):
+        stream.posterior = fitted.row(i)
+        stream.fast_steps += config.t_fast
+        stream.fitted_tokens += config.t_fast * (first - start)
+
+
+def _score_chunk(model: LatentThoughtModel, stream: _Stream, options: CausalConfig, *, first: int, seed: int) -> None:
+    """Score targets `first` ... `first + chunk - 1` given z and the tokens before them."""
+    end = min(first + options.chunk, len(stream.text) - 1)
+    start = max(0, first + options.chunk - model.config.max_seq_len)  # must not depend on where the text ends
+    targets = (IGNORED,) * (first - start) + stream.text[first + 1 : end + 1]
+    past = stream.text[start : first + 1]
+    noise = draw_noise(stream.posterior, Document((Window(past, past),)).key, "causal", seed=seed, draws=options.draws)
+    weighed = weigh(model, Document((Window(stream.text[start:end], targets),)), stream.posterior, noise=noise)
+    stream.scores.append(minus_log_mean(-weighed.nll))
+    stream.read_tokens += options.draws * (end - start)
+
+
+def text_of(document: Document) -> tuple[int, ...]:
+    """The text a document's windows were cut from: its first input token, then every scored target in turn.
+
+    Raises:
+        UsageError: the windows do not make up one text: targets are not their own next tokens, or what a window reads
+            before its first target is not what the windows before it ended with.
+    """
+    text = list(document.windows[0].tokens[:1])
+    for window in document.windows:
+        first = next((i for i, target in enumerate(window.targets) if target != IGNORED), len(window.targets))
+        scored = window.targets[first:]
+        if scored and (IGNORED in scored or window.tokens != (*text[-first - 1 :], *scored[:-1])):
+            raise UsageError(
+                "causal needs windows that make up one text, whose targets are their own next tokens and each scored "
+                "once; leave the causal row out"
+            )
+        text += scored
+    return tuple(text)
+
+
+def causal_rows(
+    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, options: CausalConfig, seed: int
+) -> list[Estimate]:
+    found = causal(model, [text_of(document) for document in documents], config, options=options, seed=seed)
+    return [Estimate(row.nats, row.stderr_nats, row.draws, row.draws) for row in found]

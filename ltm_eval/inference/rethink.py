@@ -1,0 +1,243 @@
+"""Inference-time rethinking: a trace is generated, z is refitted to explain it, and again; the best trace answers.
+
+Our reading of arXiv:2602.06584, whose details are not public: from the abstract, generating a trace given z and
+optimising z to explain that trace alternate. For k = 1 ... K,
+
+    y_k ~ p(y | question, z),  z ~ q_{k-1}        (q_0: of the prompt or demonstrations, or the prior)
+    q_k = t_fast fast steps on -log p(y_k | question, z) + KL(q || p), started at q_{k-1}
+
+and candidates are ranked by -ELBO of their trace at noise that no fit has seen. What is ours: z is drawn anew from q
+each round, the KL is to N(0, I), the question is read but not scored, and traces of unequal length are compared by
+their sum of nats, which favours short ones.
+
+The control spends the same: K traces drawn from q_0 independently, each fitted for t_fast steps from q_0 so that it can
+be ranked by the same rule. Rethinking is worth its name where it beats that.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltm_eval.inference.bounds import fresh_draws
+from ltm_eval.inference.decode import Continuation, Prompt
+from ltm_eval.inference.posterior import fit_documents
+from ltm_eval.inference.windows import Document, Posterior, Start, Window, generator, standard_normal
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from ltm_eval.inference.options import FitConfig
+    from ltm_eval.model.decoder import LatentThoughtModel
+
+
+RANKING_DRAWS = 8
+"""Fresh draws z ~ q that rank a candidate."""
+
+Decode = Callable[[list[Prompt]], Iterable[Continuation]]
+"""Continues prompts; the continuations' indices are positions in the list."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is thought about."""
+
+    read: tuple[int, ...]
+    """Tokens the decoder reads."""
+    posterior: Posterior
+    """q_0, one row."""
+    key: bytes
+    """Names what q_0 was fitted on."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One trace with the posterior that explains it."""
+
+    continuation: Continuation
+    posterior: Posterior
+    """One row."""
+    bound_nats: float
+    """-ELBO of the trace given the question, summed over its tokens, at fresh noise; infinite for an empty trace."""
+    fast_steps: int
+    """Fast steps spent on this trace."""
+    fitted_tokens: int
+    """Tokens scored by its fit."""
+    fit_seconds: float
+    """Its share of the time of the fits made together, ranking included."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one side of the comparison cost."""
+
+    fast_steps: int = 0
+    """Fast steps of all refits; the fit of q_0, which both sides share, is not counted."""
+    fitted_tokens: int = 0
+    """Tokens those steps went through: steps times scored tokens."""
+    new_tokens: int = 0
+    """Tokens generated."""
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.fast_steps + other.fast_steps,
+            self.fitted_tokens + other.fitted_tokens,
+            self.new_tokens + other.new_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Compute of rethinking and of its control."""
+
+    rethink: Spent = Spent()
+    independent: Spent = Spent()
+
+    def __add__(self, other: Budget) -> Budget:
+        return Budget(self.rethink + other.rethink, self.independent + other.independent)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Mapping[str, int]] | None) -> Budget:
+        """What `asdict` gave, or nothing spent."""
+        return cls() if row is None else cls(Spent(**row["rethink"]), Spent(**row["independent"]))
+
+
+@dataclass(frozen=True)
+class Rethought:
+    """All candidates of one question."""
+
+    chain: tuple[Candidate, ...]
+    """Rounds 1 to K."""
+    control: tuple[Candidate, ...]
+    """K independent draws."""
+
+    @property
+    def budget(self) -> Budget:
+        """What both cost."""
+        return Budget(spent(self.chain), spent(self.control))
+
+    @staticmethod
+    def best(candidates: Sequence[Candidate]) -> Candidate:
+        """The one with the lowest bound; of equal ones the first."""
+        return min(candidates, key=lambda one: one.bound_nats)
+
+
+def spent(candidates: Sequence[Candidate]) -> Spent:
+    """Compute of some candidates."""
+    return Spent(
+        sum(one.fast_steps for one in candidates),
+        sum(one.fast_steps * one.fitted_tokens for one in candidates),
+        sum(len(one.continuation.tokens) for one in candidates),
+    )
+
+
+def rethink(  # noqa: PLR0913 - what `decode` cannot know
+    model: LatentThoughtModel,
+    questions: Sequence[Question],
+    config: FitConfig,
+    *,
+    rounds: int,
+    seed: int,
+    eot_id: int,
+    decode: Decode,
+) -> list[Rethought]:
+    """Rethink every question for some rounds, and draw as many independent traces.
+
+    No question's result depends on the others: noise and tokens come from streams of its own content and round.
+
+    Args:
+        questions: thought about side by side.
+        config: of the fast loop; `t_fast` steps per refit.
+        rounds: K.
+        seed: of all draws.
+        eot_id: token that ends a text; part of a trace that it ended.
+        decode: generates, with the sampling options of the run.
+
+    Raises:
+        UsageError: fewer than one round.
+    """
+    if rounds < 1:
+        raise UsageError(f"rethink must be at least 1 round, got {rounds}")
+    chains: list[list[Candidate]] = [[] for _ in questions]
+    for k in range(rounds):
+        current = [
+            own[-1].posterior if own else question.posterior for own, question in zip(chains, questions, strict=True)
+        ]
+        tasks = [_Task(question, q, f"rethink {k}") for question, q in zip(questions, current, strict=True)]
+        for own, candidate in zip(chains, _candidates(model, tasks, config, seed, eot_id, decode), strict=True):
+            own.append(candidate)
+    draws = [_Task(question, question.posterior, f"independent {k}") for question in questions for k in range(rounds)]
+    found = _candidates(model, draws, config, seed, eot_id, decode)
+    return [Rethought(tuple(chain), tuple(found[i * rounds : (i + 1) * rounds])) for i, chain in enumerate(chains)]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One trace to generate and explain."""
+
+    question: Question
+    start: Posterior
+    """Where z is drawn from and the fit starts."""
+    purpose: str
+    """Names side and round in the streams."""
+
+
+def _candidates(  # noqa: PLR0913 - what `rethink` got
+    model: LatentThoughtModel, tasks: Sequence[_Task], config: FitConfig, seed: int, eot_id: int, decode: Decode
+) -> list[Candidate]:
+    """Generate a trace per task, fit it from the task's start, and rank it."""
+    traces: list[Continuation | None] = [None] * len(tasks)
+    for continuation in decode([_prompt(model, task, seed) for task in tasks]):
+        traces[continuation.index] = continuation
+    pairs = [(task, trace) for task, trace in zip(tasks, traces, strict=True) if trace is not None]
+    documents = [trace_document(task.question.read, trace, eot_id) for task, trace in pairs]
+    begun = time.monotonic()
+    explained = iter(_explained(model, documents, [task.start for task, _ in pairs], config, seed))
+    seconds = (time.monotonic() - begun) / max(1, sum(document is not None for document in documents))
+    found = []
+    for (task, trace), document in zip(pairs, documents, strict=True):
+        if document is None:
+            found.append(Candidate(trace, task.start, math.inf, 0, 0, 0.0))
+            continue
+        posterior, bound = next(explained)
+        scored = sum(target != IGNORED for target in document.windows[0].targets)
+        found.append(Candidate(trace, posterior, bound, config.t_fast, scored, seconds))
+    return found
+
+
+def _prompt(model: LatentThoughtModel, task: _Task, seed: int) -> Prompt:
+    content = task.question.key + repr(task.question.read).encode()
+    noise = standard_normal(generator(seed, f"z {task.purpose}", content), (1, *model.config.latent_shape))
+    z = task.start.at(noise.to(task.start.mu.device))[0]
+    return Prompt(task.question.read, z, generator(seed, f"token {task.purpose}", content))
+
+
+def trace_document(read: Sequence[int], trace: Continuation, eot_id: int) -> Document | None:
+    """The trace as a text to fit: the question is read, every token of the trace is scored; None for an empty one."""
+    wanted = [*trace.tokens, *([eot_id] if trace.stop_reason == "end_of_text" else [])]
+    if not wanted:
+        return None
+    tokens = [*read, *wanted]
+    targets = [*[IGNORED] * (len(read) - 1), *wanted]
+    return Document((Window(tuple(tokens[:-1]), tuple(targets)),))
+
+
+def _explained(
+    model: LatentThoughtModel,
+    documents: Sequence[Document | None],
+    starts: Sequence[Posterior],
+    config: FitConfig,
+    seed: int,
+) -> list[tuple[Posterior, float]]:
+    """Posterior and fresh-noise bound of every document there is."""
+    there = [(document, start) for document, start in zip(documents, starts, strict=True) if document is not None]
+    if not there:
+        return []
+    chosen = [document for document, _ in there]
+    warm = [Start(start.mu, start.log_var) for _, start in there]
+    posterior = fit_documents(model, chosen, config, seed=seed, starts=warm)
+    bounds = fresh_draws(model, chosen, posterior, seed=seed, draws=RANKING_DRAWS).bound_nats.tolist()
+    return [(posterior.row(i), float(bound)) for i, bound in enumerate(bounds)]

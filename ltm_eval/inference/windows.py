@@ -1,0 +1,258 @@
+"""What z is fitted to: windows of tokens with the targets scored after them, and documents: windows of one z."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltm_eval.model.decoder import LatentThoughtModel, told
+from ltm_eval.model.elbo import IGNORED
+from ltm_eval.system.device import uploaded
+from ltm_eval.system.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from ltm_eval.inference.options import FitConfig
+
+
+@dataclass(frozen=True)
+class Window:
+    """Input tokens and the targets scored after them; `IGNORED` targets are read but not scored."""
+
+    tokens: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.targets) or not self.tokens:
+            raise UsageError(
+                f"a window needs as many targets as tokens and at least one, got {len(self.tokens)} and "
+                f"{len(self.targets)}"
+            )
+
+
+@dataclass(frozen=True)
+class Document:
+    """Windows that share one z: the objective is sum over windows of -log p(window|z), plus one KL."""
+
+    windows: tuple[Window, ...]
+
+    @property
+    def key(self) -> bytes:
+        """sha256 over tokens and targets; names the document wherever it stands."""
+        content = hashlib.sha256()
+        for window in self.windows:
+            content.update(np.asarray([window.tokens, window.targets], dtype="<i8").tobytes() + b"|")
+        return content.digest()
+
+    @property
+    def padded_length(self) -> int:
+        """Length that each of its windows is padded to."""
+        return padded_length(max(len(window.tokens) for window in self.windows))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of windows and their padded length; documents of equal shape can share a batch."""
+        return len(self.windows), self.padded_length
+
+    @property
+    def scored(self) -> int:
+        """Tokens that are scored."""
+        return sum(target != IGNORED for window in self.windows for target in window.targets)
+
+
+def trimmed(tokens: list[int], targets: list[int], *, where: str) -> Window:
+    """A row without its padding; `where` names it in an error."""
+    scored = [i for i, target in enumerate(targets) if target != IGNORED]
+    if not scored:
+        raise UsageError(f"{where} has no scored position (all targets are ignored); leave it out")
+    return Window(tuple(tokens[: scored[-1] + 1]), tuple(targets[: scored[-1] + 1]))
+
+
+def padded_length(tokens: int) -> int:
+    """Length a window of so many tokens is padded to: 16, 32, then multiples of 64."""
+    for small in (16, 32):
+        if tokens <= small:
+            return small
+    return -(-tokens // 64) * 64
+
+
+# Random numbers of a document: streams of its own, so that what is drawn for it depends on nothing around it.
+
+Noise = Callable[[int], Tensor]
+"""Step to standard normal noise (draws, B, L, N, D)."""
+
+
+def generator(seed: int, role: str, key: bytes, repeat: int = 0) -> np.random.Generator:
+    """A counter-based stream of its own for a document, a role and a repeat.
+
+    Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox,
+    because
+    torch's CPU generator keeps 32 bits of a seed.
+    """
+    digest = hashlib.sha256(f"{seed}|{role}|{repeat}|".encode() + key).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def standard_normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor:
+    """Next standard normal numbers of a stream, fp32."""
+    return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def document_noise(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Noise:
+    """Noise of the fit: each document's stream in turn; more steps never change earlier ones."""
+    streams = [generator(seed, "fit", document.key) for document in documents]
+    paired = config.noise == "antithetic"
+    shape = (config.draws // 2 if paired else config.draws, *model.config.latent_shape)
+
+    def draw() -> Tensor:
+        own = uploaded(torch.stack([standard_normal(stream, shape) for stream in streams], dim=1), model.device)
+        return torch.cat([own, -own]) if paired else own
+
+    if config.noise == "fixed":
+        fixed = draw()
+        return lambda step: fixed
+    return lambda step: draw()
+
+
+# q(z|x) = N(mu, exp(log_var)) of documents: where a fit begins, what it ends in, and how it went.
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The objective over the fast loop, at the noise of each step."""
+
+    nll_nats: Tensor
+    """(t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step."""
+    kl_nats: Tensor
+    """(t_fast + 1, B)."""
+    kl_layers_nats: Tensor | None = None
+    """(t_fast + 1, B, L): KL of each layer; None where it was not kept."""
+
+    @property
+    def objective_nats(self) -> Tensor:
+        """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound where the noise is fixed."""
+        return self.nll_nats + self.kl_nats
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Fitted posteriors of B documents."""
+
+    mu: Tensor
+    """(B, L, N, D), fp32."""
+    log_var: Tensor
+    """(B, L, N, D), fp32."""
+    trace: Trace
+    """How the fit went."""
+
+    def at(self, noise: Tensor) -> Tensor:
+        """z = mu + noise * sigma, (B, L, N, D).
+
+        Args:
+            noise: standard normal draws, (B, L, N, D) or what broadcasts to it, such as (L, N, D).
+
+        Raises:
+            UsageError: it is anything else.
+        """
+        shape = tuple(self.mu.shape)
+        fits = isinstance(noise, Tensor) and noise.is_floating_point() and noise.shape[-3:] == self.mu.shape[-3:]
+        if not fits or not (noise.dim() == 3 or (noise.dim() == 4 and (shape[0] == 1 or len(noise) in (1, shape[0])))):  # noqa: PLR2004
+            raise UsageError(f"noise must be a tensor of floats of shape {shape}, (B, L, N, D), got {told(noise)}")
+        return self.mu + noise * (0.5 * self.log_var).exp()
+
+    def row(self, i: int) -> Posterior:
+        """The posterior of document i alone; -1 is the last.
+
+        Raises:
+            UsageError: there is no such document.
+        """
+        if isinstance(i, bool) or not isinstance(i, int) or not -len(self.mu) <= i < len(self.mu):
+            raise UsageError(f"row: expected a whole number from 0 to {len(self.mu) - 1} (documents), got {shown(i)}")
+        i %= len(self.mu)
+        part = slice(i, i + 1)
+        layers = self.trace.kl_layers_nats
+        kept = None if layers is None else layers[:, part]
+        trace = Trace(self.trace.nll_nats[:, part], self.trace.kl_nats[:, part], kept)
+        return Posterior(self.mu[part], self.log_var[part], trace)
+
+    @staticmethod
+    def joined(parts: Sequence[Posterior]) -> Posterior:
+        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last.
+
+        Raises:
+            UsageError: there is none, they are something else, or of models of different sizes.
+        """
+        if not parts or not all(isinstance(part, Posterior) for part in parts):
+            raise UsageError("joined: expected a list of posteriors, at least one")
+        if len({part.mu.shape[1:] for part in parts}) > 1:
+            shapes = ", ".join(sorted({str(tuple(part.mu.shape[1:])) for part in parts}))
+            raise UsageError(f"joined: expected posteriors of one shape (L, N, D), got {shapes}")
+        rows = max(len(part.trace.nll_nats) for part in parts)
+        parts = [part if len(part.trace.nll_nats) == rows else _stretched(part, rows) for part in parts]
+        nll = torch.cat([part.trace.nll_nats for part in parts], dim=1)
+        kl = torch.cat([part.trace.kl_nats for part in parts], dim=1)
+        layers = [part.trace.kl_layers_nats for part in parts]
+        kept = [one for one in layers if one is not None]
+        trace = Trace(nll, kl, torch.cat(kept, dim=1) if len(kept) == len(parts) else None)
+        return Posterior(torch.cat([part.mu for part in parts]), torch.cat([part.log_var for part in parts]), trace)
+
+    @staticmethod
+    def prior(model: LatentThoughtModel) -> Posterior:
+        """N(0, I) as a posterior of one document, with an empty trace.
+
+        Raises:
+            UsageError: `model` is something else.
+        """
+        if not isinstance(model, LatentThoughtModel):
+            raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(model)}")
+        zeros = torch.zeros(1, *model.config.latent_shape, device=model.device)
+        nothing = torch.zeros(0, 1, device=model.device)
+        return Posterior(zeros, zeros.clone(), Trace(nothing, nothing))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the fast loop begins: both (B, L, N, D)."""
+
+    mu: Tensor
+    log_var: Tensor
+
+    @staticmethod
+    def spread(config: FitConfig, *, mu: Tensor, log_var: Tensor) -> Start:
+        """The preset's start, spread by standard normal numbers, (B, L, N, D) each."""
+        return Start(config.mu_spread * mu, config.log_var_start + config.log_var_spread * log_var)
+
+
+def _stretched(part: Posterior, rows: int) -> Posterior:
+    """The same posterior with a trace of `rows` rows: NaN before its last row."""
+
+    def longer(values: Tensor) -> Tensor:
+        gap = values.new_full((rows - len(values), *values.shape[1:]), math.nan)
+        return torch.cat([values[:-1], gap, values[-1:]])
+
+    trace, layers = part.trace, part.trace.kl_layers_nats
+    kept = None if layers is None else longer(layers)
+    return Posterior(part.mu, part.log_var, Trace(longer(trace.nll_nats), longer(trace.kl_nats), kept))
+
+
+def preset_start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:
+    """The preset's start; with t_fast 0, the prior."""
+    shape = (len(documents), *model.config.latent_shape)
+    if config.t_fast == 0:
+        return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))
+    streams = [generator(seed, "start", document.key) for document in documents]
+    log_var = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    mu = torch.stack([standard_normal(stream, shape[1:]) for stream in streams])
+    start = Start.spread(config, mu=mu, log_var=log_var)
+    return Start(uploaded(start.mu, model.device), uploaded(start.log_var, model.device))
+
+
+def stacked(starts: Sequence[Start]) -> Start:
+    """Starts of single documents as one of all."""
+    return Start(torch.cat([start.mu for start in starts]), torch.cat([start.log_var for start in starts]))

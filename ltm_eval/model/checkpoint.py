@@ -1,0 +1,774 @@
+"""Checkpoints: our folder, a released `ckpt_*.pt`, or a Hugging Face hub id.
+
+Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
+released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
+`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then
+all of them must be there, no other, each of its shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltm_eval.model.config import ModelConfig
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.model.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
+from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError, TokenizerError, UsageError, shown
+from ltm_eval.system.files import DEMO_MODEL, assets_dir, check_archive, demo_model_dir, steady
+from ltm_eval.system.hub import REFUSALS, ask, is_hub_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+
+# Tensors of a checkpoint under our names, checked before a model is made of them.
+#
+# Parameter names are reduced to one spelling first; then all of them must be there, no other, each of its shape, plain
+# and finite. Sizes are compared with the memory that the tensors really have before anything is allocated.
+
+TIED = "output.weight"
+EMBEDDING = "tok_embeddings.weight"
+
+_WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""What torch.compile, data-parallel wrappers (DDP, FSDP) and activation checkpointing put into a name, anywhere."""
+_RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_TABLE_LIMIT = 2**26
+_CHUNK = 2**22
+_LISTED = 4
+_LISTED_OF_A_KIND = 2
+"""Where there are problems of several kinds."""
+
+
+def canonical_name(name: str) -> str:
+    """Our spelling of a released parameter name: wrappers dropped wherever they stand, fused kernels' names undone."""
+    return ".".join(_RENAMED.get(part, part) for part in name.split(".") if part not in _WRAPPERS)
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor a model of these sizes has, in the model's order.
+
+    Written out: a model on torch's meta device would tell them, after a second of imports.
+    """
+    dim, ffn, heads, kv = (
+        config.dim,
+        config.ffn_dim,
+        config.n_heads * config.head_dim,
+        config.n_kv_heads * config.head_dim,
+    )
+    attention = {"wq": (heads, dim), "wk": (kv, dim), "wv": (kv, dim), "wo": (dim, heads)}
+    layer: dict[str, tuple[int, ...]] = {
+        f"{kind}.{name}.weight": shape for kind in ("attention", "cross_attention") for name, shape in attention.items()
+    }
+    layer |= {"feed_forward.w1.weight": (ffn, dim), "feed_forward.w2.weight": (dim, ffn)}
+    layer |= {"feed_forward.w3.weight": (ffn, dim)}
+    layer |= {f"{name}.weight": (dim,) for name in ("attention_norm", "cross_attention_norm", "ffn_norm")}
+    layers = {f"layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in layer.items()}
+    return {EMBEDDING: (config.vocab_size, dim), **layers, "norm.weight": (dim,)}
+
+
+def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dict[str, Tensor]:
+    """The tensors under our names; every disagreement with the config goes into one error."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        key = canonical_name(name) if isinstance(name, str) else shown(name)
+        if key in found:
+            raise CheckpointError(
+                f"{where}: two tensors are named {key[:80]} once wrappers are dropped from their names"
+            )
+        found[key] = value.detach() if isinstance(value, torch.Tensor) else value
+    _raise_listed(where, [oddity for name, value in found.items() if (oddity := _oddity(name, value))])
+    _refuse_huge(found, config, where)
+    wanted = expected_shapes(config)
+    tied = found.pop(TIED, None)
+    if tied is not None:
+        found.setdefault(EMBEDDING, tied)
+    missing = [f"missing {name}" for name in wanted if name not in found]
+    extra = [f"extra {name[:80]}" for name in found if name not in wanted]
+    wrong = [
+        complaint for name in wanted if name in found and (complaint := _complaint(name, found[name], wanted[name]))
+    ]
+    if not (missing or extra or wrong) and tied is not None and not torch.equal(tied, found[EMBEDDING]):
+        wrong.append(f"{TIED} differs from {EMBEDDING}, which it must equal")
+    _raise_listed(where, missing, extra, wrong)
+    kept = {name: found[name] for name in wanted}
+    if _held_bytes(kept.values()) < sum(tensor.nbytes for tensor in kept.values()):
+        raise CheckpointError(f"{where}: tensors share their memory; a model made of them would outgrow the file")
+    return kept
+
+
+def _raise_listed(where: str, *kinds: Sequence[str]) -> None:
+    """One error for all that is wrong with the tensors, if anything is, with examples of every kind."""
+    found = [problems for problems in kinds if problems]
+    if found:
+        shown = _LISTED if len(found) == 1 else _LISTED_OF_A_KIND
+        told = [
+            "; ".join(problems[:shown]) + (f" and {len(problems) - shown} more" if len(problems) > shown else "")
+            for problems in found
+        ]
+        raise CheckpointError(f"{where}: {sum(map(len, found))} tensor(s) do not fit the config: {'; '.join(told)}")
+
+
+def _oddity(name: str, value: Any) -> str | None:
+    """Why something is no plain tensor in this machine's memory, or None."""
+    if not isinstance(value, torch.Tensor):
+        return f"{name[:80]} is a {type(value).__name__}, not a tensor"
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_neg()
+    if not plain or not value.is_contiguous() or type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return f"{name[:80]} is not a plain, contiguous tensor; re-save it with .contiguous()"
+    return None
+
+
+def _held_bytes(tensors: Iterable[Tensor]) -> int:
+    """Memory behind the tensors, what they share counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _refuse_huge(found: Mapping[str, Any], config: ModelConfig, where: str) -> None:
+    """Refuse sizes far beyond what the file holds before anything is made of them."""
+    held = _held_bytes(found.values())
+    layer = 2 * config.dim * config.dim + 3 * config.dim * config.ffn_dim
+    claimed = config.vocab_size * config.dim + config.n_layers * layer
+    tables = max(config.max_seq_len * config.head_dim, config.max_z_len * config.dim)
+    if claimed > 2 * held + 2**20 or config.n_layers > len(found) or tables > _TABLE_LIMIT:
+        raise CheckpointError(
+            f"{where}: the config asks for about {claimed:,} parameters in {config.n_layers:,} layers, "
+            f"{config.max_seq_len:,} positions and {config.max_z_len:,} latents; the file holds {held:,} bytes in "
+            f"{len(found):,} tensors, so the config does not belong to it"
+        )
+
+
+def _complaint(name: str, value: Tensor, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with one tensor, or None."""
+    if tuple(value.shape) != shape:
+        return f"{name} has shape {tuple(value.shape)}, needs {shape}"
+    if value.dtype not in _FLOATS:
+        return f"{name} has dtype {value.dtype}, needs a float of 16 to 64 bits"
+    broken = sum(int((~torch.isfinite(part)).sum()) for part in value.flatten().split(_CHUNK))  # in little memory
+    return f"{name} holds {broken} NaN or infinite values" if broken else None
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over sorted names, dtypes, shapes and bytes."""
+    content = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        content.update(tensor.view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+# Headers of safetensors files, read before anything of the file is.
+#
+# The format (github huggingface/safetensors, README) forbids duplicate names, holes and overlaps; its reader accepts
+# the first. A header that passes here tells the size of every tensor, and together they are the file: so what is loaded
+# is never larger than what lies on disk.
+
+HEADER_LIMIT = 2**22
+"""Bytes; that of a Latent Thought Model has some ten thousand."""
+BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "U16": 16,
+    "I16": 16,
+    "U32": 32,
+    "I32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
+    "C64": 64,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+}
+"""Type name to the size of a number."""
+
+
+def check_header(path: Path) -> None:
+    """Raise CheckpointError unless the header is whole, each name is told once, and the tensors fill the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
+            raise CheckpointError(
+                f"{path}: not a complete safetensors file: of {size:,} bytes, its header should take {length:,}; copy "
+                "it again"
+            )
+        entries = _entries(file.read(length), path)
+    spans = sorted(_span(name, entry, path) for name, entry in entries.items() if name != "__metadata__")
+    end = 0
+    for begin, after, name in spans:
+        if begin != end:
+            what = "a hole before" if begin > end else "an overlap at"
+            raise CheckpointError(
+                f"{path}: {what} tensor {name[:80]!r}; the file was not written as the format demands"
+            )
+        end = after
+    if 8 + length + end != size:
+        raise CheckpointError(
+            f"{path}: not a complete safetensors file: {size:,} bytes, its header promises {8 + length + end:,}; copy "
+            "it again"
+        )
+
+
+def _entries(header: bytes, path: Path) -> dict[str, Any]:
+    """Name to what the header says of the tensor."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise CheckpointError(f"{path}: the header names {key[:80]!r} twice, so two readers may see two models")
+            found[key] = value
+        return found
+
+    try:
+        entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header is not JSON; not a safetensors file, or damaged") from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path}: the header is not a JSON object; not a safetensors file")
+    return entries
+
+
+def _span(name: str, entry: Any, path: Path) -> tuple[int, int, str]:
+    """Where a tensor begins and ends, as far as its type and shape agree with that."""
+    told = entry if isinstance(entry, dict) else {}
+    bits, shape, offsets = (
+        BITS.get(str(told.get("dtype"))),
+        _wholes(told.get("shape")),
+        _wholes(told.get("data_offsets")),
+    )
+    if bits and shape is not None and offsets is not None and len(offsets) == 2:
+        begin, end = offsets
+        if end - begin == math.prod(shape) * bits // 8:
+            return begin, end, name
+    raise CheckpointError(
+        f"{path}: tensor {name[:80]!r}: type, shape and place in the header do not agree; the file is damaged"
+    )
+
+
+def _wholes(value: Any) -> list[int] | None:
+    """A list of sizes, or None where it is anything else."""
+    good = isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
+    return value if good else None
+
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "ltm_eval/1"
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE]
+
+_CONFIG_LIMIT = 2**20
+_SAFE_PT_TORCH = (2, 10)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Where a model came from."""
+
+    source: str
+    """The path or hub id as given."""
+    form: str
+    """`folder`, `released` or `live`."""
+    step: int | None
+    """Training step, where recorded."""
+    weights_sha256: str
+    """Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted
+    folder.
+    """
+    revision: str | None = None
+    """Commit of a hub checkpoint."""
+    is_demo: bool = False
+    """Whether it is a bundled demo model."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its numbers must know: what was rounded, assumed or looks odd."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file or folder held, checked, before a model is made of it."""
+
+    info: CheckpointInfo
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    """Under our names, without the tied output."""
+    tokenizer_spec: str | None
+    """What `load_tokenizer` takes, or None where the checkpoint does not say."""
+    tokenizer_sha256: str | None = None
+    """Digest that the tokenizer must have, where the checkpoint tells it."""
+
+
+def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
+    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`, its tokenizer, where the
+    checkpoint names one, under `model.tokenizer`.
+
+    Args:
+        source: our folder, a released `ckpt_*.pt`, a hub id `owner/name`, or `demo`.
+        revision: commit, tag or branch of a hub id.
+        device: as torch names it, or `auto`.
+
+    Raises:
+        UsageError: an argument is of another kind, or no device is named so.
+        CheckpointError: the files cannot be used; the message lists every missing, extra or mis-shaped tensor.
+        MachineError: a hub could not be reached, or there is no such device here.
+    """
+    from ltm_eval.system.device import existing_device
+
+    place = existing_device(device)
+    if revision is not None and not isinstance(revision, str):
+        raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
+    checkpoint = read(source, revision=revision)
+    with torch.inference_mode(mode=False):
+        model = build(checkpoint).to(place)
+    model.tokenizer = tokenizer_of(checkpoint)
+    return model
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | partial[Tokenizer] | None:
+    """What `model.tokenizer` starts as: a file's tokenizer; what looks for GPT-2's, or raises what is wrong with a
+    file, once it is asked for; None where the checkpoint names none.
+    """
+    spec = checkpoint.tokenizer_spec
+    if spec is None:
+        return None
+    later = partial(_own_tokenizer, spec, checkpoint.tokenizer_sha256, checkpoint.config.vocab_size)
+    try:
+        return later if spec == "gpt2" else later()
+    except TokenizerError:
+        return later
+
+
+def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Raises:
+        LtmEvalError: it cannot be had, or is not the one of the checkpoint.
+    """
+    loaded = load_tokenizer(spec)
+    check_fits(loaded, rows)
+    _check_pinned(loaded, sha256)
+    return loaded
+
+
+def info_of(model: LatentThoughtModel) -> CheckpointInfo:
+    """Where the weights come from that a live model has in memory now.
+
+    A model in training is no longer the checkpoint it was loaded from: digest and step are not that one's. What a
+    caller has put under `model.info` (`form="live"`) stays, with the digest of the weights.
+    """
+    digest = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
+    info: CheckpointInfo | None = model.info
+    if info is None:
+        return CheckpointInfo("live", "live", None, digest)
+    if info.form == "live":
+        return replace(info, weights_sha256=digest)
+    if digest == (model.loaded_sha256 or info.weights_sha256):
+        return info
+    return CheckpointInfo("live", "live", None, digest, notes=(f"weights changed since {info.source} was loaded",))
+
+
+def load_with_tokenizer(
+    source: str | Path, *, tokenizer: str | None = None, revision: str | None = None, device: str = "cpu"
+) -> tuple[LatentThoughtModel, Tokenizer]:
+    """`load`, and the tokenizer the checkpoint names or the caller overrides it with."""
+    checkpoint = read(source, revision=revision)
+    spec = tokenizer or checkpoint.tokenizer_spec
+    if spec is None:
+        raise CheckpointError(
+            f"{source}: the checkpoint does not say which tokenizer it was trained with "
+            f"({checkpoint.config.vocab_size} rows); "
+            "pass tokenizer=gpt2 or tokenizer=FILE of mergeable ranks"
+        )
+    loaded = load_tokenizer(spec)
+    check_fits(loaded, checkpoint.config.vocab_size)
+    model = build(checkpoint).to(device)
+    notes = (*checkpoint.info.notes, *_tokenizer_notes(checkpoint, loaded))
+    model.info = replace(checkpoint.info, notes=notes)
+    model.tokenizer = loaded
+    return model, loaded
+
+
+def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
+    """What is not known of the tokenizer.
+
+    Raises:
+        TokenizerError: it is not the one the checkpoint was saved with.
+    """
+    pinned = checkpoint.tokenizer_sha256
+    _check_pinned(tokenizer, pinned)
+    notes = []
+    spare = checkpoint.config.vocab_size - tokenizer.n_vocab
+    if pinned is None and (tokenizer.name != "gpt2" or checkpoint.info.form == "released"):
+        notes.append(f"tokenizer not pinned: the checkpoint does not say that {tokenizer.name} is its own")
+    if spare > 1:
+        notes.append(f"{spare} rows of the embedding have no token of tokenizer {tokenizer.name}")
+    return notes
+
+
+def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
+    """Raise TokenizerError unless the tokenizer has the digest that a checkpoint tells, if it does."""
+    if sha256 is not None and sha256 != tokenizer.digest:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {sha256[:12]} in {CONFIG_FILE}; "
+            "pass the tokenizer the model was trained with"
+        )
+
+
+def build(checkpoint: Checkpoint) -> LatentThoughtModel:
+    """A frozen fp32 model of a checked checkpoint."""
+    with torch.device("meta"):
+        model = LatentThoughtModel(checkpoint.config)
+    weights = {
+        name: checkpoint.weights[name].to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, _ in model.named_parameters()
+    }
+    model.load_state_dict(weights, assign=True)
+    model.info = checkpoint.info
+    if any(checkpoint.weights[name].dtype != torch.float32 for name in weights):
+        model.loaded_sha256 = weights_sha256(weights)
+    return model
+
+
+def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint; see `load`.
+
+    Raises:
+        RefusedError: its files changed meanwhile.
+    """
+    check_place(source)
+    if str(source) == DEMO_MODEL:
+        return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
+    path = Path(source)
+    if path.exists():
+        files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
+        with steady(files):
+            return _read_folder(path, source=str(source), revision=None) if path.is_dir() else _read_released(path)
+    folder, commit = _fetch(str(source), revision)
+    return _read_folder(folder, source=str(source), revision=commit)
+
+
+def check_place(source: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
+
+    Raises:
+        UsageError: it is no name at all.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
+        raise UsageError(
+            f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
+            f"{shown(source)}"
+        )
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
+        raise CheckpointError(
+            f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
+            f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
+        )
+
+
+# Our folder ----------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoint:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            _explain_folder(folder, name)
+    fields = read_config(folder / CONFIG_FILE)
+    config = ModelConfig.from_mapping(fields.get("model", {}), where=str(folder / CONFIG_FILE))
+    weights = checked(_read_safetensors(folder / WEIGHTS_FILE), config, where=str(folder / WEIGHTS_FILE))
+    digest = weights_sha256(weights)
+    recorded, pinned, named = (
+        _told_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256", "tokenizer")
+    )
+    if recorded is not None and recorded != digest:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE}: content sha256 {digest[:12]} differs from {str(recorded)[:12]} in "
+            f"{CONFIG_FILE}; "
+            "the file was changed or damaged, copy it again"
+        )
+    ranks = folder / RANKS_FILE
+    spec = str(ranks) if ranks.is_file() else named
+    step, odd = _step("step", fields.get("step"))
+    notes = (*_notes(fields["model"], weights), *odd)
+    info = CheckpointInfo(source, "folder", step, digest, revision, folder.parent == assets_dir(), notes)
+    return Checkpoint(info, config, weights, spec, pinned)
+
+
+def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
+    """An optional text of `config.json`."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {name} must be text, got {shown(value)}")
+    return value
+
+
+def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What was assumed or rounded, and tensors that nothing was trained into."""
+    notes = [] if "use_z_pos_emb" in sizes else ["the model config does not tell use_z_pos_emb; taken as true"]
+    wide = [name for name, tensor in weights.items() if tensor.dtype == torch.float64]
+    idle = [name for name, tensor in weights.items() if not tensor.any()]
+    if wide:
+        notes.append(f"{len(wide)} tensors of float64 were rounded to float32")
+    if idle:
+        notes.append(f"{len(idle)} tensors are all zero: {', '.join(idle[:_LISTED])}")
+    return tuple(notes)
+
+
+def _explain_folder(folder: Path, absent: str) -> None:
+    """Raise the error that tells how to use what the folder does hold."""
+    released = sorted(folder.glob("*.pt"))
+    if released:
+        raise CheckpointError(
+            f"checkpoint {folder}: no {absent} but {len(released)} .pt file(s); pass one itself, such as "
+            f"{released[-1].name}, or make a folder of it: ltm-eval convert FILE NEW_FOLDER"
+        )
+    found = ", ".join(sorted(p.name for p in folder.iterdir())[:_LISTED]) or "nothing"
+    raise CheckpointError(f"checkpoint {folder}: expected {CONFIG_FILE} and {WEIGHTS_FILE}, found {found}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A `config.json`: one JSON object of at most 1 MiB, without duplicate keys."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise CheckpointError(f"{path}: key {shown(key)} occurs twice")
+            found[key] = value
+        return found
+
+    refuse_impostors(path)
+    try:
+        if path.stat().st_size > _CONFIG_LIMIT:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, a config has at most {_CONFIG_LIMIT}")
+        fields = json.loads(path.read_text("utf-8"), object_pairs_hook=unique)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({printable_cause(error)})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("model"), dict):
+        other = fields.get("model_type") if isinstance(fields, dict) else None
+        hint = f"; this is a {shown(other)} model for transformers, pass it as --baseline" if other else ""
+        raise CheckpointError(
+            f"{path}: expected an object with the key 'model' (sizes); convert writes such a file{hint}"
+        )
+    if "auto_map" in fields:
+        raise CheckpointError(
+            f"{path}: auto_map names code to be run, and none ever is; remove it and look at the rest"
+        )
+    if fields.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {shown(fields['format'])} is not known, this version reads {FORMAT}; update ltm-eval"
+        )
+    return fields
+
+
+def printable_cause(error: BaseException) -> str:
+    """The first line of an error, short."""
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:120]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as tensors_of
+
+    refuse_impostors(path)
+    try:
+        check_header(path)
+        return tensors_of(path.read_bytes())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
+            "copy it again"
+        ) from error
+
+
+# Released files ------------------------------------------------------------------------------------------------------
+
+
+def _read_released(path: Path) -> Checkpoint:
+    content = _unpickle(path)
+    state, sizes = content.get("model"), content.get("model_args")
+    if not isinstance(state, dict) or not isinstance(sizes, dict):
+        raise CheckpointError(
+            f"{path}: expected the keys 'model' and 'model_args' of a released checkpoint, found "
+            f"{', '.join(sorted(key for key in content if isinstance(key, str))[:8]) or 'none'}"
+        )
+    sizes = {name: _plain(value) for name, value in sizes.items()}
+    config = ModelConfig.from_mapping(sizes, where=f"{path} (model_args)")
+    weights = checked(state, config, where=str(path))
+    step, odd = _step("iter_num", content.get("iter_num"))
+    notes = (*_notes(sizes, weights), *odd)
+    info = CheckpointInfo(str(path), "released", step, weights_sha256(weights), notes=notes)
+    return Checkpoint(info, config, weights, "gpt2" if config.vocab_size == RELEASED_VOCAB else None)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of one number as that number, anything else as it is."""
+    single = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return value.item() if single and value.numel() == 1 else value
+
+
+def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
+    """The training step that a checkpoint tells, and a note where it tells something else."""
+    number = _plain(value)
+    if number is None or (type(number) is int and number >= 0):
+        return number, ()
+    if isinstance(number, float) and number.is_integer() and number >= 0:
+        return int(number), ()
+    return None, (f"step unknown: {name} is {shown(number)}, not a whole number",)
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    """The dictionary of a `.pt`, with nothing executed; limits are checked before anything is inflated."""
+    refuse_impostors(path)
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_PT_TORCH:
+        raise MachineError(
+            f"{path}: reading .pt files needs torch 2.10 or newer (CVE-2025-32434, CVE-2026-24747), this is "
+            f"{torch.__version__}; "
+            "update torch, or convert the file elsewhere"
+        )
+    check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load answers damaged files with many exception types
+        raise CheckpointError(
+            f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "
+            f"({_refused_object(error)}). "
+            "Re-save it with torch.save of tensors, numbers and strings only"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary with 'model' and 'model_args'"
+        )
+    return content
+
+
+def _refused_object(error: BaseException) -> str:
+    """The global that `weights_only` refused, if the message names one."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"refused {named[1]}" if named else type(error).__name__
+
+
+def refuse_impostors(path: Path) -> None:
+    """Recognise the small text files that stand where a checkpoint's should be."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(200)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    head = start.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: this is a git-lfs pointer, not the weights; run `git lfs pull`")
+    if head.startswith((b"<!doctype", b"<html")):
+        raise CheckpointError(f"{path}: this is an HTML page, not a checkpoint; download it again")
+    if not start:
+        raise CheckpointError(f"{path}: the file is empty; copy it again")
+
+
+# Hub -----------------------------------------------------------------------------------------------------------------
+
+
+def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
+    """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
+    from huggingface_hub import snapshot_download
+
+    asked = ask(repo, revision)
+    offline = asked.commit is None
+    try:
+        folder = Path(
+            snapshot_download(
+                repo, revision=asked.commit or revision, allow_patterns=HUB_FILES, local_files_only=offline
+            )
+        )
+    except Exception as error:  # the hub's client raises many types; each means the same to a user
+        named = f"hub checkpoint {repo} (revision {revision or 'main'})"
+        if asked.silent in REFUSALS:
+            raise CheckpointError(f"{named}: {REFUSALS[asked.silent]} ({asked.silent})") from error
+        raise MachineError(
+            f"{named}: not in the cache and could not be fetched ({asked.silent or type(error).__name__}). "
+            f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
+        ) from error
+    return folder, folder.name
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -> CheckpointInfo:
+    """Write `source` as our folder, or as a released file where `target` ends in `.pt`.
+
+    Raises:
+        RefusedError: the target exists already.
+    """
+    checkpoint = read(source)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise RefusedError(f"{target}: exists already; name a new place, nothing was written")
+    try:
+        if target.suffix == ".pt":
+            _save_released(checkpoint, target)
+        else:
+            save(checkpoint, target, tokenizer=tokenizer)
+    except OSError as error:
+        raise MachineError(f"{target}: cannot be written ({error.strerror})") from error
+    return checkpoint.info
+
+
+def save(checkpoint: Checkpoint, target: Path, *, tokenizer: str | None = None) -> None:
+    """Write our folder; it appears under its name only when complete."""
+    from safetensors.torch import save_file
+
+    spec = tokenizer or checkpoint.tokenizer_spec
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, part / WEIGHTS_FILE)
+    fields: dict[str, Any] = {
+        "format": FORMAT,
+        "model": asdict(checkpoint.config),
+        "step": checkpoint.info.step,
+        "weights_sha256": checkpoint.info.weights_sha256,
+    }
+    if spec == "gpt2":
+        fields["tokenizer"] = spec
+    elif spec is not None:
+        given = Path(spec)
+        shutil.copyfile(given / RANKS_FILE if given.is_dir() else given, part / RANKS_FILE)
+        fields["tokenizer_sha256"] = load_tokenizer(str(part / RANKS_FILE)).digest
+    (part / CONFIG_FILE).write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
+    if target.is_dir():
+        target.rmdir()
+    os.replace(part, target)
+
+
+def _save_released(checkpoint: Checkpoint, target: Path) -> None:
+    """Write the released form with plain names."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = dict(checkpoint.weights) | {TIED: checkpoint.weights[EMBEDDING]}
+    part = target.with_name(target.name + ".part")
+    torch.save(
+        {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step, "config": {}},
+        part,
+    )
+    os.replace(part, target)

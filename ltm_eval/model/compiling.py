@@ -1,0 +1,119 @@
+"""`torch.compile` over the parts of a layer, for whoever asks for it; without a compiler the parts run as they are.
+
+Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
+padded to few lengths, `windows.padded_length`). What a fit computes once (`LatentThoughtModel.prelude`) stays as it is.
+On a GPU the fast step around them is captured as one CUDA graph (`steps`). Compiled sums differ from uncompiled ones in
+their last bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ltm_eval.system import progress
+from ltm_eval.system.device import on_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ltm_eval.model.decoder import LatentThoughtModel
+
+
+PARTS = {"cpu": ("project", "merge", "read_latents", "transform"), "cuda": ("attend", "read_latents", "transform")}
+"""Methods of a layer that the fast loop calls, by device: a compiler takes self-attention on a CPU apart, block by
+block, so only what stands around it is compiled there.
+"""
+SELF_ATTENTION = ("project", "merge", "attend")
+"""Of them, what the first layer does in the prelude alone."""
+DEFAULT_LENGTHS = 8
+"""torch's own limit of lengths that get code of their own."""
+LENGTHS = 64
+"""Ours; torch's would send the others back to Python."""
+
+log = logging.getLogger(__name__)
+
+
+def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> LatentThoughtModel:
+    """Compile the layers' parts on first use; returns the same model.
+
+    Where that fails (no C++ compiler, no Triton), one warning is logged and the model runs uncompiled from then on.
+
+    Args:
+        backend: as `torch.compile` names it.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(LENGTHS, torch._dynamo.config.recompile_limit)
+    model.compiled, model.captures_steps = True, on_gpu(model.device)
+    compiler = Compiler()
+    for place, block in enumerate(model.blocks):
+        for name in parts_of(model, place):
+            plain = getattr(block, name)
+            if not isinstance(plain, Compiled):
+                setattr(block, name, Compiled(plain, compiler, backend=backend))
+    return model
+
+
+@contextmanager
+def compiler_kept() -> Iterator[None]:
+    """Set the compiler's limit of recompilations, which `compile_layers` raises, back at the end."""
+    before = torch._dynamo.config.recompile_limit if "torch._dynamo" in sys.modules else DEFAULT_LENGTHS
+    try:
+        yield
+    finally:
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.config.recompile_limit = before
+
+
+def uncompiled(model: LatentThoughtModel) -> LatentThoughtModel:
+    """Let a copy of a model (`as_read`) run its own layers again, not the compiled ones of what it was copied from."""
+    for block in model.blocks:
+        for name in [name for name, part in vars(block).items() if isinstance(part, Compiled)]:
+            delattr(block, name)
+    model.compiled = model.captures_steps = False
+    return model
+
+
+def parts_of(model: LatentThoughtModel, place: int) -> list[str]:
+    """Methods of the layer at a place that are compiled."""
+    parts = PARTS.get(model.device.type, PARTS["cuda"])
+    return [name for name in parts if place or name not in SELF_ATTENTION]
+
+
+@dataclass
+class Compiler:
+    """What the parts of one model know in common."""
+
+    failed: bool = False
+    """Whether one of them could not be compiled."""
+
+
+class Compiled:
+    """A function that is compiled when it is first called, and called uncompiled once its compiler has failed."""
+
+    def __init__(self, plain: Callable[..., Any], compiler: Compiler, *, backend: str = "inductor") -> None:
+        self.plain, self.fast = plain, torch.compile(plain, dynamic=False, backend=backend)
+        self.compiler = compiler
+
+    def __call__(self, *given: Any) -> Any:
+        """What the function returns."""
+        if self.compiler.failed:
+            return self.plain(*given)
+        try:
+            with warnings.catch_warnings(), progress.patient():
+                warnings.simplefilter("ignore")  # of the compiler about the code it is given
+                return self.fast(*given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a compiler's failures have many types, and all mean the same here
+            self.compiler.failed = True
+            cause = str(error).strip().splitlines() or [type(error).__name__]
+            log.warning("compile: the model could not be compiled and runs as it is (%s)", cause[0][:200])
+            return self.plain(*given)

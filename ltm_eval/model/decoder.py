@@ -1,0 +1,624 @@
+"""The Latent Thought Model's decoder: a Transformer whose every layer cross-attends to its own latent vectors.
+
+Source: arXiv:2502.01567 section 2.1; github mingluzhao/Latent-Thought-LM @498e39e, `model.py`. Departures: z is (B,
+L, N, D) instead of (B, L*N, D); the sliding window is computed in blocks, so no (T, T) mask exists beyond two
+windows; the part of layer 0 that z cannot change is a method of its own (`prelude`), because a fit needs it once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltm_eval.system.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ltm_eval.model.config import ModelConfig
+
+
+ROPE_THETA = 10_000.0
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_QUERIES = 64
+"""Queries of a block of self-attention on a CPU, by measurement."""
+
+
+class Linear(nn.Linear):
+    """Without bias; computes in the dtype of its weight, whatever comes in."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Nothing without memory: drawing numbers there would import torch's compiler, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight)
+
+
+class Embedding(nn.Embedding):
+    """Drawn as `Linear` is."""
+
+    def reset_parameters(self) -> None:
+        """Nothing without memory."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, in fp32; handed on in the dtype of the matrix products that follow."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps, self.dtype = eps, torch.float32
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = _Normed.apply(x.float(), self.weight, self.eps, self.dtype)  # type: ignore[no-untyped-call]
+        return normed
+
+
+class _Normed(torch.autograd.Function):
+    """`x * rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight`, with a backward pass of four sweeps over x
+    instead of autograd's ten.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normed: Tensor = x * scale
+        if dtype == torch.float32:
+            normed.mul_(weight)
+            return normed
+        return torch.mul(normed, weight, out=torch.empty_like(normed, dtype=dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        (grad,) = grad_outputs
+        weight_grad = (grad * (x * scale)).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        inner = grad * weight  # fp32
+        shared = torch.linalg.vecdot(inner, x).unsqueeze(-1).mul_(scale).mul_(scale).div_(-x.shape[-1])
+        return inner.addcmul_(x, shared).mul_(scale), weight_grad, None, None
+
+
+def rope_table(head_dim: int, length: int) -> Tensor:
+    """Cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
+
+    Made on the CPU, wherever a model is. In memory each cosine stands beside its sine, so that `rotate` can read the
+    table as complex numbers.
+    """
+    freqs = 1.0 / (ROPE_THETA ** (torch.arange(0, head_dim, 2, device="cpu")[: head_dim // 2].float() / head_dim))
+    angles = torch.outer(torch.arange(length, device="cpu"), freqs).float()
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).movedim(-1, 0)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2), as complex numbers."""
+    if torch.compiler.is_compiling():  # a compiler knows no complex numbers, and fuses these four products
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = table
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+    turns = torch.view_as_complex(table.movedim(0, -1).contiguous())
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+
+
+class Attention(nn.Module):
+    """Projections of one attention; heads of queries may share keys and values."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.wq = Linear(config.dim, config.n_heads * config.head_dim)
+        self.wk = Linear(config.dim, config.n_kv_heads * config.head_dim)
+        self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim)
+        self.wo = Linear(config.n_heads * config.head_dim, config.dim)
+
+    def queries(self, x: Tensor, table: Tensor) -> Tensor:
+        """(B, T, D) to rotated queries (B, H, T, head_dim)."""
+        return rotate(self.wq(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2), table)
+
+    def keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, S, D) to keys and values (B, H_kv, S, head_dim); keys rotated unless `table` is None."""
+        k = self.wk(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
+        v = self.wv(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
+        return (k if table is None else rotate(k, table)), v
+
+    def expand(self, x: Tensor) -> Tensor:
+        """Repeat key or value heads for grouped queries: (B, H_kv, S, hd) to (B, H, S, hd)."""
+        repeats = self.n_heads // self.n_kv_heads
+        return x if repeats == 1 else x.repeat_interleave(repeats, dim=1)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """(B, H, T, head_dim) to the residual stream (B, T, D)."""
+        return self.wo(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def over(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Every query sees every key (cross-attention to z): (B, T, D)."""
+        return self.merge(F.scaled_dot_product_attention(q, self.expand(k), self.expand(v)))
+
+
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention in which position i sees positions i-window+1 ... i.
+
+    Equals `scaled_dot_product_attention(q, k, v, attn_mask=mask)` with `mask[i, j] = 0 <= i - j < window`, in time
+    O(T * window).
+
+    Args:
+        q, k, v: (B, H, T, head_dim).
+        window: at least 1.
+
+    Returns:
+        (B, H, T, head_dim).
+    """
+    if q.device.type == "cpu":
+        attended: Tensor = _Windowed.apply(q, k, v, window)  # type: ignore[no-untyped-call]
+        return attended
+    return _windowed_in_blocks(q, k, v, window)
+
+
+class _Windowed(torch.autograd.Function):
+    """On a CPU: a block of queries at a time against the keys it can see, so that scores stay in cache.
+
+    A third of the masked positions of `_windowed_in_blocks` are computed, and nothing is padded or copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        ctx.shape, ctx.window = q.shape, window
+        q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q * q.shape[-1] ** -0.5, k, v))  # (B * H, T, hd)
+        out, shares = torch.empty_like(v), []
+        for queries, keys in _query_blocks(q.shape[1], window):
+            shares.append(_shares(q[:, queries], k[:, keys], window))
+            torch.bmm(shares[-1], v[:, keys], out=out[:, queries])
+        ctx.save_for_backward(q, k, v, *shares)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, *shares = ctx.saved_tensors
+        grad = grad_outputs[0].reshape(q.shape)
+        q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (queries, keys), share in zip(_query_blocks(q.shape[1], ctx.window), shares, strict=True):
+            above = torch.bmm(grad[:, queries], v[:, keys].mT)
+            slope = torch._softmax_backward_data(above, share, -1, share.dtype)
+            q_grad[:, queries] = torch.bmm(slope, k[:, keys])
+            k_grad[:, keys] += torch.bmm(slope.mT, q[:, queries])
+            v_grad[:, keys] += torch.bmm(share.mT, grad[:, queries])
+        q_grad.mul_(ctx.shape[-1] ** -0.5)
+        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None
+
+
+def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of queries, each with the keys that any of them sees."""
+    for start in range(0, length, _QUERIES):
+        end = min(start + _QUERIES, length)
+        yield slice(start, end), slice(max(0, start - window + 1), end)
+
+
+def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
+    """What share of its attention each query gives each key: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
+
+    The last query stands at the last key's position.
+    """
+    mask = _window_mask(q.shape[1], k.shape[1], window, q.device)
+    if q.dtype != torch.bfloat16:
+        scores = torch.baddbmm(mask.to(q.dtype), q, k.mT)
+        return torch.softmax(scores, -1, out=scores)
+    scores = torch.bmm(q, k.mT)
+    wide = scores + mask  # fp32
+    return scores.copy_(torch.softmax(wide, -1, out=wide))
+
+
+@lru_cache(maxsize=64)
+def _window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """0 where a query sees a key, else -inf: (R, S), fp32; the last query stands at the last key's position."""
+    gap = torch.arange(keys - queries, keys, device=device).unsqueeze(1) - torch.arange(keys, device=device)
+    return torch.zeros(queries, keys, device=device).masked_fill_((gap < 0) | (gap >= window), -math.inf)
+
+
+def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Elsewhere: torch's fused kernels over blocks of `window` queries. The first block sees itself alone; every other
+    one also sees the block before it, through one mask that all of them share.
+    """
+    batch, heads, length, width = q.shape
+    first = F.scaled_dot_product_attention(
+        q[:, :, :window], k[:, :, :window], v[:, :, :window], is_causal=True
+    )  # (B, H, W, hd)
+    if length <= window:
+        return first
+    blocks = -(-length // window)
+    q, k, v = (F.pad(x, (0, 0, 0, blocks * window - length)) for x in (q, k, v))
+    queries = q[:, :, window:].unflatten(2, (blocks - 1, window))  # (B, H, C, W, hd)
+    keys, values = (_block_pairs(x.unflatten(2, (blocks, window))) for x in (k, v))
+    mask = _block_mask(window, q.dtype, q.device)
+    rest = F.scaled_dot_product_attention(
+        queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), attn_mask=mask
+    )
+    return torch.cat([first, rest.view(batch, heads, -1, width)], dim=2)[:, :, :length]
+
+
+def _block_pairs(x: Tensor) -> Tensor:
+    """Every block but the first, after the one before it: (B, H, C + 1, W, hd) to (B, H, C, 2W, hd)."""
+    return torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3)
+
+
+@lru_cache(maxsize=16)
+def _block_mask(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where a query sees a key of the block before or its own, else -inf: (W, 2W)."""
+    gap = torch.arange(window, 2 * window, device=device).unsqueeze(1) - torch.arange(2 * window, device=device)
+    return torch.zeros(window, 2 * window, dtype=dtype, device=device).masked_fill_(
+        (gap < 0) | (gap >= window), -math.inf
+    )
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.w1 = Linear(config.dim, config.ffn_dim)
+        self.w2 = Linear(config.ffn_dim, config.dim)
+        self.w3 = Linear(config.dim, config.ffn_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention, cross-attention to this layer's z, SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.window = config.window_size
+        self.attention = Attention(config)
+        self.cross_attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.cross_attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def attend(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Self-attention over whole sequences: the new residual stream, and the keys and values that a cache keeps."""
+        q, k, v = self.project(x, table)
+        expand = self.attention.expand
+        return self.merge(x, windowed_attention(q, expand(k), expand(v), self.window)), k, v
+
+    def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of self-attention, rotated."""
+        normed = self.attention_norm(x)
+        return self.attention.queries(normed, table), *self.attention.keys_values(normed, table)
+
+    def merge(self, x: Tensor, heads: Tensor) -> Tensor:
+        """What self-attention gave, put into the residual stream: (B, T, D)."""
+        return x + self.attention.merge(heads)
+
+    def latent_queries(self, x: Tensor, table: Tensor) -> Tensor:
+        """What cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
+        return self.cross_attention.queries(self.cross_attention_norm(x), table)
+
+    def read_latents(
+        self, x: Tensor, table: Tensor, latents: tuple[Tensor, Tensor] | None, queries: Tensor | None = None
+    ) -> Tensor:
+        """Cross-attention to this layer's latents, given as keys and values; None skips it.
+
+        Args:
+            queries: `latent_queries` of x, where they are known already.
+        """
+        if latents is None:
+            return x
+        q = self.latent_queries(x, table) if queries is None else queries
+        return x + self.cross_attention.over(q, *latents)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """SwiGLU with its residual."""
+        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Final hidden states and, if asked for, every layer's keys and values."""
+
+    states: Tensor
+    """(B, T, D), after the final norm."""
+    keys: list[Tensor]
+    """L tensors (B, H_kv, T, head_dim)."""
+    values: list[Tensor]
+    """L tensors (B, H_kv, T, head_dim)."""
+    queries: Tensor | None = None
+    """Of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)."""
+
+    def repeated(self, times: int) -> Hidden:
+        """The same rows `times` times over; a single row is not copied."""
+
+        def over(x: Tensor) -> Tensor:
+            return x.expand(times, *x.shape).flatten(0, 1)
+
+        queries = None if self.queries is None else over(self.queries)
+        return Hidden(over(self.states), [over(k) for k in self.keys], [over(v) for v in self.values], queries)
+
+
+class LatentThoughtModel(nn.Module):
+    """The decoder p(x|z). Weights take no gradient unless a trainer asks for it (`requires_grad_`)."""
+
+    rope: Tensor
+    rope_latents: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.info: Any = None
+        """Where the weights came from, a `checkpoint.CheckpointInfo`."""
+        self.loaded_sha256 = ""
+        """Digest of the weights as they were loaded, in float32."""
+        self._tokenizer: Any = None
+        self.compiled = False
+        """Whether layers are compiled; set by `compiling`."""
+        self.captures_steps = False
+        """Whether a GPU takes fast steps as CUDA graphs; set by `compiling`."""
+        self._output_cast: Tensor | None = None
+        self.reset_tables()
+        self.eval().requires_grad_(False)
+
+    def reset_tables(self) -> None:
+        """Make the position tables, which no checkpoint holds."""
+        config = self.config
+        table = rope_table(config.head_dim, config.max_seq_len)
+        stride = max(1, config.max_seq_len // config.max_z_len)
+        self.register_buffer("rope", table, persistent=False)
+        self.register_buffer("rope_latents", table[:, ::stride][:, : config.n_latents].clone(), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.tok_embeddings.weight.device
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, typed."""
+        return list(self.layers)  # type: ignore[arg-type]
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Output projection (V, D), tied to the embedding, in the dtype of matrix products."""
+        return self.tok_embeddings.weight if self._output_cast is None else self._output_cast
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's `tokenizer.Tokenizer`, or what was assigned; None where the checkpoint does not name one.
+
+        GPT-2's is looked for when first asked for.
+
+        Raises:
+            LtmEvalError: the one that the checkpoint names cannot be had, or is not the one it was saved with.
+        """
+        if callable(self._tokenizer):
+            self._tokenizer = self._tokenizer()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentThoughtModel:
+        """As any module is moved or converted; positions stay fp32, since 16 bits cannot tell distant ones apart."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.rope.dtype != torch.float32:
+            device = self.rope.device
+            self.reset_tables()
+            self.rope, self.rope_latents = self.rope.to(device), self.rope_latents.to(device)
+        if self._output_cast is not None:
+            self._output_cast = self.tok_embeddings.weight.detach().to(self._output_cast.dtype)
+        return self
+
+    def as_read(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> LatentThoughtModel:
+        """A frozen copy in fp32 for evaluation, which may be moved, converted and compiled; this model stays as it is.
+
+        Weights that are in fp32 and on `device` already are shared, not copied, so that the copy follows a training
+        step. Others take memory of their own: 4 bytes a parameter on another device or of a model in half, bfloat16
+        or double; 2 bytes a parameter where matrix products are in bfloat16.
+
+        Args:
+            device: None leaves it where it is.
+            dtype: of matrix products; None takes what `set_matmul_dtype` was told, else float32.
+        """
+        own = {module: module.__new__(type(module)) for module in self.modules()}
+        for module, copy in own.items():
+            copy.__dict__ = {
+                **module.__dict__,
+                "_parameters": {name: _shared_parameter(value) for name, value in module._parameters.items()},
+                "_buffers": {name: _shared(value) for name, value in module._buffers.items()},
+                "_modules": {
+                    name: None if child is None else own[getattr(child, "_orig_mod", child)]
+                    for name, child in module._modules.items()
+                },
+                "_compiled_call_impl": None,
+            }
+        copy = own[self]
+        assert isinstance(copy, LatentThoughtModel)
+        products = dtype or (torch.float32 if self._output_cast is None else self._output_cast.dtype)
+        copy._output_cast = None
+        return copy.eval().to(device or self.device).float().set_matmul_dtype(products)
+
+    def set_matmul_dtype(self, dtype: torch.dtype) -> LatentThoughtModel:
+        """Compute matrix products in `dtype`, whose weights are rounded where they lie: for a model of one's own, or a
+        copy (`as_read`). Norms, residual stream, softmax sums and everything reported stay fp32.
+        """
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.to(dtype)
+            elif isinstance(module, RMSNorm) and module is not self.norm:
+                module.dtype = dtype
+        self._output_cast = None if dtype == torch.float32 else self.tok_embeddings.weight.to(dtype)
+        return self
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Random weights as the released trainer starts from: N(0, 0.02), residual projections scaled by 1/sqrt(2L)."""
+        small = 0.02 / (2 * self.config.n_layers) ** 0.5
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.dim() < 2:
+                    weight.fill_(1.0)
+                else:
+                    weight.normal_(
+                        0.0, small if name.endswith(("w3.weight", "wo.weight")) else 0.02, generator=generator
+                    )
+
+    def latent_keys_values(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's cross-attention keys and values of z (B, L, N, D)."""
+        table = self.rope_latents if self.config.use_z_pos_emb else None
+        return [block.cross_attention.keys_values(z[:, i], table) for i, block in enumerate(self.blocks)]
+
+    def prelude(self, tokens: Tensor) -> Hidden:
+        """What no latent can change: embedding, self-attention of layer 0 and its queries to the latents.
+
+        (B, T) to states (B, T, D).
+        """
+        block, table = self.blocks[0], self.rope[:, : tokens.shape[1]]
+        x, k, v = block.attend(self.tok_embeddings(tokens).float(), table)
+        return Hidden(x, [k], [v], block.latent_queries(x, table))
+
+    def hidden(self, prelude: Hidden, z: Tensor | None) -> Hidden:
+        """The rest of the stack, up to the final norm.
+
+        Args:
+            prelude: of the same tokens; its batch may be 1 where z's is larger only if the caller expands it.
+            z: (B, L, N, D), or None to skip cross-attention.
+        """
+        x, keys, values = prelude.states, list(prelude.keys), list(prelude.values)
+        table = self.rope[:, : x.shape[1]]
+        latents = None if z is None else self.latent_keys_values(z)
+        for i, block in enumerate(self.blocks):
+            if i:
+                x, k, v = block.attend(x, table)
+                keys.append(k)
+                values.append(v)
+            asked = prelude.queries if i == 0 else None
+            x = block.transform(block.read_latents(x, table, None if latents is None else latents[i], asked))
+        return Hidden(self.norm(x), keys, values)
+
+    def forward(self, tokens: Tensor, z: Tensor | None = None) -> Tensor:
+        """Logits of the next token at every position.
+
+        Args:
+            tokens: (B, T), whole numbers from 0 to V - 1, T at most `max_seq_len`.
+            z: (B, L, N, D), floats; None skips cross-attention, which equals z = 0.
+
+        Returns:
+            (B, T, V), fp32.
+
+        Raises:
+            UsageError: shape, kind or a value of `tokens` or `z` is another.
+        """
+        if not torch.compiler.is_compiling():
+            check_tokens("tokens", tokens)
+            self._check_inputs(tokens.long(), z)
+        tokens = tokens.long()
+        return self.logits(self.hidden(self.prelude(tokens), z).states)
+
+    def _check_inputs(self, tokens: Tensor, z: Tensor | None) -> None:
+        """Raise UsageError unless `forward` can compute with them."""
+        config = self.config
+        if tokens.shape[1] > config.max_seq_len:
+            raise UsageError(f"tokens: {tokens.shape[1]} in a row exceed the model's context of {config.max_seq_len}")
+        check_range("tokens", tokens, config.vocab_size)
+        if tokens.device != self.device:
+            raise UsageError(f"tokens are on {tokens.device}, the model is on {self.device}; move them there")
+        if z is None:
+            return
+        wanted = (len(tokens), *config.latent_shape)
+        if not isinstance(z, Tensor) or not z.is_floating_point() or tuple(z.shape) != wanted:
+            raise UsageError(f"z must be a tensor of floats of shape {wanted}, (B, L, N, D), got {told(z)}")
+        if z.device != self.device:
+            raise UsageError(f"z is on {z.device}, the model is on {self.device}; move it there")
+        if not z.is_meta and not bool(torch.isfinite(z.detach()).all()):
+            raise UsageError("z holds NaN or infinite values")
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Output projection of final hidden states: (..., D) to (..., V), fp32."""
+        return F.linear(states.to(self.output_weight.dtype), self.output_weight).float()
+
+
+def _shared(value: Tensor | None) -> Tensor | None:
+    """The same memory, or a copy of a tensor of `torch.inference_mode`, which takes part in no gradient."""
+    if value is None:
+        return None
+    return value.detach().clone() if value.is_inference() else value.detach()
+
+
+def _shared_parameter(value: Tensor | None) -> nn.Parameter | None:
+    kept = _shared(value)
+    return None if kept is None else nn.Parameter(kept, requires_grad=False)
+
+
+def live_model(given: Any) -> LatentThoughtModel:
+    """The model that a caller handed over, out of the wrapper of `torch.compile` or `DistributedDataParallel`.
+
+    Raises:
+        UsageError: it is no Latent Thought Model, or its weights are not there or not finite.
+    """
+    model = given
+    while isinstance(model, nn.Module) and not isinstance(model, LatentThoughtModel):
+        model = next((getattr(model, name) for name in ("_orig_mod", "module") if hasattr(model, name)), None)
+    if not isinstance(model, LatentThoughtModel):
+        raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(given)}")
+    for name, weight in model.named_parameters():
+        if weight.is_meta or not weight.numel():
+            raise UsageError(f"model: {name} has no values here; load the weights, or gather their shards, first")
+        if weight.dtype not in _FLOATS:
+            raise UsageError(f"model: {name} is of {weight.dtype}, expected a float of 16 to 64 bits")
+        if weight.device != model.device:
+            raise UsageError(f"model: {name} is on {weight.device}, others on {model.device}; move it to one device")
+    whole = torch.stack([torch.isfinite(one.detach()).all() for one in model.parameters()]).tolist()
+    broken = [name for (name, _), fine in zip(model.named_parameters(), whole, strict=True) if not fine]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if broken[1:] else ""
+        raise UsageError(f"model: {broken[0]}{more} holds NaN or infinite values; training may have diverged")
+    return model
+
+
+def told(value: Any) -> str:
+    """What came instead of something else, for an error."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}" if isinstance(value, (list, tuple, dict, set)) else shown(value)
+
+
+def check_tokens(name: str, given: Any) -> None:
+    """Raise UsageError unless it is a tensor (B, T) of whole numbers with at least one."""
+    whole = isinstance(given, Tensor) and not (
+        given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.is_quantized
+    )
+    if not whole or given.dim() != 2 or not given.numel():  # noqa: PLR2004 - (B, T)
+        raise UsageError(
+            f"{name} must be a tensor of whole numbers of shape (B, T), at least one row and one position, got "
+            f"{told(given)}"
+        )
+
+
+def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = None, or_else: str = "") -> None:
+    """Raise UsageError unless all (`where` that is true) lie from 0 to vocab - 1; the first that does not is named."""
+    if given.is_meta:
+        return
+    wrong = (given < 0) | (given >= vocab)
+    wrong = wrong if where is None else wrong & where
+    if bool(wrong.any()):
+        row, place = wrong.nonzero()[0].tolist()
+        raise UsageError(
+            f"{name}: row {row}, position {place} is {int(given[row, place])}, expected 0 to {vocab - 1} "
+            f"(the vocabulary){or_else}"
+        )

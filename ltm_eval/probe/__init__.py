@@ -1,0 +1,3 @@
+"""What each layer's latents carry."""
+
+__all__ = ["files", "job", "view"]

@@ -1,0 +1,223 @@
+"""A probe as a page shows it: means over texts with intervals, and the explorer's rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from ltm_eval.probe.files import downward, group_sets, groups_of, key_of, ranges_of, upward, words_of
+from ltm_eval.results.diagnostics import layer_maps
+from ltm_eval.results.scores import flat
+from ltm_eval.results.views import Estimate, ExplorerItem, Ladder, LayersView, Measure, ProbeView, SetRow
+from ltm_eval.system.text import cut, number, percent, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_eval.probe.files import Cell, Explored, Probe, ProbedText
+
+
+PERCENT, NATS, TOKENS = "percent", "nats", "tokens"
+_FACTS = ("preset", "t_fast", "rest", "latents", "max_tokens", "seed")
+_ORDERS = (("upward", upward), ("downward", downward))
+
+_Figure = Callable[["ProbedText", "Cell"], "float | None"]
+_MEASURES: tuple[tuple[str, str, str, str, _Figure], ...] = (
+    (
+        "top1",
+        "Teacher-forced top-1",
+        PERCENT,
+        "tokens that are the likeliest after the text’s own earlier tokens",
+        lambda text, cell: cell.top1 / text.tokens,
+    ),
+    (
+        "nll",
+        "Teacher-forced NLL",
+        NATS,
+        "−log p(token | z, the text’s own earlier tokens), per token",
+        lambda text, cell: cell.nll_nats / text.tokens,
+    ),
+    (
+        "saved",
+        "NLL saved by z",
+        NATS,
+        "teacher-forced NLL without z minus the one with it, per token, paired by text; KL is not charged",
+        lambda text, cell: (text.no_z.nll_nats - cell.nll_nats) / text.tokens,
+    ),
+    (
+        "greedy",
+        "Free-running, by position",
+        PERCENT,
+        "positions at which the greedy continuation of end-of-text alone has the text’s token",
+        lambda text, cell: None if cell.greedy is None else cell.greedy / text.tokens,
+    ),
+    (
+        "prefix",
+        "Free-running, until the first error",
+        TOKENS,
+        "tokens of that continuation before its first wrong one",
+        lambda text, cell: cell.prefix,
+    ),
+)
+"""Key, title, unit, what is counted, and how."""
+
+
+def probe_view(label: str, probe: Probe) -> ProbeView:
+    """All of one probe."""
+    settings = {name: probe.settings[name] for name in _FACTS if name in probe.settings}
+    return ProbeView(
+        label=label,
+        n_layers=probe.n_layers,
+        groups=groups_of(probe.n_layers),
+        texts=len(probe.texts),
+        tokens=sum(text.tokens for text in probe.texts),
+        cut=sum(text.cut for text in probe.texts),
+        demo=probe.demo_model,
+        warnings=probe.warnings,
+        facts=flat(settings),
+        measures=measures_of(probe),
+        layers=_layers(label, probe.texts),
+        items=tuple(_item(probe, one) for one in probe.explored if one.cells),
+        command=probe.command,
+        path=probe.path.as_posix(),
+        settings=flat(
+            {"settings": dict(probe.settings), "model": dict(probe.model), "provenance": dict(probe.provenance)}
+        ),
+    )
+
+
+def probe_labels(probes: Sequence[Probe]) -> list[str]:
+    """Model names; several of one model get their date."""
+    names = [probe.model_name for probe in probes]
+    return [
+        name if names.count(name) == 1 else f"{name} ({probe.date_id})"
+        for name, probe in zip(names, probes, strict=True)
+    ]
+
+
+def measures_of(probe: Probe) -> tuple[Measure, ...]:
+    """Every measure that all texts have, in every direction that was run."""
+    found = []
+    for key, title, unit, what, figure in _MEASURES:
+        no_z = _estimate([figure(text, text.no_z) for text in probe.texts], unit)
+        ladders = []
+        for name, order in _ORDERS:
+            steps = order(probe.n_layers)
+            points = [_at(step, probe.texts, figure, unit) for step in steps]
+            known = [point for point in points if point is not None]
+            if len(known) == len(steps):
+                ladders.append(Ladder(name, tuple(steps), tuple(known)))
+        if ladders and no_z is not None:
+            found.append(Measure(key, title, unit, what, tuple(ladders), no_z))
+    return tuple(found)
+
+
+def _at(key: str, texts: Sequence[ProbedText], figure: _Figure, unit: str) -> Estimate | None:
+    """Mean under one set of layers; None where a text lacks it."""
+    cells = [(text, text.cells[key]) for text in texts if key in text.cells]
+    return _estimate([figure(*one) for one in cells], unit) if len(cells) == len(texts) else None
+
+
+def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
+    """Mean over texts, each counting the same, with a 95 % interval over them."""
+    from ltm_eval.results.statistics import mean_interval, share_interval
+
+    known = [float(value) for value in values if value is not None]
+    if not known or len(known) != len(values):
+        return None
+    if len(known) == 1:
+        return Estimate(known[0], None, None)
+    interval = share_interval(known)[0] if unit == PERCENT else mean_interval(known)
+    return Estimate(fmean(known), interval.low, interval.high)
+
+
+def _layers(label: str, texts: Sequence[ProbedText]) -> LayersView | None:
+    maps = layer_maps(
+        [(text.kl_per_layer_nats, text.mean_log_var_per_layer) for text in texts], [text.name for text in texts]
+    )
+    return LayersView(label, len(texts), 0, 0, maps) if maps else None
+
+
+# The explorer
+
+
+def _item(probe: Probe, one: Explored) -> ExplorerItem:
+    text = probe.texts[one.index]
+    ranges = set(map(key_of, ranges_of(probe.n_layers)))
+    grouped = set(map(key_of, group_sets(probe.n_layers)))
+    rows: list[SetRow] = []
+    first: dict[int, str] = {}
+    for key, made in one.cells.items():
+        cell = text.cells.get(key)
+        words = words_of(key)
+        rows.append(
+            SetRow(
+                key=key,
+                words=words,
+                kind=" and ".join(kind for kind, keys in (("range", ranges), ("groups", grouped)) if key in keys),
+                nll=made.nll_nats / made.tokens if made.tokens else None,
+                similarity=made.similarity,
+                text_nll=cell.nll_nats / text.tokens if cell else math.nan,
+                top1=cell.top1 / text.tokens if cell else math.nan,
+                text=made.text,
+                first=first.get(made.text, ""),
+            )
+        )
+        first.setdefault(made.text, words)
+    shown = [visible(cut(text)) for text in (one.prompt, one.rest, *one.texts)]
+    return ExplorerItem(visible(cut(text.name)), shown[0], shown[1], tuple(shown[2:]), tuple(rows))
+
+
+def explorer_json(view: ProbeView) -> str:
+    """What the script of the page needs, as JSON that can stand inside a script element: ASCII, without `<`, `>`, `&`.
+
+    Figures are formatted here, so that script and table say the same.
+    """
+    items = [
+        {
+            "name": item.name,
+            "prompt": item.prompt,
+            "rest": item.rest,
+            "texts": item.texts,
+            "sets": {row.key: [row.text, *figures_of(row)] for row in item.rows},
+        }
+        for item in view.items
+    ]
+    text = json.dumps({"layers": view.n_layers, "groups": view.groups, "items": items}, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def figures_of(row: SetRow) -> tuple[str, str, str, str]:
+    """NLL of the generated text, similarity, NLL of the original, top-1 on it, as readers see them."""
+    return tuple(  # type: ignore[return-value]
+        "–" if value is None or math.isnan(value) else words(value)
+        for value, words in (
+            (row.nll, number),
+            (row.similarity, lambda share: f"{percent(share)} %"),
+            (row.text_nll, number),
+            (row.top1, lambda share: f"{percent(share)} %"),
+        )
+    )
+
+
+# On the terminal
+
+
+def text_table(probe: Probe) -> str:
+    """The curves in plain text: a line for each number of active layers."""
+    measures = measures_of(probe)
+    heads = [f"{measure.key} {ladder.name.removesuffix('ward')}" for measure in measures for ladder in measure.ladders]
+    lines = [["layers", *heads]]
+    for count in range(probe.n_layers + 1):
+        points = [(measure, ladder.points[count]) for measure in measures for ladder in measure.ladders]
+        lines.append([str(count), *(_words(measure, point) for measure, point in points)])
+    lines.append(["no z", *(_words(measure, measure.no_z) for measure in measures for _ in measure.ladders)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _words(measure: Measure, point: Estimate) -> str:
+    return f"{100 * point.mean:.1f} %" if measure.unit == PERCENT else f"{point.mean:.3f}"

@@ -1,0 +1,751 @@
+"""One HTML page from results files: what ran, the LTM beside its baselines, the samples.
+
+    write(render(build(find_runs(["results/"]))), "report.html")
+
+`build` computes every figure of the page, `render` only lays it out. The page is one file without network access: its
+content security policy allows the one inline style and script by their digest and nothing else. Model text is not
+trusted: Jinja escapes it, control and bidirectional characters become visible, long fields are cut. Nothing depends on
+the clock, so the same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltm_eval import __version__
+from ltm_eval.probe.files import find_probes, is_probe
+from ltm_eval.probe.view import explorer_json, figures_of, probe_labels, probe_view
+from ltm_eval.report.findings import (
+    audit_line,
+    corrected,
+    limit_banners,
+    missing_task_banners,
+    run_banners,
+    shared_warnings,
+    task_banners,
+    unofficial_data,
+    verdicts_of,
+)
+from ltm_eval.report.layout import assets, environment, markup
+from ltm_eval.report.plots import kept, page_figures, write_figures
+from ltm_eval.report.samples import sample_browser, stored
+from ltm_eval.report.tables import (
+    RENDERERS,
+    Cell,
+    Column,
+    Document,
+    Part,
+    Table,
+    interval_text,
+    metric_text,
+    record_of,
+    status_note,
+    summary_table,
+    summary_texts,
+    value_text,
+    write_all,
+)
+from ltm_eval.results.diagnostics import (
+    answer_facts,
+    attempts_lines,
+    compute_curves,
+    cost_rows,
+    draw_lines,
+    latent_summary,
+    layers_view,
+    shots_lines,
+    shots_pass_lines,
+    size_rows,
+    step_curves,
+)
+from ltm_eval.results.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, apart_of, flat_figures, groups_of
+from ltm_eval.results.files import find_runs, joined, read_answers, read_latents, read_tokens, result_files
+from ltm_eval.results.official import read_facts
+from ltm_eval.results.perplexity import METRICS, document_costs, of_same_tokens, perplexity_section
+from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
+from ltm_eval.results.scores import (
+    bars_of,
+    budget_rows,
+    effect_tables,
+    entry_of,
+    flat,
+    generation_section,
+    labels_of,
+    published_for,
+    score_table,
+)
+from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
+from ltm_eval.results.views import (
+    Banner,
+    ModelCard,
+    ReportData,
+    Summary,
+    SummaryCell,
+    SummaryGap,
+    SummaryRow,
+    TaskLatents,
+    TaskSection,
+)
+from ltm_eval.system.errors import ResultsError
+from ltm_eval.system.files import write_text_atomic
+from ltm_eval.system.text import VERDICTS, p_both, signed, signed_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ltm_eval.probe.files import Probe
+    from ltm_eval.results.files import Run
+    from ltm_eval.results.scores import Entry
+    from ltm_eval.results.views import (
+        GenerationSection,
+        PerplexityLine,
+        PerplexitySection,
+        ProbeView,
+        Published,
+        ScoreTable,
+    )
+
+
+# The summary of a page: one row per task and headline metric, the models beside each other, and what was published.
+#
+# Figures are taken from the tables of the sections; nothing is computed here but which published figures are of the
+# same quantity. Figures under other settings never share a row. Published figures were not re-run: they stand in a
+# column of their own and no difference is taken from them.
+
+MOST_PUBLISHED = 4
+"""Published figures in one row; the task's section lists all."""
+_FAMILIES = re.compile(r"LTM(-\w+)?( \(N_z=\d+\))?|GPT-2([- ]?(small|medium|large|xl))?( \(\w+\))?", re.IGNORECASE)
+
+
+def summary_of(sections: Sequence[TaskSection], labels: Sequence[str]) -> Summary:
+    """The table over all sections; `labels` are the page's models, the first one first."""
+    rows: list[SummaryRow] = []
+    for number, section in enumerate(sections, 1):
+        if section.perplexity is not None:
+            rows += _perplexity_rows(section, section.perplexity, labels, number=number)
+        if section.generation is not None:
+            rows.append(_generation_row(section, section.generation, labels, number=number))
+        rows += [_score_row(section, table, labels, number=number) for table in section.tables]
+    told = [row for row in rows if any(cell.value is not None for cell in row.cells)]
+    return Summary(labels=tuple(labels), rows=tuple(part for row in told for part in _comparable(row)))
+
+
+def _comparable(row: SummaryRow) -> list[SummaryRow]:
+    """The row, or one row per settings where its figures were made under several."""
+    groups = groups_of([cell for cell in row.cells if cell.value is not None])
+    found = []
+    for group in groups:
+        labels = {cell.label for cell in group.figures}
+        apart = apart_of(groups, group)
+        cells = tuple(
+            cell if cell.label in labels else SummaryCell(cell.label, cell.series, None, None, None, bound=False)
+            for cell in row.cells
+        )
+        gaps = tuple(
+            gap if {gap.label, row.cells[0].label} <= labels else SummaryGap(gap.label, None, "") for gap in row.gaps
+        )
+        own = replace(row, cells=_best(cells, gaps), gaps=gaps, only=f"only {apart}" if apart else "")
+        found.append(replace(own, n=group.figures[0].n if len(groups) > 1 else row.n))
+    return found
+
+
+def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *, number: int) -> SummaryRow:
+    own = {row.label: row for row in table.rows}
+    cells = []
+    for series, label in enumerate(labels, 1):
+        row = own.get(label)
+        low, high = row.interval if row is not None and row.interval else (None, None)
+        bound = row is not None and (table.bound or row.bound)
+        told = (row.signature, row.n) if row is not None else ("", None)
+        cells.append(
+            SummaryCell(label, series, row.value if row else None, low, high, bound, signature=told[0], n=told[1])
+        )
+    gaps = tuple(SummaryGap(label, own[label].difference if label in own else None, "") for label in labels[1:])
+    return SummaryRow(
+        task=section.name,
+        number=number,
+        metric=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
+        higher_is_better=table.higher_is_better,
+        share=table.share,
+        bits=False,
+        cells=tuple(cells),
+        gaps=gaps,
+        published=_published(section.published, _published_metric(table.metric)),
+        n=next((own[label].n for label in labels if label in own), None),
+    )
+
+
+def _perplexity_rows(
+    section: TaskSection, perplexity: PerplexitySection, labels: Sequence[str], *, number: int
+) -> list[SummaryRow]:
+    """Headline bits per byte with differences, the causal row, headline perplexity per token, as_released.
+
+    Figures per token share a row only where their tokens are the same (`signatures.own_tokens`); where they are not,
+    perplexity per word stands beside bits per byte, and a row for each kind of tokens below.
+    """
+    rows = []
+    found = {row.name for row in perplexity.rows}
+    for metric, names, unit, own in _asked(perplexity):
+        lines = {
+            line.label: line
+            for row in perplexity.rows
+            if row.name in names
+            for line in row.lines
+            if own is None or line.own_tokens == own
+        }
+        if not lines or names[0] not in found | {"bound"}:
+            continue
+        bits = unit == "bits_per_byte"
+        figures = {label: getattr(line, unit) for label, line in lines.items()}
+        cells = [
+            SummaryCell(
+                label,
+                series,
+                value=figure.value if (figure := figures.get(label)) is not None else None,
+                low=figure.low if figure is not None else None,
+                high=figure.high if figure is not None else None,
+                bound=label in lines and lines[label].bound,
+                signature=lines[label].signature if label in lines else "",
+                n=lines[label].documents if label in lines else None,
+            )
+            for series, label in enumerate(labels, 1)
+        ]
+        differences = {one.label: one for one in perplexity.differences if bits and one.ours in names}
+        gaps = tuple(
+            SummaryGap(label, differences[label].difference, differences[label].caveat)
+            if label in differences
+            else SummaryGap(label, None, "")
+            for label in labels[1:]
+        )
+        rows.append(
+            SummaryRow(
+                task=section.name,
+                number=number,
+                metric=metric,
+                higher_is_better=False,
+                share=False,
+                bits=bits,
+                cells=tuple(cells),
+                gaps=gaps,
+                published=_published_perplexity(section.published, released="as_released" in names)
+                if unit == "per_token" and _counts_gpt2(lines.values())
+                else (),
+                n=next((lines[label].documents for label in labels if label in lines), None),
+            )
+        )
+    return rows
+
+
+def _asked(perplexity: PerplexitySection) -> list[tuple[str, tuple[str, ...], str, str | None]]:
+    """Rows of a perplexity set: what each is called, the table's rows it takes from, the unit, and whose tokens."""
+    head, released = ("bound", "exact"), ("as_released",)
+    asked: list[tuple[str, tuple[str, ...], str, str | None]] = [
+        ("bits per byte", head, "bits_per_byte", None),
+        ("bits per byte, next token", ("causal", "exact"), "bits_per_byte", None),
+    ]
+    own = list(dict.fromkeys(line.own_tokens for row in perplexity.rows for line in row.lines))
+    if own != [""]:
+        asked.append(("perplexity per word", head, "per_word", None))
+    for names, words in ((head, ""), (released, ", as_released: not a bound")):
+        asked += [(f"{per_token_words(one)}{words}", names, "per_token", one) for one in own]
+    return asked
+
+
+def _counts_gpt2(lines: Iterable[PerplexityLine]) -> bool:
+    """Whether figures per token count GPT-2's tokens, as the published ones do."""
+    return all(line.tokens is not None and line.tokens.digest == GPT2_DIGEST for line in lines)
+
+
+def _generation_row(
+    section: TaskSection, generation: GenerationSection, labels: Sequence[str], *, number: int
+) -> SummaryRow:
+    lines = {line.label: line for line in generation.lines if line.series}
+    cells = []
+    for series, label in enumerate(labels, 1):
+        line = lines.get(label)
+        value, spread = (line.mauve, line.mauve_sd) if line is not None else (None, None)
+        told = line.signature if line is not None else ""
+        cells.append(SummaryCell(label, series, value, None, None, bound=False, sd=spread, signature=told))
+    return SummaryRow(
+        task=section.name,
+        number=number,
+        metric="MAUVE, mean ± standard deviation over seeds",
+        higher_is_better=True,
+        share=False,
+        bits=False,
+        cells=tuple(cells),
+        gaps=tuple(SummaryGap(label, None, "") for label in labels[1:]),
+        published=_published(section.published, "MAUVE"),
+        n=generation.n_human,
+    )
+
+
+def _best(cells: Sequence[SummaryCell], gaps: Sequence[SummaryGap]) -> tuple[SummaryCell, ...]:
+    """The first model is marked where it is better than all others with figures, another where the first is worse
+    than it and no third has a figure: more the differences do not tell.
+    """
+    verdicts = [gap.difference.verdict if gap.difference else "" for gap in gaps]
+    with_figure = [gap for gap, cell in zip(gaps, cells[1:], strict=True) if cell.value is not None]
+    decided = bool(with_figure) and not any(gap.caveat for gap in with_figure)
+    first = decided and all(gap.difference and gap.difference.verdict == "better" for gap in with_figure)
+    other = verdicts.index("worse") + 1 if decided and verdicts == ["worse"] else None
+    return tuple(
+        replace(cell, best=best)
+        for index, cell in enumerate(cells)
+        for best in [(index == 0 and first) or index == other]
+    )
+
+
+# Published figures
+
+
+def _published_metric(metric: str) -> str:
+    return "accuracy (%)" if metric in {"exact_match", "acc"} else f"{metric} (%)" if metric.startswith("pass@") else ""
+
+
+def _published(rows: Iterable[Published], metric: str) -> tuple[Published, ...]:
+    """Figures of that very metric, of LTMs and plain GPT-2 models: LTMs first, each model once."""
+    found = [row for row in rows if metric and row.metric == metric and _FAMILIES.fullmatch(row.model)]
+    return _few(found)
+
+
+def _published_perplexity(rows: Iterable[Published], *, released: bool) -> tuple[Published, ...]:
+    """Zero-shot perplexities per token: those of LTMs stand beside as_released, those of GPT-2 beside exact figures."""
+    found = [
+        row
+        for row in rows
+        if row.metric == "zero-shot perplexity"
+        and _FAMILIES.fullmatch(row.model)
+        and row.model.startswith("LTM") == released
+    ]
+    return _few(found)
+
+
+def _few(rows: Sequence[Published]) -> tuple[Published, ...]:
+    first: dict[tuple[str, int | None], Published] = {}
+    for row in sorted(rows, key=lambda row: not row.model.startswith("LTM")):
+        first.setdefault((row.model, row.shots), row)
+    return tuple(first.values())[:MOST_PUBLISHED]
+
+
+SAMPLE_BYTES = 3_000_000
+BRANCHES = ("main", "master")
+"""What a host tells for a revision where none was asked for."""
+DIGEST_KEYS = ("checkpoint_sha256", "checkpoint_digest", "model_sha", "model_revision")
+PARAMETER_KEYS = ("parameters", "model_num_parameters")
+
+
+# Building
+
+
+def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
+    """The runs and the probes in `paths`, files or folders with all below them; runs by task are joined.
+
+    Raises:
+        ResultsError: a path holds neither, or a file is malformed.
+    """
+    places = list(map(Path, paths))
+    probed = {place: find_probes([place]) for place in places}
+    with_runs = [
+        place
+        for place in places
+        if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
+    ]
+    return joined(find_runs(with_runs)), find_probes(places)
+
+
+def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = False) -> ReportData:
+    """Compute the page for `runs`; the first LTM among them is compared with all others. `probes` follow.
+
+    Args:
+        full: all documents in the sample browsers, however large the page becomes.
+
+    Raises:
+        ResultsError: neither, or a samples file or sidecar is malformed.
+    """
+    views = tuple(map(probe_view, probe_labels(probes), probes))
+    if not runs and views:
+        return _of_probes(views)
+    if not runs:
+        raise ResultsError("nothing to report: no runs were given; pass a results file or a folder that holds some")
+    labels = labels_of(runs)
+    subject = next((index for index, run in enumerate(runs) if run.model_kind == "ltm"), 0)
+    order = [subject, *(index for index in range(len(runs)) if index != subject)]
+    named = [(labels[index], runs[index]) for index in order]
+    names = list(dict.fromkeys(task for _, run in named for task in run.tasks))
+    sections, verdicts, banners = [], [], run_banners(named) + limit_banners(named, names)
+    for name in names:
+        entries = [entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1)]
+        entries = [entry for entry in entries if name in entry.run.tasks]
+        share = SAMPLE_BYTES // len(names)
+        section = _section(name, entries, subject=named[0][0], share_of_page=share, full=full)
+        sections.append(section)
+        banners += task_banners(name, entries, section)
+    sections = corrected(sections)
+    for section in sections:
+        verdicts += verdicts_of(section, subject=named[0][0])
+    banners += missing_task_banners(named, names)
+    others = ", ".join(label for label, _ in named[1:])
+    return ReportData(
+        title=f"{named[0][0]} against {others}" if others else named[0][0],
+        subject=named[0][0],
+        banners=tuple(dict.fromkeys(banners)),
+        verdicts=tuple(verdicts),
+        summary=summary_of(sections, [label for label, _ in named]),
+        sizes=size_rows(named, [row for section in sections for row in section.costs]),
+        models=tuple(_card(label, run) for label, run in named),
+        tasks=tuple(sections),
+        probes=views,
+        version=__version__,
+    )
+
+
+def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
+    """A page without runs."""
+    demo = [
+        Banner("alarm", f"Demo model: {view.label} is bundled to try the program with.") for view in views if view.demo
+    ]
+    return ReportData(
+        title=f"Probe of {', '.join(view.label for view in views)}",
+        subject=views[0].label,
+        banners=tuple(dict.fromkeys(demo)),
+        verdicts=(),
+        summary=summary_of([], []),
+        sizes=(),
+        models=(),
+        tasks=(),
+        probes=views,
+        version=__version__,
+    )
+
+
+def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int, full: bool) -> TaskSection:
+    generation = generation_section(name, entries)
+    elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
+    scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in elsewhere]
+    keys = list(dict.fromkeys((s.metric, s.filter) for s in scores))
+    tables = tuple(
+        score_table(name, entries, metric=metric, filter_=filter_, subject=subject) for metric, filter_ in keys
+    )
+    perplexity = perplexity_section(name, entries, subject=subject)
+    scored_texts_only = perplexity is not None and not any(table.share for table in tables)
+    records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
+    told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
+    costs = document_costs(name, entries) if scored_texts_only else ()
+    effect = effect_tables(name, entries)
+    rows = perplexity.rows if perplexity is not None else ()
+    alike = of_same_tokens(entries, rows, lead=next(iter(records), ""))
+    layers = (layers_view(label, own) for label, own in records.items())
+    return TaskSection(
+        name=name,
+        versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
+        tables=tables,
+        bars=bars_of(tables),
+        effect=effect,
+        budget=budget_rows(name, entries),
+        latents=tuple(latent_summary(label, own) for label, own in records.items()),
+        inference=TaskLatents(
+            layers=tuple(view for view in layers if view is not None),
+            compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
+        ),
+        published=_published_report(name, entries),
+        definition=flat(entries[0].run.tasks[name].config),
+        perplexity=perplexity,
+        generation=generation,
+        labels=tuple(entry.label for entry in entries),
+        answering=answer_facts(name, entries, told),
+        attempts=attempts_lines(tables),
+        shots=shots_lines(effect),
+        shots_pass=shots_pass_lines(effect),
+        steps=step_curves(alike, records, rows) if rows else (),
+        draws=draw_lines(alike, records, rows),
+        costs=cost_rows(name, entries, records),
+        browser=sample_browser(
+            name,
+            entries,
+            records,
+            costs=costs,
+            kept={entry.label: stored(read_tokens(entry.run, name)) for entry in entries},
+            budget=share_of_page,
+            full=full,
+        ),
+    )
+
+
+def _published_report(name: str, entries: Sequence[Entry]) -> tuple[Published, ...]:
+    """Published figures of a set; none where a run scored other data under its name."""
+    others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
+    return () if others else published_for(name)
+
+
+def _bundled(name: str, run: Run) -> bool:
+    """Whether a task ran on the bundled sample data."""
+    facts = read_facts((run.extra.data or {}).get("sets"), name)
+    return facts.get("sample") is True or run.extra.sample_data
+
+
+def _card(label: str, run: Run) -> ModelCard:
+    arguments = run.config.get("model_args")
+    told = {**(arguments if isinstance(arguments, dict) else {}), **run.config}
+    parameters = next((told[key] for key in PARAMETER_KEYS if isinstance(told.get(key), int)), None)
+    return ModelCard(
+        label=label,
+        kind=run.model_kind,
+        digest=told_digest(told),
+        parameters=parameters,
+        step=_step(run),
+        sizes=_sizes(run),
+        sources=tuple(_sources(run)),
+        sample_data=run.extra.sample_data,
+        date=run.date_id,
+        seconds=run.seconds,
+        paths=tuple(part.path.as_posix() for part in run.parts or (run,)),
+        command="\n".join(dict.fromkeys(part.extra.command for part in run.parts or (run,) if part.extra.command)),
+        warnings=run.extra.warnings,
+        audit=audit_line(run),
+        audit_passed=run.extra.audit is None or run.extra.audit.is_bound,
+        settings=flat({**run.config, **({"run": dict(run.extra.settings)} if run.extra.settings else {})}),
+        data=flat(run.extra.data or {}),
+        provenance=flat({**run.software, **(run.extra.provenance or {})}),
+    )
+
+
+def _step(run: Run) -> int | None:
+    checkpoint = run.config.get("checkpoint")
+    step = checkpoint.get("step") if isinstance(checkpoint, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _sizes(run: Run) -> str:
+    """Layers, width and latents as a reader says them."""
+    sizes = run.config.get("sizes")
+    told = sizes if isinstance(sizes, dict) else {}
+    words = (("n_layers", "layers"), ("dim", "wide"), ("max_z_len", "latent vectors"), ("max_seq_len", "tokens"))
+    return ", ".join(f"{told[key]} {word}" for key, word in words if isinstance(told.get(key), int))
+
+
+def _sources(run: Run) -> list[str]:
+    """`task: sample, 4 of 120 documents` for every task."""
+    found = []
+    for name, result in run.tasks.items():
+        facts = read_facts((run.extra.data or {}).get("sets"), name)
+        of_all = f" of {result.n_original:,}" if result.n_original not in (None, result.n_effective) else ""
+        counted = f"{result.n_effective:,}{of_all} documents" if result.n_effective is not None else ""
+        where = "bundled sample" if _bundled(name, run) else str(facts.get("split") or "")
+        found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
+    return found
+
+
+def told_digest(told: Mapping[str, object]) -> str:
+    """The checkpoint's digest, as results tell it; a revision only where it is no name of a branch."""
+    found = (str(told[key]) for key in DIGEST_KEYS if told.get(key))
+    return next((text for text in found if text not in BRANCHES), "")
+
+
+# Layout
+
+
+def render(data: ReportData) -> str:
+    """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
+    figures = {name: markup(svg) for name, svg in page_figures(data).items()}
+    template = environment().get_template("report.html.jinja2")
+    return template.render(
+        data=data,
+        figures=figures,
+        settings=_side_by_side(data.models),
+        warnings=shared_warnings(data.models),
+        explorers=[markup(explorer_json(view)) for view in data.probes],
+        figures_of=figures_of,
+        forms=summary_texts(data.summary),
+        whole=lambda text: markup(html.escape(text)),  # not cut; its parts are visible already
+        **assets("report", "explorer", "tokens.css"),
+    )
+
+
+def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:
+    """Settings, data and provenance of all runs as rows of one table: (key, one value per run, whether they differ)."""
+    parts = []
+    for title, column in (
+        ("Settings", [dict(model.settings) for model in models]),
+        ("Data", [dict(model.data) for model in models]),
+        ("Provenance", [dict(model.provenance) for model in models]),
+    ):
+        keys = list(dict.fromkeys(key for values in column for key in values))
+        rows = [(key, [values.get(key, "–") for values in column]) for key in keys]
+        if rows:
+            parts.append((title, [(key, values, len(set(values)) > 1) for key, values in rows]))
+    return parts
+
+
+def write(page: str, path: str | Path) -> None:
+    """Write the page: complete or not at all.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    write_text_atomic(path, page)
+
+
+# The report's tables in other forms: HTML, Markdown, CSV, LaTeX and JSON, and its figures as files.
+#
+# Figures that are not comparable (other shots, documents, task version, few-shot seed or preparation of the text) never
+# share a row of the summary or a table of a task; the table says which setting it holds for.
+
+UNTOLD = "–"
+TASK_CAPTION = (
+    "≤ marks upper bounds; shares and their differences in percent. p is not corrected; Holm’s correction is over the "
+    "first figure of every task and model."
+)
+
+
+def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | None) -> list[Path]:
+    """Write the report in every format to its place, and its figures to `plots_dir`; return what was written.
+
+    Raises:
+        MachineError: a file cannot be written.
+    """
+    page = ""
+    figures: list[Path] = []
+    if plots_dir is not None:
+        with kept() as drawn:
+            page = render(data)
+        figures = write_figures(drawn, plots_dir, tasks=[task.name for task in data.tasks])
+    if "html" in places:
+        write(page or render(data), places["html"])
+    tables = {name: path for name, path in places.items() if name != "html"}
+    if tables:
+        made = document(data)
+        write_all({name: partial(RENDERERS[name], made) for name in tables}, tables)
+    return [*places.values(), *figures]
+
+
+def document(data: ReportData) -> Document:
+    """The report's summary and the tables of its tasks."""
+    figures = [one for task in data.tasks for one in _task_figures(task)]
+    others = ", ".join(model.label for model in data.models[1:])
+    return Document(
+        kind="report",
+        title=data.title,
+        lead=f"Differences are {data.subject} minus the model of the row, paired by document." if others else "",
+        banners=data.banners,
+        parts=(
+            Part(title="Summary", tables=(summary_table(data.summary),)),
+            *(_task_part(task, figures) for task in data.tasks),
+        ),
+        records=tuple(record_of(one) for one in figures),
+        data={
+            "title": data.title,
+            "subject": data.subject,
+            "banners": [asdict(banner) for banner in data.banners],
+            "verdicts": [asdict(verdict) for verdict in data.verdicts],
+            "models": [asdict(model) for model in data.models],
+            "tasks": [{"name": task.name, "versions": task.versions} for task in data.tasks],
+            "figures": [record_of(one) for one in figures],
+        },
+    )
+
+
+def _task_figures(task: TaskSection) -> list[FlatFigure]:
+    own = flat_figures(task.name, task.tables, perplexity=task.perplexity, generation=task.generation)
+    return own + [_published_export(task.name, one) for one in task.published]
+
+
+def _published_export(name: str, one: Published) -> FlatFigure:
+    return FlatFigure(
+        task=name,
+        metric=one.metric,
+        filter="none",
+        model=f"{one.model} {one.params}".strip(),
+        status=PUBLISHED,
+        bound=one.bound,
+        value=one.value,
+        low=None,
+        high=None,
+        interval="",
+        share=False,
+        higher_is_better=None,
+        n=None,
+        n_shot=one.shots,
+        note="; ".join(filter(None, (one.dataset, one.protocol, one.evidence))),
+        signature="",
+        source=one.source,
+        difference=None,
+    )
+
+
+# Tables
+
+
+def _task_part(task: TaskSection, figures: Sequence[FlatFigure]) -> Part:
+    own = [one for one in figures if one.task == task.name and one.status != PUBLISHED]
+    groups = groups_of([one for one in own if one.status == EVALUATED])
+    reference = [one for one in own if one.status == REFERENCE]
+    tables = []
+    for index, group in enumerate(groups):
+        apart = apart_of(groups, group)
+        members = group.figures + (reference if index == 0 else [])
+        tables.append(_task_table(members, title=f"only {apart}" if apart else ""))
+    published = [one for one in figures if one.task == task.name and one.status == PUBLISHED]
+    tables += [_published_table(published)] if published else []
+    return Part(title=f"{task.name}, version {task.versions}", tables=tuple(tables))
+
+
+def _task_table(figures: Sequence[FlatFigure], *, title: str) -> Table:
+    heads = (
+        "figure",
+        "model",
+        "value",
+        "95 % interval",
+        "n",
+        "shots",
+        "first - this",
+        "95 % interval",
+        "p",
+        "first model is",
+    )
+    rows = []
+    for one in figures:
+        found = one.difference
+        shown = _delta if one.share else signed_bits if "bits" in one.metric else signed
+        against = ("", "", "", "")
+        if found is not None:
+            p = p_both(found.p_value, found.p_holm)
+            interval = f"{shown(found.low)} to {shown(found.high)}" if found.known else UNTOLD
+            against = (shown(found.estimate), interval, p, VERDICTS[found.verdict])
+        numbers = tuple(UNTOLD if count is None else f"{count:,}" for count in (one.n, one.n_shot))
+        texts = (value_text(one), interval_text(one), *numbers, *against)
+        rows.append((Cell(metric_text(one)), Cell(one.model, note=status_note(one)), *(Cell(text) for text in texts)))
+    columns = tuple(Column(head, numeric=index in range(2, 9)) for index, head in enumerate(heads))
+    return Table(title, columns, tuple(rows), TASK_CAPTION)
+
+
+def _delta(value: float) -> str:
+    return signed(100 * value)
+
+
+def _published_table(figures: Sequence[FlatFigure]) -> Table:
+    columns = (
+        Column("model"),
+        Column("metric"),
+        Column("value", numeric=True),
+        Column("shots", numeric=True),
+        Column("set, protocol"),
+        Column("source"),
+    )
+    rows = tuple(
+        (
+            Cell(one.model, note=PUBLISHED),
+            Cell(one.metric),
+            Cell(value_text(one)),
+            Cell(UNTOLD if one.n_shot is None else str(one.n_shot)),
+            Cell(one.note),
+            Cell(one.source),
+        )
+        for one in figures
+    )
+    return Table("Published, not re-run", columns, rows)

@@ -1,0 +1,16 @@
+"""Results files read: figures, statistics, signatures, comparison. Needs no torch."""
+
+__all__ = [
+    "answers",
+    "compare",
+    "diagnostics",
+    "figures",
+    "files",
+    "official",
+    "perplexity",
+    "scores",
+    "signature",
+    "statistics",
+    "tokens",
+    "views",
+]

@@ -1,0 +1,172 @@
+"""Final numbers of GSM8K answers, as lm-eval 0.4.13's `gsm8k` (version 3) extracts and compares them.
+
+Every function equals lm-eval's filters and `exact_match` metric on single strings (`lm_eval/tasks/gsm8k/gsm8k.yaml`,
+`filters/extraction.py`, `api/metrics.py` of github EleutherAI/lm-evaluation-harness) and takes time linear in the text,
+where lm-eval's `(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ.
+
+Tasks that compare numbers as numbers (SVAMP, MultiArith) use the filters `first_numbers` and `last_numbers` instead.
+They read a text's numbers as a person does: a comma belongs to a number only between groups of three digits and
+separates numbers otherwise, a hyphen after a digit or letter is no sign, a stop or `%` behind a number is not part of
+it, `1/2` is 0.5, and what has digits but is no decimal number (`1.000.000`, `5/6/2020`, `1/3`) is no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from decimal import Context, Decimal, DecimalException, DivisionByZero, Inexact, InvalidOperation
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+DELIMITER = "\n\n"
+"""Stands after each demonstration: lm-eval's `fewshot_delimiter`."""
+INVALID = "[invalid]"
+"""What lm-eval's filters return where nothing matches."""
+
+_STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+_FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+_FINAL_STOP = re.compile(r"\.$")
+_PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_SIGNS = "-\N{MINUS SIGN}\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}"
+_RUN = re.compile(
+    rf"(?P<sign>(?<![\w)\]%])[{_SIGNS}])?\$?(?P<second>[{_SIGNS}](?<=\$.))?"
+    r"(?P<digits>(?:(?<![\w.])\.)?[0-9]+(?:[.,/][0-9]+)*)"
+)
+"""A sign, a dollar, and digits with what may stand between them."""
+_EXACT = Context(prec=50, traps=[Inexact, InvalidOperation, DivisionByZero])
+
+
+def worked(question: str, answer: object) -> str:
+    """A question and its answer as a demonstration of lm-eval's GSM8K prompt shows them."""
+    return f"Question: {question}\nAnswer: {answer}"
+
+
+def strict_match(response: str) -> str:
+    """The first number after `#### `, else `[invalid]`: filter `strict-match`."""
+    found = _STRICT.search(response)
+    return found.group(1) if found else INVALID
+
+
+def flexible_extract(response: str) -> str:
+    """The last thing that looks like a number (`..` and `$,` do), else `[invalid]`: filter `flexible-extract`."""
+    last = INVALID
+    for found in _FLEXIBLE.finditer(response):
+        last = found.group()
+    return last
+
+
+def exact_match(extracted: str, target: str) -> bool:
+    """Whether both are the same text once commas, `$`, all up to the last `#### `, a final stop and case are set aside.
+
+    `target` is the worked answer of the data set or its number alone.
+    """
+    return _normalised(extracted) == _normalised(target)
+
+
+def gold_number(answer: str) -> str:
+    """The number after the last `#### ` of a worked answer, without commas and final stop; else `[invalid]`."""
+    found = _STRICT.findall(answer)
+    return _normalised(found[-1]) if found else INVALID
+
+
+def vote_key(extracted: str) -> str:
+    """Answers with the same key are one candidate in a majority vote: those that `exact_match` cannot tell apart."""
+    return _normalised(extracted)
+
+
+def canonical_number(text: str) -> str:
+    """A number in its shortest decimal form, so that equal numbers are equal text: 18.0, `$18`, 1,800 % and 018.
+
+    A `$`, a `%`, a final stop and commas between groups of three digits are set aside; what is no number then stays as
+    it is.
+    """
+    bare = text.strip().rstrip("%").rstrip().rstrip(".")
+    found = _RUN.fullmatch(bare) or _RUN.fullmatch(bare.replace("$", "", 1))
+    numbers = _numbers_in(found) if found else []
+    return numbers[0] if len(numbers) == 1 and numbers[0] != INVALID else text
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a plain decimal number."""
+    return _PLAIN.fullmatch(text) is not None
+
+
+def has_gold_number(answer: str) -> bool:
+    """Whether a worked answer ends in a number, as `exact_match` reads it; without one no answer can be right."""
+    return is_number(_normalised(answer))
+
+
+def first_number(response: str) -> str:
+    """The one number right after the first `#### ` that digits follow, in its shortest form; else `[invalid]`."""
+    for marker in re.finditer("#### ", response):
+        if found := _RUN.match(response, marker.end()):
+            numbers = _numbers_in(found)
+            return numbers[0] if len(numbers) == 1 else INVALID
+    return INVALID
+
+
+def last_number(response: str) -> str:
+    """The last number, in its shortest form; `[invalid]` where there is none."""
+    last = deque(_RUN.finditer(response), maxlen=1)
+    return _numbers_in(last[0])[-1] if last else INVALID
+
+
+def first_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
+    """`first_number` of every answer: lm-eval's filter `custom`."""
+    return [[first_number(text) for text in answers] for answers in responses]
+
+
+def last_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
+    """`last_number` of every answer: lm-eval's filter `custom`."""
+    return [[last_number(text) for text in answers] for answers in responses]
+
+
+def _numbers_in(found: re.Match[str]) -> list[str]:
+    """The numbers of a run, at least one; `[invalid]` for what is none. A sign belongs to the first."""
+    digits = found["digits"]
+    whole = _GROUPED.fullmatch(digits) or _PLAIN.fullmatch(digits)
+    values = [_shortest(digits.replace(",", ""))] if whole else list(_separated(digits))
+    if (found["sign"] or found["second"]) and values[0] not in (INVALID, "0"):
+        values[0] = f"-{values[0]}"
+    return values
+
+
+def _separated(digits: str) -> Iterator[str]:
+    """The values of a run that is no single number: a quotient, or several numbers between commas."""
+    if "/" in digits:
+        yield _quotient(*digits.split("/"))
+        return
+    parts = digits.split(",")
+    plain = all(_PLAIN.fullmatch(part) for part in parts)
+    yield from map(_shortest, parts) if plain else [INVALID]
+
+
+def _quotient(*parts: str) -> str:
+    """Of two numbers, where it is a decimal number."""
+    try:
+        above, below = (Decimal(canonical_number(part)) for part in parts)
+        return _shortest(format(_EXACT.divide(above, below), "f"))
+    except (ValueError, DecimalException):
+        return INVALID
+
+
+def _shortest(digits: str) -> str:
+    """A decimal number without sign, less the zeros that say nothing."""
+    whole, _, part = digits.partition(".")
+    whole, part = whole.lstrip("0") or "0", part.rstrip("0")
+    return f"{whole}.{part}" if part else whole
+
+
+def _normalised(text: str) -> str:
+    """`regexes_to_ignore` of gsm8k.yaml in their order, then lower case.
+
+    lm-eval does this on NumPy arrays of fixed width, which drop trailing NULs and cut what grows in lower case (`İ`).
+    """
+    text = text.replace(",", "").rstrip("\0").replace("$", "").rstrip("\0")
+    text = text.rpartition("#### ")[2].rstrip("\0")
+    text = _FINAL_STOP.sub("", text).rstrip("\0")
+    return text.lower()[: len(text)].rstrip("\0")

@@ -1,0 +1,306 @@
+"""Every figure of a task as one flat record: what tables of the report, `history` and `index` are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from ltm_eval.results.perplexity import METRICS, perplexity_section
+from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
+from ltm_eval.results.scores import generation_section, score_table
+from ltm_eval.results.signature import PREPARATION, Tokens, own_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ltm_eval.results.scores import Entry
+    from ltm_eval.results.views import (
+        BitsDifference,
+        Difference,
+        Figure,
+        FloorLine,
+        GenerationSection,
+        PerplexityLine,
+        PerplexityRow,
+        PerplexitySection,
+        ScoreTable,
+    )
+
+
+# Which figures may stand in one column: those under the same settings, as far as their signatures tell them.
+
+
+class Signed(Protocol):
+    """A figure that says under which settings it was made."""
+
+    @property
+    def signature(self) -> str:
+        """The declared settings."""
+
+    @property
+    def n(self) -> int | None:
+        """Documents."""
+
+
+S = TypeVar("S", bound=Signed)
+
+SIGNED_SETTINGS = ("task", "shots", "fewshot_seed", "scope", *PREPARATION)
+"""Parts of a signature in which comparable figures agree; the number of documents comes on top."""
+
+
+@dataclass
+class Group(Generic[S]):
+    """Figures under the same settings, as far as they tell them."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    """What the members tell."""
+    figures: list[S] = field(default_factory=list)
+    """The members."""
+
+
+def groups_of(figures: Sequence[S]) -> list[Group[S]]:
+    """The figures by settings; one that does not tell a setting belongs to the first group it does not contradict."""
+    groups: list[Group[S]] = []
+    for figure in figures:
+        own = _settings(figure)
+        fitting = (g for g in groups if all(g.settings.get(key, value) == value for key, value in own.items()))
+        group = next(fitting, None)
+        if group is None:
+            group = Group()
+            groups.append(group)
+        group.settings |= own
+        group.figures.append(figure)
+    return groups
+
+
+def _settings(figure: Signed) -> dict[str, str]:
+    pairs = (part.partition(":")[::2] for part in figure.signature.split("|")[1:])
+    found = {key: value for key, value in pairs if key in SIGNED_SETTINGS}
+    if figure.n is not None:
+        found["documents"] = str(figure.n)
+    return found
+
+
+def apart_of(groups: Sequence[Group[S]], group: Group[S]) -> str:
+    """What sets the group apart from the others: `shots 8, documents 100`."""
+    keys = [key for key in group.settings if len({one.settings.get(key) for one in groups}) > 1]
+    return ", ".join(f"{key} {group.settings[key]}" for key in keys)
+
+
+EVALUATED = "evaluated"
+PUBLISHED = "published, not re-run"
+REFERENCE = "reference, no model ran"
+NO_MODEL = "no model ran"
+"""Note of a row of the score tables that is no model's."""
+UNITS = (
+    ("bits_per_byte", "bits per byte"),
+    ("per_token", "perplexity per token"),
+    ("per_word", "perplexity per word"),
+    ("per_byte", "perplexity per byte"),
+)
+
+
+@dataclass(frozen=True)
+class FlatFigure:
+    """One figure of one model."""
+
+    task: str
+    """Task."""
+    metric: str
+    """Metric, or row of a perplexity table with its unit."""
+    filter: str
+    """Filter; none is lm-eval's default."""
+    model: str
+    """Label of the model."""
+    status: str
+    """evaluated, or why no model ran."""
+    bound: bool
+    """Whether it is an upper bound."""
+    value: float | None
+    """The figure; shares from 0 to 1."""
+    low: float | None
+    """Lower end of the 95 % interval."""
+    high: float | None
+    """Upper end."""
+    interval: str
+    """How the interval was made."""
+    share: bool
+    """Whether it is a share of documents."""
+    higher_is_better: bool | None
+    """Direction."""
+    n: int | None
+    """Documents."""
+    n_shot: int | None
+    """Demonstrations per prompt."""
+    note: str
+    """What must be known beside it."""
+    signature: str
+    """The declared settings that make it."""
+    source: str
+    """Where a published figure stands."""
+    difference: Difference | None
+    """The first model minus this one."""
+    tokens: Tokens | None = None
+    """Of figures per token the tokens that are counted, as far as they are told; None for any other unit."""
+    per_token: bool = False
+    """Whether the unit is a token."""
+
+
+def task_figures(name: str, entries: Sequence[Entry]) -> list[FlatFigure]:
+    """The figures of a task in every run, without differences between them."""
+    generation = generation_section(name, entries)
+    elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
+    scores = [score for entry in entries for score in entry.run.tasks[name].scores if score.metric not in elsewhere]
+    keys = dict.fromkeys((score.metric, score.filter) for score in scores)
+    tables = [score_table(name, entries, metric=metric, filter_=filter_, subject="") for metric, filter_ in keys]
+    perplexity = perplexity_section(name, entries, subject="")
+    found = flat_figures(name, tables, perplexity=perplexity, generation=generation)
+    labels = {entry.label for entry in entries}
+    return [figure for figure in found if figure.model in labels]
+
+
+def flat_figures(
+    name: str,
+    tables: Sequence[ScoreTable],
+    *,
+    perplexity: PerplexitySection | None,
+    generation: GenerationSection | None,
+) -> list[FlatFigure]:
+    """The figures of a task's tables, in their order: perplexities, generated texts, scores."""
+    found: list[FlatFigure] = []
+    if perplexity is not None:
+        figures = [one for row in perplexity.rows for one in _perplexity_figures(name, row, perplexity)]
+        found += by_own_tokens(figures)
+        found += [one for line in perplexity.floors for one in _floor_figures(name, line)]
+    found += list(_generation_figures(name, generation)) if generation is not None else []
+    return found + [one for table in tables for one in _score_figures(name, table)]
+
+
+def by_own_tokens(figures: Sequence[FlatFigure]) -> list[FlatFigure]:
+    """The figures of a task that stand together; those per token name their tokens where these are not the same.
+
+    Args:
+        figures: of one task; those of a model per token tell the same tokens.
+    """
+    own = own_tokens({one.model: one.tokens for one in figures if one.per_token})
+    return [
+        replace(one, metric=f"{one.metric.replace('per token', 'per own token')} ({own[one.model]})")
+        if one.per_token and own[one.model]
+        else one
+        for one in figures
+    ]
+
+
+def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySection) -> Iterator[FlatFigure]:
+    """One record per unit and model, so that a column holds one unit."""
+    for unit, words in UNITS:
+        for line in row.lines:
+            figure = getattr(line, unit)
+            if figure is not None:
+                metric = f"{row.name}, {'nats per token' if row.nats else words}"
+                found = _bits_difference(section, row, line) if unit == "bits_per_byte" else None
+                notes = (line.note, found.caveat if found is not None else "")
+                yield replace(
+                    _record(name, metric, figure, line=line),
+                    model=line.label,
+                    bound=line.bound,
+                    signature=line.signature,
+                    note="; ".join(filter(None, notes)),
+                    difference=found.difference if found is not None else None,
+                    tokens=line.tokens if unit == "per_token" else None,
+                    per_token=unit == "per_token",
+                )
+
+
+def _bits_difference(section: PerplexitySection, row: PerplexityRow, line: PerplexityLine) -> BitsDifference | None:
+    """The first model's row against this line, where the report has it; headline before next-token figures."""
+    pairs = (one for one in section.differences if (one.label, one.theirs) == (line.label, row.name))
+    return next(pairs, None)
+
+
+def _floor_figures(name: str, line: FloorLine) -> Iterator[FlatFigure]:
+    for unit, words in UNITS:
+        figure = getattr(line, unit)
+        if figure is not None:
+            yield replace(
+                _record(name, f"reference, {words}", figure, line=line),
+                model=line.name,
+                status=REFERENCE,
+                note=line.what,
+            )
+
+
+def _record(name: str, metric: str, figure: Figure, *, line: PerplexityLine | FloorLine) -> FlatFigure:
+    return FlatFigure(
+        task=name,
+        metric=metric,
+        filter="none",
+        model="",
+        status=EVALUATED,
+        bound=False,
+        value=figure.value,
+        low=figure.low,
+        high=figure.high,
+        interval=figure.kind,
+        share=False,
+        higher_is_better=False,
+        n=line.documents,
+        n_shot=None,
+        note=getattr(line, "note", ""),
+        signature="",
+        source="",
+        difference=None,
+    )
+
+
+def _generation_figures(name: str, section: GenerationSection) -> Iterator[FlatFigure]:
+    """MAUVE, its standard deviation over seeds in the note: that is no interval over documents."""
+    for line in section.lines:
+        if line.mauve is None:
+            continue
+        spread = f"sd over seeds {line.mauve_sd:.4f}" if line.mauve_sd is not None else ""
+        yield FlatFigure(
+            task=name,
+            metric="mauve",
+            filter="none",
+            model=line.label,
+            status=EVALUATED if line.series else REFERENCE,
+            bound=False,
+            value=line.mauve,
+            low=None,
+            high=None,
+            interval="",
+            share=False,
+            higher_is_better=True,
+            n=None,
+            n_shot=None,
+            note="; ".join(filter(None, (spread, line.texts))),
+            signature=line.signature,
+            source="",
+            difference=None,
+        )
+
+
+def _score_figures(name: str, table: ScoreTable) -> Iterator[FlatFigure]:
+    for row in table.rows:
+        low, high = row.interval if row.interval is not None else (None, None)
+        yield FlatFigure(
+            task=name,
+            metric=table.metric,
+            filter=table.filter,
+            model=row.label,
+            status=EVALUATED if row.note != NO_MODEL else REFERENCE,
+            bound=table.bound or row.bound,
+            value=row.value,
+            low=low,
+            high=high,
+            interval=row.interval_kind,
+            share=table.share,
+            higher_is_better=table.higher_is_better,
+            n=row.n,
+            n_shot=row.n_shot,
+            note="; ".join(part for part in (row.note, table.note) if part and part != NO_MODEL),
+            signature=row.signature,
+            source="",
+            difference=row.difference,
+        )

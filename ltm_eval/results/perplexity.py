@@ -1,0 +1,580 @@
+"""The perplexity part of a page: every figure of a set under its own name, with "≤" on bounds and nowhere else.
+
+Figures come from the pairs (nats, units) that lm-eval logs for each document, with intervals over documents
+(ltm_eval.metrics); where there are no samples, from the results file and its standard error. Per-token figures do not
+compare across tokenizers (`signatures.same_tokens`); differences are therefore taken in bits per byte. Which row may be
+called a bound:
+ltm_eval.bounds, arXiv:2502.01567.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ltm_eval.results.official import read_facts
+from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
+from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
+from ltm_eval.results.statistics import (
+    STUDENT,
+    TOLD,
+    UNPROVEN,
+    Interval,
+    bits,
+    block_mean_ppl,
+    block_mean_ppl_stderr,
+    corpus_ppl,
+    mean_interval,
+    paired_rates,
+    ppl,
+    rate,
+    sign_of,
+    told_interval,
+    verdict_of,
+)
+from ltm_eval.results.views import (
+    BitsDifference,
+    Difference,
+    Figure,
+    FloorLine,
+    PerplexityLine,
+    PerplexityRow,
+    PerplexitySection,
+    Spread,
+    Stack,
+    WorstDocument,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ltm_eval.results.files import Floor, Score
+    from ltm_eval.results.scores import Entry
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ltm_eval.results.files import Floor, Score
+    from ltm_eval.results.scores import Entry
+
+    Key = tuple[str, int]
+    Pairs = Mapping[Key, tuple[float, float]]
+
+WORST = 5
+WORST_CHARACTERS = 600
+UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
+SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
+"""A task that reports one of these is a perplexity set."""
+PROTOCOL_KEYS = ("protocol", "block_tokens", "block_tokenizer", "insert_eos", "split")
+"""Preparation of the text: runs that differ here did not score the same documents."""
+UNTOLD = "–"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table."""
+
+    name: str
+    """As in the documentation of bounds."""
+    what: str
+    """What it is, and is not."""
+    metric: str
+    """Per-token metric; headline rows have the other units as well."""
+    bound: bool = False
+    """Whether it may be called an upper bound."""
+    nats: bool = False
+    """Whether it is nats per token and no perplexity."""
+    in_bytes: bool = False
+    """Whether its bits per byte may be set beside other models'."""
+
+
+BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
+EXACT = Kind(
+    "exact",
+    "autoregressive model: exact NLL of the next token; a text longer than the context in windows, the first token of "
+    "each after one token of context",
+    "ppl_per_token",
+    in_bytes=True,
+)
+CAUSAL = Kind(
+    "causal",
+    "a real next-token figure of the whole text: z fitted on what precedes each chunk only, as far as the context "
+    "holds; comparable with an autoregressive model’s",
+    "ppl_per_token_causal",
+    in_bytes=True,
+)
+NLL = Kind(
+    "nll_given_z",
+    "part of the bound, not a perplexity: cost of the text once z is known, nats per token",
+    "nll_per_token_given_z",
+    nats=True,
+)
+KL = Kind("kl", "part of the bound, not a perplexity: cost of z itself, nats per token", "kl_per_token", nats=True)
+BLOCK_MEAN = Kind(
+    "as_released, mean of blocks",
+    "not a bound: the same, as the mean over blocks of exp(nats per token), the released evaluator’s average",
+    "ppl_per_token_as_released_block_mean",
+)
+KINDS = (
+    BOUND,
+    EXACT,
+    Kind("iwae", "importance-weighted bound over fresh draws", "ppl_per_token_iwae", bound=True, in_bytes=True),
+    Kind("prior", "bound without a fit: z from the prior", "ppl_per_token_prior", bound=True, in_bytes=True),
+    CAUSAL,
+    Kind(
+        "as_released",
+        "not a bound: the released evaluator, scored at the very noise of the fit; shown so that published figures "
+        "can be compared",
+        "ppl_per_token_as_released",
+    ),
+    BLOCK_MEAN,
+    NLL,
+    KL,
+)
+METRICS = frozenset(
+    {*(unit + ending for unit in UNITS for ending in ("", "_bound")), *(kind.metric for kind in KINDS)}
+    | {"ppl_per_token_bound_mc_se"}
+)
+"""What the table shows; the score tables leave it out."""
+
+
+def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> PerplexitySection | None:
+    """The tables and figures of perplexity set `name`; None where no run reports a perplexity of it."""
+    costs = [_Costs(entry, name) for entry in entries]
+    if not any(cost.scores.keys() & set(SIGNS) for cost in costs):
+        return None
+    _set_apart(costs)
+    own = own_tokens({cost.entry.label: cost.tokens for cost in costs})
+    rows = [_row(kind, costs, own) for kind in KINDS]
+    lead = costs[0] if costs[0].entry.label == subject else None
+    pairs = [(lead, other) for other in costs[1:]] if lead is not None else []
+    return PerplexitySection(
+        rows=tuple(row for row in rows if row.lines),
+        floors=_floor_lines(name, entries),
+        differences=tuple(found for ours, theirs in pairs for found in _differences(ours, theirs)),
+        stacks=_stacks(rows, costs[0]),
+        spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
+        worst=_worst(costs),
+        worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
+        worst_is_bound=costs[0].is_bound(costs[0].headline),
+        protocol=_protocol(name, entries),
+    )
+
+
+class _Costs:
+    """One run's figures of one set: by metric, and by document."""
+
+    def __init__(self, entry: Entry, task: str) -> None:
+        self.entry, self.task = entry, task
+        self.result = entry.run.tasks[task]
+        self.scores: dict[str, Score] = {}
+        for score in self.result.scores:
+            self.scores.setdefault(score.metric, score)
+        self.ending = "_bound" if {"ppl_per_token_bound", "bits_per_byte_bound"} & self.scores.keys() else ""
+        self.read: dict[str, Pairs] = {}
+        self.doubts: dict[str, str] = {}
+        self.filter = "none" if entry.samples.get("none") else next(iter(entry.samples), "none")
+        # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
+        self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
+        self.tokens = tokens_of(entry.run, task)
+        # A run tells its model's own tokens; of the answer of another program only the text is known.
+        counts_own = "tokenizer" in entry.run.config
+        self.counted_by = "" if counts_own else _told(task, entry).get("block_tokenizer", "")
+
+    def has(self, kind: Kind) -> bool:
+        """Whether the run reports this row."""
+        if kind in {BOUND, EXACT}:
+            return kind is self.headline and any(unit + self.ending in self.scores for unit in UNITS)
+        return kind.metric in self.scores
+
+    def is_bound(self, kind: Kind) -> bool:
+        """Whether the row's sign holds: a preset whose fresh-noise figure fails the audit gives no bounds."""
+        audit = self.entry.run.extra.audit
+        return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
+
+    def logged(self, metric: str) -> Pairs:
+        """(nats, units) of every document, as logged; empty where a document has none, or where they are not those of
+        the results file.
+
+        lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
+        """
+        if metric not in self.read:
+            found = self._read(metric)
+            self.doubts[metric] = self._doubt(metric, found)
+            self.read[metric] = {} if self.doubts[metric] else found
+        return self.read[metric]
+
+    def _doubt(self, metric: str, found: Pairs) -> str:
+        """Why the samples are not those of the results; empty where nothing speaks against it."""
+        score = self.scores.get(metric)
+        if not found or score is None:
+            return ""
+        other = other_count(self.entry, self.task, metric=metric, filter_=self.filter)
+        if other or score.value is None:
+            return other
+        agree = math.isclose(_VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
+        return "" if agree else f"{metric}: results and samples disagree, so there is no interval"
+
+    def _read(self, metric: str) -> Pairs:
+        samples = self.entry.samples.get(self.filter, {})
+        found: dict[Key, tuple[float, float]] = {}
+        for key, sample in samples.items():
+            pair = sample.metrics.get(metric)
+            if pair is None:
+                continue  # a document that failed, which the figures leave out
+            if not isinstance(pair, list) or len(pair) < 2 or not all(map(_is_finite, pair[:2])) or pair[1] < 0:
+                return {}
+            found[key] = (abs(float(pair[0])), float(pair[1]))
+        return found if any(units for _, units in found.values()) else {}
+
+    def pairs(self, kind: Kind, unit: str) -> Pairs:
+        """Nats of the row with the documents' tokens, words or bytes."""
+        headline = self.logged(unit + self.ending)
+        if kind is self.headline:
+            return headline
+        own = self.logged(kind.metric)
+        if unit == "ppl_per_token" or not own or not headline:
+            return own if unit == "ppl_per_token" else {}
+        return {key: (own[key][0], headline[key][1]) for key in own if key in headline}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# The table
+
+
+def _set_apart(costs: Sequence[_Costs]) -> None:
+    """Runs that tell the same tokenizer and count the tokens of a document differently do not have the same tokens."""
+    first: dict[str, dict[Key, float]] = {}
+    for cost in costs:
+        if cost.tokens is not None and cost.tokens.digest:
+            counted = {key: units for key, (_, units) in cost.pairs(cost.headline, "ppl_per_token").items()}
+            known = first.setdefault(cost.tokens.digest, {})
+            if any(known.get(key, units) != units for key, units in counted.items()):
+                label, told = cost.entry.label, cost.tokens
+                cost.tokens = Tokens(f"{told.name} of {label}", f"{told.digest} {label}")
+            else:
+                known |= counted
+
+
+def of_same_tokens(entries: Sequence[Entry], rows: Sequence[PerplexityRow], *, lead: str) -> list[Entry]:
+    """Of the runs of a page those whose figures per token may stand beside those of run `lead`."""
+    own = {line.label: line.own_tokens for row in rows for line in row.lines}
+    return [entry for entry in entries if entry.label == lead or own.get(entry.label, "") == own.get(lead, "")]
+
+
+def _row(kind: Kind, costs: Sequence[_Costs], own: Mapping[str, str]) -> PerplexityRow:
+    lines = tuple(_line(kind, cost, own[cost.entry.label]) for cost in costs if cost.has(kind))
+    return PerplexityRow(name=kind.name, what=kind.what, nats=kind.nats, lines=lines)
+
+
+def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
+    head = kind is cost.headline
+    metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
+    scores = [cost.scores.get(metric) for metric in metrics]
+    per_word = cost.pairs(kind, "ppl_per_word") if head or kind is CAUSAL else {}
+    in_bytes = cost.pairs(kind, "bits_per_byte") if kind.in_bytes else {}
+    computed = (
+        _figure_of(cost.pairs(kind, "ppl_per_token"), scale_of(kind.metric)),
+        _figure_of(per_word, "ppl"),
+        _figure_of(in_bytes, "ppl"),
+        _figure_of(in_bytes, "bits"),
+    )
+    n = cost.result.n_effective
+    read = [*metrics[:2], f"bits_per_byte{cost.ending}", f"bits_per_byte{cost.ending}"]
+    checked = [
+        _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
+        for figure, score, metric in zip(computed, scores, read, strict=True)
+    ]
+    figures = [figure for figure, _ in checked]
+    told = next((score for score in scores if score is not None), None)
+    noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
+    if figures[0] is not None and noise is not None:
+        figures[0] = replace(figures[0], mc_se=noise.value)
+    return PerplexityLine(
+        label=cost.entry.label,
+        series=cost.entry.series,
+        bound=cost.is_bound(kind),
+        per_token=figures[0],
+        per_word=figures[1],
+        per_byte=figures[2],
+        bits_per_byte=figures[3],
+        documents=cost.result.n_effective,
+        note=_note(cost, kind, [note for _, note in checked]),
+        signature=signature_of(told, cost.entry.run, cost.result) if told is not None else "",
+        tokens=cost.tokens,
+        own_tokens=own,
+    )
+
+
+def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
+    told = [note for note in notes if note]
+    if kind is EXACT and cost.counted_by:
+        told.append(f"per token: tokens of {cost.counted_by}")
+    if kind.bound and not cost.is_bound(kind):
+        told.append("the audit failed: not a bound")
+    return "; ".join(dict.fromkeys(told))
+
+
+def scale_of(metric: str) -> str:
+    """What a metric's figure is: ppl, bits, nats, or block (the mean over documents of their perplexities)."""
+    if metric == BLOCK_MEAN.metric:
+        return "block"
+    return "bits" if metric.startswith("bits_per_") else "nats" if metric.startswith(("nll_per_", "kl_per_")) else "ppl"
+
+
+_VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
+
+
+def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
+    """The figure of these documents, with its interval."""
+    if not pairs:
+        return None
+    if scale == "block":
+        return _block_mean(list(pairs.values()))
+    found = corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
+    if scale == "ppl":
+        return _figure(found.ppl, found.interval, found.stderr, STUDENT)
+    per_nat = 1 / math.log(2) if scale == "bits" else 1.0
+    interval = Interval(per_nat * found.rate_interval.low, per_nat * found.rate_interval.high)
+    known = found.stderr is not None and math.isfinite(found.ppl)
+    stderr = per_nat * found.stderr / found.ppl if known and found.stderr is not None else None
+    return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
+
+
+def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Figure:
+    if not math.isfinite(interval.high) and not math.isinf(value):
+        return Figure(value=value, low=None, high=None, stderr=stderr, kind="")
+    return Figure(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
+
+
+def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
+    """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
+    if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+        return None
+    stderr = block_mean_ppl_stderr(items)
+    told = None if isinstance(stderr, str) else stderr
+    return _figure(block_mean_ppl(items), mean_interval([ppl([item]) for item in items], positive=True), told, STUDENT)
+
+
+def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Figure:
+    """A figure of which only the standard error over n documents is known."""
+    if stderr is None:
+        return Figure(value=value, low=None, high=None, stderr=None, kind="")
+    if scale != "ppl" or not 0 < value < math.inf:
+        return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
+    told = told_interval(math.log(value), stderr / value, n, positive=True)
+    return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
+
+
+def _settled(computed: Figure | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Figure | None, str]:
+    """The figure of the samples; that of the results file where there are none, without an interval where the two
+    disagree; and why.
+    """
+    if score is None or (score.value is not None and computed is not None):
+        return computed, ""
+    if score.value is None:
+        return computed, score.note if computed is None else ""
+    if doubt:
+        return Figure(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
+    return _reported(score.value, score.stderr, n=n, scale=scale_of(score.metric)), ""
+
+
+def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
+    """The runs' reference rows; those of the same documents and tokenizer once."""
+    told = [floor for entry in entries for floor in (entry.run.extra.floors or {}).get(name, ())]
+    distinct = {(floor.name, floor.tokenizer, floor.n_vocab, floor.documents, floor.nats): floor for floor in told}
+    return tuple(_floor_line(floor) for floor in distinct.values())
+
+
+def _floor_line(floor: Floor) -> FloorLine:
+    def figure(metric: str) -> Figure | None:
+        value = floor.figures.get(metric)
+        stderr = floor.figures.get(f"{metric}_stderr")
+        return None if value is None else _reported(value, stderr, n=floor.documents, scale=scale_of(metric))
+
+    return FloorLine(
+        name=f"{floor.name}, {floor.tokenizer}",
+        what=floor.what,
+        per_token=figure("ppl_per_token"),
+        per_word=figure("ppl_per_word"),
+        per_byte=figure("ppl_per_byte"),
+        bits_per_byte=figure("bits_per_byte"),
+        documents=floor.documents,
+    )
+
+
+# Differences
+
+
+def _differences(ours: _Costs, theirs: _Costs) -> list[BitsDifference]:
+    """Headline against headline, and the two next-token figures against each other."""
+    kinds = [(ours.headline, theirs.headline)]
+    next_token = [CAUSAL if cost.has(CAUSAL) else EXACT if cost.has(EXACT) else None for cost in (ours, theirs)]
+    if next_token[0] is not None and next_token[1] is not None and next_token != [EXACT, EXACT]:
+        kinds.append((next_token[0], next_token[1]))
+    found = []
+    for own, other in kinds:
+        difference = _difference(ours, own, theirs, other)
+        if difference is not None:
+            found.append(
+                BitsDifference(
+                    label=theirs.entry.label,
+                    series=theirs.entry.series,
+                    ours=own.name,
+                    theirs=other.name,
+                    difference=difference,
+                    caveat=_caveat(ours, own, theirs, other),
+                )
+            )
+    return found
+
+
+def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Difference | None:
+    """Corpus bits per byte of `ours` minus those of `theirs` over the documents that both scored."""
+    first, second = ours.pairs(own, "bits_per_byte"), theirs.pairs(other, "bits_per_byte")
+    shared = [key for key in first if key in second]
+    sizes = [first[key][1] for key in shared]
+    if not any(sizes) or sizes != [second[key][1] for key in shared]:
+        return None
+    a, b = ([costs[key][0] for key in shared] for costs in (first, second))
+    found = paired_rates(a, b, sizes, scale="bits")
+    sign = sign_of(found, found.p_value)
+    verdict = verdict_of(sign, higher_is_better=False, bounds=(own.bound, other.bound))
+    if sign and _is_unsound(ours, own, theirs, other):
+        verdict = UNPROVEN
+    prompts = other_prompts(ours.entry, theirs.entry, filter_="none")
+    return difference_from(
+        found,
+        other_prompts=sum(key in prompts for key in shared),
+        unpaired=len(first.keys() ^ second.keys()),
+        verdict=verdict,
+    )
+
+
+def _is_unsound(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> bool:
+    """Whether one of the two is called a bound and failed its audit."""
+    return any(kind.bound and not cost.is_bound(kind) for cost, kind in ((ours, own), (theirs, other)))
+
+
+def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
+    bounds = (own.bound, other.bound)
+    if _is_unsound(ours, own, theirs, other):
+        return "The audit failed: the figure called bound is none, so nothing about the models is certain."
+    return {
+        (True, False): "Bound against exact NLL: LTM better is certain, LTM worse is not.",
+        (False, True): "Exact NLL against a bound: first model worse is certain, first model better is not.",
+        (True, True): "Bound against bound: the order of the models’ exact figures is not certain either way.",
+    }.get(bounds, "")
+
+
+# Figures and documents
+
+
+def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
+    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token, of those models whose
+    tokens are the first one's.
+    """
+    stacks = {}
+    lines = {
+        row.name: {
+            line.label: line.per_token
+            for line in row.lines
+            if line.label == lead.entry.label or same_tokens([line.tokens, lead.tokens])
+        }
+        for row in rows
+    }
+    for label, nll in lines["nll_given_z"].items():
+        kl = lines["kl"].get(label)
+        if nll is not None and kl is not None:
+            stacks[label] = Stack(label=label, parts=(("NLL given z", nll.value), ("KL", kl.value)))
+    for label, exact in lines["exact"].items():
+        if stacks and exact is not None and 1 <= exact.value < math.inf:
+            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact.value)),))
+    return tuple(stacks.values())
+
+
+def _document_bits(cost: _Costs) -> dict[Key, float]:
+    pairs = cost.pairs(cost.headline, "bits_per_byte")
+    return {key: nats / size / math.log(2) for key, (nats, size) in pairs.items() if size}
+
+
+@dataclass(frozen=True)
+class DocumentCosts:
+    """What every document cost one model, by its headline row."""
+
+    label: str
+    """Model."""
+    bits: Mapping[Key, float]
+    """Bits per byte."""
+    bound: bool
+    """Whether they are upper bounds."""
+
+
+def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:
+    """Bits per byte of every document of perplexity set `name`, per run."""
+    costs = [_Costs(entry, name) for entry in entries]
+    return tuple(DocumentCosts(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs)
+
+
+def _spread(cost: _Costs) -> Spread:
+    return Spread(label=cost.entry.label, series=cost.entry.series, values=tuple(_document_bits(cost).values()))
+
+
+def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
+    """The documents that cost the first model most, in bits per byte."""
+    lead = costs[0]
+    bits = _document_bits(lead)
+    others = [(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs[1:]]
+    sizes = lead.pairs(lead.headline, "bits_per_byte")
+    samples = {key: sample for of_filter in lead.entry.samples.values() for key, sample in of_filter.items()}
+    found = []
+    for key in sorted(bits, key=lambda key: (-bits[key], samples[key].doc_id))[:WORST]:
+        text = samples[key].prompt or samples[key].target
+        found.append(
+            WorstDocument(
+                doc_id=samples[key].doc_id,
+                bits_per_byte=bits[key],
+                others=tuple((label, values[key], bound) for label, values, bound in others if key in values),
+                n_bytes=sizes[key][1],
+                text=text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
+            )
+        )
+    return tuple(found)
+
+
+# Protocol
+
+
+def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    told = [_told(name, entry) for entry in entries]
+    keys = list(dict.fromkeys(key for facts in told for key in facts))
+    rows = [(key, tuple(facts.get(key, UNTOLD) for facts in told)) for key in keys]
+    return tuple((key, values, len(set(values) - {UNTOLD}) > 1) for key, values in rows)
+
+
+def _told(name: str, entry: Entry) -> dict[str, str]:
+    """What the task's metadata and the record of its data say, without what is the model's, which lm-eval mixes in."""
+    config = entry.run.tasks[name].config
+    arguments = entry.run.config.get("model_args")
+    metadata = config.get("metadata")
+    facts = {key: config[key] for key in ("dataset_path", "dataset_name", "test_split") if config.get(key) is not None}
+    for part in (config.get("dataset_kwargs"), metadata):
+        facts |= part if isinstance(part, dict) else {}
+    for key in (*(arguments if isinstance(arguments, dict) else ()), "condition", "config_source", "version"):
+        facts.pop(key, None)
+    return dict(flat(facts | read_facts((entry.run.extra.data or {}).get("sets"), name)))
+
+
+def differing_protocols(section: PerplexitySection) -> list[str]:
+    """Which parts of the preparation the runs tell differently, as `block_tokens: 512, 1024`."""
+    found = []
+    for key, values, _ in section.protocol:
+        told = sorted(set(values) - {UNTOLD})
+        if key in PROTOCOL_KEYS and len(told) > 1:
+            found.append(f"{key}: {', '.join(told)}")
+    return found

@@ -1,0 +1,764 @@
+"""Statistics of scores: intervals, paired tests, pass@k, corpus perplexity. Every interval of the program is made here.
+
+- Share of documents that are right or wrong: Wilson's score interval (1927, JASA 22:209).
+- Mean of scores from 0 to 1 (pass@k): the same, with the number of documents that the scores' variance is worth.
+- Rate, sum(x) / sum(u) (perplexity, bits, nats), and plain mean: jackknife standard error, Student's t with Kish's
+  effective number of documents, widened by Hall's correction for skewness (1992, JRSS B 54:221). Of figures that cannot
+  be negative it is made on the logarithmic scale, so that it stays positive.
+- Paired difference of shares: Tango's score interval (1998, Statistics in Medicine 17:891).
+- Paired difference of other means and of rates: as a rate.
+
+`benchmarks/coverage.py` simulates how often each holds the true value. Sums are exactly rounded (`math.fsum`) or made
+of sorted values, so that no result depends on the order of the documents.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+LEVEL = 0.95
+SEED = 1234
+RESAMPLES = 9_999
+ROUGH = 10
+"""Documents below which every interval is rough, and said to be."""
+WILSON = "Wilson"
+EFFECTIVE = "Wilson, effective number of documents"
+STUDENT = "t, corrected for skewness"
+TOLD = "t, from the standard error"
+_DRAWS = 100_000_000  # limits sign flips times documents to about a second
+_FEWEST_RESAMPLES = 999
+_CHUNK = 4_000_000
+_EXACT_SIGNS = 13  # 2^13 sign patterns are fewer than RESAMPLES
+_ROUNDING = 1e-12  # relative; equal scores that were computed in two ways differ by less
+_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of plausible values; infinite where the data say nothing."""
+
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+    @property
+    def known(self) -> bool:
+        """Whether both ends are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+UNKNOWN = Interval(-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a corpus, exp(sum of nats / sum of units)."""
+
+    ppl: float
+    """The estimate; infinite where it exceeds every float."""
+    interval: Interval
+    """95 % interval; infinite for a single document."""
+    stderr: float | None
+    """Standard error by the delta method over documents; None for a single document."""
+    nats: float
+    """Sum of nats."""
+    units: float
+    """Sum of units (tokens, words or bytes)."""
+    documents: int
+    """Number of documents."""
+    rate_interval: Interval
+    """95 % interval of nats per unit."""
+
+
+def wilson_interval(successes: int, n: int, *, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927, JASA 22:209); 0 to 1 for n = 0.
+
+    Raises:
+        UsageError: not 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise UsageError(f"successes must lie between 0 and n = {n}, got {successes}")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    return _score_interval(successes / n, n, NormalDist().inv_cdf(0.5 + level / 2))
+
+
+def _score_interval(share: float, n: float, z: float) -> Interval:
+    spread = z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
+    return Interval(low, high)
+
+
+def mean_interval(values: Sequence[float], *, positive: bool = False) -> Interval:
+    """95 % interval of the mean, infinite for fewer than two values; see `share_interval` for scores from 0 to 1.
+
+    Args:
+        values: scores, one a document.
+        positive: whether scores of this kind cannot be negative, not whether these happen to be positive.
+
+    Raises:
+        UsageError: a value is not finite.
+    """
+    return rate_interval(values, [1.0] * len(values), positive=positive)
+
+
+def share_interval(values: Sequence[float]) -> tuple[Interval, str]:
+    """95 % interval of the mean of scores from 0 to 1, and its name.
+
+    Wilson's if every score is 0 or 1. Else Wilson's with the number of documents that would give a mean of such scores
+    the variance found here, and Student's quantile. To the variance found half a document of the largest variance
+    possible is added, m (1 - m), so that equal scores are not taken for certainty.
+
+    Raises:
+        UsageError: a value is not finite or not from 0 to 1.
+    """
+    x = _finite(values, name="values")
+    if x.size and (x.min() < 0 or x.max() > 1):
+        raise UsageError(f"shares must lie between 0 and 1, got {x.min():g} to {x.max():g}")
+    mean = _sum(x) / max(x.size, 1)
+    if _is_binary(x):
+        return wilson_interval(round(mean * x.size), x.size), WILSON
+    squares = _sum((x - mean) ** 2)
+    return _effective(mean, squares / (x.size - 1) if x.size > 1 else 0.0, x.size), EFFECTIVE
+
+
+def _effective(mean: float, variance: float, n: int) -> Interval:
+    most = mean * (1 - mean)
+    if n < 2 or most <= 0:
+        return Interval(0.0, 1.0)
+    variance = ((n - 1) * variance + most / 2) / (n - 0.5)
+    return _score_interval(mean, n * most / variance, quantile(n - 1))
+
+
+def rate_interval(x: Sequence[float], units: Sequence[float], *, positive: bool) -> Interval:
+    """95 % interval of sum(x) / sum(units) over independent documents.
+
+    Args:
+        x: nats of each document, or the differences of two runs.
+        units: tokens, words or bytes of each document; ones for a plain mean.
+        positive: whether the rate cannot be negative; its interval is then made on the logarithmic scale.
+
+    Returns:
+        The interval; infinite (from 0 if positive) where fewer than two documents have units.
+
+    Raises:
+        UsageError: the lengths differ or a value is not finite.
+    """
+    a, u = _finite(x, name="x"), _finite(units, name="units")
+    if a.size != u.size:
+        raise UsageError(f"a rate needs figures and units of the same documents, got {a.size} and {u.size} values")
+    total = _sum(u)
+    if a.size < 2 or total <= 0:
+        return Interval(0.0, math.inf) if positive else UNKNOWN
+    rate = _sum(a) / total
+    return residual_interval(rate, (a - rate * u) / total, u / total, positive=positive)
+
+
+def residual_interval(estimate: float, residuals: Array, shares: Array, *, positive: bool = False) -> Interval:
+    """95 % interval of an estimate from what each document adds to its error.
+
+    Args:
+        estimate: any smooth function of sums over documents.
+        residuals: (n,) its linearised contributions, which sum to zero.
+        shares: (n,) of the units that each document holds, in all 1.
+        positive: as for `rate_interval`.
+    """
+    n, nothing = residuals.size, Interval(0.0, math.inf) if positive else UNKNOWN
+    if n < 2 or shares.max() >= 1 or not math.isfinite(estimate):
+        return nothing
+    left_out = residuals / (1 - shares)  # how the estimate moves as a document is left out
+    largest = float(abs(left_out).max())
+    if largest <= _ROUNDING * abs(estimate):
+        return Interval(estimate, estimate)
+    scaled = left_out / largest
+    squares, cubes = _sum(scaled**2), _sum(scaled**3)
+    stderr = largest * math.sqrt((n - 1) / n * squares)
+    effective = 1 / _sum(shares**2)
+    skewness = cubes / n / (squares / n) ** 1.5
+    return _student(estimate, stderr, effective - 1, skewness / math.sqrt(n), positive=positive)
+
+
+def told_interval(value: float, stderr: float, n: int | None, *, positive: bool) -> Interval:
+    """95 % interval where a standard error over n documents is all that is known."""
+    if stderr <= 0 or (n is not None and n < 2):
+        return Interval(value, value) if stderr == 0 else UNKNOWN
+    return _student(value, stderr, n - 1 if n is not None else math.inf, 0.0, positive=positive and value > 0)
+
+
+def told_share_interval(share: float, stderr: float | None, n: int) -> tuple[Interval, str] | None:
+    """`share_interval` of n scores of which mean and standard error are all that is known.
+
+    Without a standard error the scores are taken for right or wrong; None if the share is then no count of n.
+    """
+    variance, most = (None if stderr is None else stderr * stderr * n), share * (1 - share)
+    binary = variance is None or math.isclose(variance * (n - 1), n * most, rel_tol=1e-6, abs_tol=1e-9)
+    right = round(share * n)
+    if n < 1 or not 0 <= share <= 1:
+        return None
+    if binary and math.isclose(share * n, right, abs_tol=1e-6 * n):
+        return wilson_interval(right, n), WILSON
+    return None if variance is None else (_effective(share, variance, n), EFFECTIVE)
+
+
+def _student(estimate: float, stderr: float, freedom: float, skew: float, *, positive: bool) -> Interval:
+    """Student's interval or Hall's, whichever end lies further out."""
+    q = quantile(max(freedom, 1.0))
+    below, above = max(q, _hall(q, skew)), max(q, -_hall(-q, skew))
+    if not positive or estimate <= 0:
+        return Interval(estimate - below * stderr, estimate + above * stderr)
+    relative = stderr / estimate
+    high = max(estimate * _exp(q * relative), estimate + above * stderr)
+    return Interval(estimate * math.exp(-below * relative), high)
+
+
+def _hall(q: float, skew: float) -> float:
+    """Hall's (1992) cubic transformation of a studentised mean undone at q; skew is skewness / sqrt(n)."""
+    if abs(skew) < 1e-6:
+        return q
+    inner = 1 + skew * (q - skew / 6)
+    return 3 / skew * (math.copysign(abs(inner) ** (1 / 3), inner) - 1)
+
+
+def quantile(freedom: float) -> float:
+    """Two-sided 95 % quantile of Student's t; `freedom` need not be whole, infinite gives the normal one."""
+    if math.isinf(freedom):
+        return _Z
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+
+
+def tango_interval(first: int, second: int, n: int) -> Interval:
+    """95 % score interval of a paired difference of shares, first / n - second / n.
+
+    The ends are the differences at which the score test by restricted maximum likelihood has p 0.05 (Tango 1998,
+    Statistics in Medicine 17:891). Where no document differs they are +- z^2 / (n + z^2).
+
+    Args:
+        first: documents that the first run alone has right.
+        second: documents that the second run alone has right.
+        n: all documents.
+
+    Raises:
+        UsageError: counts below 0, or more than n.
+    """
+    if min(first, second) < 0 or first + second > n or n < 1:
+        raise UsageError(f"expected counts from 0 to n = {n} in all, got {first} and {second}")
+    return Interval(_tango_low(first, second, n), -_tango_low(second, first, n))
+
+
+def _tango_low(first: int, second: int, n: int) -> float:
+    """By bisection: the test statistic falls as the difference under test rises."""
+
+    def statistic(delta: float) -> float:
+        b = -first - second + (2 * n - first + second) * delta
+        c = -second * delta * (1 - delta)
+        only_second = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = n * (2 * only_second + delta * (1 - delta))
+        found = first - second - n * delta
+        return found / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, found) if found else 0.0
+
+    low, high = -1.0, (first - second) / n
+    if statistic(low) <= _Z:
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if statistic(middle) > _Z else (low, middle)
+    return low
+
+
+def differences(a: Sequence[float], b: Sequence[float]) -> Array:
+    """a - b of every document, (n,); exactly 0 where the two differ by rounding alone.
+
+    Raises:
+        UsageError: the lengths differ, there is no pair, or a value is not finite.
+    """
+    import numpy as np
+
+    first, second = _finite(a, name="a"), _finite(b, name="b")
+    if first.size != second.size or first.size == 0:
+        raise UsageError(
+            f"a paired comparison needs two equally long lists of scores, got {first.size} and {second.size}"
+        )
+    found = first - second
+    found[np.abs(found) <= _ROUNDING * np.maximum(np.abs(first), np.abs(second))] = 0.0
+    return found
+
+
+def total(values: Array) -> float:
+    """Their sum; exactly 0 where they cancel but for rounding."""
+    found = _sum(values)
+    return 0.0 if abs(found) <= _ROUNDING * _sum(abs(values)) else found
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is right, from n samples with c right ones.
+
+    Equals 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, section 2.1). With n = k it is `any right`.
+
+    Raises:
+        UsageError: not 0 <= c <= n or not 1 <= k <= n.
+    """
+    if not 0 <= c <= n:
+        raise UsageError(f"pass@k needs between 0 and n = {n} right samples, got {c}")
+    if not 1 <= k <= n:
+        raise UsageError(f"pass@{k} needs k between 1 and the {n} samples a problem; draw more samples or lower k")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def corpus_ppl(nats: Sequence[float], units: Sequence[float]) -> Perplexity:
+    """Perplexity of a corpus from the sums of each document: exp(sum(nats) / sum(units)).
+
+    Args:
+        nats: negative log-likelihood (or its bound) of each document, summed over its tokens.
+        units: tokens, words or bytes of each document.
+
+    Raises:
+        UsageError: the lengths differ, a value is not finite, units are negative or all zero.
+    """
+    x, u = _finite(nats, name="nats"), _finite(units, name="units")
+    if x.size != u.size:
+        raise UsageError(
+            f"corpus perplexity needs nats and units of the same documents, got {x.size} and {u.size} values"
+        )
+    if (u < 0).any() or not u.any():
+        raise UsageError(
+            "corpus perplexity needs units that are not negative and not all 0; count tokens, words or bytes"
+        )
+    length = _sum(u)
+    rate = _sum(x) / length
+    interval = rate_interval(nats, units, positive=bool((x >= 0).all()))
+    return Perplexity(
+        ppl=_exp(rate),
+        interval=Interval(_exp(interval.low), _exp(interval.high)),
+        stderr=_exp(rate) * _ratio_stderr(x, u, rate) if x.size > 1 else None,
+        nats=_sum(x),
+        units=length,
+        documents=x.size,
+        rate_interval=interval,
+    )
+
+
+def _ratio_stderr(x: Array, u: Array, rate: float) -> float:
+    """Standard error of sum(x) / sum(u) over independent documents (linearised)."""
+    n = x.size
+    residual = x - rate * u
+    return math.sqrt(n / (n - 1) * _sum(residual * residual)) / _sum(u)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Exact two-sided McNemar test: of the pairs that differ, each side wins with chance one half.
+
+    Equals `scipy.stats.binomtest(first, first + second)`, whose import alone takes longer than a whole report.
+    """
+    n, tail, ways = first + second, 0, 1
+    for i in range(min(first, second) + 1):
+        tail += ways
+        ways = ways * (n - i) // (i + 1)
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def sign_flips(difference: Array, *, seed: int = SEED) -> float:
+    """Two-sided sign-flip test of a zero mean: all sign patterns where few pairs differ, else random ones."""
+    import numpy as np
+
+    sizes = np.sort(np.abs(difference[difference != 0]))
+    if sizes.size == 0:
+        return 1.0
+    seen = abs(total(difference)) - _ROUNDING * _sum(sizes)  # sums of the same numbers differ by rounding
+    if sizes.size <= _EXACT_SIGNS:
+        patterns = np.arange(2**sizes.size)[:, None] >> np.arange(sizes.size) & 1
+        return float((np.abs((2.0 * patterns - 1) @ sizes) >= seen).mean())
+    resamples = max(_FEWEST_RESAMPLES, min(RESAMPLES, _DRAWS // sizes.size))
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // sizes.size)
+    as_far = 0
+    for start in range(0, resamples, rows):
+        signs = generator.integers(0, 2, size=(min(rows, resamples - start), sizes.size), dtype=np.int8)
+        as_far += int((np.abs((2.0 * signs - 1) @ sizes) >= seen).sum())
+    return (1 + as_far) / (1 + resamples)
+
+
+def _finite(values: Sequence[float], *, name: str) -> Array:
+    """The values as an array.
+
+    Raises:
+        UsageError: a value is not finite.
+    """
+    import numpy as np
+
+    array = np.asarray(values, dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if wrong.size:
+        raise UsageError(
+            f"{name} must be finite numbers, got {array[wrong[0]]} at position {wrong[0]}; leave such documents out"
+        )
+    return array
+
+
+def _sum(values: Array) -> float:
+    """Exactly rounded, so that no order matters."""
+    return math.fsum(values.tolist())
+
+
+def _is_binary(values: Array) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _exp(nats: float) -> float:
+    """exp, infinite where no float can hold it."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+# Two runs on the same documents: means, perplexities and bits per byte, with paired intervals and tests.
+#
+# The page, `compare` and the effect of demonstrations all take their differences from here, and what they conclude from
+# `sign_of` and `verdict_of`. Yes-or-no scores: exact McNemar test, which is the two-sided binomial test of the
+# documents that differ, and Tango's score interval. Other means and rates: sign-flip permutation over documents, and
+# the intervals of `metrics`. Nothing depends on the order of the documents.
+
+ALPHA = 0.05
+MCNEMAR = "exact McNemar (two-sided binomial test of the documents that differ)"
+SIGN_FLIPS = "sign-flip permutation over documents"
+TANGO = "Tango's score interval of paired shares"
+NO_DISCORDANT = "no document differs: the limit of the share that does (Tango)"
+NOTHING = "none: no document differs"
+SCALES = ("ppl", "bits", "nats")
+OPEN, UNPROVEN = "open", "unproven"
+"""Not distinguishable; and told apart, but by bounds, which leave open which model is better."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Yes-or-no documents by who is right."""
+
+    both: int
+    """Both runs."""
+    first: int
+    """The first run alone."""
+    second: int
+    """The second run alone."""
+    neither: int
+    """Neither run."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The first run minus the second over the documents that both scored."""
+
+    first: float
+    """The first run's figure over these documents."""
+    second: float
+    """The second run's."""
+    estimate: float
+    """First minus second."""
+    interval: Interval
+    """95 % interval of the difference."""
+    interval_kind: str
+    """How the interval was made."""
+    p_value: float
+    """Two-sided p value of no difference."""
+    test: str
+    """How the p value was made."""
+    n: int
+    """Pairs."""
+    discordant: int
+    """Pairs that differ."""
+    contest: Contest | None = None
+    """Who is right where; None unless every score is 0 or 1."""
+    ratio: float | None = None
+    """First over second; of perplexities alone."""
+    ratio_interval: Interval | None = None
+    """95 % interval of that ratio."""
+
+
+def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
+    """Compare mean scores.
+
+    Args:
+        a: scores of the first run, one a document.
+        b: scores of the second run, same documents in the same order.
+
+    Raises:
+        UsageError: the lengths differ, there is no pair, or a value is not finite.
+    """
+    found = differences(a, b)
+    contest, n, discordant = _contest(a, b), found.size, int((found != 0).sum())
+    if contest is not None:
+        interval = tango_interval(contest.first, contest.second, n)
+        kind, test, p_value = TANGO, MCNEMAR, mcnemar(contest.first, contest.second)
+    else:
+        interval, kind = rate_interval(found.tolist(), [1.0] * n, positive=False), STUDENT
+        test, p_value = SIGN_FLIPS, sign_flips(found)
+        if all(0 <= value <= 1 for value in (*a, *b)):
+            interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0))
+            interval = interval if discordant else tango_interval(0, 0, n)
+        elif not discordant:
+            interval, kind = UNKNOWN, NOTHING
+    return Paired(
+        first=math.fsum(a) / n,
+        second=math.fsum(b) / n,
+        estimate=total(found) / n,
+        interval=interval,
+        interval_kind=NO_DISCORDANT if not discordant and interval.known else kind,
+        p_value=p_value,
+        test=test,
+        n=n,
+        discordant=discordant,
+        contest=contest,
+    )
+
+
+def _contest(a: Sequence[float], b: Sequence[float]) -> Contest | None:
+    if not {*a, *b} <= {0.0, 1.0}:
+        return None
+    pairs = list(zip(a, b, strict=True))
+    return Contest(*(sum(pair == kind for pair in pairs) for kind in ((1, 1), (1, 0), (0, 1), (0, 0))))
+
+
+def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float], *, scale: str) -> Paired:
+    """Compare corpus figures: sum of nats over sum of units, as perplexity, bits or nats per unit.
+
+    The units are those of both runs, so that a difference of rates is the rate of the differences.
+
+    Args:
+        a: nats of the first run, one a document.
+        b: nats of the second run, same documents in the same order.
+        units: tokens, words or bytes of these documents.
+        scale: ppl, bits or nats.
+
+    Raises:
+        UsageError: an unknown scale, other lengths, no pair, a value that is not finite, or no units.
+    """
+    if scale not in SCALES or len(units) != len(a) or not all(u >= 0 for u in units) or not any(units):
+        raise UsageError(f"expected a scale of {', '.join(SCALES)} and the units of {len(a)} documents, not all 0")
+    found = differences(a, b)
+    n, discordant, length = found.size, int((found != 0).sum()), math.fsum(units)
+    rates = math.fsum(a) / length, math.fsum(b) / length
+    per_nat = 1 / math.log(2) if scale == "bits" else 1.0
+    first, second = (_exp_paired(rate) if scale == "ppl" else rate * per_nat for rate in rates)
+    known = math.isfinite(first) and math.isfinite(second)
+    log_ratio = rate_interval(found.tolist(), units, positive=False) if discordant else UNKNOWN
+    difference = total(found) / length
+    if scale != "ppl":
+        estimate, interval = difference * per_nat, Interval(log_ratio.low * per_nat, log_ratio.high * per_nat)
+    else:
+        estimate = (first - second if difference else 0.0) if known else math.nan
+        interval = _ppl_interval(a, b, units, rates) if known and log_ratio.known else UNKNOWN
+    return Paired(
+        first=first,
+        second=second,
+        estimate=estimate,
+        interval=interval,
+        interval_kind=STUDENT if discordant else NOTHING,
+        p_value=sign_flips(found),
+        test=SIGN_FLIPS,
+        n=n,
+        discordant=discordant,
+        ratio=_exp_paired(difference) if scale == "ppl" else None,
+        ratio_interval=Interval(_exp_paired(log_ratio.low), _exp_paired(log_ratio.high)) if scale == "ppl" else None,
+    )
+
+
+def _ppl_interval(
+    a: Sequence[float], b: Sequence[float], units: Sequence[float], rates: tuple[float, float]
+) -> Interval:
+    """Of exp(sum(a) / sum(units)) - exp(sum(b) / sum(units)), linearised."""
+    import numpy as np
+
+    u = np.asarray(units, dtype=np.float64)
+    length = math.fsum(u)
+    first, second = (
+        math.exp(rate) * (np.asarray(nats, dtype=np.float64) - rate * u) / length
+        for nats, rate in zip((a, b), rates, strict=True)
+    )
+    return residual_interval(math.exp(rates[0]) - math.exp(rates[1]), first - second, u / length)
+
+
+# What follows from a difference
+
+
+def sign_of(found: Paired, p_value: float) -> int:
+    """-1 or 1 where the first run's figure is lower or higher, 0 where the two cannot be told apart.
+
+    Both the test and the interval must say so: p below 0.05 and zero outside. Perplexities are told apart by their
+    ratio, so that they and bits per byte never disagree.
+
+    Args:
+        found: the difference.
+        p_value: its p value, corrected where it is one of several.
+    """
+    low, high = found.interval.low, found.interval.high
+    if found.ratio_interval is not None:
+        low, high = found.ratio_interval.low - 1, found.ratio_interval.high - 1
+    if p_value >= ALPHA or not (low > 0 or high < 0):
+        return 0
+    return 1 if low > 0 else -1
+
+
+def verdict_of(sign: int, *, higher_is_better: bool | None, bounds: tuple[bool, bool] = (False, False)) -> str:
+    """better or worse (of the first run), open, unproven, or empty where no direction is better.
+
+    Args:
+        sign: as `sign_of` gives it.
+        higher_is_better: direction.
+        bounds: whether the first and the second figure are upper bounds: one that lies below an exact figure proves its
+            model the better one, one that lies above proves nothing, and two bounds prove nothing of each other.
+    """
+    if sign == 0:
+        return OPEN
+    if higher_is_better is None:
+        return ""
+    if (bounds[0] and (bounds[1] or sign > 0)) or (bounds[1] and sign < 0):
+        return UNPROVEN
+    return "better" if (sign > 0) == higher_is_better else "worse"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values (Holm 1979, Scand. J. Statist. 6:65), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def _exp_paired(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+# Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
+#
+# pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al.
+# 2022 (arXiv:2203.11171). A task asks for one greedy answer (z = mu) and n sampled ones (z ~ q, tokens drawn) of every
+# question, so that greedy and sampled accuracy stand side by side in one run.
+
+
+def interval_of(values: Sequence[float]) -> dict[str, Any]:
+    """Mean over questions with its 95 % interval and that interval's kind."""
+    shares = min(values) >= 0 and max(values) <= 1
+    interval, kind = share_interval(values) if shares else (mean_interval(values), STUDENT)
+    return {"value": fmean(values), "low": interval.low, "high": interval.high, "n": len(values), "kind": kind}
+
+
+# Perplexities from the sums of rolling log-likelihood tasks: per token, word and byte, with standard errors.
+#
+# lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
+# the parts of its bound, so that every figure is reported under its own name; any other model's float is its log-
+# likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
+# All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+
+UNKNOWN_PERPLEXITY = "N/A"
+"""How lm-eval writes a standard error that is not known."""
+
+
+Pair = tuple[float, float]
+"""Nats of a document and its tokens, words or bytes."""
+
+
+# Aggregation over documents -----------------------------------------------------------------------------------------
+
+
+def rate(items: Sequence[Pair]) -> float:
+    """Nats a unit: sum(nats) / sum(units); not a number where a document's nats are none or there are no units."""
+    units = math.fsum(u for _, u in items)
+    if not units or any(math.isnan(x) for x, _ in items):
+        return math.nan
+    return math.fsum(x for x, _ in items) / units
+
+
+def rate_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `rate` over independent documents (linearised ratio); unknown for a single one."""
+    n, mean = len(items), rate(items)
+    if n < 2 or not math.isfinite(mean):
+        return UNKNOWN_PERPLEXITY
+    squares = math.fsum((x - mean * u) ** 2 for x, u in items)
+    return math.sqrt(n / (n - 1) * squares) / math.fsum(u for _, u in items)
+
+
+def ppl(items: Sequence[Pair]) -> float:
+    """exp(sum(nats) / sum(units)), infinite where no float can hold it."""
+    return _exp_perplexity(rate(items))
+
+
+def ppl_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `ppl` by the delta method."""
+    spread, value = rate_stderr(items), ppl(items)
+    return UNKNOWN_PERPLEXITY if isinstance(spread, str) or math.isinf(value) else value * spread
+
+
+def bits(items: Sequence[Pair]) -> float:
+    """Bits a unit: sum(nats) / (ln 2 * sum(units))."""
+    return rate(items) / math.log(2)
+
+
+def bits_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `bits`."""
+    spread = rate_stderr(items)
+    return spread if isinstance(spread, str) else spread / math.log(2)
+
+
+def block_mean_ppl(items: Sequence[Pair]) -> float:
+    """Mean over documents of exp(nats / units), as the released evaluator averages."""
+    try:
+        return math.fsum(_exp_perplexity(x / u) for x, u in items) / len(items)
+    except OverflowError:
+        return math.inf
+
+
+def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
+    """Standard error of `block_mean_ppl`."""
+    n, mean = len(items), block_mean_ppl(items)
+    if n < 2 or not math.isfinite(mean):
+        return UNKNOWN_PERPLEXITY
+    deviations = [_exp_perplexity(x / u) - mean for x, u in items]
+    largest = max(map(abs, deviations)) or 1.0  # squares of it may exceed every float
+    return largest * math.sqrt(math.fsum((d / largest) ** 2 for d in deviations) / (n - 1) / n)
+
+
+def mc_se(items: Sequence[tuple[float, float, float]]) -> float:
+    """The share of `ppl`'s standard error that is Monte-Carlo noise of the draws, not choice of documents.
+
+    Args:
+        items: nats, units and the Monte-Carlo standard error of the nats, of each document.
+    """
+    spread = math.sqrt(math.fsum(s * s for _, _, s in items)) / math.fsum(u for _, u, _ in items)
+    return ppl([(x, u) for x, u, _ in items]) * spread
+
+
+def _exp_perplexity(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,462 @@
+"""Finished answers on disk, so that a run which was cut off goes on where it stopped.
+
+    <folder>/journal/<uuid>.jsonl    one file per process, append-only: crc32 (8 hex digits), space, ASCII JSON, LF
+    <folder>/journal/<uuid>.bad      lines of that file that were damaged, set aside
+
+A line is a head (settings of what follows), a plan (a call of the model that begins) or an answer. An answer's key is
+the sha256 of the settings and the request's content, so that any process may read every file and none takes an answer
+of another checkpoint or other settings. A line is handed to the system whole and kept only whole: what a failed or
+interrupted write left is cut off at once, or dropped by the next reader. Nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from ltm_eval.system import files
+from ltm_eval.system.errors import MachineError, RefusedError
+from ltm_eval.system.files import cause, remedy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+FORMAT = 1
+FOLDER = "journal"
+FILE = "file"
+"""Added to heads and plans that are read: the name of their file."""
+SYNC_SECONDS = 0.1
+"""Answers that end within this time of the last flush to the disk may wait for the next one, or the batch's end."""
+_CRC = 9
+_KEY = slice(_CRC + 8, _CRC + 8 + 64)
+_KEYED = b'{"key":"'
+_TASK = b'","task":"'
+_NON_FINITE = "non-finite"
+
+
+# One line -------------------------------------------------------------------------------------------------------------
+
+
+def canonical(content: Any) -> str:
+    """`content` as strict ASCII JSON; floats keep every bit, those that are not finite are spelt out."""
+    try:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_spelt(content), separators=(",", ":"), allow_nan=False)
+
+
+def _spelt(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return {_NON_FINITE: repr(float(content))}
+    if isinstance(content, dict):
+        return {name: _spelt(value) for name, value in content.items()}
+    return [_spelt(value) for value in content] if isinstance(content, (list, tuple)) else content
+
+
+def _read_back(found: dict[str, Any]) -> Any:
+    return float(found[_NON_FINITE]) if found.keys() == {_NON_FINITE} else found
+
+
+def digest(content: Any) -> str:
+    """sha256 (hex) of `content` with its keys in order."""
+    ordered = json.dumps(_spelt(content), sort_keys=True, separators=(",", ":"), default=str)
+    return sha256(ordered.encode()).hexdigest()
+
+
+def encode(row: Mapping[str, Any]) -> bytes:
+    """A line of the journal."""
+    text = canonical(row).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line (without its end) is as it was written."""
+    try:
+        return line[8:9] == b" " and int(line[:8], 16) == zlib.crc32(line[_CRC:])
+    except ValueError:
+        return False
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The row of a line.
+
+    Raises:
+        ValueError: it is not as it was written, or no object.
+    """
+    if not is_whole(line):
+        raise ValueError("checksum")
+    text = line[_CRC:].decode("ascii")
+    row = json.loads(text, object_hook=_read_back if _NON_FINITE in text else None)
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    return row
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Where an answer stands."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass
+class Contents:
+    """What all files of a journal hold."""
+
+    answers: dict[str, Place] = field(default_factory=dict)
+    """By key; read when asked for."""
+    heads: list[dict[str, Any]] = field(default_factory=list)
+    """Settings of the runs that wrote here."""
+    plans: list[dict[str, Any]] = field(default_factory=list)
+    """Calls of the model that were begun."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Answers by file name and task."""
+    damaged: int = 0
+    """Lines that are not as they were written; what they held is done again."""
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The answer of a key, as it was appended; None where there is none.
+
+        Raises:
+            MachineError: it cannot be read any more.
+        """
+        place = self.answers.get(key)
+        return None if place is None else _row_at(place)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The journal's files in a run's folder, in a fixed order."""
+    return sorted((folder / FOLDER).glob("*.jsonl"))
+
+
+def read(folder: Path) -> Contents:
+    """Read every file of the journal in a run's folder; nothing is changed.
+
+    Raises:
+        MachineError: a file cannot be read.
+        RefusedError: two lines give one request different answers.
+    """
+    found = Contents()
+    for path in files_of(folder):
+        offset = 0
+        for line in _bytes_of(path).split(b"\n")[:-1]:  # what follows the last line's end is half a line, or nothing
+            if line:
+                _take(line, Place(path, offset, len(line)), found)
+            offset += len(line) + 1
+    return found
+
+
+def _take(line: bytes, place: Place, found: Contents) -> None:
+    if not is_whole(line):
+        found.damaged += 1
+    elif line.startswith(_KEYED, _CRC):
+        _take_answer(line[_KEY].decode("ascii", "replace"), place, found)
+        task = line[_KEY.stop :].removeprefix(_TASK).partition(b'"')[0]
+        found.counts[place.path.name, task.decode("ascii", "replace")] += 1
+    else:
+        try:
+            row = decode(line)
+        except ValueError:
+            found.damaged += 1
+            return
+        (found.plans if "plan" in row else found.heads).append({**row, FILE: place.path.name})
+
+
+def _take_answer(key: str, place: Place, found: Contents) -> None:
+    """Keep the first of equal answers.
+
+    Raises:
+        RefusedError: they are not equal.
+    """
+    first = found.answers.setdefault(key, place)
+    if first is not place and _timeless(_row_at(first)) != _timeless(_row_at(place)):
+        raise RefusedError(
+            f"{place.path}: its answer to a request of task {_row_at(place).get('task')} contradicts the one in "
+            f"{first.path.name}; move the folder {place.path.parent} away to make all answers again"
+        )
+
+
+def _timeless(value: Any) -> Any:
+    """A row without how long things took, which no two machines agree on."""
+    if isinstance(value, dict):
+        return {name: _timeless(part) for name, part in value.items() if not name.endswith("_seconds")}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def _row_at(place: Place) -> dict[str, Any]:
+    try:
+        handle = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return decode(os.pread(handle, place.length, place.offset))
+        finally:
+            os.close(handle)
+    except (OSError, ValueError) as error:
+        raise MachineError(f"{place.path}: changed or vanished while it was read ({error}); run again") from error
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        files.hit("journal.read")
+        return path.read_bytes()
+    except OSError as error:
+        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+# Repairing ------------------------------------------------------------------------------------------------------------
+
+
+def repair(folder: Path) -> int:
+    """Cut off half-written last lines and set other damaged lines aside; only while nobody else writes.
+
+    A repair that is cut off can be repeated: lines are set aside before they leave their file.
+
+    Returns:
+        How many lines were set aside.
+
+    Raises:
+        MachineError: a file cannot be read or written.
+    """
+    return sum(_repair_file(path) for path in files_of(folder))
+
+
+def _repair_file(path: Path) -> int:
+    data = _bytes_of(path)
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].split(b"\n")[:-1]
+    bad = [line for line in lines if not is_whole(line)]
+    try:
+        if any(bad):
+            _set_aside(path, bad)
+        if bad:
+            _rewrite(path, b"".join(line + b"\n" for line in lines if is_whole(line)))
+        elif whole < len(data):
+            files.hit("journal.cut")
+            os.truncate(path, whole)
+    except OSError as error:
+        raise MachineError(f"cannot repair {path}: {cause(error, path)}; {remedy(error, path)}") from error
+    return sum(map(bool, bad))
+
+
+def _set_aside(path: Path, bad: list[bytes]) -> None:
+    files.hit("journal.aside")
+    with path.with_suffix(".bad").open("ab") as file:
+        file.write(b"".join(line + b"\n" for line in bad if line))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.stem}.tmp")
+    files.hit("journal.rewrite")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    files.hit("journal.replace")
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        return  # some network file systems refuse it for folders
+    finally:
+        os.close(handle)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Appends to a file of its own, which is made with the first line."""
+
+    def __init__(self, folder: Path, head: Mapping[str, Any]) -> None:
+        """Nothing is written yet.
+
+        Args:
+            folder: of the run; files go to its `journal`.
+            head: first line of the file.
+        """
+        self.path = folder / FOLDER / f"{uuid4().hex}.jsonl"
+        self.seconds = 0.0
+        """Time spent on writing."""
+        self._head = head
+        self._handle: int | None = None
+        self._end = 0
+        self._synced = 0
+        self._synced_at = -math.inf
+        self._failed = False
+
+    def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Append a row; it outlasts this process at once, and a power cut with the next flush.
+
+        Args:
+            row: what `encode` takes.
+            sync: whether a batch has ended, so that everything must reach the disk now.
+
+        Raises:
+            MachineError: it could not be written; the file ends with the last whole line.
+        """
+        begun = time.perf_counter()
+        line = encode(row)
+        if self._handle is None:
+            self._create()
+        self._write(line)
+        if sync or time.monotonic() - self._synced_at >= SYNC_SECONDS:
+            self.sync()
+        self.seconds += time.perf_counter() - begun
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk.
+
+        Raises:
+            MachineError: the disk failed. It is not tried again: a second flush may succeed although data were lost.
+        """
+        if self._handle is None or self._synced == self._end:
+            return
+        try:
+            if self._failed:
+                raise OSError(0, "an earlier flush failed")
+            files.hit("journal.sync")
+            os.fsync(self._handle)
+            files.moment("journal.synced")
+            if not self.path.exists():
+                raise OSError(errno.ENOENT, "deleted or moved during the run")
+        except OSError as error:
+            self._failed = True
+            raise self._lost(error, "reach the disk") from error
+        self._synced, self._synced_at = self._end, time.monotonic()
+
+    def close(self) -> None:
+        """Flush and let go of the file.
+
+        Raises:
+            MachineError: the flush failed.
+        """
+        handle = self._handle
+        if handle is None:
+            return
+        try:
+            if not self._failed:
+                self.sync()
+        finally:
+            self._handle = None
+            os.close(handle)
+
+    def _create(self) -> None:
+        try:
+            files.hit("journal.create")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._handle = os.open(self.path, flags, 0o644)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._lost(error, "be made") from error
+        self._write(encode(self._head))
+
+    def _write(self, line: bytes) -> None:
+        """Write all of a line, or cut the file back to what stood there before."""
+        handle = self._handle
+        assert handle is not None
+        try:
+            rest = line
+            while rest:
+                short = files.hit("journal.write") == "short"
+                rest = rest[os.write(handle, rest[: len(rest) // 2] if short else rest) :]
+                if short:
+                    files.hit("journal.short")
+        except BaseException as error:  # also when a signal ends the run in between
+            self._cut()
+            if isinstance(error, OSError):
+                self._failed = True
+                raise self._lost(error, f"take {len(line)} bytes more") from error
+            raise
+        self._end += len(line)
+        files.moment("journal.written")
+
+    def _cut(self) -> None:
+        """Back to the last whole line; where even that fails, the next reader drops the rest."""
+        if self._handle is not None:
+            try:
+                os.ftruncate(self._handle, self._end)
+            except OSError:
+                return
+
+    def _lost(self, error: OSError, wanted: str) -> MachineError:
+        first = "" if error.errno == errno.ENOENT else f"{remedy(error, self.path)} and "
+        reason = cause(error, self.path)
+        return MachineError(f"{self.path}: could not {wanted} ({reason}); {first}run the same command again")
+
+
+# Both -----------------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The answers of one model under one set of settings: what is there, and what is added."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Read what is there.
+
+        Args:
+            folder: of the run.
+            settings: everything that changes an answer and is not part of a request.
+
+        Raises:
+            MachineError: a file cannot be read.
+            RefusedError: two lines contradict each other.
+        """
+        self.folder = folder
+        self.settings = digest(settings)
+        self.launch = uuid4().hex
+        """Shared by the processes of one start of the command."""
+        self.contents = read(folder)
+        self.head: dict[str, Any] = {"journal": FORMAT, "launch": self.launch, "settings": dict(settings)}
+        """First line of this process's file; more may be added before anything is appended."""
+        self.writer = Writer(folder, self.head)
+
+    def key(self, content: Any) -> str:
+        """Names a request under these settings."""
+        return digest([self.settings, content])
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The row that was appended under a key by any process before this one began; None where there is none."""
+        return self.contents.find(key)
+
+    def append(self, key: str, task: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Append an answer; key and task stand first, where a reader finds them without parsing the line.
+
+        Raises:
+            MachineError: it could not be written.
+        """
+        self.writer.append({"key": key, "task": task, **row}, sync=sync)
+
+    def plan(self, row: Mapping[str, Any]) -> None:
+        """Append what a call of the model is about to do, for those who watch."""
+        self.writer.append({"plan": FORMAT, "launch": self.launch, "time": time.time(), **row}, sync=True)
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk."""
+        self.writer.sync()
+
+    def close(self) -> None:
+        """Flush, and write no more."""
+        self.writer.close()

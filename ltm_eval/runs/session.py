@@ -1,0 +1,378 @@
+"""What a task cost while it ran: time, memory and compute, of all processes that shared it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.results.files import LatentRecord
+from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.runs.processes import Job
+from ltm_eval.runs.worklist import Worklist, say_on_stderr
+from ltm_eval.system import files, progress
+from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
+from ltm_eval.system.files import unused_date, write_json_atomic
+from ltm_eval.system.machine import described, program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of how one answer was made."""
+
+    launch: str
+    """Start of the command that made it; empty for this one."""
+    process: str
+    """Of that start."""
+    seconds: float
+    """Wall time it took its process."""
+    records: Sequence[LatentRecord]
+    """Its sidecar lines."""
+
+
+# A model's run in its folder: what was begun there, whether it goes on, and under which names its results stand.
+#
+# <output>/<model>/run.json the run: settings, what is asked, data, name of its results; written once
+# <output>/<model>/journal/ finished answers (`journal`) <output>/<model>/results_<date>.json `ltm_eval.status`:
+# running, incomplete or complete
+#
+# The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
+# their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on. The
+# program itself, its source and the libraries that compute, counts as a setting.
+
+MANIFEST = "run.json"
+RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
+REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
+VERSIONS = "versions."
+SHOWN = 4
+"""Differing fields that an error names."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `run.json` holds."""
+
+    date_id: str
+    """In the names of results, samples and latents."""
+    settings: Mapping[str, Any]
+    """What finished answers are kept under."""
+    asked: Mapping[str, Any]
+    """Tasks and options that choose the requests and the figures."""
+    data: Mapping[str, Any]
+    """By task: files, counts and digests."""
+    version: str = field(default_factory=described)
+    """The program that began it, for readers."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a run's folder; None where there is none.
+
+        Raises:
+            ResultsError: it cannot be used.
+        """
+        path = folder / MANIFEST
+        try:
+            row = json.loads(path.read_text("utf-8"))
+            return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ResultsError(f"{path}: damaged or edited; {REBUILD}") from None
+
+    def write(self, folder: Path) -> None:
+        """Write it, complete or not at all."""
+        files.moment("manifest.write")
+        write_json_atomic(folder / MANIFEST, asdict(self))
+
+    def results(self, folder: Path) -> Path:
+        """Its results file."""
+        return folder / f"results_{self.date_id}.json"
+
+
+@dataclass
+class Session:
+    """A model at work in its folder."""
+
+    folder: Path
+    manifest: Manifest
+    worklist: Worklist
+    was_complete: bool
+    """Whether its results were complete already; they stay until new ones are."""
+    warnings: list[str]
+    """For readers of the results."""
+    launches: Mapping[str, str]
+    """Files of the journal that were there before, with the start of the command that wrote each."""
+    costs_before: Mapping[str, Any]
+    """By task: what an earlier start under the same names wrote of its cost."""
+
+    @property
+    def date_id(self) -> str:
+        """In the names of its files."""
+        return self.manifest.date_id
+
+    @property
+    def results(self) -> Path:
+        """Its results file."""
+        return self.manifest.results(self.folder)
+
+    def made(self) -> list[Made]:
+        """How every answer of the calls closed since the last time was made, each once."""
+        return [
+            Made(
+                self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
+                answer.source,
+                answer.spent_seconds,
+                [LatentRecord(**row) for row in answer.records if "fitted_tokens" in row],  # the model has checked them
+            )
+            for answer in self.worklist.take()
+        ]
+
+    def write(self, content: dict[str, Any], *, status: str) -> None:
+        """Write the results of the tasks that are finished.
+
+        Raises:
+            MachineError: the folder is not there any more, or cannot be written.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            raise MachineError(f"{self.folder}: deleted or moved during the run; run the same command again")
+        if status == COMPLETE or not self.was_complete:
+            content["ltm_eval"]["status"] = status
+            write_json_atomic(self.results, content)
+            files.moment("results.written")
+
+
+@contextmanager
+def session(
+    folder: Path,
+    lm: Any,
+    *,
+    asked: Mapping[str, Any],
+    data: Mapping[str, Any],
+    fresh: bool = False,
+    job: Job | None = None,
+) -> Iterator[Session]:
+    """Begin or go on with a run; only while its output folder is held (`lock`).
+
+    Of several processes the leading one repairs, settles and writes; each appends to a journal file of its own.
+
+    `lm.settings` names what answers are kept under; `lm.worklist` is replaced until the block ends. However it ends,
+    finished answers are on disk and the results file says how far it is.
+
+    Args:
+        folder: of the model.
+        lm: the model.
+        asked: see `Manifest`.
+        data: see `Manifest`.
+        fresh: leave an unfinished run of other settings behind.
+        job: the processes that share the run; None is this one alone.
+
+    Raises:
+        RefusedError: an unfinished run of other settings or data lies there, or the processes differ in them.
+        ResultsError: its manifest cannot be used although there is a journal.
+        MachineError: the folder cannot be read or written.
+    """
+    files.moment("resume.begin")
+    job = job or Job()
+    wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data))
+    job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
+    damaged = repair(folder) if job.leads else 0
+    journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
+    journal.head |= {"run": asdict(manifest), "launch": journal.launch}
+    warnings = [f"{damaged} damaged lines of the journal were set aside and done again"] if damaged else []
+    for line in warnings:
+        say_on_stderr(line)
+    state = Session(
+        folder,
+        manifest,
+        Worklist(journal, say=say_on_stderr, job=job),
+        was_complete=status_of(manifest.results(folder)) == COMPLETE,
+        warnings=warnings,
+        launches={head[FILE]: str(head.get("launch")) for head in journal.contents.heads},
+        costs_before=_costs_in(manifest.results(folder)),
+    )
+    before, lm.worklist = lm.worklist, state.worklist
+    try:
+        yield state
+    except BaseException:
+        _leave(state, journal, leads=job.leads)
+        raise
+    else:
+        journal.close()
+    finally:
+        progress.rest()
+        lm.worklist = before
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file, without access tokens."""
+    found: dict[str, Any] = masked_all(json.loads(json.dumps(content, default=str)))
+    return found
+
+
+def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[Journal, Manifest]:
+    """The journal, and the manifest as the leading process settles it; the others read once that is done."""
+    told = b""
+    if job.leads:
+        journal = Journal(folder, wanted.settings)
+        manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
+        told = json.dumps([journal.launch, asdict(manifest)]).encode()
+    launch, settled = json.loads(job.exchange(told)[0])
+    if not job.leads:
+        journal, manifest = Journal(folder, wanted.settings), Manifest(**settled)
+        journal.launch = launch
+    return journal, manifest
+
+
+def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
+    """Close the books of a run that ends early; what ended it is told, not what else goes wrong now."""
+    try:
+        journal.close()
+        if leads and status_of(state.results) == RUNNING:
+            content = json.loads(state.results.read_text("utf-8"))
+            content["ltm_eval"]["status"] = INCOMPLETE
+            write_json_atomic(state.results, content)
+    except (LtmEvalError, OSError, ValueError):
+        return
+
+
+def status_of(results: Path) -> str:
+    """How far a results file says it is; empty where there is none, or it does not tell."""
+    try:
+        block = json.loads(results.read_text("utf-8")).get("ltm_eval", {})
+        return str(block.get("status", COMPLETE if block else ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) -> Manifest:
+    """The manifest of the run that goes on, or of the one that begins, written."""
+    there = Manifest.read(folder)
+    if there is None and found.answers:
+        raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
+    if there is not None:
+        changes = _changes(there, wanted)
+        if not changes and there.asked == wanted.asked:
+            return there
+        if changes:
+            _check_other(folder, there, found, changes, fresh=fresh)
+    wanted.write(folder)
+    return wanted
+
+
+def _changes(there: Manifest, wanted: Manifest) -> list[str]:
+    """What differs in settings, and in the data of tasks that both have: `field old → new`."""
+    shared = there.data.keys() & wanted.data.keys()
+    return differing(
+        {**there.settings, "data": {name: there.data[name] for name in shared}},
+        {**wanted.settings, "data": {name: wanted.data[name] for name in shared}},
+    )
+
+
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Fields of nested mappings that differ: `field old → new`, what a user has chosen before the program's own."""
+    old, new = flat(there), flat(wanted)
+    names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    names.sort(key=lambda name: (name.startswith(VERSIONS), name != f"{VERSIONS}source_sha256", name))
+    return [f"{name} {_short(old.get(name))} → {_short(new.get(name))}" for name in names]
+
+
+def check_program(folders: Iterable[Path], *, fresh: bool) -> None:
+    """Before any model time: refuse where an unfinished run of another version of the program lies.
+
+    Args:
+        folders: of the models that a command evaluates.
+        fresh: whether such a run is given up.
+
+    Raises:
+        RefusedError: there is one.
+    """
+    now = program("transformers")
+    for folder in folders if not fresh else ():
+        there = Manifest.read(folder)
+        if there is None or status_of(there.results(folder)) == COMPLETE:
+            continue
+        before = there.settings.get("versions") or {}
+        wanted = {name: now.get(name) for name in {*before, *program()}}
+        if before != wanted and (count := answers_under(there.settings, read(folder))):
+            changes = differing({"versions": before}, {"versions": wanted})
+            raise _refusal(folder, there, count, changes)
+
+
+def _refusal(folder: Path, there: Manifest, count: int, changes: Sequence[str]) -> RefusedError:
+    """The error of a command that cannot go on with the unfinished run in a folder."""
+    begun = f"{folder} holds an unfinished run ({count} answers) of"
+    if all(change.startswith(VERSIONS) for change in changes):
+        told = _listed([change.removeprefix(VERSIONS) for change in changes], 2)
+        return RefusedError(
+            f"{begun} another program: {told}. Finish it with ltm_eval {there.version}, name another --output_path, or "
+            "give it up with --fresh"
+        )
+    return RefusedError(
+        f"{begun} other settings: {_listed(changes)}. Finish it with its own command, name another --output_path, or "
+        "give it up with --fresh"
+    )
+
+
+def _listed(changes: Sequence[str], number: int = SHOWN) -> str:
+    return ", ".join(changes[:number]) + (f" and {len(changes) - number} more" if len(changes) > number else "")
+
+
+def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[str], *, fresh: bool) -> None:
+    """Refuse to begin beside an unfinished run; say what is not used of a finished one."""
+    count = answers_under(there.settings, found)
+    if not count:
+        return
+    if status_of(there.results(folder)) != COMPLETE and not fresh:
+        raise _refusal(folder, there, count, changes)
+    say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
+
+
+def _costs_in(results: Path) -> dict[str, Any]:
+    """By task: what a results file says of the cost; nothing where there is none."""
+    try:
+        found = json.loads(results.read_text("utf-8"))["ltm_eval"]["cost"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {task: cost for task, cost in found.items() if isinstance(cost, dict)} if isinstance(found, dict) else {}
+
+
+def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
+    """How many answers in a journal are of these settings."""
+    wanted = digest(settings)
+    files = {head["file"] for head in found.heads if digest(head.get("settings")) == wanted}
+    return sum(place.path.name in files for place in found.answers.values())
+
+
+def flat(content: Mapping[str, Any], *, at: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= flat(value, at=f"{at}{name}.") if isinstance(value, Mapping) else {f"{at}{name}": value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 20 else f"{text[:12]}…"
+
+
+def rebuild(folder: Path) -> Path:
+    """Write a lost manifest anew from the journal's newest file.
+
+    Raises:
+        ResultsError: no file of the journal tells of a run.
+    """
+    heads = {head["file"]: head for head in read(folder).heads if isinstance(head.get("run"), dict)}
+    newest = max((path for path in files_of(folder) if path.name in heads), key=os.path.getmtime, default=None)
+    if newest is None:
+        raise ResultsError(f"{folder}: no journal that tells of a run; evaluate with --output_path first")
+    Manifest(**heads[newest.name]["run"]).write(folder)
+    return folder / MANIFEST

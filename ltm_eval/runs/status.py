@@ -1,0 +1,144 @@
+"""How far a run is, read from its folder while it works: nothing is locked, loaded or changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.runs.journal import FILE, Contents, files_of, read
+from ltm_eval.runs.session import MANIFEST, Manifest, status_of
+from ltm_eval.system.errors import ResultsError, printable
+from ltm_eval.system.files import NAME, Holder, holder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task of one model."""
+
+    model: str
+    """Folder below the output folder."""
+    task: str
+    done: int
+    """Answers that are on disk."""
+    total: int
+    """Answers that were asked for."""
+    per_second: float | None
+    """Answers in a second since the last start; None before the first."""
+    seconds_left: float | None
+    """At that rate; None where it is not known or nothing is left."""
+    written: float
+    """Unix time of the last answer or plan."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model's run."""
+
+    folder: Path
+    status: str
+    """running, incomplete or complete, as its results file says; `begun` before there is one."""
+    lines: tuple[Line, ...]
+    damaged: int
+    """Lines of the journal that a resume will set aside."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything below an output folder."""
+
+    holder: Holder | None
+    """Who works there."""
+    models: tuple[Model, ...]
+
+
+def status(output: Path) -> Status:
+    """Look at an output folder, or at one model's folder in it.
+
+    Raises:
+        ResultsError: there is no run.
+        MachineError: a file cannot be read.
+        RefusedError: answers of the journal contradict each other.
+    """
+    folders = sorted(path.parent for path in output.rglob(MANIFEST))
+    if not folders:
+        raise ResultsError(f"{output}: no run here (no {MANIFEST}); give the folder named by --output_path")
+    root = next((folder for folder in (output, *output.resolve().parents) if (folder / NAME).exists()), output)
+    holder = holder_of(root)
+    return Status(holder, tuple(_model(folder, output, working=holder is not None) for folder in folders))
+
+
+def _model(folder: Path, output: Path, *, working: bool) -> Model:
+    manifest = Manifest.read(folder)
+    assert manifest is not None  # its file was just found
+    found = read(folder)
+    said = status_of(manifest.results(folder)) or "begun"
+    name = folder.relative_to(output).as_posix()
+    lines = tuple(_lines(name if name != "." else folder.name, folder, manifest, found))
+    return Model(folder, said if working or said == "complete" else "incomplete", lines, found.damaged)
+
+
+def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iterator[Line]:
+    """By task, from the last plan of each and what its start has added."""
+    launches = {head[FILE]: str(head["launch"]) for head in found.heads}
+    own = {head[FILE] for head in found.heads if _is_same(head.get("run"), manifest)}
+    plans = {str(plan["task"]): plan for plan in sorted(found.plans, key=lambda one: one["time"]) if plan[FILE] in own}
+    written = {path.name: path.stat().st_mtime for path in files_of(folder)}
+    for task, plan in plans.items():
+        files = [file for file, launch in launches.items() if launch == plan["launch"]]
+        new = sum(found.counts[file, task] for file in files)
+        last = max(written[file] for file in files)
+        done = plan["total"] - plan["left"] + new
+        rate = new / (last - plan["time"]) if new and last > plan["time"] else None
+        left = plan["total"] - done
+        yield Line(name, task, done, plan["total"], rate, left / rate if rate and left else None, last)
+
+
+def _is_same(run: Any, manifest: Manifest) -> bool:
+    """Whether a run that wrote to the journal is the manifest's, or the same command begun under another name."""
+    return isinstance(run, dict) and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
+
+
+def text(found: Status, *, now: float | None = None) -> list[str]:
+    """The lines a terminal shows."""
+    at = time.time() if now is None else now
+    working = f"at work: {found.holder.words}" if found.holder else "nobody is at work here"
+    lines = [working]
+    for model in found.models:
+        hint = f"; {model.damaged} damaged lines, done again on resume" if model.damaged else ""
+        lines.append(f"{model.folder.name}: {model.status}{hint}")
+        lines += [f"  {_words(line, at, at_work=found.holder is not None)}" for line in model.lines]
+    return [printable(line) for line in lines]
+
+
+def _words(line: Line, now: float, *, at_work: bool) -> str:
+    share = 100 * line.done / line.total if line.total else 100.0
+    rate = f", {line.per_second:.3g} a second" if line.per_second else ""
+    left = f", {_span(line.seconds_left)} left" if line.seconds_left and at_work else ""
+    ago = _span(now - line.written)
+    return f"{line.task}: {line.done}/{line.total} ({share:.0f} %){rate}{left}, last written {ago} ago"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def to_json(found: Status) -> str:
+    """For other programs."""
+    models = [
+        {
+            "folder": str(model.folder),
+            "status": model.status,
+            "damaged": model.damaged,
+            "tasks": [line.__dict__ for line in model.lines],
+        }
+        for model in found.models
+    ]
+    return json.dumps({"holder": found.holder.__dict__ if found.holder else None, "models": models}, indent=2)

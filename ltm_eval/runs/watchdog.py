@@ -1,0 +1,236 @@
+"""Whether this process gets on with its work: what it does for a job marks every step, and a watch looks at the marks.
+
+A GPU kernel that never returns holds the main thread in a call of the driver. Python's other threads live on, so the
+process still answers the others, and nothing but the missing steps tells that it is stuck.
+
+    begin()                         # answers are being made; at rest otherwise, however long that takes
+    for step in range(t_fast):
+        mark()
+    rest()
+
+Where no GPU is in use, processor time counts as a step too: a product may be long on a slow machine, but it computes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from ltm_eval.system.errors import IncompleteError, error_line
+from ltm_eval.system.progress import _State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch._C._distributed_c10d import Store
+
+
+STALL_SECONDS = 110.0
+"""A process at work that takes no step for so long is stuck: with the looks and the grace that follow the job ends
+within two minutes."""
+
+
+COMPUTING = 0.02
+"""Share of one processor that tells a process which computes from one whose watchers alone are awake."""
+
+
+class Watch:
+    """Looks at the steps, from a thread of its own."""
+
+    def __init__(self, seconds: float = STALL_SECONDS) -> None:
+        """Begin to count.
+
+        Args:
+            seconds: without a step, after which a process at work is stuck.
+        """
+        self.seconds = seconds
+        self._seen = -1
+        self._since = self._computed = 0.0
+
+    def is_stuck(self) -> bool:
+        """Whether the process is at work and has taken no step for too long; to be asked every few seconds."""
+        now, computed = time.monotonic(), time.process_time()
+        moved = not _State.at_work or _State.steps != self._seen
+        if moved:
+            self._seen, self._since, self._computed = _State.steps, now, computed
+            return False
+        if now - self._since <= self.seconds * _State.patience:
+            return False
+        if not _on_gpu() and computed - self._computed > COMPUTING * (now - self._since):
+            self._since, self._computed = now, computed
+            return False
+        return True
+
+
+def _on_gpu() -> bool:
+    """Whether this process uses a GPU, for which it may wait with a busy processor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+# Who of a job's processes is still there: each says so every few seconds in the job's store, and looks at the others.
+#
+# torch's collectives end by themselves only after their time limit, which must be long where ranks finish far apart,
+# and its monitored barrier names a missing rank only where all should already have arrived. So threads of their own
+# watch. A rank that is stopped, or whose interpreter hangs, falls silent; then every other rank ends with exit code 5,
+# and the first to notice says which one it was. Clocks of machines are never compared: silence is counted by the
+# listener. A rank that is heard but takes no more steps (`pulse`), as in a GPU kernel that never returns, gives itself
+# up.
+
+R = TypeVar("R")
+
+SILENCE_SECONDS = 40.0
+"""A rank that has said nothing for so long is lost."""
+PERIOD_SECONDS = 2.0
+GRACE_SECONDS = 3.0
+"""Between the verdict and the end of this process, so that work that looks at it can end by itself."""
+LEFT, FAILED, TOLD = "left", "failed", "told"
+
+
+def beat_key(rank: int) -> str:
+    """Where a rank's beats stand in the store."""
+    return f"beat/{rank}"
+
+
+class Heartbeat:
+    """The threads of one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        names: Sequence[str],
+        *,
+        stands_in: bool,
+        silence: float = SILENCE_SECONDS,
+        stall: float = STALL_SECONDS,
+    ) -> None:
+        """Of a process whose first beat, and that of every other, is in the store.
+
+        Args:
+            store: a connection that nothing else uses, since a call on it may have to wait.
+            rank: this process.
+            names: how a user finds each rank: host and process id.
+            stands_in: whether this rank speaks where the store is gone, so that nobody can tell who was first.
+            silence: seconds after which a rank counts as lost.
+            stall: seconds without a step after which this rank counts as stuck.
+        """
+        self._store, self._rank, self._names, self._silence = store, rank, names, silence
+        self._stands_in = stands_in
+        self._watch = Watch(stall)
+        self._keys = [beat_key(other) for other in range(len(names))]
+        self._stop, self._judged = threading.Event(), threading.Event()
+        self._heard = [(b"", time.monotonic())] * len(names)
+        self._answered = time.monotonic()
+        self._failed = self._broken = False
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._beat, self._judge)]
+        self.verdict: str | None = None
+        """Who is lost; empty where another rank has told an error of its own, None while all is well."""
+
+    def start(self) -> None:
+        """Begin to watch."""
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self) -> None:
+        """Stop watching; the others no longer expect this rank."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(GRACE_SECONDS)
+        if not self._broken:
+            _tried(lambda: self._store.set(self._keys[self._rank], LEFT))
+
+    def others_left(self, seconds: float) -> bool:
+        """Wait until all others have left."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if all(beat == LEFT.encode() for beat in self._store.multi_get(self._keys)):
+                    return True
+            except RuntimeError:
+                return False
+            time.sleep(0.05)
+        return False
+
+    def wait_for_verdict(self) -> str | None:
+        """What became of a rank to which the connection broke, once that is known."""
+        self._judged.wait(self._silence + 2 * PERIOD_SECONDS)
+        return self.verdict
+
+    def _beat(self) -> None:
+        """Say that this rank is here and listen to the others. A call may never return, so `_judge` looks on."""
+        beats = 0
+        while not self._stop.wait(self._period):
+            beats += 1
+            try:
+                self._store.set(self._keys[self._rank], str(beats))
+                failed = self._store.check([FAILED])
+                found = self._store.multi_get(self._keys)
+            except RuntimeError:
+                self._broken = True
+                return
+            now = time.monotonic()
+            pairs = zip(self._heard, found, strict=True)
+            self._heard = [old if old[0] == beat else (beat, now) for old, beat in pairs]
+            self._failed, self._answered = failed, now
+
+    @property
+    def _period(self) -> float:
+        return min(PERIOD_SECONDS, self._silence / 5, self._watch.seconds / 5)
+
+    def _judge(self) -> None:
+        """Count silence, and end this process once a rank is lost."""
+        while not self._stop.wait(self._period):
+            if self._broken or time.monotonic() - self._answered > self._silence:
+                self._end(f"{self._names[0]}, which keeps the job's store, no longer answers", tell=self._stands_in)
+                return
+            silent = [
+                rank
+                for rank, (beat, since) in enumerate(self._heard)
+                if beat != LEFT.encode() and self._answered - since > self._silence
+            ]
+            if self._failed:
+                self._end("", tell=False)
+                return
+            if self._watch.is_stuck():
+                own = f"rank {self._rank} ({self._names[self._rank]})"
+                self._end(f"{own} is stuck: no step for {self._watch.seconds:.0f} s", tell=self._first_to_tell())
+                return
+            if silent:
+                lost = ", ".join(f"rank {rank} ({self._names[rank]})" for rank in silent)
+                self._end(f"{lost} has not answered for {self._silence:.0f} s", tell=self._first_to_tell())
+                return
+
+    def _end(self, verdict: str, *, tell: bool) -> None:
+        """Let the main thread end by itself, then end the process: it may hang in a call that nothing interrupts."""
+        self.verdict = verdict
+        if tell:
+            line = error_line(IncompleteError(f"{verdict}; nothing finished is lost, the same command resumes"))
+            print(line, file=sys.stderr, flush=True)
+        self._judged.set()
+        if not self._stop.wait(GRACE_SECONDS):
+            os._exit(IncompleteError.exit_code)
+
+    def _first_to_tell(self) -> bool:
+        """Whether no other rank has said it; where the store does not answer, whether this one stands in."""
+        first = _tried(lambda: self._store.add(TOLD, 1) == 1)
+        _tried(lambda: self._store.set(FAILED, str(self._rank)))
+        return self._stands_in if first is None else first
+
+
+def _tried(call: Callable[[], R]) -> R | None:
+    """What a call on the store returns; None where it fails or does not return."""
+    found: list[R] = []
+
+    def work() -> None:
+        with suppress(RuntimeError):
+            found.append(call())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(GRACE_SECONDS)
+    return found[0] if found else None

@@ -1,0 +1,289 @@
+"""Which requests of a call are still to be answered, and all answers at its end: the one place where a method of a
+model meets the journal.
+
+    work = worklist.open("generate_until", items)    # looks answers up
+    for place in work.todo: ...                      # answers what is left here, in any order
+        work.done(place, answer)                     # as each one ends
+    answers = work.close()                           # of every item, in the order of the items
+
+The processes of a job share a call: `share` decides which of the missing items are this process's own, `gather`
+exchanges what each has answered. Both are collective: every process opens the same items in the same order, even with
+nothing to do, and closes them. Equal items are answered once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.runs.journal import Journal, digest
+from ltm_eval.runs.processes import Job, share
+from ltm_eval.system import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from lm_eval.api.instance import Instance
+
+
+BY_TOKEN = "by token"  # noqa: S105 - no password
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to answer: a request, one of its repeats, or all of them where they are made together."""
+
+    content: Any
+    """What the answer depends on beside the model and its settings, as JSON."""
+    task: str
+    """For those who watch."""
+    size: int
+    """What it costs, in any unit; for sharing the work, longest first."""
+    together: Any = None
+    """Items of which this is equal stay on one process, because they share a fit; None stands for none."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found."""
+
+    value: Any
+    """The answer, as JSON."""
+    records: tuple[Mapping[str, Any], ...] = ()
+    """Sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them."""
+    failed: str = ""
+    """Why there is no answer; `value` is then what stands for one."""
+    tokens: tuple[Mapping[str, Any], ...] = ()
+    """What its tokens cost, as `TokenRecord.to_json` gives it; of items that ask for it."""
+    spent_seconds: float = field(default=0.0, compare=False)
+    """Wall time since the answer before it was done in the same process."""
+    source: str = field(default="", compare=False)
+    """The journal's file that held it, or the rank that made it; empty where it was made here."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain mapping; `from_json` reads it back."""
+        row: dict[str, Any] = {"spent_seconds": self.spent_seconds} if self.spent_seconds else {}
+        row |= {"value": self.value, "records": list(self.records)}
+        row |= {"tokens": list(self.tokens)} if self.tokens else {}
+        return {**row, "failed": self.failed} if self.failed else row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Answer:
+        """The answer that `row` describes."""
+        return cls(
+            row["value"],
+            tuple(row["records"]),
+            str(row.get("failed", "")),
+            tuple(row.get("tokens", ())),
+            float(row.get("spent_seconds", 0.0)),
+            str(row.get("source", "")),
+        )
+
+
+def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
+    """What an answer to a request depends on: its kind, arguments, and the repeat (None: all repeats are one item)."""
+    return [request.request_type, list(request.args), getattr(request, "other_prompt", None), repeat]
+
+
+def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False) -> Item:
+    """A request as an item.
+
+    Args:
+        by_token: whether the answer holds what each token costs, also of the request's `reference`, the text that a
+            task wants to hear. An answer without that does not stand for one with.
+    """
+    size = sum(len(part) for part in request.args if isinstance(part, str))
+    together = [request.args[0], getattr(request, "other_prompt", None)]
+    content = [*content_of(request, repeat=repeat), *([BY_TOKEN, reference_of(request)] if by_token else [])]
+    return Item(content, str(request.task_name), size, together)
+
+
+def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tuple[str, int]]:
+    """Task and index of the first `number` documents of every task among the requests."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for request in requests if number else ():
+        found[str(request.task_name)].add(int(request.doc_id or 0))
+    return frozenset((task, doc_id) for task, own in found.items() for doc_id in sorted(own)[:number])
+
+
+def reference_of(request: Instance) -> str:
+    """What a task wants to hear after the prompt, with what stands before it; empty where it does not say."""
+    return str(getattr(request, "reference", ""))
+
+
+def is_by_token(request: Instance, repeat: int, wanted: Collection[tuple[str, int]]) -> bool:
+    """Whether what each token costs is kept: of the first request, and its first repeat, of the `wanted` documents."""
+    return repeat == 0 and request.idx == 0 and (str(request.task_name), int(request.doc_id or 0)) in wanted
+
+
+def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
+    """Each request with how often the same one came before: its repeat."""
+    seen: dict[int, int] = defaultdict(int)
+    for request in requests:
+        yield request, seen[id(request)]
+        seen[id(request)] += 1
+
+
+class Worklist:
+    """Opens the calls of one model; without a journal nothing is kept beyond a call."""
+
+    def __init__(
+        self, journal: Journal | None = None, *, say: Callable[[str], None] | None = None, job: Job | None = None
+    ) -> None:
+        """A worklist.
+
+        Args:
+            journal: where answers are looked up and appended.
+            say: gets the line that tells what was found; None says nothing.
+            job: the processes that share the work; None is this one alone.
+        """
+        self.journal, self.say, self.job = journal, say, job or Job()
+        self._closed: dict[str, Answer] = {}
+
+    def open(self, kind: str, items: Sequence[Item]) -> Work:
+        """Begin a call of the model's method `kind`."""
+        return Work(self, kind, items)
+
+    def keep(self, answers: Mapping[str, Answer]) -> None:
+        """The answers of a call that is closed; only where there is a journal."""
+        if self.journal is not None:
+            self._closed.update(answers)
+
+    def take(self) -> list[Answer]:
+        """The answers of all calls that were closed since the last time this was asked, equal items once."""
+        found, self._closed = list(self._closed.values()), {}
+        return found
+
+    def key(self, content: Any) -> str:
+        """Names an item, the same in every process."""
+        return self.journal.key(content) if self.journal is not None else digest(content)
+
+    def sync(self) -> None:
+        """A batch has ended: what was answered must reach the disk."""
+        if self.journal is not None:
+            self.journal.sync()
+
+
+class Work:
+    """One call. See the module's text for what another kind may change."""
+
+    def __init__(self, worklist: Worklist, kind: str, items: Sequence[Item]) -> None:
+        """Look up what is there and share out the rest."""
+        progress.rest()
+        self.worklist, self.kind, self.items = worklist, kind, items
+        self.keys = [worklist.key(item.content) for item in items]
+        self.answers: dict[str, Answer] = self._found()
+        """By key; what this process knows."""
+        self._sent: list[str] = []
+        """Keys whose answers this process has and another lacks."""
+        missing = {key: place for place, key in reversed(list(enumerate(self.keys))) if key not in self.answers}
+        self.todo: list[int] = self.share(sorted(missing.values()))
+        """Places of the items to answer here."""
+        self._announce(missing)
+        progress.begin()
+        self._since = time.monotonic()
+
+    def share(self, missing: list[int]) -> list[int]:
+        """Which of the missing items (places, ascending, each key once) are answered by this process.
+
+        Raises:
+            RefusedError: the processes were not asked for the same.
+            IncompleteError: one of them is lost.
+        """
+        job = self.worklist.job
+        if job.world == 1:
+            return missing
+        job.agree({f"list of requests ({self.kind})": digest(self.keys)})
+        lacking = [set(json.loads(text)) for text in job.exchange(json.dumps(missing).encode())]
+        firsts = {key: place for place, key in reversed(list(enumerate(self.keys)))}
+        for key, place in firsts.items():
+            having = [rank for rank, lacks in enumerate(lacking) if place not in lacks]
+            if 0 < len(having) < job.world and having[0] == job.rank:
+                self._sent.append(key)
+        nobody_has = sorted(set.intersection(*lacking))
+        ranks = share([self._piece(place) for place in nobody_has], job.world)
+        mine = [place for place, rank in zip(nobody_has, ranks, strict=True) if rank == job.rank]
+        self._sent += [self.keys[place] for place in mine]
+        return mine
+
+    def _piece(self, place: int) -> tuple[str, float]:
+        """What an item belongs to, and its cost."""
+        item = self.items[place]
+        return self.keys[place] if item.together is None else digest(item.together), float(item.size)
+
+    def gather(self) -> None:
+        """Make `answers` hold every key, whoever answered it.
+
+        Raises:
+            IncompleteError: a process is lost.
+        """
+        if self.worklist.job.world == 1:
+            return
+        own = [[key, {**self.answers[key].to_json(), "source": self.answers[key].source}] for key in self._sent]
+        for rank, text in enumerate(self.worklist.job.exchange(json.dumps(own).encode())):
+            for key, row in json.loads(text):
+                self.answers.setdefault(key, Answer.from_json({**row, "source": row["source"] or f"rank {rank}"}))
+
+    def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
+        """Keep the answer of an item; it outlasts this process from here on.
+
+        Args:
+            place: of the item.
+            answer: what was found.
+            batch_ended: whether nothing else of the same batch follows.
+
+        Raises:
+            MachineError: it cannot be written.
+            IncompleteError: another process is lost; this answer is kept.
+        """
+        progress.mark()
+        key, item = self.keys[place], self.items[place]
+        before, self._since = self._since, time.monotonic()
+        answer = self.answers[key] = replace(answer, spent_seconds=round(self._since - before, 6))
+        if self.worklist.journal is not None:
+            self.worklist.journal.append(key, item.task, answer.to_json(), sync=batch_ended)
+        self.worklist.job.check()
+
+    def close(self) -> list[Answer]:
+        """The answer of every item, in their order.
+
+        Raises:
+            MachineError: the last answers did not reach the disk.
+        """
+        progress.rest()
+        self.worklist.sync()
+        self.gather()
+        self.worklist.keep(self.answers)
+        return [self.answers[key] for key in self.keys]
+
+    def _found(self) -> dict[str, Answer]:
+        journal = self.worklist.journal
+        found = {}
+        for key in dict.fromkeys(self.keys) if journal is not None else ():
+            row = journal.find(key) if journal is not None else None
+            if journal is not None and row is not None:
+                found[key] = Answer.from_json({**row, "source": journal.contents.answers[key].path.name})
+        return found
+
+    def _announce(self, missing: Mapping[str, int]) -> None:
+        """Say what was found, and write down what is planned, by task."""
+        journal = self.worklist.journal
+        if journal is None or not self.worklist.job.leads:
+            return
+        found = sum(key not in missing for key in self.keys)
+        totals = Counter({key: item.task for key, item in zip(self.keys, self.items, strict=True)}.values())
+        left = Counter(self.items[place].task for place in missing.values())
+        if found and self.worklist.say is not None:
+            where = f"{journal.folder} ({', '.join(totals)})"
+            self.worklist.say(f"resuming: {found} of {len(self.items)} answers found in {where}")
+        for task in totals if missing else ():
+            journal.plan({"task": task, "kind": self.kind, "total": totals[task], "left": left[task]})
+
+
+def say_on_stderr(line: str) -> None:
+    """One line of the command."""
+    print(f"ltm-eval: {line}", file=sys.stderr)

@@ -1,0 +1,101 @@
+"""A device and its memory: what goes up without waiting, when work is done, that memory ran out, what is given back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltm_eval.system.errors import MachineError, UsageError, shown
+from ltm_eval.system.launch import read_launch
+
+_SAYINGS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""Of the driver, of other backends, and of libraries that allocate for themselves."""
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether work is queued on the device while the host goes on."""
+    return device.type == "cuda"
+
+
+def uploaded(host: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor on the device. A GPU takes it from pinned memory when its turn comes, and nobody waits."""
+    if not on_gpu(device):
+        return host.to(device)
+    return (host.pin_memory() if torch.cuda.is_available() else host).to(device, non_blocking=True)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what was queued: before a clock is read."""
+    if on_gpu(device):
+        torch.cuda.synchronize(device)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that a device's memory did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+
+
+def give_back() -> None:
+    """Return what torch holds and nothing uses; once the error is gone, whose frames hold what was allocated."""
+    torch.cuda.empty_cache()
+
+
+# What lm-eval passes to a model's constructor and to its requests, made sense of.
+#
+# lm-eval 0.4.13's command turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine and
+# sizes as int or str.
+
+HOST_DEFAULT_DEVICE = "cuda:0"
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """A torch device that exists; of several processes on one machine each gets a GPU of its own.
+
+    lm-eval's command passes `cuda:0` to all of them, so that name means "the own one" there too.
+
+    Raises:
+        MachineError: it does not exist; the message lists those found.
+    """
+    launch = read_launch()
+    if launch.world > 1 and torch.cuda.is_available() and name in (None, "", "auto", "cuda", HOST_DEFAULT_DEVICE):
+        count = torch.cuda.device_count()
+        if launch.local_rank >= count:
+            raise MachineError(
+                f"local rank {launch.local_rank} needs cuda:{launch.local_rank}, and this machine shows {count} GPU; "
+                f"start at most {count} processes a machine, or pass --device cpu"
+            )
+        return torch.device(f"cuda:{launch.local_rank}")
+    return existing_device(name)
+
+
+def existing_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name, or the best there is for None and `auto`.
+
+    Raises:
+        UsageError: no device is named so.
+        MachineError: it does not exist; the message lists those found.
+    """
+    found = (
+        ["cpu"]
+        + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        + (["mps"] if torch.backends.mps.is_available() else [])
+    )
+    if name in (None, "", "auto"):
+        return torch.device(found[1] if len(found) > 1 else "cpu")
+    try:
+        device = torch.device(str(name))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
+    wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    if wanted not in found:
+        raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on an NVIDIA GPU, float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -1,0 +1,278 @@
+"""What can go wrong, and the one line a user sees.
+
+    LtmEvalError                 1   our own bug, when nothing below fits
+    |- UsageError                2   arguments, options, settings
+    |- InputError                3   something that was read is not usable
+    |  |- CheckpointError            checkpoint files
+    |  |- TokenizerError             tokenizer files
+    |  |- DataError                  data sets
+    |  `- ResultsError               result files
+    |- MachineError              4   disk, permission, network, device, missing package
+    |- IncompleteError           5   ended early; the same command resumes
+    `- RefusedError              6   would mix results of different settings
+
+The number is the exit code of the command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LINE_LIMIT = 300
+SHOWN_LIMIT = 80
+SHORTEST_SECRET = 8
+_LONG_WORD = re.compile(r"\S{80,}")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+
+
+class LtmEvalError(Exception):
+    """Base class: every error a caller of this package can expect."""
+
+    exit_code = 1
+
+
+class UsageError(LtmEvalError):
+    """An argument, option or setting is wrong."""
+
+    exit_code = 2
+
+
+class InputError(LtmEvalError):
+    """Something that was read cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(InputError):
+    """A checkpoint file or folder cannot be used."""
+
+
+class TokenizerError(InputError):
+    """A tokenizer file cannot be used."""
+
+
+class DataError(InputError):
+    """A data set cannot be used."""
+
+
+class ResultsError(InputError):
+    """A result file cannot be used."""
+
+
+class MachineError(LtmEvalError):
+    """Disk, permission, network, device or a missing package."""
+
+    exit_code = 4
+
+
+class IncompleteError(LtmEvalError):
+    """The run ended before everything was done; the same command resumes it."""
+
+    exit_code = 5
+
+
+class RefusedError(LtmEvalError):
+    """Going on would mix results of different settings."""
+
+    exit_code = 6
+
+
+def masked(text: str) -> str:
+    """`text` without access tokens: what looks like one, what a variable such as HF_TOKEN holds, passwords of URLs."""
+    secrets = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not value.startswith(("/", "~"))
+    }
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _URL_PASSWORD.sub("://***@", _TOKEN.sub("hf_***", text))
+
+
+def masked_all(value: Any) -> Any:
+    """`masked` in every text of nested mappings and sequences."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {masked_all(key): masked_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(masked_all(item) for item in value)
+    return value
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with control and bidirectional characters escaped and access tokens masked."""
+    text = masked(text)
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """A value that came from outside, short: plain ones as Python writes them, others by their type."""
+    if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
+        text = repr(value)
+        return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"
+    return "a very large number" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def error_line(error: BaseException) -> str:
+    """The single line, at most 300 characters, that stands for `error` on stderr; long paths are cut in the middle, so
+    that the cause after them is still told.
+    """
+    code = error.exit_code if isinstance(error, LtmEvalError) else 1
+    line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
+    if len(line) > LINE_LIMIT:
+        line = _LONG_WORD.sub(lambda word: f"{word[0][:20]}…{word[0][-40:]}", line)
+    return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ` Did you mean 't_fast'?`, or an empty string."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def hosted_by_lm_eval() -> bool:
+    """True when lm-eval's own command is the running program, so that no code of ours stands above."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    package = spec.name.partition(".")[0] if spec is not None else ""
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return package == "lm_eval" or program in {"lm_eval", "lm-eval"}
+
+
+LISTENERS: list[Callable[[LtmEvalError | None], bool]] = []
+"""Told of an error that ends the process, before its line is printed; False from one of them leaves that to another
+process of the job (`distributed`).
+"""
+
+
+def may_tell(error: LtmEvalError | None) -> bool:
+    """Whether this process is the one to print `error`, with which it ends."""
+    return all(listener(error) for listener in LISTENERS)
+
+
+def leave(error: LtmEvalError) -> NoReturn:
+    """End a program that is not ours with our line and exit code; elsewhere raise `error` as it is."""
+    if not hosted_by_lm_eval():
+        raise error
+    if may_tell(error):
+        print(error_line(error), file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def leaving(method: Callable[P, R]) -> Callable[P, R]:
+    """A function that lm-eval calls: our errors end lm-eval's own command in one line and pass through elsewhere."""
+
+    @wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except LtmEvalError as error:
+            leave(error)
+
+    return wrapped
+
+
+# Every option of the program, each default stated here and nowhere else.
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`; a host may hand over what is no text."""
+    if not isinstance(value, str) or value not in allowed:
+        hint = nearest(value, allowed) if isinstance(value, str) else ""
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}.{hint}")
+
+
+# Signals that ask a run to end: the first ends it in order, a second at once; finished answers are on disk either way.
+#
+# SIGINT ends with exit code 130; SIGTERM, SIGHUP, and SIGUSR1, which batch systems send ahead of a time limit, with
+# 143.
+
+GRACE_SECONDS = 8.0
+"""After that the process ends, wherever it is."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to end; no `except Exception` swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def code_of(stop: BaseException) -> int:
+    """Exit code of a run that was stopped."""
+    return TERMINATED if isinstance(stop, Stopped) and stop.signum != signal.SIGINT else INTERRUPTED
+
+
+def told(stop: BaseException) -> str:
+    """What the user reads of it."""
+    if not isinstance(stop, Stopped):
+        return "interrupted"
+    return f"stopped by {stop}; finished answers are kept, the same command resumes"
+
+
+class _Process:
+    """Whether this process ends with the command."""
+
+    ends = False
+
+
+def ends_with_command() -> None:
+    """Say that nothing follows the command in this process; once stopped, every further signal ends it at once."""
+    _Process.ends = True
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Raise `Stopped` where the main thread is when a signal comes.
+
+    Handlers are put back at the end, unless the process is about to end: its last lines are no place for a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timers: list[threading.Timer] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for one in SIGNALS:
+            signal.signal(one, at_once)
+        late = threading.Timer(GRACE_SECONDS, os._exit, [code_of(Stopped(signum))])
+        late.daemon = True
+        late.start()
+        timers.append(late)
+        raise Stopped(signum)
+
+    def at_once(signum: int, frame: FrameType | None) -> None:
+        os._exit(code_of(Stopped(signum)))
+
+    before = {one: signal.signal(one, stop) for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for late in timers:
+            late.cancel()
+        if not (timers and _Process.ends):
+            for one, handler in before.items():
+                signal.signal(one, handler)

@@ -1,0 +1,103 @@
+"""What a launcher says of this process: `torchrun`, `accelerate launch` and their like set the same variables.
+
+Without them, or with a world of one, the process is alone. Nothing here imports torch, so that a command can ask who
+speaks before it loads anything.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ltm_eval.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+REMEDY = "start with torchrun or accelerate launch, or unset these variables"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those of a job."""
+
+    rank: int = 0
+    """Among all processes; 0 writes and speaks."""
+    world: int = 1
+    """Processes in all."""
+    local_rank: int = 0
+    """Among those of this machine; names the GPU."""
+    address: str = ""
+    """Where the first process, or torchrun, keeps the store."""
+    port: int = 0
+    """Its port."""
+    served: bool = False
+    """Whether torchrun keeps the store; otherwise rank 0 does."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes results and speaks for the job."""
+        return self.rank == 0
+
+
+def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
+    """The launcher's variables.
+
+    Raises:
+        UsageError: some are missing, or contradict one another.
+    """
+    given = {name: environ[name] for name in ("RANK", "WORLD_SIZE") if environ.get(name)}
+    if not given or given == {"WORLD_SIZE": "1"}:
+        return Launch()
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name not in given:
+            raise UsageError(f"{other}={given[other]} is set and {name} is not; {REMEDY}")
+    rank, world = _whole(given, "RANK"), _whole(given, "WORLD_SIZE")
+    if rank >= world:
+        raise UsageError(f"RANK={rank} must be below WORLD_SIZE={world}; {REMEDY}")
+    local = _whole(environ, "LOCAL_RANK") if environ.get("LOCAL_RANK") else rank
+    if world == 1:
+        return Launch(local_rank=local)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not environ.get(name):
+            raise UsageError(f"WORLD_SIZE={world} needs {name}, which is not set; {REMEDY}")
+    port = _whole(environ, "MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise UsageError(f"MASTER_PORT must be from 1 to 65535, got {port}; {REMEDY}")
+    served = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return Launch(rank, world, local, environ["MASTER_ADDR"], port, served)
+
+
+def speaks(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process says what all of a job would say; true where the variables cannot be read."""
+    try:
+        return read_launch(environ).leads
+    except UsageError:
+        return environ.get("RANK") in (None, "", "0") or "WORLD_SIZE" not in environ
+
+
+@contextmanager
+def unlaunched() -> Iterator[None]:
+    """Hide the launcher from a library that would divide the work by itself."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def quiet_torch() -> None:
+    """Keep torch's C++ side from printing stacks when a connection ends; before torch is imported."""
+    if not os.environ.get("LTM_EVAL_DEBUG"):
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+
+
+def _whole(environ: Mapping[str, str], name: str) -> int:
+    text = environ[name]
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(f"{name} must be a whole number from 0, got {text!r}; {REMEDY}")
+    return int(text)

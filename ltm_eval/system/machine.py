@@ -1,0 +1,280 @@
+"""Versions, machine and commit that a figure came from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ltm_eval
+from ltm_eval import __version__
+from ltm_eval.system import files, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import torch
+
+
+# Compute per token, as published: what the papers' "training compute" counts, so that runs can be set beside it.
+
+PUBLISHED_WIDTH = 512
+"""The published count takes 512 for the positions that a token sees, whatever the window."""
+
+
+def flops_per_token(parameters: int, *, layers: int, width: int, t_fast: float) -> float:
+    """(t_fast + 1) (6 P + 12 L D 512), of arXiv:2502.01567.
+
+    With D = 512 it gives the published 4.07, 5.52 and 32.2 GFLOPs for LTM-S, M (16 fast steps) and L (64). A fast step
+    is charged like a training step, gradients of weights included, which this program does not compute
+    (`learners.training_flops` counts what it does).
+
+    Args:
+        parameters: P, all of them.
+        layers: L.
+        width: D.
+        t_fast: fast steps of a text, a mean where they differ.
+    """
+    return (t_fast + 1) * (6 * parameters + 12 * layers * width * PUBLISHED_WIDTH)
+
+
+def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
+    """The same from what a results file says of its model (`config`); None where it lacks a size."""
+    sizes = told.get("sizes")
+    found = [told.get("model_num_parameters")]
+    found += [sizes.get(name) for name in ("n_layers", "dim")] if isinstance(sizes, dict) else [None]
+    numbers = [value for value in found if isinstance(value, int) and not isinstance(value, bool)]
+    if len(numbers) != 3:
+        return None
+    return flops_per_token(numbers[0], layers=numbers[1], width=numbers[2], t_fast=t_fast)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine, and the commit this program ran from."""
+    packages = ("torch", "lm-eval", "transformers", "datasets", "tiktoken", "numpy")
+    return {
+        "ltm_eval": ltm_eval.__version__,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def program(*packages: str) -> dict[str, str | None]:
+    """What of the program can change an answer: its version, the digest of its source, torch, lm-eval and `packages`.
+
+    Answers are kept under it, and the processes of a job must agree in it.
+    """
+    return {
+        "ltm_eval": ltm_eval.__version__,
+        "source_sha256": files.source_sha256(),
+        **{name: version(name) for name in ("torch", "lm-eval", *packages)},
+    }
+
+
+def described() -> str:
+    """The program for a reader: version, and commit where it runs from a checkout."""
+    git = _git_state()
+    if git is None:
+        return ltm_eval.__version__
+    return f"{ltm_eval.__version__}, commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether the tree was changed, where the program runs from a checkout."""
+    root = files.PACKAGE.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# What a task cost while it ran: time, memory and compute, of all processes that shared it.
+
+MEMORY = ("peak_memory_bytes", "total_memory_bytes")
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """Of one task of one run, data loading and model loading left out."""
+
+    seconds: float
+    """Wall time of the evaluation, metrics included."""
+    peak_memory_bytes: int | None
+    """Most memory held: on a GPU by tensors during this task, else by the process since its start; None: not told."""
+    memory_of: str
+    """gpu or process."""
+    processes: int = 1
+    """That shared the task; `peak_memory_bytes` is the largest of any."""
+    working_seconds: float = 0.0
+    """Spent on answers, summed over processes: waiting for others and metrics left out."""
+    total_memory_bytes: int | None = None
+    """Peaks of all processes, summed."""
+    starts: int = 1
+    """Starts of the command that the answers come from. Times are sums over them; of a start that was cut off they end
+    with its last answer. Memory is the most of those that ended the task.
+    """
+    fits: int | None = None
+    """Fits made, each once however many answers share it; None where the model has no sidecar."""
+    fitted_token_steps: int | None = None
+    """Fast steps times the tokens each went through, over all fits; None where the model has no sidecar."""
+    new_tokens: int | None = None
+    """Generated, over all answers."""
+    flops: float | None = None
+    """Operations of fits, reading and generation, by the papers' count (`flops`)."""
+
+
+def together(parts: Sequence[TaskCost]) -> TaskCost:
+    """What a task cost all processes; the first is the leading one, whose wall time is that of the task."""
+    peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
+    return replace(
+        parts[0],
+        peak_memory_bytes=max(peaks, default=None),
+        processes=len(parts),
+        working_seconds=sum(part.working_seconds for part in parts),
+        total_memory_bytes=sum(peaks) if peaks else None,
+    )
+
+
+class Meter:
+    """Measures from its making on.
+
+    Args:
+        device: of the model; a name of one will do.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.on_gpu = str(device).startswith("cuda")
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+        self.device = device
+        self.begun, self.worked = time.perf_counter(), progress.working_seconds()
+
+    def read(self) -> TaskCost:
+        """The cost so far."""
+        seconds, worked = time.perf_counter() - self.begun, progress.working_seconds() - self.worked
+        if self.on_gpu:
+            import torch
+
+            return TaskCost(seconds, torch.cuda.max_memory_allocated(self.device), "gpu", working_seconds=worked)
+        return TaskCost(seconds, _resident_peak(), "process", working_seconds=worked)
+
+
+def _resident_peak() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def sizes_of(lm: Any) -> dict[str, int]:
+    """Layers and width of a transformers model, under the names that an LTM's results give them; empty if not told."""
+    config = getattr(lm, "config", None)
+    found = {
+        "n_layers": getattr(config, "num_hidden_layers", None),
+        "dim": getattr(config, "hidden_size", None),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
+# What `ltm-eval doctor` looks at: versions, devices, the plug into lm-eval, data and tokenizer files.
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _torch_text() -> str:
+    import torch
+
+    gpus = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return f"{torch.__version__}, {torch.get_num_threads()} threads, devices: {', '.join(['cpu', *gpus, *mps])}"
+
+
+def _plug_text() -> str:
+    """Looks in a fresh interpreter, since this one may have been helped along."""
+    look = "import lm_eval.models; from lm_eval.api.registry import model_registry as m; print('ltm' in m)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=False)
+    if done.stdout.strip() == "True":
+        return "lm_eval --model ltm works"
+    return "lm_eval does not know 'ltm': install ltm-eval with pip, or use 'ltm-eval lm-eval'"
+
+
+def _data_text() -> str:
+    named = os.environ.get("LTM_EVAL_DATA_DIR")
+    found = [_folder_text("LTM_EVAL_DATA_DIR", Path(named))] if named else ["LTM_EVAL_DATA_DIR not set"]
+    return "; ".join([*found, _folder_text("sample", files.sample_data_dir())])
+
+
+def _folder_text(name: str, folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{name} {folder}: absent"
+    sets = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return f"{name} {folder}: {', '.join(sets) or 'empty'}"
+
+
+def _tokenizer_text() -> str:
+    """tiktoken keeps a file under the sha1 of its address; these two are GPT-2's."""
+    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = Path(named or os.path.join(tempfile.gettempdir(), "data-gym-cache"))
+    files = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
+    state = "present" if all((folder / name).is_file() for name in files) else "absent, needs network once"
+    return f"gpt2 in {folder}: {state}"
+
+
+LOOKS: dict[str, Callable[[], str]] = {
+    "ltm-eval": lambda: f"{__version__} in {files.PACKAGE}",
+    "python": lambda: f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs",
+    "torch": _torch_text,
+    "lm-eval": lambda: _version_of("lm_eval"),
+    "plug": _plug_text,
+    "extras": lambda: ", ".join(
+        f"{name} {_version_of(name)}" for name in ("transformers", "accelerate", "mauve-text", "ray")
+    ),
+    "tasks": lambda: _folder_text("folder", files.tasks_dir()),
+    "data": _data_text,
+    "tokenizer": _tokenizer_text,
+}
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """Name and finding of everything looked at, in order; what is broken says so."""
+    for name, look in LOOKS.items():
+        try:
+            yield name, look()
+        except Exception as error:  # noqa: BLE001 - whatever is broken is what the doctor is asked about
+            yield name, f"broken: {type(error).__name__}: {error}"

@@ -1,0 +1,219 @@
+"""Text and figures as readers see them: hostile characters visible, long fields cut, numbers in few digits."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+from ltm_eval.system.errors import printable
+
+FIELD_BYTES = 4096
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff"
+    "\ud800-\udfff\ufdd0-\ufdef\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with control, bidirectional and invisible characters and lone surrogates shown by a symbol or number."""
+    return _INVISIBLE.sub(_symbol, text)
+
+
+def _symbol(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"⟦U+{code:04X}⟧"
+
+
+def cut(text: str) -> str:
+    """At most 4 KB of `text`, with a note of what is missing."""
+    if len(text) <= FIELD_BYTES // 4:
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= FIELD_BYTES:
+        return text
+    kept = data[:FIELD_BYTES].decode("utf-8", "ignore")
+    return f"{kept} … [cut: {len(data):,} bytes in all, the whole text is in the samples file]"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to three significant digits or one decimal."""
+    text = f"{abs(value):.1f}" if abs(value) >= 1 or value == 0 else f"{abs(value):.2g}"
+    return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def signed_bits(value: float) -> str:
+    """A difference in bits per byte with its sign, to three decimals."""
+    text = "∞" if math.isinf(value) else f"{abs(value):.3f}"
+    return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float) -> str:
+    """A figure to four significant digits, never in exponent form between 0.001 and 10 million."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.3e}".replace("-", "−")
+    digits = max(0, 3 - len(str(int(abs(value)))) + (abs(value) >= 1)) if abs(value) >= 1 else 4
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """A figure to two decimals, for lists of many."""
+    return f"{round(value, 2) + 0.0:,.2f}".replace("-", "−")  # + 0.0: no minus before a zero
+
+
+def percent(value: float) -> str:
+    """A share in percent, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "open": "not distinguishable",
+    "unproven": "not proven",
+    "": "differs",
+}
+"""What a difference's verdict is called."""
+
+
+def p_value(value: float) -> str:
+    """`0.012` or `< 0.001`, as it stands in a table."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def p_words(value: float) -> str:
+    """`= 0.012` or `< 0.001`, as it follows a p in a sentence."""
+    shown = p_value(value)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def p_both(value: float, holm: float | None) -> str:
+    """A p value as it stands in a table, with its Holm-corrected one where it has one."""
+    return p_value(value) if holm is None else f"{p_value(value)} (Holm {p_value(holm)})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def operations(value: float) -> str:
+    """Floating-point operations with their prefix: 4.07 G."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g}\u00a0{prefix}"
+    return f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes as a reader says them, in powers of 1,024."""
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.3g}\u00a0{unit}"
+    return f"{value:,.0f}\u00a0bytes"
+
+
+# Text that is not trusted, made harmless for each target: Markdown, LaTeX, spreadsheets and terminals.
+#
+# Every function gives one line. Control, bidirectional and invisible characters become visible first. For HTML, see
+# `layout`; for JSON, `results.strict_json`.
+
+CELL_LIMIT = 1_000
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^(?:#|[+-](?![0-9.]))|^\d+(?=[.)](?:\s|$))")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\char34{}",
+    "`": r"\textasciigrave{}",
+    "'": "'",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "∞": r"$\infty$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\to$",
+    "–": "--",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+    "⟦": "[",
+    "⟧": "]",
+    "\u00a0": "~",
+}
+
+
+_LETTERS = frozenset("¡¿ßÆæŒœØøŁłı§¶†‡•")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
+
+
+def one_line(text: str) -> str:
+    """At most 1,000 characters of `text` on one line, with what cannot be seen made visible."""
+    shown = visible(re.sub(r"\s*[\r\n\t]\s*", " ", text))
+    return shown if len(shown) <= CELL_LIMIT else shown[: CELL_LIMIT - 1] + "…"
+
+
+def markdown(text: str) -> str:
+    """Text of a GitHub-flavoured Markdown table cell or sentence: no mark-up, no HTML, no column of its own."""
+    shown = _MARKDOWN.sub(_backslashed, one_line(text).strip())
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _backslashed(found: re.Match[str]) -> str:
+    """A backslash before the character; before the dot of what would start a numbered list."""
+    return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
+
+
+def latex(text: str) -> str:
+    """Text of a LaTeX table cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column.
+
+    Characters that pdfLaTeX has no letter for stop it, so they are given by number.
+    """
+    return "".join(_LATEX.get(c) or (c if _is_set(c) else f"[U+{_code(c):04X}]") for c in one_line(text))
+
+
+def _is_set(character: str) -> bool:
+    """Whether pdfLaTeX sets it in its old font encoding: ASCII, and Latin letters with one accent up to U+017E."""
+    if " " <= character <= "~" or character in _LETTERS:
+        return True
+    apart = unicodedata.normalize("NFD", character)
+    return character <= "\u017e" and len(apart) == 2 and apart[0].isascii() and apart[1] in _ACCENTS
+
+
+def _code(character: str) -> int:
+    """Its number; of the symbol for a control character that one's."""
+    if "\u2400" <= character <= "\u2420":
+        return ord(character) - 0x2400
+    return 0x7F if character == "\u2421" else ord(character)
+
+
+def csv_text(text: str) -> str:
+    """Text of a spreadsheet cell: what a spreadsheet would take for a formula gets an apostrophe before it."""
+    shown = one_line(text)
+    return f"'{shown}" if shown.lstrip()[:1] and shown.lstrip()[0] in _FORMULA else shown
+
+
+def terminal(text: str) -> str:
+    """Text of one terminal line: no colour, title, cursor or bidirectional control."""
+    return printable(one_line(text))

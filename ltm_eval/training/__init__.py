@@ -1,0 +1,3 @@
+"""Dual-rate learning, and the GPT-2 trained beside it."""
+
+__all__ = ["recipe", "train"]

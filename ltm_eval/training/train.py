@@ -1,0 +1,375 @@
+"""Dual-rate learning: a fast loop fits z to every document of a batch, then one AdamW step moves the decoder's weights.
+
+Source: arXiv:2502.01567 section 2.3, algorithm 1; github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`.
+Departures: the slow step draws fresh noise, because the released one rewards decoders that read the very noise the fit
+has seen; in the first `coded_steps` steps z is given, a random code of the document's group plus N(0, I), so that the
+decoder reads z before the fast loop has to find it. The same trainer trains an autoregressive GPT-2 on the batches.
+
+Everything drawn is a function of seed, step and place, so a run that was killed resumes to the same bits (CPU, fp32,
+same number of threads and processes).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
+from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
+from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
+from ltm_eval.training.packing import Feed, Packed, prepare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ltm_eval.training.recipe import Recipe
+
+
+STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL = "state.pt", "log.csv", "validation.csv", "loss.png", "final"
+LOG_FIELDS = (
+    "step",
+    "source",
+    "nll_nats_per_token",
+    "kl_nats_per_token",
+    "lr",
+    "gradient_norm",
+    "tokens",
+    "flops",
+    "seconds",
+)
+VALIDATION_FIELDS = ("step", "source", "row", "nats_per_token", "stderr_nats_per_token", "tokens")
+LINE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where a finished run lies."""
+
+    folder: Path
+    """Log, figure and state."""
+    final: Path
+    """The model's folder, as `--model` or `--baseline` takes it."""
+    steps: int
+    """Slow steps."""
+    tokens: int
+    """Tokens of all slow steps."""
+    flops: float
+    """Operations of fast and slow steps, see `learners.training_flops`."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of a run."""
+
+    rank: int
+    """0 writes."""
+    world: int
+    """Processes in all."""
+    device: torch.device
+    """Where this one computes."""
+
+    @staticmethod
+    def here(device: str = "auto") -> Process:
+        """As torchrun says, or alone; joins the process group."""
+        world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+        if device == "auto":
+            device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+        if world > 1 and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        return Process(int(os.environ.get("RANK", "0")), world, torch.device(device))
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def sum(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over processes."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+
+
+def train(recipe: Recipe, folder: Path, *, data: Path | None = None, device: str = "auto") -> Trained:
+    """Train, or go on where an earlier call with the same recipe was ended.
+
+    Args:
+        recipe: what to train.
+        folder: for tokens, state, log, figure and the final model.
+        data: folder of the sources' files.
+        device: `auto`, `cpu`, `cuda:N`.
+
+    Raises:
+        RefusedError: the folder holds a run of another recipe.
+        DataError, UsageError: see `packing.prepare`.
+    """
+    process = Process.here(device)
+    _claim(folder, recipe)
+    if process.rank == 0:
+        prepare(recipe, data=data, folder=folder / "data")
+    process.wait()
+    tokenizer, packed = prepare(recipe, data=data, folder=folder / "data")
+    return Trainer(recipe, folder, process, tokenizer, packed).run()
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder in which another recipe is being trained."""
+    state = folder / STATE_FILE
+    if state.is_file() and _read_state(state)["recipe"] != recipe.digest:
+        raise RefusedError(f"{folder}: holds a run of another recipe; name a new folder, nothing was changed")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a complete state of a training run; delete it to begin anew") from error
+    return state
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, process: Process, tokenizer: Tokenizer, packed: dict[str, Packed]
+    ) -> None:
+        self.recipe, self.folder, self.process, self.tokenizer, self.packed = recipe, folder, process, tokenizer, packed
+        self.feed = Feed(recipe, packed)
+        self.learner: Learner = (LatentLearner if recipe.architecture == "ltm" else CausalLearner)(
+            recipe, tokenizer, process.device
+        )
+        self.parameters = list(self.learner.module.parameters())
+        self.optimiser = _optimiser(self.learner.module, recipe)
+        self.step = self.tokens = 0
+        self.flops, self.seconds = 0.0, 0.0
+        self._resume()
+
+    def run(self) -> Trained:
+        """All remaining steps, then validation and the final model."""
+        begun, said = time.monotonic() - self.seconds, 0.0
+        first = self.step
+        while self.step < self.recipe.steps:
+            row = self._slow_step()
+            self.seconds = time.monotonic() - begun
+            self._record(LOG_FILE, LOG_FIELDS, [{**row, "seconds": round(self.seconds, 2)}])
+            if self.seconds - said >= LINE_SECONDS or self.step == self.recipe.steps:
+                said = self.seconds
+                self._say(row, first)
+            if self.recipe.validate_every and self.step % self.recipe.validate_every == 0:
+                self._validate()
+            if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
+                self._save()
+        return self._finish()
+
+    # One step ---------------------------------------------------------------------------------------------------------
+
+    def _slow_step(self) -> dict[str, Any]:
+        """Fast loops and one move of the weights; what the log says of it."""
+        recipe = self.recipe
+        batches = [self.feed.batch(self.step, micro) for micro in range(recipe.accumulate)]
+        scored = sum(batch.scored for batch in batches)
+        nll, kl = 0.0, 0.0
+        for micro, batch in enumerate(batches):
+            own, places = batch.part(self.process.rank, self.process.world)
+            if len(places):
+                terms = self.learner.backward(own, self.step, [f"{micro}/{place}" for place in places], scored)
+                nll, kl = nll + terms[0], kl + terms[1]
+            self.tokens += batch.scored
+            self.flops += self.learner.flops(batch, self.step)
+        norm = self._move(scored)
+        sums = torch.tensor([nll, kl], dtype=torch.float64, device=self.process.device)
+        self.process.sum([sums])
+        self.step += 1
+        return {
+            "step": self.step,
+            "source": "+".join(sorted({batch.source.name for batch in batches})),
+            "nll_nats_per_token": round(float(sums[0]) / scored, 5),
+            "kl_nats_per_token": round(float(sums[1]) / scored, 5),
+            "lr": round(slow_rate(recipe, self.step - 1), 8),
+            "gradient_norm": round(norm, 4),
+            "tokens": self.tokens,
+            "flops": f"{self.flops:.6g}",
+        }
+
+    def _move(self, scored: int) -> float:
+        """Sum gradients over processes, clip, step; the norm before clipping."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.process.sum([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip))
+        if not math.isfinite(norm):
+            raise MachineError(f"training: the gradient of step {self.step + 1} is not finite; lower lr and resume")
+        for group in self.optimiser.param_groups:
+            group["lr"] = slow_rate(self.recipe, self.step)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            return
+        state = _read_state(path)
+        self.learner.module.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.flops, self.seconds = state["flops"], state["seconds"]
+        if self.process.rank == 0:
+            for name in (LOG_FILE, VALIDATION_FILE):
+                _cut_rows(self.folder / name, self.step)
+            print(f"training: goes on after step {self.step} of {self.recipe.steps}", file=sys.stderr)
+
+    def _save(self) -> None:
+        """Write the state; it appears under its name only when complete."""
+        if self.process.rank == 0:
+            state = {
+                "recipe": self.recipe.digest,
+                "model": self.learner.module.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+                "tokens": self.tokens,
+                "flops": self.flops,
+                "seconds": self.seconds,
+            }
+            part = self.folder / (STATE_FILE + ".part")
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.folder / STATE_FILE)
+        self.process.wait()
+
+    def _record(self, name: str, names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+        if self.process.rank:
+            return
+        path = self.folder / name
+        new = not path.is_file()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def _say(self, row: dict[str, Any], first: int) -> None:
+        if self.process.rank:
+            return
+        left = self.seconds / max(1, self.step) * (self.recipe.steps - self.step)
+        print(
+            f"training: {self.step}/{self.recipe.steps} steps, {row['source']} {row['nll_nats_per_token']:.3f} nats "
+            f"per token, KL {row['kl_nats_per_token']:.3f}, {self.tokens / max(1e-9, self.seconds):,.0f} tokens/s, "
+            f"{left / 60:.0f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _validate(self) -> None:
+        """Held-out documents of every source."""
+        if self.process.rank == 0:
+            rows = [
+                {"step": self.step, "source": name, **row}
+                for name, packed in self.packed.items()
+                if packed.source.validation
+                for row in self.learner.validate(packed.documents(np.arange(packed.training, len(packed.rows))))
+            ]
+            self._record(VALIDATION_FILE, VALIDATION_FIELDS, rows)
+        self.process.wait()
+
+    def _finish(self) -> Trained:
+        validated = self.recipe.validate_every and self.step % self.recipe.validate_every == 0
+        if not validated:
+            if self.process.rank == 0:
+                _cut_rows(self.folder / VALIDATION_FILE, self.step - 1)
+            self._validate()
+        final = self.folder / FINAL
+        if self.process.rank == 0:
+            self.learner.export(final, self.step, self.folder / "data" / RANKS_FILE)
+            draw_losses(self.folder)
+            facts = {"recipe": asdict(self.recipe), "steps": self.step, "tokens": self.tokens, "flops": self.flops}
+            (self.folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        self.process.wait()
+        return Trained(self.folder, final, self.step, self.tokens, self.flops)
+
+
+def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with decay on matrices alone."""
+    decayed = [parameter for parameter in module.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
+
+
+def slow_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then a cosine from `lr` to `lr_final`."""
+    share = step / recipe.steps
+    cosine = recipe.lr_final + 0.5 * (1 + math.cos(math.pi * share)) * (recipe.lr - recipe.lr_final)
+    return cosine * min(1.0, (step + 1) / max(1, recipe.warm_up))
+
+
+def _cut_rows(path: Path, step: int) -> None:
+    """Drop rows later than `step` from a log, and a last line that was not finished."""
+    if not path.is_file():
+        return
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join([lines[0], *kept]) if lines else "", "utf-8")
+    os.replace(part, path)
+
+
+# Figure ---------------------------------------------------------------------------------------------------------------
+
+
+def draw_losses(folder: Path) -> None:
+    """Draw log and validation of a run as `loss.png`: nats per token against slow steps, one colour a source."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    logged = _columns(folder / LOG_FILE, "nll_nats_per_token")
+    held_out = _columns(folder / VALIDATION_FILE, "nats_per_token")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    colours = dict(zip(sorted(logged), mpl.color_sequences["tab10"], strict=False))
+    for name, points in sorted(logged.items()):
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, _smoothed(values), color=colours[name], linewidth=1, label=f"{name}: given z, training")
+    for name, points in sorted(held_out.items()):
+        source, _, row = name.partition(" ")
+        if not row.startswith("kl"):
+            steps, values = zip(*points, strict=True)
+            marker = "v" if row.startswith(("bound", "nll")) else "x"
+            axes.plot(steps, values, marker, color=colours.get(source, "black"), label=f"{source}: {row}, held out")
+    axes.set_xlabel("slow steps")
+    axes.set_ylabel("nats per token")
+    axes.legend(fontsize=6, ncols=2)
+    figure.savefig(folder / FIGURE_FILE, dpi=150)
+
+
+def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
+    """Points of each source (and row) of a log."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                name = row["source"] + (f" {row['row']}" if "row" in row else "")
+                found.setdefault(name, []).append((int(row["step"]), float(row[value])))
+    return found
+
+
+def _smoothed(values: tuple[float, ...], half: int = 10) -> list[float]:
+    """Mean over up to 2 half + 1 neighbours."""
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [math.fsum(window) / len(window) for window in windows]
