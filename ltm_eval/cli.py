@@ -427,11 +427,11 @@ def sweep(**given: Any) -> int:
 
     Finished cells are not run again by the same command; sweep.json holds all figures.
     """
-    from ltm_eval.harness import sweep as grid
+    from ltm_eval.harness.sweep import check, run_grid, table_grid
 
     base = run_config(given, model=None, t_fast=None, seed=RunConfig.seed, report=False)
     named = [name for part in given["model"] or () for name in ([part] if Path(part).exists() else part.split(","))]
-    swept = grid.run(
+    swept = run_grid(
         GridConfig(
             base,
             models=tuple(dict.fromkeys(filled("model", name) for name in named)) or (None,),
@@ -443,9 +443,9 @@ def sweep(**given: Any) -> int:
             cell_cpus=given["cell_cpus"],
         )
     )
-    print(grid.table(swept))
+    print(table_grid(swept))
     print(f"sweep: {swept.summary}")
-    grid.check(swept)
+    check(swept)
     return 0
 
 

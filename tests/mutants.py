@@ -1,6 +1,6 @@
 """How many small changes of a module its tests notice.
 
-    python -m tests.mutants ltm_eval/journal.py tests/test_journal.py --most 100
+    python -m tests.mutants ltm_eval/runs/journal.py tests/test_journal.py --most 100
 
 Each mutant is the module with one thing changed: a comparison, an operator, a number, a truth value, a condition, a
 statement left out. Its tests run in a process of their own; a mutant that no test notices is printed with its line.
@@ -137,7 +137,7 @@ def run_changed(path: Path, place: int, tests: list[str]) -> int:
     tree = ast.parse(path.read_text("utf-8"))
     if place >= 0:
         list(changes(tree))[place][1]()
-    sys.meta_path.insert(0, _Changed(f"ltm_eval.{path.stem}", path, ast.fix_missing_locations(tree)))
+    sys.meta_path.insert(0, _Changed(".".join(path.relative_to(ROOT).with_suffix("").parts), path, ast.fix_missing_locations(tree)))
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 

@@ -76,7 +76,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
         doc: a row of `blocks.blocks_dataset`.
         results: the one answer.
     """
-    score = results[0]
+    score: Any = results[0]
     if not hasattr(score, "rows"):
         counted = score.tokens if isinstance(score, TextScore) else doc["n_tokens_block"]
         return _with_stderr(_per_unit(doc, nats=-float(score), tokens=counted, suffix=""))
