@@ -137,7 +137,8 @@ def run_changed(path: Path, place: int, tests: list[str]) -> int:
     tree = ast.parse(path.read_text("utf-8"))
     if place >= 0:
         list(changes(tree))[place][1]()
-    sys.meta_path.insert(0, _Changed(".".join(path.relative_to(ROOT).with_suffix("").parts), path, ast.fix_missing_locations(tree)))
+    module = ".".join(path.resolve().relative_to(Path.cwd()).with_suffix("").parts)
+    sys.meta_path.insert(0, _Changed(module, path, ast.fix_missing_locations(tree)))
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
