@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval import paths, progress
 from ltm_eval.config import AUTO
+from ltm_eval.distributed import current
 from ltm_eval.errors import UsageError, nearest
 from ltm_eval.fewshot import described
 from ltm_eval.plug import metadata_object, read_by, refuse_unread
@@ -122,7 +124,7 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
 
 
 def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> list[str]:
-    """The tasks that the run's generation options concern, before any data are read.
+    """The tasks that the run's generation options concern, before any data are read; where none is, that is said.
 
     Raises:
         UsageError: an option is not known or has no effect.
@@ -133,8 +135,8 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     changes = generation_changes(config.gen_kwargs)
     definitions = {name: manager.task_index[name].cfg for name in names}
     told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
-    if changes and not told:
-        raise UsageError("gen_kwargs changes nothing: none of the tasks generates text; leave it out")
+    if changes and not told and current().leads:
+        print("ltm-eval: gen_kwargs has no effect here: none of the tasks generates text", file=sys.stderr)
     sampled = bool(config.n > 1 or config.rethink)
     if sampled:
         refuse_greedy(one_spelling(changes))
