@@ -122,15 +122,16 @@ def _at(key: str, texts: Sequence[ProbedText], figure: _Figure, unit: str) -> Es
 
 def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
     """Mean over texts, each counting the same, with a 95 % interval over them."""
-    from ltm_eval.metrics import mean_interval, share_interval
+    from ltm_eval.metrics import mean_interval
 
     known = [float(value) for value in values if value is not None]
     if not known or len(known) != len(values):
         return None
     if len(known) == 1:
         return Estimate(known[0], None, None)
-    interval = share_interval(known)[0] if unit == PERCENT else mean_interval(known)
-    return Estimate(fmean(known), interval.low, interval.high)
+    interval = mean_interval(known)
+    low, high = interval.low, interval.high
+    return Estimate(fmean(known), *((max(low, 0.0), min(high, 1.0)) if unit == PERCENT else (low, high)))
 
 
 def _layers(label: str, texts: Sequence[ProbedText]) -> LayersView | None:

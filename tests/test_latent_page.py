@@ -112,7 +112,8 @@ def test_means_are_over_texts_and_differences_are_paired() -> None:
     assert (up.name, up.layers, down.layers) == ("upward", ("none", "1", "1-2", "1-3"), ("none", "3", "2-3", "1-3"))
     # 4, 6, 8, 10 of 20 tokens in the first text, one more in the second.
     assert [point.mean for point in up.points] == pytest.approx([0.225, 0.325, 0.425, 0.525])
-    assert (up.points[0].low, up.points[0].high) == pytest.approx((0.2, 0.25))
+    # Two texts, 2.5 points either side of their mean: Student's t with one degree of freedom (12.7062), cut at 0.
+    assert (up.points[0].low, up.points[0].high) == pytest.approx((0.0, 0.225 + 12.7062047 * 0.025))
     saved = measures["saved"].ladders[0].points
     assert [(point.mean, point.low, point.high) for point in saved] == [
         pytest.approx((0.5 * layers,) * 3) for layers in range(4)
@@ -158,7 +159,7 @@ def test_everything_is_readable_without_script() -> None:
             assert part in shown
     for key in explored(3):
         assert words_of(key) in shown
-    for part in ("l = 0", "l = 3", "no z", "52.5", "50.0 to 55.0", "ltm-eval probe pears", "1.00", "−1.500"):
+    for part in ("l = 0", "l = 3", "no z", "52.5", "20.7 to 84.3", "ltm-eval probe pears", "1.00", "−1.500"):
         assert part in shown
     # 7 ranges or none, and layers 1 and 3 together; equal texts are named, not repeated.
     assert page.count('<span class="made">') == 2 * 4
