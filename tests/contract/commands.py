@@ -68,6 +68,7 @@ class Commands:
         self._folder = Path(tempfile.mkdtemp(prefix="contract-"))
         self._count = 0
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # the references are of a CPU
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.contract.commands"],
             stdin=subprocess.PIPE,

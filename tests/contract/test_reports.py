@@ -28,7 +28,7 @@ STATISTICS = (
     r"|results|differ|differ_.*|version|source)"
 )
 WORDS = (
-    r"/(banners|verdicts|caveat|left_out)(/.*)?|/models/\d+/(settings|sources|warnings|audit|sizes)(/.*)?"
+    r"/version|/(banners|verdicts|caveat|left_out)(/.*)?|/models/\d+/(settings|sources|warnings|audit|sizes|provenance|versions)(/.*)?"
     r"|/runs/\d+/(warnings|settings)(/.*)?"
 )
 
