@@ -58,10 +58,11 @@ def place(tmp_path: Path) -> Place:
 
 
 def config(place: Place, name: str, **changes: Any) -> RunConfig:
+    texts = {"protocol": "documents", "block_tokenizer": str(place.model / "tokenizer.tiktoken")}
     base = RunConfig(
         model=str(place.model),
         data=str(place.data),
-        metadata=json.dumps({"protocol": "documents", "block_tokenizer": str(place.model / "tokenizer.tiktoken")}),
+        metadata=json.dumps(texts) if "ptb" in changes.get("tasks", ()) else None,
         num_fewshot=2,
         t_fast=2,
         rows="bound",

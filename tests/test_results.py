@@ -304,7 +304,7 @@ def test_the_audit_is_read_as_the_run_wrote_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"is_bound": "yes"}, "field ltm_eval.inference.audit: field is_bound: expected true or false, got 'yes'"),
+        ({"is_bound": "yes"}, "field ltm_eval.audit: field is_bound: expected true or false, got 'yes'"),
         ({"t_fast": -1}, "field t_fast: expected a whole number of at least 0, got '-1'"),
         ({"preset": None}, "field preset: expected text, got 'None'"),
     ],
@@ -312,7 +312,7 @@ def test_the_audit_is_read_as_the_run_wrote_it(tmp_path: Path) -> None:
 def test_a_malformed_audit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ResultsError, match=re.escape(message)):
         run_with_audit(tmp_path, {**AUDIT, **change})
-    with pytest.raises(ResultsError, match="field ltm_eval.inference.audit: expected an object, got list"):
+    with pytest.raises(ResultsError, match="field ltm_eval.audit: expected an object, got list"):
         run_with_audit(tmp_path, [AUDIT])
 
 
@@ -330,9 +330,9 @@ def test_reference_rows_are_read_as_the_run_wrote_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("floors", "message"),
     [
-        ([], "field ltm_eval.tasks.perplexity: expected an object of lists"),
-        ({TASK: FLOORS[0]}, "field ltm_eval.tasks.perplexity: expected an object of lists"),
-        ({TASK: ["uniform"]}, f"field ltm_eval.tasks.perplexity.{TASK}: expected a list of objects"),
+        ([], "field ltm_eval.floors: expected an object of lists"),
+        ({TASK: FLOORS[0]}, "field ltm_eval.floors: expected an object of lists"),
+        ({TASK: ["uniform"]}, f"field ltm_eval.floors.{TASK}: expected a list of objects"),
         ({TASK: [{**FLOORS[0], "tokens": 1.5}]}, "field tokens: expected a whole number of at least 0, got '1.5'"),
     ],
 )
