@@ -153,7 +153,7 @@ def test_mean_interval_degenerate() -> None:
     assert mean_interval([]) == UNKNOWN
     assert mean_interval([3.0]) == UNKNOWN
     assert mean_interval([3.0], positive=True) == Interval(0.0, math.inf)
-    assert mean_interval([2.0] * 9) == Interval(2.0, 2.0)
+    assert mean_interval([2.0] * 9) == UNKNOWN  # equal documents show no spread
     with pytest.raises(UsageError, match="got nan at position 1"):
         mean_interval([1.0, math.nan])
     with pytest.raises(UsageError, match="got 1 and 2 values"):

@@ -221,3 +221,12 @@ def test_a_perplexity_beyond_every_float_has_no_difference() -> None:
     assert math.isnan(paired_rates([1.0, 2.0], [800.0, 801.0], [1.0, 1.0], scale="ppl").estimate)
     some = paired_rates([1.0] * 9 + [5000.0], [1.0] * 10, [1.0] * 10, scale="ppl")
     assert math.isfinite(some.estimate) and some.interval.low < some.estimate < some.interval.high
+
+
+@pytest.mark.parametrize("n", [3, 6, 12])
+def test_equal_differences_are_not_taken_for_certainty(n: int) -> None:
+    """Of differences that are 0.1 nine times in ten and else 0.5, most small samples hold 0.1 alone."""
+    found = paired_means([0.5] * n, [0.4] * n)
+    assert found.interval.low < 0 < found.estimate < 0.14 < found.interval.high
+    costs = paired_rates([101.0 + i for i in range(n)], [100.0 + i for i in range(n)], [50.0] * n, scale="ppl")
+    assert not costs.interval.known

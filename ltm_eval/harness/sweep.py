@@ -600,5 +600,3 @@ def _outcome(done: Done) -> str:
                 spread = f" ± {error:.4g}" if isinstance(error, (int, float)) else ""
                 return f"{score['metric']} {score['value']:.4g}{spread}"
     return "done"
-
-

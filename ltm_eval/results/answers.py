@@ -110,9 +110,18 @@ def first_number(response: str) -> str:
 
 
 def last_number(response: str) -> str:
-    """The last number, in its shortest form; `[invalid]` where there is none."""
+    """The last number, in its shortest form; `[invalid]` where there is none or it is a part of something else."""
     last = deque(_RUN.finditer(response), maxlen=1)
-    return _numbers_in(last[0])[-1] if last else INVALID
+    return _numbers_in(last[0])[-1] if last and not _is_part(last[0]) else INVALID
+
+
+def _is_part(found: re.Match[str]) -> bool:
+    """Whether digits continue a number written in a form that is not read: 1e3, 10^3, 1_000, 1 000, 5 1/2."""
+    before, digits = found.string[: found.start()], found["digits"]
+    if re.search(r"[0-9](?:[eE][+-]?|[_^'\u2019/]|\*\*)$", before):
+        return True
+    grouped = re.fullmatch("[0-9]{3}", digits) and re.search(r"(?<![0-9.,])[0-9]{1,3}[ \u00a0\u202f]$", before)
+    return bool(grouped or ("/" in digits and re.search("[0-9] $", before)))
 
 
 def first_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
@@ -142,7 +151,8 @@ def _separated(digits: str) -> Iterator[str]:
         return
     parts = digits.split(",")
     plain = all(_PLAIN.fullmatch(part) for part in parts)
-    yield from map(_shortest, parts) if plain else [INVALID]
+    padded = any(part.startswith("0") and part[1:2].isdigit() for part in parts[1:])  # 1,0000 is no list
+    yield from map(_shortest, parts) if plain and not padded else [INVALID]
 
 
 def _quotient(*parts: str) -> str:

@@ -193,7 +193,7 @@ def residual_interval(estimate: float, residuals: Array, shares: Array, *, posit
     left_out = residuals / (1 - shares)  # how the estimate moves as a document is left out
     largest = float(abs(left_out).max())
     if largest <= _ROUNDING * abs(estimate):
-        return Interval(estimate, estimate)
+        return nothing  # equal documents show no spread to infer one from
     scaled = left_out / largest
     squares, cubes = _sum(scaled**2), _sum(scaled**3)
     stderr = largest * math.sqrt((n - 1) / n * squares)
@@ -449,7 +449,8 @@ MCNEMAR = "exact McNemar (two-sided binomial test of the documents that differ)"
 SIGN_FLIPS = "sign-flip permutation over documents"
 TANGO = "Tango's score interval of paired shares"
 NO_DISCORDANT = "no document differs: the limit of the share that does (Tango)"
-NOTHING = "none: no document differs"
+NOTHING = "none: the documents show no spread"
+ALIKE = "all documents differ alike: the limit of the share that does not (Tango)"
 SCALES = ("ppl", "bits", "nats")
 OPEN, UNPROVEN = "open", "unproven"
 """Not distinguishable; and told apart, but by bounds, which leave open which model is better."""
@@ -515,13 +516,14 @@ def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
         interval = tango_interval(contest.first, contest.second, n)
         kind, test, p_value = TANGO, MCNEMAR, mcnemar(contest.first, contest.second)
     else:
-        interval, kind = rate_interval(found.tolist(), [1.0] * n, positive=False), STUDENT
         test, p_value = SIGN_FLIPS, sign_flips(found)
+        interval = rate_interval(found.tolist(), [1.0] * n, positive=False)
+        kind = STUDENT if interval.known else NOTHING
         if all(0 <= value <= 1 for value in (*a, *b)):
+            if not interval.known:  # all differences are equal: as many may be others as Tango's limit allows
+                limit, kind = tango_interval(0, 0, n).high, ALIKE
+                interval = Interval(total(found) / n - limit, total(found) / n + limit)
             interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0))
-            interval = interval if discordant else tango_interval(0, 0, n)
-        elif not discordant:
-            interval, kind = UNKNOWN, NOTHING
     return Paired(
         first=math.fsum(a) / n,
         second=math.fsum(b) / n,
