@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.files import LatentRecord
-from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read
 from ltm_eval.runs.processes import Job
 from ltm_eval.runs.worklist import Worklist, say_on_stderr
-from ltm_eval.system import files, progress
+from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.system.files import unused_date, write_json_atomic
 from ltm_eval.system.machine import described, program
@@ -89,7 +89,6 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
-        files.moment("manifest.write")
         write_json_atomic(folder / MANIFEST, asdict(self))
 
     def results(self, folder: Path) -> Path:
@@ -146,7 +145,6 @@ class Session:
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
-            files.moment("results.written")
 
 
 @contextmanager
@@ -179,15 +177,14 @@ def session(
         ResultsError: its manifest cannot be used although there is a journal.
         MachineError: the folder cannot be read or written.
     """
-    files.moment("resume.begin")
     job = job or Job()
     wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data))
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
-    damaged = repair(folder) if job.leads else 0
     journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
     journal.head |= {"run": asdict(manifest), "launch": journal.launch}
-    warnings = [f"{damaged} damaged lines of the journal were set aside and done again"] if damaged else []
-    for line in warnings:
+    damaged = journal.contents.damaged
+    warnings = [f"{damaged} damaged lines of the journal were skipped; what they held is done again"] if damaged else []
+    for line in warnings if job.leads else ():
         say_on_stderr(line)
     state = Session(
         folder,

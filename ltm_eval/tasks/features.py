@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from ltm_eval.data.readers import file_sha256
 from ltm_eval.system.errors import DataError, MachineError, UsageError
-from ltm_eval.system.files import cache_dir, digest
+from ltm_eval.system.files import atomic, cache_dir, digest
 from ltm_eval.system.hub import why_unserved
 from ltm_eval.system.machine import version
 from ltm_eval.system.progress import silent
@@ -199,15 +197,11 @@ class Featuriser:
         file = self._file(texts)
         if file is None:
             return
-        partial = file.with_name(f".{file.stem}.{os.getpid()}.npy")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(partial, features)
-            partial.replace(file)
-        except OSError as error:
-            log.warning("%s: features cannot be kept (%s)", file.parent, error.strerror)
-            with suppress(OSError):
-                partial.unlink()
+            with atomic(file, binary=True) as whole:
+                np.save(whole, features)
+        except MachineError as error:
+            log.warning("%s: features cannot be kept (%s)", file.parent, error)
 
     def _computed(self, texts: Sequence[str]) -> Features:
         """(texts, D); texts of like length side by side."""
