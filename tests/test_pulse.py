@@ -124,9 +124,9 @@ def test_time_at_work_is_counted(clock: Clock) -> None:
 
 
 def steps_of(work: object) -> int:
-    before = pulse._State.steps
+    before = pulse.State.steps
     work()  # type: ignore[operator]
-    return pulse._State.steps - before
+    return pulse.State.steps - before
 
 
 def test_every_loop_takes_steps() -> None:

@@ -48,7 +48,7 @@ from ltm_eval.system.device import resolve_device, resolve_dtype
 from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, check_choice, leave, leaving
 from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
-from ltm_eval.system.progress import Progress, silent, tqdm_bar
+from ltm_eval.system.progress import Bar, Progress, silent
 from ltm_eval.tasks import arguments
 from ltm_eval.tasks.arguments import (
     batch_size_or_auto,
@@ -195,7 +195,7 @@ class LTM(TemplateLM):
         self.budget = Budget()
         self.failures: list[Failure] = []
         self.keeps_failures = False
-        self.progress: Callable[[int, str], Progress] = tqdm_bar
+        self.progress: Callable[[int, str], Progress] = Bar
         self.worklist = Worklist()
 
     def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
@@ -214,7 +214,7 @@ class LTM(TemplateLM):
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
             lm.worklist = Worklist(job=job)
-            lm.progress = tqdm_bar if job.leads else silent
+            lm.progress = Bar if job.leads else silent
             return lm
         except LtmEvalError as error:
             leave(error)

@@ -395,9 +395,7 @@ class Holder:
     host: str
     pid: int
     since: float  # Unix time
-    started: (
-        str  # start of the process in clock ticks, which tells a pid that was given anew; or empty
-    )
+    started: str  # start of the process in clock ticks, which tells a pid that was given anew; or empty
 
     @property
     def words(self) -> str:
