@@ -40,9 +40,8 @@ def start_plain(output: Path, *, stuck: bool) -> list[subprocess.Popen[str]]:
     for rank in range(2):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         environ = {**os.environ, **names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        if stuck and rank == 1:
-            environ["LTM_EVAL_FAILPOINT"] = "lm.fit:3:sleep"
-        argv = [sys.executable, *COMMAND, "--output_path", str(output)]
+        command = ("-m", "tests.failing", "lm.fit:3:sleep", *COMMAND[2:]) if stuck and rank == 1 else COMMAND
+        argv = [sys.executable, *command, "--output_path", str(output)]
         found.append(subprocess.Popen(argv, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     return found
 

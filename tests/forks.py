@@ -1,7 +1,7 @@
 """Runs in forks of one process that has imported everything and computed nothing: a whole run takes a part of a second.
 
 `python -m tests.forks` reads a JSON object a line from stdin and answers each with one on stdout:
-`{"options": {…RunConfig…}, "env": {…}, "signals": [[seconds, number], …]}` gets the fields of `Ended`.
+`{"options": {…RunConfig…}, "fails": "…", "signals": [[seconds, number], …]}` gets the fields of `Ended`.
 """
 
 from __future__ import annotations
@@ -58,11 +58,9 @@ class Forks:
         )
         self._ask({"warm": warm})
 
-    def run(
-        self, options: dict[str, Any], *, env: dict[str, str] | None = None, signals: Sequence[tuple[float, int]] = ()
-    ) -> Ended:
-        """One run; `signals` are sent so many seconds after it began."""
-        self._ask({"options": options, "env": env or {}, "signals": list(signals)})
+    def run(self, options: dict[str, Any], *, fails: str = "", signals: Sequence[tuple[float, int]] = ()) -> Ended:
+        """One run; `fails` is what `failing.arm` takes, `signals` are sent so many seconds after it began."""
+        self._ask({"options": options, "fails": fails, "signals": list(signals)})
         assert self._process.stdout is not None
         return Ended(**json.loads(self._process.stdout.readline()))
 
@@ -114,7 +112,7 @@ def serve() -> None:
             begun = time.monotonic()
             child = os.fork()
             if child == 0:
-                _run(asked["options"], asked["env"], said.fileno())
+                _run(asked["options"], asked["fails"], said.fileno())
             status = _wait(child, [(begun + after, number) for after, number in asked["signals"]])
             seconds = time.monotonic() - begun
             said.seek(0)
@@ -128,16 +126,19 @@ def serve() -> None:
         print(json.dumps(ended.__dict__), file=answers, flush=True)
 
 
-def _run(options: dict[str, Any], env: dict[str, str], stderr: int) -> None:
+def _run(options: dict[str, Any], fails: str, stderr: int) -> None:
     """In the fork: the command, without its parser."""
     code = 70
     try:
         os.dup2(stderr, 2)
         os.dup2(stderr, 1)
-        os.environ.update(env)
         from ltm_eval import cli
         from ltm_eval.harness import run
         from ltm_eval.harness.options import RunConfig
+        from tests.failing import arm
+
+        if fails:
+            arm(fails)
 
         cli._invoke = lambda argv: run.run(RunConfig(**_options(options))) and 0  # type: ignore[assignment]
         sys.argv = ["ltm-eval", "run"]

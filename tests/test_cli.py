@@ -419,5 +419,5 @@ def test_unknown_variables_of_ours_are_named(
 
 def test_every_variable_that_is_read_is_known() -> None:
     package = Path(cli.__file__).parent
-    read = set(re.findall(r"LTM_EVAL_[A-Z_]*[A-Z]", "".join(file.read_text("utf-8") for file in package.glob("*.py"))))
-    assert {"LTM_EVAL_DATA_DIR", "LTM_EVAL_FAILPOINT"} <= read <= VARIABLES
+    read = set(re.findall(r"LTM_EVAL_[A-Z_]*[A-Z]", "".join(file.read_text("utf-8") for file in package.rglob("*.py"))))
+    assert {"LTM_EVAL_DATA_DIR", "LTM_EVAL_CACHE_DIR"} <= read <= VARIABLES

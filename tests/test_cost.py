@@ -22,6 +22,7 @@ from ltm_eval.results.files import LatentRecord, find_runs, fits_of, read_latent
 from ltm_eval.runs import journal
 from ltm_eval.system.files import sample_data_dir, write_jsonl_atomic
 from ltm_eval.system.machine import flops_per_token
+from tests.failing import arm
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def cost_in(place: Path, task: str = TASK) -> dict[str, Any]:
 def killed(work: Any, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
     """Cut off after so many lines of the journal; the first two are a head and a plan."""
     with monkeypatch.context() as patch:
-        patch.setenv("LTM_EVAL_FAILPOINT", f"journal.written:{lines}:int")
+        arm(f"journal.written:{lines}:int", patch.setattr)
         with pytest.raises(KeyboardInterrupt):
             work()
 

@@ -22,6 +22,7 @@ from ltm_eval.runs.processes import current, join, share
 from ltm_eval.system import files as paths
 from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.system.launch import Launch, read_launch, speaks
+from tests.failing import arm
 from tests.gang import Gang, Started, free_port, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
@@ -392,7 +393,7 @@ RESUMED = ("--task", "gsm8k", "--shots", "1", "--limit", "8", "--batch_size", "1
 def dying(argv: list[str]) -> int:
     """The command; rank 1 is killed as its second answer is written, in the job's first start."""
     if os.environ["RANK"] == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        os.environ["LTM_EVAL_FAILPOINT"] = "journal.written:3:kill"
+        arm("journal.written:3:kill")
     code = run_command(argv)
     if code and "TORCHELASTIC_RUN_ID" in os.environ:
         sys.exit(code)

@@ -23,6 +23,7 @@ from ltm_eval.inference.windows import Document, Posterior, Trace, Window
 from ltm_eval.results.files import find_runs
 from ltm_eval.runs.journal import files_of
 from ltm_eval.system.errors import IncompleteError, UsageError
+from tests.failing import arm
 from tests.gang import Gang
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_model
@@ -314,10 +315,9 @@ def test_a_failed_document_is_a_finished_answer(folder: Path, tmp_path: Path, mo
     with monkeypatch.context() as change:
         spoil(change.setattr)
         first = run(RunConfig(**chosen, output_path=str(tmp_path / "a")))
-        change.setenv("LTM_EVAL_FAILPOINT", "journal.written:5:int")  # head, plan, three answers
-        with pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+            arm("journal.written:5:int", cut.setattr)  # head, plan, three answers
             run(RunConfig(**chosen, output_path=str(tmp_path / "b")))
-        change.delenv("LTM_EVAL_FAILPOINT")
         assert len(answers(tmp_path / "b")) == 3
         resumed = run(RunConfig(**chosen, output_path=str(tmp_path / "b")))
     truth, kept = left(tmp_path / "a"), answers(tmp_path / "a")

@@ -20,8 +20,8 @@ import yaml
 from ltm_eval.cli import main
 from ltm_eval.harness.ltm import LTM
 from ltm_eval.model.checkpoint import load
-from ltm_eval.system import files as failpoints
 from ltm_eval.system.errors import CheckpointError, LtmEvalError, UsageError
+from tests.failing import Armed, arm
 from tests.fault_makers import HELD, MAKERS, Place, malicious, rows, write_rows
 from tests.faults_page import page
 from tests.tiny import tiny_folder, tiny_gpt2
@@ -181,14 +181,8 @@ def test_little_free_space_is_said_before_anything_is_loaded(
 def test_a_folder_that_is_deleted_during_the_run(
     when: str, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    output, honest = place.tmp / "out", failpoints.moment
-
-    def moment(name: str) -> None:
-        honest(name)
-        if name == when and output.exists():
-            shutil.rmtree(output)
-
-    monkeypatch.setattr(failpoints, "moment", moment)
+    output = place.tmp / "out"
+    arm(Armed(when, 1, lambda: shutil.rmtree(output)), monkeypatch.setattr)
     case = Case(85, {}, COMMANDS["run"].split(), 4, "", "", process=False)
     assert main(arguments(case, place)) == 4
     err = capfd.readouterr().err

@@ -27,6 +27,7 @@ from ltm_eval.system import files as paths
 from ltm_eval.system import machine as provenance
 from ltm_eval.system.errors import RefusedError
 from ltm_eval.system.files import PACKAGE, source_sha256
+from tests.failing import arm
 from tests.tiny import tiny_folder, tiny_gpt2
 
 LIMIT = 3
@@ -61,7 +62,7 @@ def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
 def killed(config: RunConfig, monkeypatch: pytest.MonkeyPatch, point: str = "journal.written:4:int") -> None:
     """A run that ends early; the head and the plan are lines of the journal too."""
     with monkeypatch.context() as patch:
-        patch.setenv("LTM_EVAL_FAILPOINT", point)
+        arm(point, patch.setattr)
         with pytest.raises(KeyboardInterrupt):
             run(config)
 
@@ -131,7 +132,7 @@ def test_conditions_of_another_program_are_refused_before_any_model_time(
     """The first condition is finished, the second is not."""
     sweep = SweepConfig(config(folder, tmp_path), ("demos", "prior"))
     with monkeypatch.context() as patch:
-        patch.setenv("LTM_EVAL_FAILPOINT", f"journal.written:{LIMIT + 2 + 4}:int")
+        arm(f"journal.written:{LIMIT + 2 + 4}:int", patch.setattr)
         with pytest.raises(KeyboardInterrupt):
             sweeping.run(sweep)
     place = tmp_path / folder_name(str(folder))
@@ -211,13 +212,13 @@ def test_a_command_after_a_change_of_its_source(folder: Path, tmp_path: Path) ->
     argv = ["run", "--model", str(folder), "--task", "gsm8k", "--data", "sample", "--limit", str(LIMIT), "--no_report"]
     argv += ["--shots", "1", "--t_fast", "1", "--gen_kwargs", "max_gen_toks=4", "-o", str(tmp_path / "out"), "--quiet"]
 
-    def command(**more: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", **more}
-        started = [sys.executable, "-m", "ltm_eval", *argv]
+    def command(*program: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": f"{copy}:{PACKAGE.parent}", "PYTHONDONTWRITEBYTECODE": "1"}
+        started = [sys.executable, "-m", *(program or ["ltm_eval"]), *argv]
         return subprocess.run(started, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert command(LTM_EVAL_FAILPOINT="journal.written:4:kill").returncode < 0
-    source = copy / "ltm_eval" / "fast_loop.py"
+    assert command("tests.failing", "journal.written:4:kill").returncode < 0
+    source = copy / "ltm_eval" / "inference" / "posterior.py"
     text = source.read_text()
     source.write_text(f"{text}\nCHANGED = True\n")
     ended = command()

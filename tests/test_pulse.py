@@ -12,6 +12,7 @@ from ltm_eval.inference.decode import Prompt, generate
 from ltm_eval.inference.options import GenerationConfig, fit_config
 from ltm_eval.inference.posterior import Adaptive, fit_adaptive, fit_documents
 from ltm_eval.inference.windows import Document, Window
+from ltm_eval.runs import watchdog
 from ltm_eval.runs.watchdog import STALL_SECONDS, Watch
 from ltm_eval.system import progress as pulse
 from tests.tiny import tiny_model
@@ -45,6 +46,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(pulse, "time", clock)
+    monkeypatch.setattr(watchdog, "time", clock)
     yield clock
     pulse.rest()
 
@@ -124,9 +126,9 @@ def test_time_at_work_is_counted(clock: Clock) -> None:
 
 
 def steps_of(work: object) -> int:
-    before = pulse._State.steps
+    before = pulse.State.steps
     work()  # type: ignore[operator]
-    return pulse._State.steps - before
+    return pulse.State.steps - before
 
 
 def test_every_loop_takes_steps() -> None:

@@ -23,7 +23,8 @@ from ltm_eval.results.files import find_runs
 from ltm_eval.runs import journal
 from ltm_eval.runs.session import MANIFEST, rebuild, status_of
 from ltm_eval.system.errors import RefusedError, ResultsError
-from ltm_eval.system.files import NAME, holding
+from ltm_eval.system.files import HOLDER, holder_of, holding
+from tests.failing import arm
 from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
@@ -155,16 +156,15 @@ def killed_in_a_row(place: Place, output: Path, draw: random.Random, pace: float
     return before
 
 
-FAILPOINTS = {
+KILLED_AT = {
     "lock.open": 1,
-    "lock.write": 1,
+    "results.open": 1,
     "resume.begin": 1,
     "manifest.write": 1,
-    "results.open": 2,
-    "results.write": 3,
-    "results.sync": 3,
-    "results.replace": 2,
-    "results.replaced": 3,
+    "results.write": 4,
+    "results.sync": 4,
+    "results.replace": 3,
+    "results.replaced": 4,
     "results.written": 1,
     "journal.create": 1,
     "journal.write": 9,
@@ -174,39 +174,39 @@ FAILPOINTS = {
     "lm.fit": 2,
     "run.task": 1,
 }
-"""Places that every run passes, and at which pass it is killed."""
+"""Places that every run passes, and at which pass it is killed; the first whole write is the holder of the lock."""
 
 
-@pytest.mark.parametrize("name", FAILPOINTS)
-def test_killed_at_a_failpoint(place: Place, tmp_path: Path, name: str) -> None:
-    failing = {"LTM_EVAL_FAILPOINT": f"{name}:{FAILPOINTS[name]}:kill"}
-    ended = place.server.run(options(place.checkpoint, tmp_path), env=failing)
+@pytest.mark.parametrize("name", KILLED_AT)
+def test_killed_at_a_place(place: Place, tmp_path: Path, name: str) -> None:
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails=f"{name}:{KILLED_AT[name]}:kill")
     assert ended.signal == signal.SIGKILL, f"{name} was not passed: {ended.stderr}"
     check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
 
 
-@pytest.mark.parametrize("name", ["journal.read", "journal.aside", "journal.rewrite", "journal.replace", "journal.cut"])
-def test_killed_while_reading_and_repairing(place: Place, tmp_path: Path, name: str) -> None:
-    """A repair that was cut off is repeated; what is damaged is made again, counted and set aside."""
-    shutil.copytree(stopped(place, tmp_path / "first"), tmp_path / "second")
-    (path,) = journal.files_of(model_folder(tmp_path / "second", place.checkpoint))
-    whole = path.read_bytes().split(b"\n")
-    if name != "journal.cut":
-        whole[3] = whole[3].replace(b"value", b"valve")
-    path.write_bytes(b"\n".join(whole) + b"01234567 {")
-    failing = {"LTM_EVAL_FAILPOINT": f"{name}:1:kill"}
-    assert place.server.run(options(place.checkpoint, tmp_path / "second"), env=failing).signal == signal.SIGKILL
-    left = answers(tmp_path / "second", place.checkpoint)
-    assert len(left) == (7 if name == "journal.cut" else 6)
-    check_finished(place, tmp_path / "second", before=left)
-    if name != "journal.cut":
-        assert whole[3] in path.with_suffix(".bad").read_bytes()
+@pytest.mark.parametrize("torn", [False, True])
+def test_damaged_lines_are_skipped_and_made_again(place: Place, tmp_path: Path, torn: bool) -> None:
+    """The file stays as it is; a start that is killed while it reads may be repeated."""
+    (path,) = journal.files_of(model_folder(stopped(place, tmp_path), place.checkpoint))
+    lines = path.read_bytes().split(b"\n")
+    if not torn:
+        lines[3] = lines[3].replace(b"value", b"valve")
+    path.write_bytes(b"\n".join(lines) + b"01234567 {")
+    found = path.read_bytes()
+    killed = place.server.run(options(place.checkpoint, tmp_path), fails="journal.read:1:kill")
+    assert killed.signal == signal.SIGKILL
+    left = answers(tmp_path, place.checkpoint)
+    assert len(left) == 6 + torn
+    check_finished(place, tmp_path, before=left)
+    assert path.read_bytes() == found
+    ended = place.server.run(options(place.checkpoint, tmp_path))
+    assert ended.code == 0 and ("1 damaged lines of the journal were skipped" in ended.stderr) != torn
 
 
 def stopped(place: Place, output: Path) -> Path:
     """The folder of a run that was killed after 7 answers."""
-    failing = {"LTM_EVAL_FAILPOINT": "journal.written:9:kill"}  # head, plan, answers
-    assert place.server.run(options(place.checkpoint, output), env=failing).signal == signal.SIGKILL
+    failing = "journal.written:9:kill"  # head, plan, answers
+    assert place.server.run(options(place.checkpoint, output), fails=failing).signal == signal.SIGKILL
     assert len(answers(output, place.checkpoint)) == 7
     return output
 
@@ -274,8 +274,8 @@ def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: st
     step = {"enospc": 1, "edquot": 2 * EVERY, "emfile": 2 * EVERY}.get(error, EVERY)  # the same places, other numbers
     for number in range(1 + list(ERRORS).index(error), 400, step):
         chosen = {**few, "output_path": str(tmp_path / str(number))}
-        failing = {"LTM_EVAL_FAILPOINT": f"*:{number}:{error}"}
-        ended = place.server.run(chosen, env=failing)
+        failing = f"*:{number}:{error}"
+        ended = place.server.run(chosen, fails=failing)
         codes.append(ended.code)
         if ended.code == 0:
             break
@@ -286,14 +286,14 @@ def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: st
     assert codes[-1] == 0 and len(codes) > 25 // step
 
 
-def test_a_short_write_is_completed_or_cut_back(place: Place, tmp_path: Path) -> None:
-    ended = place.server.run(options(place.checkpoint, tmp_path), env={"LTM_EVAL_FAILPOINT": "journal.write:5:short"})
+def test_a_short_write_is_completed_or_skipped(place: Place, tmp_path: Path) -> None:
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails="journal.write:5:short")
     assert ended.code == 0 and outcome(tmp_path, place.checkpoint) == place.truth
-    failing = {"LTM_EVAL_FAILPOINT": "journal.write:5:short,journal.short:1:enospc"}
-    ended = place.server.run(options(place.checkpoint, tmp_path / "b"), env=failing)
+    failing = "journal.write:5:short,journal.write:6:enospc"
+    ended = place.server.run(options(place.checkpoint, tmp_path / "b"), fails=failing)
     assert ended.code == 4, ended.stderr
     (path,) = journal.files_of(model_folder(tmp_path / "b", place.checkpoint))
-    assert path.read_bytes().endswith(b"\n") and journal.repair(path.parents[1]) == 0
+    assert not path.read_bytes().endswith(b"\n")
     check_finished(place, tmp_path / "b", before=answers(tmp_path / "b", place.checkpoint))
 
 
@@ -306,7 +306,7 @@ def test_one_command_at_a_time(place: Place, tmp_path: Path) -> None:
     assert ended.lines[-1].startswith(
         f"ltm-eval: error[6]: {tmp_path} is in use by {holder.host}:{os.getpid()} since 2"
     )
-    assert not (tmp_path / NAME).read_bytes()
+    assert holder_of(tmp_path) is None and not (tmp_path / HOLDER).exists()
     assert place.server.run(options(place.checkpoint, tmp_path, limit=1)).code == 0
 
 
@@ -319,7 +319,7 @@ def test_a_folder_that_was_moved_goes_on(place: Place, tmp_path: Path) -> None:
 
 def test_leftovers_that_cannot_go_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.joinpath(".left.tmp").write_text("half")
-    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "lock.leftover:1:eacces")
+    arm("results.unlink:2:eacces", monkeypatch.setattr)  # after that of the holder's own
     with holding(tmp_path):
         assert tmp_path.joinpath(".left.tmp").exists()
 
@@ -364,8 +364,8 @@ def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path
 
     shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / "data" / "gsm8k")
     chosen = {"limit": 4, "data": str(tmp_path / "data")}
-    failing = {"LTM_EVAL_FAILPOINT": "journal.written:4:kill"}
-    place.server.run(options(place.checkpoint, tmp_path / "out", **chosen), env=failing)
+    failing = "journal.written:4:kill"
+    place.server.run(options(place.checkpoint, tmp_path / "out", **chosen), fails=failing)
     test = tmp_path / "data" / "gsm8k" / "test.jsonl"
     test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))
     ended = place.server.run(options(place.checkpoint, tmp_path / "out", **chosen))
@@ -405,8 +405,8 @@ def test_contradicting_answers_are_refused(place: Place, tmp_path: Path) -> None
 def test_a_partial_result_gives_way_to_a_complete_one(place: Place, tmp_path: Path) -> None:
     """Two tasks, killed after the first; then another run of the first alone, in full."""
     few = {"tasks": ["gsm8k", "rules"], "limit": 2}
-    failing = {"LTM_EVAL_FAILPOINT": "results.written:1:kill"}
-    place.server.run(options(place.checkpoint, tmp_path, **few), env=failing)
+    failing = "results.written:1:kill"
+    place.server.run(options(place.checkpoint, tmp_path, **few), fails=failing)
     (partial,) = find_runs([tmp_path])
     assert partial.extra.status == "running" and list(partial.tasks) == [TASK]
     assert place.server.run(options(place.checkpoint, tmp_path, tasks=["gsm8k"], limit=2)).code == 0
@@ -426,11 +426,10 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
         return [json.loads(line) for line in next(folder.glob(f"{kind}_*.jsonl")).read_text().splitlines()]
 
     run(config)
-    monkeypatch.setenv("LTM_EVAL_FAILPOINT", "baselines.chunk:4:int")
     interrupted = RunConfig(**{**config.__dict__, "output_path": str(tmp_path / "b")})
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        arm("baselines.chunk:6:int", patch.setattr)  # two seeds come before the first chunk
         run(interrupted)
-    monkeypatch.delenv("LTM_EVAL_FAILPOINT")
     kept = len(journal.read(tmp_path / "b" / folder_name(str(gpt2))).answers)
     assert 6 <= kept < 16
     run(interrupted)
@@ -446,7 +445,7 @@ def test_what_is_complete_stays_until_it_is_complete_again(place: Place, tmp_pat
     assert place.server.run(few).code == 0
     first = outcome(tmp_path, place.checkpoint)
     for name in ("run.task", "results.replace"):
-        place.server.run(few, env={"LTM_EVAL_FAILPOINT": f"{name}:1:kill"})
+        place.server.run(few, fails=f"{name}:1:kill")
         for partial in tmp_path.rglob("*.tmp"):
             partial.unlink()
         assert outcome(tmp_path, place.checkpoint) == first

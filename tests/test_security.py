@@ -85,7 +85,7 @@ def test_the_search_sees(source: str) -> None:
 
 
 def test_templates_are_escaped_and_never_made_of_data() -> None:
-    layout = (ROOT / "ltm_eval" / "layout.py").read_text("utf-8")
+    layout = (ROOT / "ltm_eval" / "report" / "layout.py").read_text("utf-8")
     assert "autoescape=True" in layout and "StrictUndefined" in layout
     makers = [path.name for path in SOURCES if "Environment(" in path.read_text("utf-8")]
     assert makers == ["layout.py"], "one place makes the environment of all pages"

@@ -23,7 +23,6 @@ from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
 from ltm_eval.results.files import ANSWER, TARGET, TEXT, LatentRecord, TokenRecord, rounded
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes
 from ltm_eval.runs.worklist import Answer, Item, item_of, reference_of
-from ltm_eval.system import files
 from ltm_eval.system.device import finish
 from ltm_eval.system.files import digest
 
@@ -391,7 +390,6 @@ class Fits:
         kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
         self._sync()  # what the batch before has answered
-        files.moment("lm.fit")
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
         posterior = fit_documents(self.model, fits, self.config, seed=self.seed) if fits else None

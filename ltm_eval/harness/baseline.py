@@ -42,7 +42,6 @@ from ltm_eval.runs.worklist import (
     numbered,
     reference_of,
 )
-from ltm_eval.system import files
 from ltm_eval.system import progress as pulse
 from ltm_eval.system.device import ran_out
 from ltm_eval.system.errors import CheckpointError, LtmEvalError, TokenizerError
@@ -749,7 +748,6 @@ def _kept(
         bar = show(len(todo))
         for chunk in chunks:
             if not todo.isdisjoint(chunk):
-                files.moment("baselines.chunk")
                 if watched is not None:
                     texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
                     watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)

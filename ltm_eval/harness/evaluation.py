@@ -20,7 +20,6 @@ from ltm_eval.results.files import SCHEMA, SIDECARS, fits_of
 from ltm_eval.results.signature import signatures_of
 from ltm_eval.runs import session as resume
 from ltm_eval.runs.processes import Job, current
-from ltm_eval.system import files
 from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, short_name, write_jsonl_atomic
 from ltm_eval.system.machine import MEMORY, Meter, TaskCost, flops_of, provenance, sizes_of, together, version
@@ -594,7 +593,6 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     for task in tasks:
         meter = Meter(lm.device)
         part = evaluate_task(lm, task, config)
-        files.moment("run.task")
         records = list(getattr(lm, "records", []))
         info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
         own, made = _shared_cost(meter, current()), session.made()

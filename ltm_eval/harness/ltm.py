@@ -42,12 +42,13 @@ from ltm_eval.model.compiling import compile_layers, uncompiled
 from ltm_eval.model.decoder import LatentThoughtModel, live_model, told
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.results.files import LatentRecord, TokenRecord
-from ltm_eval.runs.processes import agree_on, join
+from ltm_eval.runs.processes import join
 from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 from ltm_eval.system.device import resolve_device, resolve_dtype
 from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, check_choice, leave, leaving
+from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
-from ltm_eval.system.progress import Progress, silent, tqdm_bar
+from ltm_eval.system.progress import Bar, Progress, silent
 from ltm_eval.tasks import arguments
 from ltm_eval.tasks.arguments import (
     batch_size_or_auto,
@@ -194,7 +195,7 @@ class LTM(TemplateLM):
         self.budget = Budget()
         self.failures: list[Failure] = []
         self.keeps_failures = False
-        self.progress: Callable[[int, str], Progress] = tqdm_bar
+        self.progress: Callable[[int, str], Progress] = Bar
         self.worklist = Worklist()
 
     def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
@@ -209,11 +210,11 @@ class LTM(TemplateLM):
             known = [name for name in inspect.signature(cls).parameters if name != "self"]
             job = join()
             given = host_arguments(known, arg_dict, additional_config or {})
-            agree_on(given.get("pretrained"), given.get("revision"))
+            agree_on(given.get("pretrained"), given.get("revision"), job=job)
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
             lm.worklist = Worklist(job=job)
-            lm.progress = tqdm_bar if job.leads else silent
+            lm.progress = Bar if job.leads else silent
             return lm
         except LtmEvalError as error:
             leave(error)

@@ -257,7 +257,7 @@ WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machi
 
 
 PREFIX = "LTM_EVAL_"
-VARIABLES = {PREFIX + name for name in ("CACHE_DIR", "DATA_DIR", "DEBUG", "FAILPOINT", "RANK_SILENCE", "RANK_STALL")}
+VARIABLES = {PREFIX + name for name in ("CACHE_DIR", "DATA_DIR", "DEBUG", "RANK_SILENCE", "RANK_STALL")}
 """Of the environment, all that is read; options add their own."""
 
 

@@ -25,7 +25,15 @@ from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError, TokenizerError, UsageError, shown
-from ltm_eval.system.files import DEMO_MODEL, assets_dir, check_archive, demo_model_dir, steady
+from ltm_eval.system.files import (
+    DEMO_MODEL,
+    assets_dir,
+    atomic,
+    atomic_folder,
+    check_archive,
+    demo_model_dir,
+    steady,
+)
 from ltm_eval.system.hub import REFUSALS, ask, is_hub_id
 
 if TYPE_CHECKING:
@@ -725,13 +733,10 @@ def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -
     checkpoint = read(source)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise RefusedError(f"{target}: exists already; name a new place, nothing was written")
-    try:
-        if target.suffix == ".pt":
-            _save_released(checkpoint, target)
-        else:
-            save(checkpoint, target, tokenizer=tokenizer)
-    except OSError as error:
-        raise MachineError(f"{target}: cannot be written ({error.strerror})") from error
+    if target.suffix == ".pt":
+        _save_released(checkpoint, target)
+    else:
+        save(checkpoint, target, tokenizer=tokenizer)
     return checkpoint.info
 
 
@@ -740,35 +745,26 @@ def save(checkpoint: Checkpoint, target: Path, *, tokenizer: str | None = None) 
     from safetensors.torch import save_file
 
     spec = tokenizer or checkpoint.tokenizer_spec
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, part / WEIGHTS_FILE)
-    fields: dict[str, Any] = {
-        "format": FORMAT,
-        "model": asdict(checkpoint.config),
-        "step": checkpoint.info.step,
-        "weights_sha256": checkpoint.info.weights_sha256,
-    }
-    if spec == "gpt2":
-        fields["tokenizer"] = spec
-    elif spec is not None:
-        given = Path(spec)
-        shutil.copyfile(given / RANKS_FILE if given.is_dir() else given, part / RANKS_FILE)
-        fields["tokenizer_sha256"] = load_tokenizer(str(part / RANKS_FILE)).digest
-    (part / CONFIG_FILE).write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
-    if target.is_dir():
-        target.rmdir()
-    os.replace(part, target)
+    with atomic_folder(target) as part:
+        save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, part / WEIGHTS_FILE)
+        fields: dict[str, Any] = {
+            "format": FORMAT,
+            "model": asdict(checkpoint.config),
+            "step": checkpoint.info.step,
+            "weights_sha256": checkpoint.info.weights_sha256,
+        }
+        if spec == "gpt2":
+            fields["tokenizer"] = spec
+        elif spec is not None:
+            given = Path(spec)
+            shutil.copyfile(given / RANKS_FILE if given.is_dir() else given, part / RANKS_FILE)
+            fields["tokenizer_sha256"] = load_tokenizer(str(part / RANKS_FILE)).digest
+        (part / CONFIG_FILE).write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
 
 
 def _save_released(checkpoint: Checkpoint, target: Path) -> None:
     """Write the released form with plain names."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     state = dict(checkpoint.weights) | {TIED: checkpoint.weights[EMBEDDING]}
-    part = target.with_name(target.name + ".part")
-    torch.save(
-        {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step, "config": {}},
-        part,
-    )
-    os.replace(part, target)
+    fields = {"model": state, "model_args": asdict(checkpoint.config), "iter_num": checkpoint.info.step, "config": {}}
+    with atomic(target, binary=True, other="place") as file:
+        torch.save(fields, file)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from xml.etree import ElementTree
 
-from ltm_eval.system.errors import MachineError
-from ltm_eval.system.files import reports_dir
+from ltm_eval.system.files import atomic, reports_dir
 from ltm_eval.system.text import visible
 
 if TYPE_CHECKING:
@@ -1054,12 +1052,5 @@ def light_colours() -> dict[str, str]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise MachineError(f"cannot write {path}: {error.strerror or error}; choose another --plots_dir") from error
+    with atomic(path, binary=True, other="--plots_dir") as file:
+        file.write(data)

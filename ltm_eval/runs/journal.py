@@ -1,12 +1,12 @@
 """Finished answers on disk, so that a run which was cut off goes on where it stopped.
 
-    <folder>/journal/<uuid>.jsonl    one file per process, append-only: crc32 (8 hex digits), space, ASCII JSON, LF
-    <folder>/journal/<uuid>.bad      lines of that file that were damaged, set aside
+    <folder>/journal/<uuid>.jsonl    append-only: crc32 (8 hex digits), space, ASCII JSON, LF
 
-A line is a head (settings of what follows), a plan (a call of the model that begins) or an answer. An answer's key is
-the sha256 of the settings and the request's content, so that any process may read every file and none takes an answer
-of another checkpoint or other settings. A line is handed to the system whole and kept only whole: what a failed or
-interrupted write left is cut off at once, or dropped by the next reader. Nothing here is ever unpickled.
+Every start of every process writes a file of its own, made with its first line, and no file is changed by another. A
+line is a head (settings of what follows), a plan (a call of the model that begins) or an answer. An answer's key is the
+sha256 of the settings and the request's content, so that any process may read every file and none takes an answer of
+another checkpoint or other settings. A line that a failed or interrupted write left half-written is skipped, as is one
+whose checksum is wrong; what it held is done again. Nothing here is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from ltm_eval.system import files
 from ltm_eval.system.errors import MachineError, RefusedError
 from ltm_eval.system.files import cause, remedy
 
@@ -31,13 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-
 FORMAT = 1
 FOLDER = "journal"
-FILE = "file"
-"""Added to heads and plans that are read: the name of their file."""
-SYNC_SECONDS = 0.1
-"""Answers that end within this time of the last flush to the disk may wait for the next one, or the batch's end."""
+FILE = "file"  # added to heads and plans that are read: the name of their file
+SYNC_SECONDS = 0.1  # answers that end sooner after a flush may wait for the next one, or the batch's end
 _CRC = 9
 _KEY = slice(_CRC + 8, _CRC + 8 + 64)
 _KEYED = b'{"key":"'
@@ -49,7 +45,7 @@ _NON_FINITE = "non-finite"
 
 
 def canonical(content: Any) -> str:
-    """`content` as strict ASCII JSON; floats keep every bit, those that are not finite are spelt out."""
+    """Return `content` as strict ASCII JSON; floats keep every bit, those that are not finite are spelt out."""
     try:
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -69,19 +65,19 @@ def _read_back(found: dict[str, Any]) -> Any:
 
 
 def digest(content: Any) -> str:
-    """sha256 (hex) of `content` with its keys in order."""
+    """Return the sha256 (hex) of `content` with its keys in order."""
     ordered = json.dumps(_spelt(content), sort_keys=True, separators=(",", ":"), default=str)
     return sha256(ordered.encode()).hexdigest()
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """A line of the journal."""
+    """Return a row as a line of the journal."""
     text = canonical(row).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line (without its end) is as it was written."""
+    """Return whether a line (without its end) is as it was written."""
     try:
         return line[8:9] == b" " and int(line[:8], 16) == zlib.crc32(line[_CRC:])
     except ValueError:
@@ -89,7 +85,7 @@ def is_whole(line: bytes) -> bool:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The row of a line.
+    """Return the row of a line.
 
     Raises:
         ValueError: it is not as it was written, or no object.
@@ -118,19 +114,14 @@ class Place(NamedTuple):
 class Contents:
     """What all files of a journal hold."""
 
-    answers: dict[str, Place] = field(default_factory=dict)
-    """By key; read when asked for."""
-    heads: list[dict[str, Any]] = field(default_factory=list)
-    """Settings of the runs that wrote here."""
-    plans: list[dict[str, Any]] = field(default_factory=list)
-    """Calls of the model that were begun."""
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Answers by file name and task."""
-    damaged: int = 0
-    """Lines that are not as they were written; what they held is done again."""
+    answers: dict[str, Place] = field(default_factory=dict)  # by key; read when asked for
+    heads: list[dict[str, Any]] = field(default_factory=list)  # settings of the runs that wrote here
+    plans: list[dict[str, Any]] = field(default_factory=list)  # calls of the model that were begun
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # answers by file name and task
+    damaged: int = 0  # whole lines that are not as they were written
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """The answer of a key, as it was appended; None where there is none.
+        """Return the answer of a key, as it was appended; None if there is none.
 
         Raises:
             MachineError: it cannot be read any more.
@@ -140,7 +131,7 @@ class Contents:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The journal's files in a run's folder, in a fixed order."""
+    """Return the journal's files in a run's folder, in a fixed order."""
     return sorted((folder / FOLDER).glob("*.jsonl"))
 
 
@@ -153,8 +144,13 @@ def read(folder: Path) -> Contents:
     """
     found = Contents()
     for path in files_of(folder):
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
         offset = 0
-        for line in _bytes_of(path).split(b"\n")[:-1]:  # what follows the last line's end is half a line, or nothing
+        for line in content.split(b"\n")[:-1]:  # what follows the last line's end is half a line, or nothing
             if line:
                 _take(line, Place(path, offset, len(line)), found)
             offset += len(line) + 1
@@ -192,7 +188,7 @@ def _take_answer(key: str, place: Place, found: Contents) -> None:
 
 
 def _timeless(value: Any) -> Any:
-    """A row without how long things took, which no two machines agree on."""
+    """Return a row without how long things took, which no two machines agree on."""
     if isinstance(value, dict):
         return {name: _timeless(part) for name, part in value.items() if not name.endswith("_seconds")}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
@@ -209,102 +205,26 @@ def _row_at(place: Place) -> dict[str, Any]:
         raise MachineError(f"{place.path}: changed or vanished while it was read ({error}); run again") from error
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        files.hit("journal.read")
-        return path.read_bytes()
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-# Repairing ------------------------------------------------------------------------------------------------------------
-
-
-def repair(folder: Path) -> int:
-    """Cut off half-written last lines and set other damaged lines aside; only while nobody else writes.
-
-    A repair that is cut off can be repeated: lines are set aside before they leave their file.
-
-    Returns:
-        How many lines were set aside.
-
-    Raises:
-        MachineError: a file cannot be read or written.
-    """
-    return sum(_repair_file(path) for path in files_of(folder))
-
-
-def _repair_file(path: Path) -> int:
-    data = _bytes_of(path)
-    whole = data.rfind(b"\n") + 1
-    lines = data[:whole].split(b"\n")[:-1]
-    bad = [line for line in lines if not is_whole(line)]
-    try:
-        if any(bad):
-            _set_aside(path, bad)
-        if bad:
-            _rewrite(path, b"".join(line + b"\n" for line in lines if is_whole(line)))
-        elif whole < len(data):
-            files.hit("journal.cut")
-            os.truncate(path, whole)
-    except OSError as error:
-        raise MachineError(f"cannot repair {path}: {cause(error, path)}; {remedy(error, path)}") from error
-    return sum(map(bool, bad))
-
-
-def _set_aside(path: Path, bad: list[bytes]) -> None:
-    files.hit("journal.aside")
-    with path.with_suffix(".bad").open("ab") as file:
-        file.write(b"".join(line + b"\n" for line in bad if line))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _rewrite(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.stem}.tmp")
-    files.hit("journal.rewrite")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    files.hit("journal.replace")
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        return  # some network file systems refuse it for folders
-    finally:
-        os.close(handle)
-
-
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
 class Writer:
-    """Appends to a file of its own, which is made with the first line."""
+    """Append to a file of its own, which is made with the first line."""
 
     def __init__(self, folder: Path, head: Mapping[str, Any]) -> None:
-        """Nothing is written yet.
+        """Write nothing yet.
 
         Args:
             folder: of the run; files go to its `journal`.
             head: first line of the file.
         """
         self.path = folder / FOLDER / f"{uuid4().hex}.jsonl"
-        self.seconds = 0.0
-        """Time spent on writing."""
+        self.seconds = 0.0  # spent on writing
         self._head = head
         self._handle: int | None = None
-        self._end = 0
-        self._synced = 0
-        self._synced_at = -math.inf
         self._failed = False
+        self._is_synced = True
+        self._synced_at = -math.inf
 
     def append(self, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Append a row; it outlasts this process at once, and a power cut with the next flush.
@@ -314,13 +234,15 @@ class Writer:
             sync: whether a batch has ended, so that everything must reach the disk now.
 
         Raises:
-            MachineError: it could not be written; the file ends with the last whole line.
+            MachineError: it could not be written. Nothing more is appended: the file may end with half a line.
         """
         begun = time.perf_counter()
-        line = encode(row)
+        if self._failed:
+            raise self._lost(OSError(0, "an earlier write failed"), "take more")
         if self._handle is None:
             self._create()
-        self._write(line)
+            self._write(encode(self._head))
+        self._write(encode(row))
         if sync or time.monotonic() - self._synced_at >= SYNC_SECONDS:
             self.sync()
         self.seconds += time.perf_counter() - begun
@@ -331,20 +253,17 @@ class Writer:
         Raises:
             MachineError: the disk failed. It is not tried again: a second flush may succeed although data were lost.
         """
-        if self._handle is None or self._synced == self._end:
+        if self._handle is None or self._is_synced:
             return
         try:
             if self._failed:
-                raise OSError(0, "an earlier flush failed")
-            files.hit("journal.sync")
+                raise OSError(0, "an earlier write failed")
             os.fsync(self._handle)
-            files.moment("journal.synced")
             if not self.path.exists():
                 raise OSError(errno.ENOENT, "deleted or moved during the run")
         except OSError as error:
-            self._failed = True
             raise self._lost(error, "reach the disk") from error
-        self._synced, self._synced_at = self._end, time.monotonic()
+        self._is_synced, self._synced_at = True, time.monotonic()
 
     def close(self) -> None:
         """Flush and let go of the file.
@@ -364,44 +283,33 @@ class Writer:
 
     def _create(self) -> None:
         try:
-            files.hit("journal.create")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(self.path.parent, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._handle = os.open(self.path, flags, 0o644)
-            sync_folder(self.path.parent)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # so that the file's name outlasts a power cut
+            except OSError:
+                pass  # some network file systems refuse it for folders
+            finally:
+                os.close(folder)
         except OSError as error:
             raise self._lost(error, "be made") from error
-        self._write(encode(self._head))
 
     def _write(self, line: bytes) -> None:
-        """Write all of a line, or cut the file back to what stood there before."""
-        handle = self._handle
-        assert handle is not None
+        """Write all of a line."""
+        assert self._handle is not None
+        self._is_synced = False
         try:
             rest = line
             while rest:
-                short = files.hit("journal.write") == "short"
-                rest = rest[os.write(handle, rest[: len(rest) // 2] if short else rest) :]
-                if short:
-                    files.hit("journal.short")
-        except BaseException as error:  # also when a signal ends the run in between
-            self._cut()
-            if isinstance(error, OSError):
-                self._failed = True
-                raise self._lost(error, f"take {len(line)} bytes more") from error
-            raise
-        self._end += len(line)
-        files.moment("journal.written")
-
-    def _cut(self) -> None:
-        """Back to the last whole line; where even that fails, the next reader drops the rest."""
-        if self._handle is not None:
-            try:
-                os.ftruncate(self._handle, self._end)
-            except OSError:
-                return
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError as error:
+            raise self._lost(error, f"take {len(line)} bytes more") from error
 
     def _lost(self, error: OSError, wanted: str) -> MachineError:
+        """Return the error of a file that takes nothing more."""
+        self._failed = True
         first = "" if error.errno == errno.ENOENT else f"{remedy(error, self.path)} and "
         reason = cause(error, self.path)
         return MachineError(f"{self.path}: could not {wanted} ({reason}); {first}run the same command again")

@@ -22,13 +22,11 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.runs.watchdog import FAILED, GRACE_SECONDS, SILENCE_SECONDS, STALL_SECONDS, TOLD, Heartbeat, beat_key
 from ltm_eval.system.errors import LISTENERS, IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
-from ltm_eval.system.hub import Asked, ask, go_offline, is_hub_id, remember
 from ltm_eval.system.launch import Launch, read_launch, speaks
 
 if TYPE_CHECKING:
@@ -39,16 +37,15 @@ if TYPE_CHECKING:
 
 SILENCE_VARIABLE = "LTM_EVAL_RANK_SILENCE"
 STALL_VARIABLE = "LTM_EVAL_RANK_STALL"
+# how long processes wait for one another at the start: the imports of a cold network disk take minutes
 JOIN_SECONDS = 300.0
-"""How long processes wait for one another at the start: the imports of a cold network disk take minutes."""
 LEAVING_SECONDS = 60.0
-UNLIMITED = timedelta(days=30)
-"""Ranks may finish hours apart; the heartbeat, not a time limit, notices a lost one."""
+UNLIMITED = timedelta(days=30)  # ranks may finish hours apart; the heartbeat, not a time limit, notices a lost one
 _POLL_SECONDS = 0.02
 
 
 class Job:
-    """This process and the others; alone where no launcher started it."""
+    """This process and the others; alone if no launcher started it."""
 
     def __init__(self, launch: Launch | None = None) -> None:
         self.launch = launch or Launch()
@@ -60,7 +57,7 @@ class Job:
         return self.launch.leads
 
     def exchange(self, payload: bytes) -> list[bytes]:
-        """The payload of every rank, in order.
+        """Return the payload of every rank, in order.
 
         Raises:
             IncompleteError: a rank is lost.
@@ -68,18 +65,18 @@ class Job:
         return [payload]
 
     def check(self) -> None:
-        """Between two pieces of work: whether the job goes on.
+        """Check, between two pieces of work, that the job goes on.
 
         Raises:
             IncompleteError: a rank is lost.
         """
 
     def tell(self, error: LtmEvalError | None) -> bool:
-        """That this process ends early; True where it is the one to print `error`."""
+        """Say that this process ends early; True if it is the one to print `error`."""
         return True
 
     def wait(self) -> None:
-        """Until every rank is here.
+        """Wait until every rank is here.
 
         Raises:
             IncompleteError: a rank is lost.
@@ -121,8 +118,7 @@ class _Joined(Job):
         super().__init__(launch)
         self._store, self._group, self._heartbeat = store, group, heartbeat
         self._open = True
-        self._pending: Any = None
-        """What is being exchanged."""
+        self._pending: Any = None  # what is being exchanged
         atexit.register(self._leave)
 
     def exchange(self, payload: bytes) -> list[bytes]:
@@ -136,7 +132,7 @@ class _Joined(Job):
         return [part[:size].numpy().tobytes() for part, size in zip(found, sizes, strict=True)]
 
     def _gather(self, tensor: Any) -> list[Any]:
-        """The tensor of every rank."""
+        """Return the tensor of every rank."""
         import torch
 
         self.check()
@@ -180,7 +176,7 @@ class _Joined(Job):
             self._leave()
 
     def _leave(self) -> None:
-        """The others no longer expect this rank; whoever keeps the store waits until they have left too."""
+        """Leave the job; the process that keeps the store waits until the others have left too."""
         global _joined  # noqa: PLW0603 - one job a process
         if not self._open:
             return
@@ -190,14 +186,14 @@ class _Joined(Job):
         self.part(LEAVING_SECONDS if self._heartbeat.verdict is None else GRACE_SECONDS)
 
     def part(self, seconds: float) -> None:
-        """Be heard no more; where the store is kept here, wait so long for the others to do the same."""
+        """Stop the heartbeat; if the store is kept here, wait so long for the others to do the same."""
         self._heartbeat.leave()
         if self.leads and not self.launch.served:
             self._heartbeat.others_left(seconds)
 
 
 def _stands_in(launch: Launch) -> bool:
-    """Whether this rank speaks where the store is gone: one of every machine, and the one after the first."""
+    """Return whether this rank speaks if the store is gone: one of every machine, and the one after the first."""
     return launch.local_rank == 0 or launch.rank == 1
 
 
@@ -205,12 +201,12 @@ _joined: _Joined | None = None
 
 
 def current() -> Job:
-    """The job that was joined, or this process alone."""
+    """Return the job that was joined, or this process alone."""
     return _joined or Job()
 
 
 def may_tell(error: LtmEvalError | None) -> bool:
-    """Tell the others that this process ends early; True where it is the one to print `error`.
+    """Tell the others that this process ends early; True if it is the one to print `error`.
 
     Before they have met, a wrong option is the same in all of them; anything else need not be.
     """
@@ -288,7 +284,7 @@ def _seconds(variable: str, default: float) -> float:
 
 
 def _connect(launch: Launch) -> Store:
-    """The job's store, which rank 0 keeps unless torchrun does."""
+    """Return the job's store, which rank 0 keeps unless torchrun does."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     if launch.served or not launch.leads:
@@ -332,7 +328,7 @@ def _reach(launch: Launch) -> None:
 
 
 def _meet(store: Store, launch: Launch) -> tuple[str, list[str]]:
-    """A name for this start of the job that all ranks share, and how a user finds each rank.
+    """Return a name for this start of the job that all ranks share, and how a user finds each rank.
 
     torchrun keeps one store over all restarts, so what a dead process left there must not be taken for a living one:
     rank 0 proposes a name to those it sees, and it holds once every one of them has answered to it.
@@ -372,7 +368,7 @@ def _meet(store: Store, launch: Launch) -> tuple[str, list[str]]:
 
 
 def _hellos(store: Store, world: int) -> list[str]:
-    """What each rank said when it came; empty where it has not."""
+    """Return what each rank said when it came; empty if it has not."""
     keys = [f"hello/{rank}" for rank in range(world)]
     return [store.get(key).decode() if store.check([key]) else "" for key in keys]
 
@@ -387,7 +383,7 @@ def _missing(store: Store, launch: Launch) -> str:
 
 
 def share(work: Sequence[tuple[Hashable, float]], world: int) -> list[int]:
-    """Which rank does each piece of work.
+    """Return which rank does each piece of work.
 
     Pieces that belong together go to one rank. The costliest go first, each to the rank with the least so far
     (longest processing time first; at most 4/3 of the best makespan, Graham 1969). All ranks compute the same.
@@ -406,46 +402,3 @@ def share(work: Sequence[tuple[Hashable, float]], world: int) -> list[int]:
         ranks[owner] = rank
         heapq.heappush(loads, (load + totals[owner], rank))
     return [ranks[owner] for owner, _ in work]
-
-
-__all__ = ["Job", "current", "join", "share"]
-
-
-# Commits of hub repositories, asked for once in a job: a branch may move between two questions.
-
-
-def agreed(repo: str, revision: str | None, *, job: Job | None = None) -> Asked:
-    """What the hub told the leading process of a revision; all processes ask together and get the same.
-
-    Where it does not tell, none of them asks again: only caches are read from here on.
-
-    Args:
-        repo: `owner/name`, or a name without an owner.
-        revision: commit, tag or branch; None is the default branch.
-        job: the processes; None is the job that was joined.
-
-    Raises:
-        IncompleteError: a rank is lost.
-    """
-    job = job or current()
-    told = json.dumps(asdict(ask(repo, revision))).encode() if job.leads else b""
-    asked = Asked(**json.loads(job.exchange(told)[0]))
-    if asked.silent:
-        go_offline()
-    if job.world > 1:
-        remember(repo, revision, asked)
-    return asked
-
-
-def agree_on(source: object, revision: object) -> None:
-    """Let the processes of a job load the same commit of a hub checkpoint; nothing where `source` is something else.
-
-    Args:
-        source: what a model is loaded from; all processes were given the same.
-        revision: what was asked for.
-
-    Raises:
-        IncompleteError: a rank is lost.
-    """
-    if current().world > 1 and isinstance(source, str) and is_hub_id(source):
-        agreed(source, str(revision) if revision else None)

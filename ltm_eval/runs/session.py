@@ -1,4 +1,13 @@
-"""What a task cost while it ran: time, memory and compute, of all processes that shared it."""
+"""A model's run in its folder: what was begun there, whether it goes on, and under which names its results stand.
+
+    <output>/<model>/run.json                the run: settings, what is asked, data, name of its results; written once
+    <output>/<model>/journal/                finished answers (`journal`)
+    <output>/<model>/results_<date>.json     `ltm_eval.status`: running, incomplete or complete
+
+The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
+their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on. The
+program itself, its source and the libraries that compute, counts as a setting.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.files import LatentRecord
-from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read, repair
+from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read
 from ltm_eval.runs.processes import Job
 from ltm_eval.runs.worklist import Worklist, say_on_stderr
-from ltm_eval.system import files, progress
+from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.system.files import unused_date, write_json_atomic
 from ltm_eval.system.machine import described, program
@@ -24,54 +33,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """What is known of how one answer was made."""
+    """How one answer was made."""
 
-    launch: str
-    """Start of the command that made it; empty for this one."""
-    process: str
-    """Of that start."""
-    seconds: float
-    """Wall time it took its process."""
-    records: Sequence[LatentRecord]
-    """Its sidecar lines."""
+    launch: str  # start of the command that made it; empty for this one
+    process: str  # of that start
+    seconds: float  # wall time it took its process
+    records: Sequence[LatentRecord]  # its sidecar lines
 
-
-# A model's run in its folder: what was begun there, whether it goes on, and under which names its results stand.
-#
-# <output>/<model>/run.json the run: settings, what is asked, data, name of its results; written once
-# <output>/<model>/journal/ finished answers (`journal`) <output>/<model>/results_<date>.json `ltm_eval.status`:
-# running, incomplete or complete
-#
-# The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
-# their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on. The
-# program itself, its source and the libraries that compute, counts as a setting.
 
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
 REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
 VERSIONS = "versions."
-SHOWN = 4
-"""Differing fields that an error names."""
+SHOWN = 4  # differing fields that an error names
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What `run.json` holds."""
 
-    date_id: str
-    """In the names of results, samples and latents."""
-    settings: Mapping[str, Any]
-    """What finished answers are kept under."""
-    asked: Mapping[str, Any]
-    """Tasks and options that choose the requests and the figures."""
-    data: Mapping[str, Any]
-    """By task: files, counts and digests."""
-    version: str = field(default_factory=described)
-    """The program that began it, for readers."""
+    date_id: str  # in the names of results, samples and latents
+    settings: Mapping[str, Any]  # what finished answers are kept under
+    asked: Mapping[str, Any]  # tasks and options that choose the requests and the figures
+    data: Mapping[str, Any]  # by task: files, counts and digests
+    version: str = field(default_factory=described)  # the program that began it, for readers
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The manifest of a run's folder; None where there is none.
+        """Return the manifest of a run's folder; None if there is none.
 
         Raises:
             ResultsError: it cannot be used.
@@ -89,11 +78,10 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
-        files.moment("manifest.write")
         write_json_atomic(folder / MANIFEST, asdict(self))
 
     def results(self, folder: Path) -> Path:
-        """Its results file."""
+        """Return its results file."""
         return folder / f"results_{self.date_id}.json"
 
 
@@ -104,14 +92,11 @@ class Session:
     folder: Path
     manifest: Manifest
     worklist: Worklist
-    was_complete: bool
-    """Whether its results were complete already; they stay until new ones are."""
-    warnings: list[str]
-    """For readers of the results."""
+    was_complete: bool  # whether its results were complete already; they stay until new ones are
+    warnings: list[str]  # for readers of the results
+    # files of the journal that were there before, with the start of the command that wrote each
     launches: Mapping[str, str]
-    """Files of the journal that were there before, with the start of the command that wrote each."""
-    costs_before: Mapping[str, Any]
-    """By task: what an earlier start under the same names wrote of its cost."""
+    costs_before: Mapping[str, Any]  # by task: what an earlier start under the same names wrote of its cost
 
     @property
     def date_id(self) -> str:
@@ -124,7 +109,7 @@ class Session:
         return self.manifest.results(self.folder)
 
     def made(self) -> list[Made]:
-        """How every answer of the calls closed since the last time was made, each once."""
+        """Return how every answer of the calls closed since the last time was made, each once."""
         return [
             Made(
                 self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
@@ -146,7 +131,6 @@ class Session:
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
-            files.moment("results.written")
 
 
 @contextmanager
@@ -159,9 +143,9 @@ def session(
     fresh: bool = False,
     job: Job | None = None,
 ) -> Iterator[Session]:
-    """Begin or go on with a run; only while its output folder is held (`lock`).
+    """Begin a run or resume it; only while its output folder is held (`files.holding`).
 
-    Of several processes the leading one repairs, settles and writes; each appends to a journal file of its own.
+    Of several processes the leading one settles and writes; each appends to a journal file of its own.
 
     `lm.settings` names what answers are kept under; `lm.worklist` is replaced until the block ends. However it ends,
     finished answers are on disk and the results file says how far it is.
@@ -179,15 +163,14 @@ def session(
         ResultsError: its manifest cannot be used although there is a journal.
         MachineError: the folder cannot be read or written.
     """
-    files.moment("resume.begin")
     job = job or Job()
     wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data))
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
-    damaged = repair(folder) if job.leads else 0
     journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
     journal.head |= {"run": asdict(manifest), "launch": journal.launch}
-    warnings = [f"{damaged} damaged lines of the journal were set aside and done again"] if damaged else []
-    for line in warnings:
+    damaged = journal.contents.damaged
+    warnings = [f"{damaged} damaged lines of the journal were skipped; what they held is done again"] if damaged else []
+    for line in warnings if job.leads else ():
         say_on_stderr(line)
     state = Session(
         folder,
@@ -212,13 +195,13 @@ def session(
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file, without access tokens."""
+    """Return `content` as it comes back from a file, without access tokens."""
     found: dict[str, Any] = masked_all(json.loads(json.dumps(content, default=str)))
     return found
 
 
 def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[Journal, Manifest]:
-    """The journal, and the manifest as the leading process settles it; the others read once that is done."""
+    """Return the journal, and the manifest that the leading process settles; the others read once that is done."""
     told = b""
     if job.leads:
         journal = Journal(folder, wanted.settings)
@@ -232,7 +215,7 @@ def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[J
 
 
 def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
-    """Close the books of a run that ends early; what ended it is told, not what else goes wrong now."""
+    """Close a run that ends early; what ended it is reported, not what else goes wrong now."""
     try:
         journal.close()
         if leads and status_of(state.results) == RUNNING:
@@ -244,7 +227,7 @@ def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
 
 
 def status_of(results: Path) -> str:
-    """How far a results file says it is; empty where there is none, or it does not tell."""
+    """Return how far a results file says it is; empty if there is none, or it does not say."""
     try:
         block = json.loads(results.read_text("utf-8")).get("ltm_eval", {})
         return str(block.get("status", COMPLETE if block else ""))
@@ -253,7 +236,7 @@ def status_of(results: Path) -> str:
 
 
 def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) -> Manifest:
-    """The manifest of the run that goes on, or of the one that begins, written."""
+    """Return the manifest of the run that is resumed, or write that of the one that begins."""
     there = Manifest.read(folder)
     if there is None and found.answers:
         raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
@@ -268,7 +251,7 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
 
 
 def _changes(there: Manifest, wanted: Manifest) -> list[str]:
-    """What differs in settings, and in the data of tasks that both have: `field old → new`."""
+    """Return what differs in settings, and in the data of tasks that both have: `field old → new`."""
     shared = there.data.keys() & wanted.data.keys()
     return differing(
         {**there.settings, "data": {name: there.data[name] for name in shared}},
@@ -277,7 +260,7 @@ def _changes(there: Manifest, wanted: Manifest) -> list[str]:
 
 
 def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Fields of nested mappings that differ: `field old → new`, what a user has chosen before the program's own."""
+    """Return fields of nested mappings that differ: `field old → new`, what a user has chosen first."""
     old, new = flat(there), flat(wanted)
     names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
     names.sort(key=lambda name: (name.startswith(VERSIONS), name != f"{VERSIONS}source_sha256", name))
@@ -285,11 +268,11 @@ def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def check_program(folders: Iterable[Path], *, fresh: bool) -> None:
-    """Before any model time: refuse where an unfinished run of another version of the program lies.
+    """Refuse, before any model time, to go on with an unfinished run of another version of the program.
 
     Args:
         folders: of the models that a command evaluates.
-        fresh: whether such a run is given up.
+        fresh: whether such a run is discarded.
 
     Raises:
         RefusedError: there is one.
@@ -307,7 +290,7 @@ def check_program(folders: Iterable[Path], *, fresh: bool) -> None:
 
 
 def _refusal(folder: Path, there: Manifest, count: int, changes: Sequence[str]) -> RefusedError:
-    """The error of a command that cannot go on with the unfinished run in a folder."""
+    """Return the error of a command that cannot go on with the unfinished run in a folder."""
     begun = f"{folder} holds an unfinished run ({count} answers) of"
     if all(change.startswith(VERSIONS) for change in changes):
         told = _listed([change.removeprefix(VERSIONS) for change in changes], 2)
@@ -326,7 +309,7 @@ def _listed(changes: Sequence[str], number: int = SHOWN) -> str:
 
 
 def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[str], *, fresh: bool) -> None:
-    """Refuse to begin beside an unfinished run; say what is not used of a finished one."""
+    """Refuse to begin beside an unfinished run; say which answers of a finished one are not used."""
     count = answers_under(there.settings, found)
     if not count:
         return
@@ -336,7 +319,7 @@ def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[s
 
 
 def _costs_in(results: Path) -> dict[str, Any]:
-    """By task: what a results file says of the cost; nothing where there is none."""
+    """Return by task what a results file says of the cost; nothing if there is none."""
     try:
         found = json.loads(results.read_text("utf-8"))["ltm_eval"]["cost"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -345,14 +328,14 @@ def _costs_in(results: Path) -> dict[str, Any]:
 
 
 def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
-    """How many answers in a journal are of these settings."""
+    """Return how many answers in a journal are of these settings."""
     wanted = digest(settings)
-    files = {head["file"] for head in found.heads if digest(head.get("settings")) == wanted}
+    files = {head[FILE] for head in found.heads if digest(head.get("settings")) == wanted}
     return sum(place.path.name in files for place in found.answers.values())
 
 
 def flat(content: Mapping[str, Any], *, at: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots."""
+    """Return nested mappings as one, names joined by dots."""
     found: dict[str, Any] = {}
     for name, value in content.items():
         found |= flat(value, at=f"{at}{name}.") if isinstance(value, Mapping) else {f"{at}{name}": value}
@@ -370,7 +353,7 @@ def rebuild(folder: Path) -> Path:
     Raises:
         ResultsError: no file of the journal tells of a run.
     """
-    heads = {head["file"]: head for head in read(folder).heads if isinstance(head.get("run"), dict)}
+    heads = {head[FILE]: head for head in read(folder).heads if isinstance(head.get("run"), dict)}
     newest = max((path for path in files_of(folder) if path.name in heads), key=os.path.getmtime, default=None)
     if newest is None:
         raise ResultsError(f"{folder}: no journal that tells of a run; evaluate with --output_path first")

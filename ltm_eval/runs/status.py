@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.runs.journal import FILE, Contents, files_of, read
-from ltm_eval.runs.session import MANIFEST, Manifest, status_of
+from ltm_eval.runs.session import COMPLETE, MANIFEST, Manifest, status_of
 from ltm_eval.system.errors import ResultsError, printable
 from ltm_eval.system.files import NAME, Holder, holder_of
 
@@ -21,19 +21,13 @@ if TYPE_CHECKING:
 class Line:
     """One task of one model."""
 
-    model: str
-    """Folder below the output folder."""
+    model: str  # folder below the output folder
     task: str
-    done: int
-    """Answers that are on disk."""
-    total: int
-    """Answers that were asked for."""
-    per_second: float | None
-    """Answers in a second since the last start; None before the first."""
-    seconds_left: float | None
-    """At that rate; None where it is not known or nothing is left."""
-    written: float
-    """Unix time of the last answer or plan."""
+    done: int  # answers that are on disk
+    total: int  # answers that were asked for
+    per_second: float | None  # answers in a second since the last start; None before the first
+    seconds_left: float | None  # at that rate; None if it is not known or nothing is left
+    written: float  # unix time of the last answer or plan
 
 
 @dataclass(frozen=True)
@@ -41,24 +35,21 @@ class Model:
     """One model's run."""
 
     folder: Path
-    status: str
-    """running, incomplete or complete, as its results file says; `begun` before there is one."""
+    status: str  # running, incomplete or complete, as its results file says; `begun` before there is one
     lines: tuple[Line, ...]
-    damaged: int
-    """Lines of the journal that a resume will set aside."""
+    damaged: int  # lines of the journal that a resume skips
 
 
 @dataclass(frozen=True)
 class Status:
     """Everything below an output folder."""
 
-    holder: Holder | None
-    """Who works there."""
+    holder: Holder | None  # who works there
     models: tuple[Model, ...]
 
 
 def status(output: Path) -> Status:
-    """Look at an output folder, or at one model's folder in it.
+    """Return how far the runs of an output folder, or of one model's folder in it, are.
 
     Raises:
         ResultsError: there is no run.
@@ -80,11 +71,11 @@ def _model(folder: Path, output: Path, *, working: bool) -> Model:
     said = status_of(manifest.results(folder)) or "begun"
     name = folder.relative_to(output).as_posix()
     lines = tuple(_lines(name if name != "." else folder.name, folder, manifest, found))
-    return Model(folder, said if working or said == "complete" else "incomplete", lines, found.damaged)
+    return Model(folder, said if working or said == COMPLETE else "incomplete", lines, found.damaged)
 
 
 def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iterator[Line]:
-    """By task, from the last plan of each and what its start has added."""
+    """Yield a line by task, from the last plan of each and what its start has added."""
     launches = {head[FILE]: str(head["launch"]) for head in found.heads}
     own = {head[FILE] for head in found.heads if _is_same(head.get("run"), manifest)}
     plans = {str(plan["task"]): plan for plan in sorted(found.plans, key=lambda one: one["time"]) if plan[FILE] in own}
@@ -100,17 +91,18 @@ def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iter
 
 
 def _is_same(run: Any, manifest: Manifest) -> bool:
-    """Whether a run that wrote to the journal is the manifest's, or the same command begun under another name."""
+    """Return whether a run of the journal is the manifest's, or the same command begun under another name."""
     return isinstance(run, dict) and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
 
 
 def text(found: Status, *, now: float | None = None) -> list[str]:
-    """The lines a terminal shows."""
+    """Return the lines that a terminal shows."""
     at = time.time() if now is None else now
     working = f"at work: {found.holder.words}" if found.holder else "nobody is at work here"
     lines = [working]
     for model in found.models:
-        hint = f"; {model.damaged} damaged lines, done again on resume" if model.damaged else ""
+        is_open = model.damaged and model.status != COMPLETE
+        hint = f"; {model.damaged} damaged lines, done again on resume" if is_open else ""
         lines.append(f"{model.folder.name}: {model.status}{hint}")
         lines += [f"  {_words(line, at, at_work=found.holder is not None)}" for line in model.lines]
     return [printable(line) for line in lines]
@@ -131,7 +123,7 @@ def _span(seconds: float) -> str:
 
 
 def to_json(found: Status) -> str:
-    """For other programs."""
+    """Return the status as JSON, for other programs."""
     models = [
         {
             "folder": str(model.folder),

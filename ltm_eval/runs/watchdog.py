@@ -1,14 +1,11 @@
-"""Whether this process gets on with its work: what it does for a job marks every step, and a watch looks at the marks.
+"""Notice a lost process of a job: one that fell silent, and one that lives but takes no more steps.
 
-A GPU kernel that never returns holds the main thread in a call of the driver. Python's other threads live on, so the
-process still answers the others, and nothing but the missing steps tells that it is stuck.
-
-    begin()                         # answers are being made; at rest otherwise, however long that takes
-    for step in range(t_fast):
-        mark()
-    rest()
-
-Where no GPU is in use, processor time counts as a step too: a product may be long on a slow machine, but it computes.
+torch's collectives end by themselves only after their time limit, which must be long if ranks finish far apart, and its
+monitored barrier names a missing rank only where all should already have arrived. So every process says every few
+seconds in the job's store that it is there, and listens to the others, in threads of their own. If a rank is stopped,
+or its interpreter hangs, it falls silent; then every other rank ends with exit code 5, and the first to notice says
+which one it was. Clocks of machines are never compared: the listener counts the silence. A rank that is heard but takes
+no more steps (`system.progress`), as in a GPU kernel that never returns, gives itself up.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ltm_eval.system.errors import IncompleteError, error_line
-from ltm_eval.system.progress import _State
+from ltm_eval.system.progress import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,12 +31,11 @@ STALL_SECONDS = 110.0
 within two minutes."""
 
 
-COMPUTING = 0.02
-"""Share of one processor that tells a process which computes from one whose watchers alone are awake."""
+COMPUTING = 0.02  # share of one processor that tells a process which computes from one whose watchers alone are awake
 
 
 class Watch:
-    """Looks at the steps, from a thread of its own."""
+    """Look at the steps of this process, from a thread of its own."""
 
     def __init__(self, seconds: float = STALL_SECONDS) -> None:
         """Begin to count.
@@ -52,13 +48,13 @@ class Watch:
         self._since = self._computed = 0.0
 
     def is_stuck(self) -> bool:
-        """Whether the process is at work and has taken no step for too long; to be asked every few seconds."""
+        """Return whether the process is at work and took no step for too long; to be asked every few seconds."""
         now, computed = time.monotonic(), time.process_time()
-        moved = not _State.at_work or _State.steps != self._seen
+        moved = not State.at_work or State.steps != self._seen
         if moved:
-            self._seen, self._since, self._computed = _State.steps, now, computed
+            self._seen, self._since, self._computed = State.steps, now, computed
             return False
-        if now - self._since <= self.seconds * _State.patience:
+        if now - self._since <= self.seconds * State.patience:
             return False
         if not _on_gpu() and computed - self._computed > COMPUTING * (now - self._since):
             self._since, self._computed = now, computed
@@ -67,32 +63,21 @@ class Watch:
 
 
 def _on_gpu() -> bool:
-    """Whether this process uses a GPU, for which it may wait with a busy processor."""
+    """Return whether this process uses a GPU, for which it may wait with a busy processor."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
-# Who of a job's processes is still there: each says so every few seconds in the job's store, and looks at the others.
-#
-# torch's collectives end by themselves only after their time limit, which must be long where ranks finish far apart,
-# and its monitored barrier names a missing rank only where all should already have arrived. So threads of their own
-# watch. A rank that is stopped, or whose interpreter hangs, falls silent; then every other rank ends with exit code 5,
-# and the first to notice says which one it was. Clocks of machines are never compared: silence is counted by the
-# listener. A rank that is heard but takes no more steps (`pulse`), as in a GPU kernel that never returns, gives itself
-# up.
-
 R = TypeVar("R")
 
-SILENCE_SECONDS = 40.0
-"""A rank that has said nothing for so long is lost."""
+SILENCE_SECONDS = 40.0  # a rank that has said nothing for so long is lost
 PERIOD_SECONDS = 2.0
-GRACE_SECONDS = 3.0
-"""Between the verdict and the end of this process, so that work that looks at it can end by itself."""
+GRACE_SECONDS = 3.0  # between the verdict and the end of this process, so that work that looks at it can end by itself
 LEFT, FAILED, TOLD = "left", "failed", "told"
 
 
 def beat_key(rank: int) -> str:
-    """Where a rank's beats stand in the store."""
+    """Return the key of a rank's beats in the store."""
     return f"beat/{rank}"
 
 
@@ -115,7 +100,7 @@ class Heartbeat:
             store: a connection that nothing else uses, since a call on it may have to wait.
             rank: this process.
             names: how a user finds each rank: host and process id.
-            stands_in: whether this rank speaks where the store is gone, so that nobody can tell who was first.
+            stands_in: whether this rank speaks if the store is gone, so that nobody can tell who was first.
             silence: seconds after which a rank counts as lost.
             stall: seconds without a step after which this rank counts as stuck.
         """
@@ -128,8 +113,8 @@ class Heartbeat:
         self._answered = time.monotonic()
         self._failed = self._broken = False
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._beat, self._judge)]
+        # who is lost; empty if another rank has reported an error of its own, None while all is well
         self.verdict: str | None = None
-        """Who is lost; empty where another rank has told an error of its own, None while all is well."""
 
     def start(self) -> None:
         """Begin to watch."""
@@ -157,7 +142,7 @@ class Heartbeat:
         return False
 
     def wait_for_verdict(self) -> str | None:
-        """What became of a rank to which the connection broke, once that is known."""
+        """Return what became of a rank to which the connection broke, once that is known."""
         self._judged.wait(self._silence + 2 * PERIOD_SECONDS)
         return self.verdict
 
@@ -216,14 +201,14 @@ class Heartbeat:
             os._exit(IncompleteError.exit_code)
 
     def _first_to_tell(self) -> bool:
-        """Whether no other rank has said it; where the store does not answer, whether this one stands in."""
+        """Return whether no other rank has said it; if the store does not answer, whether this one stands in."""
         first = _tried(lambda: self._store.add(TOLD, 1) == 1)
         _tried(lambda: self._store.set(FAILED, str(self._rank)))
         return self._stands_in if first is None else first
 
 
 def _tried(call: Callable[[], R]) -> R | None:
-    """What a call on the store returns; None where it fails or does not return."""
+    """Return what a call on the store returns; None if it fails or does not return."""
     found: list[R] = []
 
     def work() -> None:

@@ -37,35 +37,30 @@ BY_TOKEN = "by token"  # noqa: S105 - no password
 class Item:
     """One thing to answer: a request, one of its repeats, or all of them where they are made together."""
 
-    content: Any
-    """What the answer depends on beside the model and its settings, as JSON."""
-    task: str
-    """For those who watch."""
-    size: int
-    """What it costs, in any unit; for sharing the work, longest first."""
+    content: Any  # what the answer depends on beside the model and its settings, as JSON
+    task: str  # for those who watch
+    size: int  # what it costs, in any unit; for sharing the work, longest first
+    # items of which this is equal stay on one process, because they share a fit; or None
     together: Any = None
-    """Items of which this is equal stay on one process, because they share a fit; None stands for none."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found."""
+    """What a model said to one item."""
 
-    value: Any
-    """The answer, as JSON."""
+    value: Any  # the answer, as JSON
+    # sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them
     records: tuple[Mapping[str, Any], ...] = ()
-    """Sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them."""
-    failed: str = ""
-    """Why there is no answer; `value` is then what stands for one."""
+    failed: str = ""  # why there is no answer; `value` is then what stands for one
+    # NLL of its tokens, as `TokenRecord.to_json` gives it; of items that ask for it
     tokens: tuple[Mapping[str, Any], ...] = ()
-    """What its tokens cost, as `TokenRecord.to_json` gives it; of items that ask for it."""
+    # wall time since the answer before it was done in the same process
     spent_seconds: float = field(default=0.0, compare=False)
-    """Wall time since the answer before it was done in the same process."""
+    # the journal's file that held it, or the rank that made it; empty if it was made here
     source: str = field(default="", compare=False)
-    """The journal's file that held it, or the rank that made it; empty where it was made here."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain mapping; `from_json` reads it back."""
+        """Return a plain mapping; `from_json` reads it back."""
         row: dict[str, Any] = {"spent_seconds": self.spent_seconds} if self.spent_seconds else {}
         row |= {"value": self.value, "records": list(self.records)}
         row |= {"tokens": list(self.tokens)} if self.tokens else {}
@@ -73,7 +68,7 @@ class Answer:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Answer:
-        """The answer that `row` describes."""
+        """Return the answer that `row` describes."""
         return cls(
             row["value"],
             tuple(row["records"]),
@@ -85,12 +80,12 @@ class Answer:
 
 
 def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
-    """What an answer to a request depends on: its kind, arguments, and the repeat (None: all repeats are one item)."""
+    """Return what an answer depends on: kind and arguments of the request, and the repeat (None: all are one item)."""
     return [request.request_type, list(request.args), getattr(request, "other_prompt", None), repeat]
 
 
 def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False) -> Item:
-    """A request as an item.
+    """Return a request as an item.
 
     Args:
         by_token: whether the answer holds what each token costs, also of the request's `reference`, the text that a
@@ -103,7 +98,7 @@ def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False
 
 
 def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tuple[str, int]]:
-    """Task and index of the first `number` documents of every task among the requests."""
+    """Return task and index of the first `number` documents of every task among the requests."""
     found: dict[str, set[int]] = defaultdict(set)
     for request in requests if number else ():
         found[str(request.task_name)].add(int(request.doc_id or 0))
@@ -111,17 +106,17 @@ def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tupl
 
 
 def reference_of(request: Instance) -> str:
-    """What a task wants to hear after the prompt, with what stands before it; empty where it does not say."""
+    """Return the text that a task expects after the prompt, with what precedes it; empty if it names none."""
     return str(getattr(request, "reference", ""))
 
 
 def is_by_token(request: Instance, repeat: int, wanted: Collection[tuple[str, int]]) -> bool:
-    """Whether what each token costs is kept: of the first request, and its first repeat, of the `wanted` documents."""
+    """Return whether per-token NLL is kept: of the first request, and its first repeat, of the `wanted` documents."""
     return repeat == 0 and request.idx == 0 and (str(request.task_name), int(request.doc_id or 0)) in wanted
 
 
 def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
-    """Each request with how often the same one came before: its repeat."""
+    """Yield each request with how often the same one came before: its repeat."""
     seen: dict[int, int] = defaultdict(int)
     for request in requests:
         yield request, seen[id(request)]
@@ -149,46 +144,43 @@ class Worklist:
         return Work(self, kind, items)
 
     def keep(self, answers: Mapping[str, Answer]) -> None:
-        """The answers of a call that is closed; only where there is a journal."""
+        """Keep the answers of a call that is closed, if there is a journal."""
         if self.journal is not None:
             self._closed.update(answers)
 
     def take(self) -> list[Answer]:
-        """The answers of all calls that were closed since the last time this was asked, equal items once."""
+        """Return the answers of all calls closed since this was last asked, equal items once."""
         found, self._closed = list(self._closed.values()), {}
         return found
 
     def key(self, content: Any) -> str:
-        """Names an item, the same in every process."""
+        """Return the name of an item, the same in every process."""
         return self.journal.key(content) if self.journal is not None else digest(content)
 
     def sync(self) -> None:
-        """A batch has ended: what was answered must reach the disk."""
+        """Bring what was answered to the disk, at the end of a batch."""
         if self.journal is not None:
             self.journal.sync()
 
 
 class Work:
-    """One call. See the module's text for what another kind may change."""
+    """One call."""
 
     def __init__(self, worklist: Worklist, kind: str, items: Sequence[Item]) -> None:
         """Look up what is there and share out the rest."""
         progress.rest()
         self.worklist, self.kind, self.items = worklist, kind, items
         self.keys = [worklist.key(item.content) for item in items]
-        self.answers: dict[str, Answer] = self._found()
-        """By key; what this process knows."""
-        self._sent: list[str] = []
-        """Keys whose answers this process has and another lacks."""
+        self.answers: dict[str, Answer] = self._found()  # by key; what this process knows
+        self._sent: list[str] = []  # keys whose answers this process has and another lacks
         missing = {key: place for place, key in reversed(list(enumerate(self.keys))) if key not in self.answers}
-        self.todo: list[int] = self.share(sorted(missing.values()))
-        """Places of the items to answer here."""
+        self.todo: list[int] = self.share(sorted(missing.values()))  # places of the items to answer here
         self._announce(missing)
         progress.begin()
         self._since = time.monotonic()
 
     def share(self, missing: list[int]) -> list[int]:
-        """Which of the missing items (places, ascending, each key once) are answered by this process.
+        """Return which of the missing items (indices, ascending, each key once) this process answers.
 
         Raises:
             RefusedError: the processes were not asked for the same.
@@ -211,12 +203,12 @@ class Work:
         return mine
 
     def _piece(self, place: int) -> tuple[str, float]:
-        """What an item belongs to, and its cost."""
+        """Return what an item belongs to, and its cost."""
         item = self.items[place]
         return self.keys[place] if item.together is None else digest(item.together), float(item.size)
 
     def gather(self) -> None:
-        """Make `answers` hold every key, whoever answered it.
+        """Make `answers` hold every key, whichever process answered it.
 
         Raises:
             IncompleteError: a process is lost.
@@ -249,7 +241,7 @@ class Work:
         self.worklist.job.check()
 
     def close(self) -> list[Answer]:
-        """The answer of every item, in their order.
+        """Return the answer of every item, in their order.
 
         Raises:
             MachineError: the last answers did not reach the disk.
@@ -285,5 +277,5 @@ class Work:
 
 
 def say_on_stderr(line: str) -> None:
-    """One line of the command."""
+    """Print one line of the command."""
     print(f"ltm-eval: {line}", file=sys.stderr)

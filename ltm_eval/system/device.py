@@ -1,4 +1,4 @@
-"""A device and its memory: what goes up without waiting, when work is done, that memory ran out, what is given back."""
+"""A device: which one it is, copies to it, waiting for it, and its memory."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from torch import Tensor
 from ltm_eval.system.errors import MachineError, UsageError, shown
 from ltm_eval.system.launch import read_launch
 
+# of the driver, of other backends, and of libraries that allocate for themselves
 _SAYINGS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Of the driver, of other backends, and of libraries that allocate for themselves."""
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether work is queued on the device while the host goes on."""
+    """Return whether work is queued on the device while the host goes on."""
     return device.type == "cuda"
 
 
 def uploaded(host: Tensor, device: torch.device) -> Tensor:
-    """A host's tensor on the device. A GPU takes it from pinned memory when its turn comes, and nobody waits."""
+    """Return a host's tensor on the device. A GPU takes it from pinned memory in its turn, and nobody waits."""
     if not on_gpu(device):
         return host.to(device)
     return (host.pin_memory() if torch.cuda.is_available() else host).to(device, non_blocking=True)
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a GPU has done what was queued: before a clock is read."""
+    """Wait until a GPU has done what was queued, before a clock is read."""
     if on_gpu(device):
         torch.cuda.synchronize(device)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that a device's memory did not suffice."""
+    """Return whether an error says that a device's memory did not suffice."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
@@ -42,16 +42,11 @@ def give_back() -> None:
     torch.cuda.empty_cache()
 
 
-# What lm-eval passes to a model's constructor and to its requests, made sense of.
-#
-# lm-eval 0.4.13's command turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine and
-# sizes as int or str.
-
-HOST_DEFAULT_DEVICE = "cuda:0"
+HOST_DEFAULT_DEVICE = "cuda:0"  # what lm-eval 0.4.13's command passes on every machine
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """A torch device that exists; of several processes on one machine each gets a GPU of its own.
+    """Return a torch device that exists; of several processes on one machine each gets a GPU of its own.
 
     lm-eval's command passes `cuda:0` to all of them, so that name means "the own one" there too.
 
@@ -71,7 +66,7 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def existing_device(name: str | torch.device | None) -> torch.device:
-    """The device of a name, or the best there is for None and `auto`.
+    """Return the device of a name, or the best there is for None and `auto`.
 
     Raises:
         UsageError: no device is named so.
@@ -95,7 +90,7 @@ def existing_device(name: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on an NVIDIA GPU, float32 elsewhere."""
+    """Return the dtype of a name; `auto` is bfloat16 on an NVIDIA GPU, float32 elsewhere."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -1,4 +1,4 @@
-"""What can go wrong, and the one line a user sees.
+"""What can go wrong, the one line that a user sees, and signals that ask a run to end.
 
     LtmEvalError                 1   our own bug, when nothing below fits
     |- UsageError                2   arguments, options, settings
@@ -96,7 +96,7 @@ class RefusedError(LtmEvalError):
 
 
 def masked(text: str) -> str:
-    """`text` without access tokens: what looks like one, what a variable such as HF_TOKEN holds, passwords of URLs."""
+    """Return `text` without access tokens: what looks like one, what HF_TOKEN and its like hold, passwords of URLs."""
     secrets = {
         value
         for name, value in os.environ.items()
@@ -108,7 +108,7 @@ def masked(text: str) -> str:
 
 
 def masked_all(value: Any) -> Any:
-    """`masked` in every text of nested mappings and sequences."""
+    """Apply `masked` to every text of nested mappings and sequences."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):
@@ -119,14 +119,14 @@ def masked_all(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with control and bidirectional characters escaped and access tokens masked."""
+    """Return `text` on one line, control and bidirectional characters escaped and access tokens masked."""
     text = masked(text)
     text = re.sub(r"\s*\n\s*", " ", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:
-    """A value that came from outside, short: plain ones as Python writes them, others by their type."""
+    """Return a value that came from outside, short: plain ones as Python writes them, others by their type."""
     if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
         text = repr(value)
         return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"
@@ -134,8 +134,8 @@ def shown(value: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """The single line, at most 300 characters, that stands for `error` on stderr; long paths are cut in the middle, so
-    that the cause after them is still told.
+    """Return the single line, at most 300 characters, that stands for `error` on stderr; long paths are cut in the
+    middle, so that the cause after them is still shown.
     """
     code = error.exit_code if isinstance(error, LtmEvalError) else 1
     line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
@@ -145,13 +145,13 @@ def error_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ` Did you mean 't_fast'?`, or an empty string."""
+    """Return a hint such as ` Did you mean 't_fast'?`, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def hosted_by_lm_eval() -> bool:
-    """True when lm-eval's own command is the running program, so that no code of ours stands above."""
+    """Return whether lm-eval's own command is the running program, so that no code of ours stands above."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     package = spec.name.partition(".")[0] if spec is not None else ""
@@ -159,14 +159,12 @@ def hosted_by_lm_eval() -> bool:
     return package == "lm_eval" or program in {"lm_eval", "lm-eval"}
 
 
+# Called with an error that ends the process, before its line is printed; False leaves that to another process
 LISTENERS: list[Callable[[LtmEvalError | None], bool]] = []
-"""Told of an error that ends the process, before its line is printed; False from one of them leaves that to another
-process of the job (`distributed`).
-"""
 
 
 def may_tell(error: LtmEvalError | None) -> bool:
-    """Whether this process is the one to print `error`, with which it ends."""
+    """Return whether this process is the one to print `error`, with which it ends."""
     return all(listener(error) for listener in LISTENERS)
 
 
@@ -180,7 +178,7 @@ def leave(error: LtmEvalError) -> NoReturn:
 
 
 def leaving(method: Callable[P, R]) -> Callable[P, R]:
-    """A function that lm-eval calls: our errors end lm-eval's own command in one line and pass through elsewhere."""
+    """Wrap a function that lm-eval calls: our errors end its own command in one line and pass through elsewhere."""
 
     @wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -190,9 +188,6 @@ def leaving(method: Callable[P, R]) -> Callable[P, R]:
             leave(error)
 
     return wrapped
-
-
-# Every option of the program, each default stated here and nowhere else.
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -207,8 +202,7 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 # SIGINT ends with exit code 130; SIGTERM, SIGHUP, and SIGUSR1, which batch systems send ahead of a time limit, with
 # 143.
 
-GRACE_SECONDS = 8.0
-"""After that the process ends, wherever it is."""
+GRACE_SECONDS = 8.0  # after that the process ends, wherever it is
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -222,12 +216,12 @@ class Stopped(KeyboardInterrupt):
 
 
 def code_of(stop: BaseException) -> int:
-    """Exit code of a run that was stopped."""
+    """Return the exit code of a run that was stopped."""
     return TERMINATED if isinstance(stop, Stopped) and stop.signum != signal.SIGINT else INTERRUPTED
 
 
 def told(stop: BaseException) -> str:
-    """What the user reads of it."""
+    """Return what the user reads of it."""
     if not isinstance(stop, Stopped):
         return "interrupted"
     return f"stopped by {stop}; finished answers are kept, the same command resumes"
@@ -246,7 +240,7 @@ def ends_with_command() -> None:
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise `Stopped` where the main thread is when a signal comes.
+    """Raise `Stopped` in the main thread when a signal comes.
 
     Handlers are put back at the end, unless the process is about to end: its last lines are no place for a traceback.
     """

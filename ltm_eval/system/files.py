@@ -1,27 +1,28 @@
-"""Files written complete or not at all, as strict JSON or text.
+"""Files of the program: where its own lie, whole writes, strict JSON, steady reads, and who holds an output folder.
 
-A value JSON cannot hold is replaced, and the key `replaced` of the same object says where (JSON Pointer, RFC 6901) and
-what stood there."""
+JSON is strict: a value that it cannot hold is replaced, and the key `replaced` of the same object says where (JSON
+Pointer, RFC 6901) and what stood there. All writes of results pass through `atomic`, and those of answers through
+`runs.journal`, so that tests can make any operation fail (`tests/failing.py`).
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
 import re
-import signal
+import shutil
 import socket
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError
 from ltm_eval.system.records import REPLACED, mapping
@@ -29,71 +30,56 @@ from ltm_eval.system.records import REPLACED, mapping
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-
-# Every option of the program, each default stated here and nowhere else.
+    from filelock import BaseFileLock
 
 DEMO_MODEL = "demo"
 DEMO_BASELINE = "gpt2-demo"
-
-
-# Where the package's own files lie, in a checkout and in an installed wheel.
-
 PACKAGE = Path(__file__).resolve().parents[1]
+
+# The package's own folders, in a checkout and in an installed wheel ---------------------------------------------------
 
 
 def _beside(name: str) -> Path:
-    """The folder `name`: packed inside the package in a wheel, beside it in a checkout."""
+    """Return the folder `name`: packed inside the package in a wheel, beside it in a checkout."""
     packed = PACKAGE / name
     return packed if any(packed.glob("*/*.*[al2]")) else PACKAGE.parent / name
 
 
 def tasks_dir() -> Path:
-    """lm-eval task definitions (YAML)."""
+    """Return the folder of lm-eval task definitions (YAML)."""
     return _beside("tasks")
 
 
 def reports_dir() -> Path:
-    """Jinja templates, style sheet, script and published reference rows."""
+    """Return the folder of Jinja templates, style sheet, script and published reference rows."""
     return _beside("reports")
 
 
 def assets_dir() -> Path:
-    """Bundled checkpoints (`ltm-demo`) and sample data (`sample/`)."""
+    """Return the folder of bundled checkpoints (`ltm-demo`) and sample data (`sample/`)."""
     return PACKAGE / "assets"
 
 
 def demo_model_dir() -> Path:
-    """The bundled LTM, its encoding beside it."""
+    """Return the folder of the bundled LTM, with its encoding."""
     return assets_dir() / "ltm-demo"
 
 
 def sample_data_dir() -> Path:
-    """Bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
+    """Return the bundled sample data, laid out like a `--data` folder: one folder per set (`gsm8k/test.jsonl`)."""
     return assets_dir() / "sample"
 
 
-def short_name(name: str) -> str:
-    """The end of a name, at most 100 bytes."""
-    return name.encode()[-100:].decode("utf-8", "ignore")
-
-
-def unused_date(folder: Path) -> str:
-    """Now, as lm-eval writes it into names of files; a name of its own where a clock that was set back says one again.
-
-    Args:
-        folder: of the results.
-    """
-    now = datetime.now()
-    while True:
-        date = now.isoformat().replace(":", "-")
-        if not any(folder.glob(f"*_{date}.json*")):
-            return date
-        now += timedelta(microseconds=1)
+def cache_dir() -> Path:
+    """Return where to keep what is slow to make again: LTM_EVAL_CACHE_DIR, else `ltm_eval` in the user's cache."""
+    named = os.environ.get("LTM_EVAL_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named).expanduser() if named else Path(home) / "ltm_eval"
 
 
 @cache
 def source_sha256() -> str:
-    """Names the package's code, task definitions included, whatever its version says; read once a process."""
+    """Return a digest of the package's code and task definitions, whatever its version is; read once a process."""
     files = {f"ltm_eval/{path.relative_to(PACKAGE).as_posix()}": path for path in PACKAGE.rglob("*.py")}
     files |= {f"tasks/{path.relative_to(tasks_dir()).as_posix()}": path for path in tasks_dir().rglob("*yaml")}
     found = sha256()
@@ -102,130 +88,52 @@ def source_sha256() -> str:
     return found.hexdigest()
 
 
-def cache_dir() -> Path:
-    """What can be made again and is slow to make: LTM_EVAL_CACHE_DIR, else `ltm_eval` in the user's cache folder."""
-    named = os.environ.get("LTM_EVAL_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named).expanduser() if named else Path(home) / "ltm_eval"
+# Names and digests ----------------------------------------------------------------------------------------------------
 
 
-# Named places where tests make the machine fail: `LTM_EVAL_FAILPOINT=name:n:action`, several joined by commas.
-#
-# The n-th time (from 1) the named place is passed, the action happens, once; `*` counts every place together. Without
-# the variable a place costs one look into the environment. Nothing but tests sets it.
-
-VARIABLE = "LTM_EVAL_FAILPOINT"
-ERRORS = {
-    "enospc": errno.ENOSPC,
-    "edquot": errno.EDQUOT,
-    "eio": errno.EIO,
-    "eacces": errno.EACCES,
-    "emfile": errno.EMFILE,
-}
-SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
-LEFT_TO_THE_PLACE = ("short", "nan")
-SLEEP_SECONDS = 3600.0
+def digest(text: str) -> str:
+    """Return the SHA-256 (hex) of `text`, as lm-eval hashes documents and prompts; lone surrogates stay as they are."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass
-class _Armed:
-    """One place that will fail."""
-
-    name: str
-    """Of the place, or `*`."""
-    left: int
-    """Passes until it fails."""
-    action: str
+def short_name(name: str) -> str:
+    """Return the end of a name, at most 100 bytes."""
+    return name.encode()[-100:].decode("utf-8", "ignore")
 
 
-class _State:
-    """What the variable said when it was last read."""
-
-    text = ""
-    armed: tuple[_Armed, ...] = ()
-
-
-def hit(name: str) -> str | None:
-    """Pass the place `name`, right before a file operation.
-
-    Returns:
-        `short` or `nan` where the place itself must write too little or answer NaN; else None.
-
-    Raises:
-        OSError: the armed action is one of `enospc`, `eio`, `eacces`.
-        ValueError: the variable is malformed.
-    """
-    return _pass(name, _armed())
+def unused_date(folder: Path) -> str:
+    """Return the time as lm-eval writes it into file names; a later one if results of that time are in `folder`."""
+    now = datetime.now()
+    while True:
+        date = now.isoformat().replace(":", "-")
+        if not any(folder.glob(f"*_{date}.json*")):
+            return date
+        now += timedelta(microseconds=1)
 
 
-def moment(name: str) -> None:
-    """Pass the place `name`, where no operation could fail but the process may be killed, stopped or held up."""
-    _pass(name, tuple(armed for armed in _armed() if armed.action in (*SIGNALS, "sleep")))
-
-
-def _pass(name: str, every: tuple[_Armed, ...]) -> str | None:
-    passed = [armed for armed in every if armed.name in (name, "*")]
-    for armed in passed:
-        armed.left -= 1
-    due = next((armed for armed in passed if armed.left == 0), None)
-    return None if due is None else _fail(due.action, name)
-
-
-def _armed() -> tuple[_Armed, ...]:
-    """What the variable arms; it is read again when it changes."""
-    text = os.environ.get(VARIABLE, "")
-    if text != _State.text:
-        _State.armed, _State.text = _parsed(text), text
-    return _State.armed
-
-
-def _parsed(text: str) -> tuple[_Armed, ...]:
-    armed = []
-    for part in filter(None, text.split(",")):
-        name, _, rest = part.partition(":")
-        number, _, action = rest.partition(":")
-        if not number.isdecimal() or action not in (*ERRORS, *SIGNALS, *LEFT_TO_THE_PLACE, "sleep"):
-            raise ValueError(f"{VARIABLE} must be name:n:action, got {part!r}")
-        armed.append(_Armed(name, int(number), action))
-    return tuple(armed)
-
-
-def _fail(action: str, name: str) -> str | None:
-    if action in ERRORS:
-        raise OSError(ERRORS[action], os.strerror(ERRORS[action]), f"failpoint {name}")
-    if action in SIGNALS:
-        os.kill(os.getpid(), SIGNALS[action])
-    if action == "sleep":
-        time.sleep(SLEEP_SECONDS)
-    return action if action in LEFT_TO_THE_PLACE else None
-
-
-# Why a file could not be made or written, and what to do about it; the system's own words miss some of both.
-
-SPACE = "free some space"
-OTHER = "look at disk and permissions"
+# Why a file could not be written, and what to do; the system's own words miss some of both ----------------------------
 
 
 def cause(error: OSError, path: Path) -> str:
-    """The reason in words: full of names is not full of bytes."""
+    """Return the reason in words: full of names is not full of bytes."""
     if error.errno == errno.ENOSPC and _out_of_names(path):
         return "no more files fit there"
     return str(error.strerror or error)
 
 
 def remedy(error: OSError, path: Path) -> str:
-    """What makes the same command work again."""
+    """Return what makes the same command work again."""
     if error.errno == errno.ENOSPC:
-        return "remove some files" if _out_of_names(path) else SPACE
+        return "remove some files" if _out_of_names(path) else "free some space"
     return {
         errno.EDQUOT: "remove something of yours, or ask for a larger quota",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
         errno.ENFILE: "other programs hold too many files open; wait for them",
-    }.get(error.errno or 0, OTHER)
+    }.get(error.errno or 0, "look at disk and permissions")
 
 
 def _out_of_names(path: Path) -> bool:
-    """Whether the file system has no inode left; some do not count them."""
+    """Return whether the file system has no inode left; some do not count them."""
     try:
         place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         found = os.statvfs(place)
@@ -234,14 +142,76 @@ def _out_of_names(path: Path) -> bool:
     return found.f_files > 0 and found.f_favail == 0
 
 
-def digest(text: str) -> str:
-    """SHA-256 (hex) of `text`, as lm-eval hashes documents and prompts; lone surrogates are hashed as they are."""
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+# Whole writes ---------------------------------------------------------------------------------------------------------
 
 
-def strict_json(obj: Any) -> str:
-    """`obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
-    return _strict(obj, indent=2) + "\n"
+@contextmanager
+def atomic(path: str | Path, *, binary: bool = False, other: str = "--output_path") -> Iterator[IO[Any]]:
+    """Write a file complete or not at all: yield an open file that takes the name `path` when the block ends.
+
+    Args:
+        path: of the file; its folder is made.
+        binary: bytes instead of UTF-8 text.
+        other: what the error advises to choose anew.
+
+    Raises:
+        MachineError: the file cannot be written; nothing is left of it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{digest(path.name)[:8]}.{os.getpid()}.tmp")
+    try:
+        os.makedirs(path.parent, exist_ok=True)
+        text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+        with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise _unwritten(path, error, other) from error
+    finally:
+        with suppress(OSError):  # after a good write there is nothing, and a lost disk cannot be helped
+            os.unlink(partial)
+
+
+@contextmanager
+def atomic_folder(target: Path, *, other: str = "place") -> Iterator[Path]:
+    """Write a folder complete or not at all: yield one that takes the name `target` when the block ends.
+
+    Args:
+        target: absent, or an empty folder.
+        other: what the error advises to choose anew.
+
+    Raises:
+        MachineError: it cannot be written; nothing is left of it.
+    """
+    partial = target.with_name(f"{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        os.makedirs(partial)
+        yield partial
+        for file in partial.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise _unwritten(target, error, other) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritten(path: Path, error: OSError, other: str) -> MachineError:
+    return MachineError(f"cannot write {path}: {cause(error, path)}; {remedy(error, path)} or choose another {other}")
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8: complete or not at all.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    with atomic(path) as file:
+        file.write(text)
 
 
 def write_json_atomic(path: str | Path, obj: Any) -> None:
@@ -253,51 +223,22 @@ def write_json_atomic(path: str | Path, obj: Any) -> None:
     write_text_atomic(path, strict_json(obj))
 
 
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8: complete or not at all.
-
-    Raises:
-        MachineError: the file cannot be written.
-    """
-    _write_atomic(Path(path), [text])
-
-
 def write_jsonl_atomic(path: str | Path, rows: Iterable[Any]) -> None:
     """Write one strict JSON line per row (a mapping or a record with `to_json`): complete or not at all.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    _write_atomic(Path(path), (_strict(row, indent=None) + "\n" for row in rows))
+    with atomic(path) as file:
+        file.writelines(_strict(row, indent=None) + "\n" for row in rows)
 
 
-def _write_atomic(path: Path, chunks: Iterable[str]) -> None:
-    partial = path.with_name(f".{digest(path.name)[:8]}.{os.getpid()}.tmp")
-    try:
-        hit("results.open")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            hit("results.write")
-            file.writelines(chunks)
-            file.flush()
-            hit("results.sync")
-            os.fsync(file.fileno())
-        hit("results.replace")
-        partial.replace(path)
-        moment("results.replaced")
-    except OSError as error:
-        told = f"{cause(error, path)}; {remedy(error, path)} or choose another --output_path"
-        raise MachineError(f"cannot write {path}: {told}") from error
-    finally:
-        _discard(partial)
+# Strict JSON ----------------------------------------------------------------------------------------------------------
 
 
-def _discard(partial: Path) -> None:
-    """Remove what an interrupted write left; after a good one there is nothing, and a lost disk cannot be helped."""
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:
-        return
+def strict_json(obj: Any) -> str:
+    """Return `obj` as strict, indented JSON text; what JSON cannot hold is replaced as in every file."""
+    return _strict(obj, indent=2) + "\n"
 
 
 def _strict(obj: Any, *, indent: int | None) -> str:
@@ -311,7 +252,7 @@ def _strict(obj: Any, *, indent: int | None) -> str:
 
 
 def _plain(obj: Any, *, at: str, replaced: dict[str, str]) -> Any:
-    """`obj` in JSON's own types.
+    """Return `obj` in JSON's own types.
 
     Non-finite numbers become null, lone surrogates U+FFFD, both noted in `replaced`; what JSON does not know
     becomes text.
@@ -358,30 +299,75 @@ def _plain_text(value: str, *, at: str, replaced: dict[str, str]) -> str:
     return clean
 
 
-# Archives that `torch.save` writes, looked at before torch reads them.
-#
-# torch stores every entry as it is and with a checksum, which its reader does not look at. So nothing may be compressed
-# (a small file could fill the memory), entries together are no larger than the file, and the checksums must hold.
+# Reads ----------------------------------------------------------------------------------------------------------------
 
-ENTRY_LIMIT = 50_000
-"""Entries of an archive; a checkpoint has one per tensor."""
+
+@contextmanager
+def steady(paths: Iterable[Path]) -> Iterator[None]:
+    """Read files in the block, and be sure afterwards that each stayed the same.
+
+    Half an old and half a new file is nobody's checkpoint or data set. What is read goes into memory and is never
+    mapped, so that a file which another program cuts off ends in an error too, and not in a signal.
+
+    Args:
+        paths: files; of a folder, those in it.
+
+    Raises:
+        RefusedError: one was written, replaced or removed meanwhile, whatever the block raised of it.
+    """
+    before = [(path, _version(path)) for path in paths]
+    failure: Exception | None = None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        failure = error
+    for path, version in before:
+        if _version(path) != version:
+            raise RefusedError(
+                f"{path}: changed while it was read; run again once nothing writes there any more"
+            ) from failure
+    if failure is not None:
+        raise failure
+
+
+def _version(path: Path) -> object:
+    """Return what the system says of a file: another file, or other content, has another version."""
+    try:
+        if path.is_dir():
+            return [(file.name, _version(file)) for file in sorted(path.iterdir()) if not file.is_dir()]
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+ENTRY_LIMIT = 50_000  # of an archive; a checkpoint has one per tensor
 PICKLE = "data.pkl"
-_ENTRY_MARK = b"PK\x01\x02"
-_CHUNK = 2**20
 
 
 def check_archive(path: Path) -> None:
-    """Raise CheckpointError unless `path` is an archive as torch.save writes it; nothing of it is inflated or built."""
+    """Raise CheckpointError unless `path` is an archive as `torch.save` writes it; nothing of it is inflated or built.
+
+    torch stores every entry as it is (a compressed one could fill the memory), and with a checksum that its reader does
+    not look at.
+    """
     size = path.stat().st_size
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path}: not a file that torch.save wrote ({size:,} bytes); copy it again if it was cut off"
         )
-    if _marks(path) > ENTRY_LIMIT:
-        raise CheckpointError(f"{path}: more than {ENTRY_LIMIT:,} entries; not a checkpoint, not loaded")
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_entries(archive.infolist(), size, path)
+            entries = archive.infolist()
+            inflated = sum(entry.file_size for entry in entries)
+            names = [entry.filename for entry in entries]
+            if len(entries) > ENTRY_LIMIT:
+                raise CheckpointError(f"{path}: more than {ENTRY_LIMIT:,} entries; not a checkpoint, not loaded")
+            if inflated > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                told = f"would inflate from {size:,} to {inflated:,} bytes; torch.save never compresses, not loaded"
+                raise CheckpointError(f"{path}: {told}")
+            if len(set(names)) != len(names) or sum(name.rpartition("/")[2] == PICKLE for name in names) != 1:
+                raise CheckpointError(f"{path}: expected one {PICKLE} and every entry once; not loaded")
             damaged = archive.testzip()
     except CheckpointError:
         raise
@@ -394,82 +380,11 @@ def check_archive(path: Path) -> None:
         )
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], size: int, path: Path) -> None:
-    inflated = sum(entry.file_size for entry in entries)
-    if inflated > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(
-            f"{path}: would inflate from {size:,} to {inflated:,} bytes; torch.save never compresses, not loaded"
-        )
-    names = [entry.filename for entry in entries]
-    pickles = [name for name in names if name.rpartition("/")[2] == PICKLE]
-    if len(set(names)) != len(names) or len(pickles) != 1:
-        raise CheckpointError(
-            f"{path}: expected one {PICKLE} and every entry once, found {len(pickles)} and "
-            f"{len(names) - len(set(names))} repeated; not loaded"
-        )
-
-
-def _marks(path: Path) -> int:
-    """Entries that a reader could find, wherever it looks for the directory."""
-    found, tail = 0, b""
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found += (tail + chunk).count(_ENTRY_MARK)
-            tail = chunk[-len(_ENTRY_MARK) + 1 :]
-    return found
-
-
-# Files that must not change while they are read: half an old and half a new one is nobody's checkpoint or data set.
-#
-# Everything is read into memory, never mapped, so that a file which another program cuts off ends in an error too, and
-# not in a signal that kills the process.
-
-
-@contextmanager
-def steady(paths: Iterable[Path]) -> Iterator[None]:
-    """Read files in the block, and be sure afterwards that each stayed the same.
-
-    Args:
-        paths: files; of a folder, those in it.
-
-    Raises:
-        RefusedError: one was written, replaced or removed meanwhile, whatever the block raised of it.
-    """
-    before = [(path, _marks_steady(path)) for path in paths]
-    try:
-        yield
-    except (InputError, OSError) as error:
-        _refuse_changed(before, error)
-        raise
-    _refuse_changed(before, None)
-
-
-def _refuse_changed(before: list[tuple[Path, object]], cause: Exception | None) -> None:
-    for path, marks in before:
-        if _marks_steady(path) != marks:
-            raise RefusedError(
-                f"{path}: changed while it was read; run again once nothing writes there any more"
-            ) from cause
-
-
-def _marks_steady(path: Path) -> object:
-    """What the system tells of a file: another one, or other content, has other marks."""
-    try:
-        if path.is_dir():
-            return [(file.name, _marks_steady(file)) for file in sorted(path.iterdir()) if not file.is_dir()]
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-# One command at a time in an output folder: an advisory lock that dies with the process that holds it.
-#
-# The file also names its holder, so that a second command and `status` can say who it is. Where the file system knows
-# no `flock`, the named holder is believed as long as it lives, or as long as it is on another machine.
+# One command at a time in an output folder ----------------------------------------------------------------------------
 
 NAME = ".ltm_eval.lock"
-TRIES, TRY_SECONDS = 5, 0.05
+HOLDER = ".ltm_eval.holder"  # who holds the lock, for the message of a second command and for `status`
+LOCK_SECONDS, POLL_SECONDS = 0.25, 0.05  # `status` may hold the lock for a moment, so it is tried again
 NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -479,10 +394,8 @@ class Holder:
 
     host: str
     pid: int
-    since: float
-    """Unix time."""
-    started: str
-    """Start time of the process as the kernel counts it; tells a pid that was given anew. Empty where unknown."""
+    since: float  # Unix time
+    started: str  # start of the process in clock ticks, which tells a pid that was given anew; or empty
 
     @property
     def words(self) -> str:
@@ -496,115 +409,95 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """This process."""
+        """Return this process."""
         return cls(socket.gethostname(), os.getpid(), time.time(), _start_of(os.getpid()))
 
 
-@contextmanager
-def holding(folder: Path) -> Iterator[Holder]:
-    """Hold `folder` until the block ends, or the process does; leftovers of killed writers are removed.
-
-    Raises:
-        RefusedError: another command works there.
-        MachineError: the lock file cannot be written.
-    """
-    try:
-        hit("lock.open")
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        told = f"{cause(error, folder)}; {remedy(error, folder)} or choose another --output_path"
-        raise MachineError(f"cannot write {folder / NAME}: {told}") from error
-    try:
-        _take(handle, folder)
-        mine = _sign(handle, folder)
-        _remove_leftovers(folder)
-        try:
-            yield mine
-        finally:
-            _clear(handle)
-    finally:
-        os.close(handle)
-
-
-def holder_of(folder: Path) -> Holder | None:
-    """Who works in `folder` now; None for nobody."""
-    try:
-        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        named = _read(handle)
-        return named if error.errno not in NO_FLOCK or (named and not named.is_gone) else None
-    else:
-        return None
-    finally:
-        os.close(handle)
-
-
-def _take(handle: int, folder: Path) -> None:
-    """Raise RefusedError unless the lock is ours now; `status` may hold it for a moment, so it is tried again."""
-    for last in (*[False] * TRIES, True):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            unknown = error.errno in NO_FLOCK
-            named = _read(handle)
-            if unknown and (named is None or named.is_gone):
-                return
-            if last or unknown:
-                hint = f"; if it is gone, remove {folder / NAME}" if unknown else ""
-                who = named.words if named else "another process"
-                raise RefusedError(
-                    f"{folder} is in use by {who}; wait for it or name another --output_path{hint}"
-                ) from None
-        time.sleep(TRY_SECONDS)
-
-
-def _sign(handle: int, folder: Path) -> Holder:
-    mine = Holder.here()
-    try:
-        hit("lock.write")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(mine)).encode(), 0)
-    except OSError as error:
-        raise MachineError(f"cannot write {folder / NAME}: {cause(error, folder)}; {remedy(error, folder)}") from error
-    return mine
-
-
-def _clear(handle: int) -> None:
-    """Nobody holds it any more; the file stays, since removing it could let two others hold two files."""
-    try:
-        os.ftruncate(handle, 0)
-    except OSError:
-        return
-
-
-def _read(handle: int) -> Holder | None:
-    try:
-        found = json.loads(os.pread(handle, 4096, 0))
-        return Holder(str(found["host"]), int(found["pid"]), float(found["since"]), str(found["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _start_of(pid: int) -> str:
-    """Clock ticks after boot at which a process started; empty where there is none or the system does not tell."""
+    """Return the clock tick after boot at which a process started; empty if there is none or it is not known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Half-written files of killed runs: nobody else may write here now."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if name.startswith(".") and name.endswith(".tmp"):
-                try:
-                    hit("lock.leftover")
-                    os.unlink(os.path.join(root, name))
-                except OSError:
-                    continue
+@contextmanager
+def holding(folder: Path) -> Iterator[Holder]:
+    """Hold `folder` until the block ends, or the process does; what killed writers left half-written is removed.
+
+    Raises:
+        RefusedError: another command works there.
+        MachineError: the lock file cannot be written.
+    """
+    from filelock import Timeout
+
+    try:
+        lock = _locked(folder, LOCK_SECONDS)
+    except Timeout as error:
+        named = _named(folder)
+        raise RefusedError(
+            f"{folder} is in use by {named.words if named else 'another process'}; wait for it or name another "
+            f"--output_path{_hint(Path(error.lock_file))}"
+        ) from None
+    except OSError as error:
+        raise _unwritten(folder / NAME, error, "--output_path") from error
+    mine = Holder.here()
+    try:
+        write_json_atomic(folder / HOLDER, asdict(mine))
+        for partial in folder.rglob(".*.tmp"):
+            with suppress(OSError):
+                os.unlink(partial)
+        yield mine
+    finally:
+        with suppress(OSError):
+            os.unlink(folder / HOLDER)
+        lock.release()
+
+
+def _hint(lock_file: Path) -> str:
+    """Return what to do about a lock that outlives its process."""
+    return "" if lock_file.name == NAME else f"; if it is gone, remove {lock_file}"
+
+
+def _locked(folder: Path, seconds: float) -> BaseFileLock:
+    """Return a lock that is held: the kernel's, or, on a file system without such locks, a file that others respect.
+
+    Raises:
+        Timeout: another process has it.
+        OSError: the lock file cannot be written.
+    """
+    from filelock import FileLock, SoftFileLock
+
+    lock: BaseFileLock = FileLock(folder / NAME, thread_local=False)
+    try:
+        lock.acquire(timeout=seconds, poll_interval=POLL_SECONDS)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        lock = SoftFileLock(folder / f"{NAME}.soft", thread_local=False)
+        lock.acquire(timeout=seconds, poll_interval=POLL_SECONDS)
+    return lock
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Return who works in `folder` now; None if nobody does."""
+    from filelock import Timeout
+
+    named = _named(folder)
+    if named is None:
+        return None
+    try:
+        _locked(folder, 0).release()
+    except Timeout:
+        return named
+    except OSError:  # a folder that this process may not write in
+        return None if named.is_gone else named
+    return None
+
+
+def _named(folder: Path) -> Holder | None:
+    try:
+        found = json.loads((folder / HOLDER).read_text("utf-8"))
+        return Holder(str(found["host"]), int(found["pid"]), float(found["since"]), str(found["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,4 +1,4 @@
-"""What a launcher says of this process: `torchrun`, `accelerate launch` and their like set the same variables.
+"""Read what a launcher says of this process: `torchrun`, `accelerate launch` and their like set the same variables.
 
 Without them, or with a world of one, the process is alone. Nothing here imports torch, so that a command can ask who
 speaks before it loads anything.
@@ -24,18 +24,12 @@ REMEDY = "start with torchrun or accelerate launch, or unset these variables"
 class Launch:
     """This process among those of a job."""
 
-    rank: int = 0
-    """Among all processes; 0 writes and speaks."""
-    world: int = 1
-    """Processes in all."""
-    local_rank: int = 0
-    """Among those of this machine; names the GPU."""
-    address: str = ""
-    """Where the first process, or torchrun, keeps the store."""
-    port: int = 0
-    """Its port."""
-    served: bool = False
-    """Whether torchrun keeps the store; otherwise rank 0 does."""
+    rank: int = 0  # among all processes; 0 writes and speaks
+    world: int = 1  # processes in all
+    local_rank: int = 0  # among those of this machine; names the GPU
+    address: str = ""  # where the first process, or torchrun, keeps the store
+    port: int = 0  # its port
+    served: bool = False  # whether torchrun keeps the store; otherwise rank 0 does
 
     @property
     def leads(self) -> bool:
@@ -44,7 +38,7 @@ class Launch:
 
 
 def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
-    """The launcher's variables.
+    """Return what the launcher's variables say.
 
     Raises:
         UsageError: some are missing, or contradict one another.
@@ -72,7 +66,7 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
 
 
 def speaks(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process says what all of a job would say; true where the variables cannot be read."""
+    """Return whether this process says what all of a job would say; true if the variables cannot be read."""
     try:
         return read_launch(environ).leads
     except UsageError:

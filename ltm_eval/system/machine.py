@@ -1,4 +1,4 @@
-"""Versions, machine and commit that a figure came from."""
+"""Versions, machine and commit that a figure came from; what a task cost; what `ltm-eval doctor` looks at."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ltm_eval
-from ltm_eval import __version__
 from ltm_eval.system import files, progress
 
 if TYPE_CHECKING:
@@ -23,14 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 
-# Compute per token, as published: what the papers' "training compute" counts, so that runs can be set beside it.
-
-PUBLISHED_WIDTH = 512
-"""The published count takes 512 for the positions that a token sees, whatever the window."""
+PUBLISHED_WIDTH = 512  # the published count takes 512 for the positions that a token sees, whatever the window
 
 
 def flops_per_token(parameters: int, *, layers: int, width: int, t_fast: float) -> float:
-    """(t_fast + 1) (6 P + 12 L D 512), of arXiv:2502.01567.
+    """Return (t_fast + 1) (6 P + 12 L D 512), the compute per token of arXiv:2502.01567.
 
     With D = 512 it gives the published 4.07, 5.52 and 32.2 GFLOPs for LTM-S, M (16 fast steps) and L (64). A fast step
     is charged like a training step, gradients of weights included, which this program does not compute
@@ -46,7 +42,7 @@ def flops_per_token(parameters: int, *, layers: int, width: int, t_fast: float) 
 
 
 def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
-    """The same from what a results file says of its model (`config`); None where it lacks a size."""
+    """Return the same from what a results file says of its model (`config`); None if it lacks a size."""
     sizes = told.get("sizes")
     found = [told.get("model_num_parameters")]
     found += [sizes.get(name) for name in ("n_layers", "dim")] if isinstance(sizes, dict) else [None]
@@ -57,7 +53,7 @@ def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine, and the commit this program ran from."""
+    """Return versions, machine, and the commit this program ran from."""
     packages = ("torch", "lm-eval", "transformers", "datasets", "tiktoken", "numpy")
     return {
         "ltm_eval": ltm_eval.__version__,
@@ -69,7 +65,7 @@ def provenance() -> dict[str, Any]:
 
 
 def program(*packages: str) -> dict[str, str | None]:
-    """What of the program can change an answer: its version, the digest of its source, torch, lm-eval and `packages`.
+    """Return what of the program can change an answer: its version and source, torch, lm-eval and `packages`.
 
     Answers are kept under it, and the processes of a job must agree in it.
     """
@@ -81,7 +77,7 @@ def program(*packages: str) -> dict[str, str | None]:
 
 
 def described() -> str:
-    """The program for a reader: version, and commit where it runs from a checkout."""
+    """Return the program for a reader: version, and commit if it runs from a checkout."""
     git = _git_state()
     if git is None:
         return ltm_eval.__version__
@@ -89,7 +85,7 @@ def described() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit and whether the tree was changed, where the program runs from a checkout."""
+    """Return commit and whether the tree was changed, if the program runs from a checkout."""
     root = files.PACKAGE.parent
     if not (root / ".git").exists():
         return None
@@ -107,51 +103,42 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Return the version of an installed package."""
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
-# What a task cost while it ran: time, memory and compute, of all processes that shared it.
+# What a task cost while it ran ----------------------------------------------------------------------------------------
 
 MEMORY = ("peak_memory_bytes", "total_memory_bytes")
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """Of one task of one run, data loading and model loading left out."""
+    """Cost of one task of one run, data loading and model loading left out."""
 
-    seconds: float
-    """Wall time of the evaluation, metrics included."""
+    seconds: float  # wall time of the evaluation, metrics included
+    # most memory held: on a GPU by tensors during this task, else by the process since its start; None: not told
     peak_memory_bytes: int | None
-    """Most memory held: on a GPU by tensors during this task, else by the process since its start; None: not told."""
-    memory_of: str
-    """gpu or process."""
-    processes: int = 1
-    """That shared the task; `peak_memory_bytes` is the largest of any."""
-    working_seconds: float = 0.0
-    """Spent on answers, summed over processes: waiting for others and metrics left out."""
-    total_memory_bytes: int | None = None
-    """Peaks of all processes, summed."""
+    memory_of: str  # gpu or process
+    processes: int = 1  # that shared the task; `peak_memory_bytes` is the largest of any
+    working_seconds: float = 0.0  # spent on answers, summed over processes: waiting for others and metrics left out
+    total_memory_bytes: int | None = None  # peaks of all processes, summed
     starts: int = 1
     """Starts of the command that the answers come from. Times are sums over them; of a start that was cut off they end
     with its last answer. Memory is the most of those that ended the task.
     """
-    fits: int | None = None
-    """Fits made, each once however many answers share it; None where the model has no sidecar."""
+    fits: int | None = None  # fits made, each once however many answers share it; None if the model has no sidecar
+    # fast steps times the tokens each went through, over all fits; None if the model has no sidecar
     fitted_token_steps: int | None = None
-    """Fast steps times the tokens each went through, over all fits; None where the model has no sidecar."""
-    new_tokens: int | None = None
-    """Generated, over all answers."""
-    flops: float | None = None
-    """Operations of fits, reading and generation, by the papers' count (`flops`)."""
+    new_tokens: int | None = None  # generated, over all answers
+    flops: float | None = None  # operations of fits, reading and generation, by the papers' count (`flops`)
 
 
 def together(parts: Sequence[TaskCost]) -> TaskCost:
-    """What a task cost all processes; the first is the leading one, whose wall time is that of the task."""
+    """Return what a task cost all processes; the first is the leading one, whose wall time is the task's."""
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
     return replace(
         parts[0],
@@ -163,7 +150,7 @@ def together(parts: Sequence[TaskCost]) -> TaskCost:
 
 
 class Meter:
-    """Measures from its making on.
+    """Measure from here on.
 
     Args:
         device: of the model; a name of one will do.
@@ -179,7 +166,7 @@ class Meter:
         self.begun, self.worked = time.perf_counter(), progress.working_seconds()
 
     def read(self) -> TaskCost:
-        """The cost so far."""
+        """Return the cost so far."""
         seconds, worked = time.perf_counter() - self.begun, progress.working_seconds() - self.worked
         if self.on_gpu:
             import torch
@@ -198,7 +185,7 @@ def _resident_peak() -> int | None:
 
 
 def sizes_of(lm: Any) -> dict[str, int]:
-    """Layers and width of a transformers model, under the names that an LTM's results give them; empty if not told."""
+    """Return layers and width of a transformers model, named as in an LTM's results; empty if it does not say."""
     config = getattr(lm, "config", None)
     found = {
         "n_layers": getattr(config, "num_hidden_layers", None),
@@ -207,14 +194,7 @@ def sizes_of(lm: Any) -> dict[str, int]:
     return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
-# What `ltm-eval doctor` looks at: versions, devices, the plug into lm-eval, data and tokenizer files.
-
-
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing"
+# What `ltm-eval doctor` looks at --------------------------------------------------------------------------------------
 
 
 def _torch_text() -> str:
@@ -226,7 +206,7 @@ def _torch_text() -> str:
 
 
 def _plug_text() -> str:
-    """Looks in a fresh interpreter, since this one may have been helped along."""
+    """Look in a fresh interpreter: the plugin may already be loaded here."""
     look = "import lm_eval.models; from lm_eval.api.registry import model_registry as m; print('ltm' in m)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=False)
     if done.stdout.strip() == "True":
@@ -248,7 +228,7 @@ def _folder_text(name: str, folder: Path) -> str:
 
 
 def _tokenizer_text() -> str:
-    """tiktoken keeps a file under the sha1 of its address; these two are GPT-2's."""
+    """Look for GPT-2's two files, which tiktoken keeps under the sha1 of their address."""
     named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = Path(named or os.path.join(tempfile.gettempdir(), "data-gym-cache"))
     files = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
@@ -257,13 +237,13 @@ def _tokenizer_text() -> str:
 
 
 LOOKS: dict[str, Callable[[], str]] = {
-    "ltm-eval": lambda: f"{__version__} in {files.PACKAGE}",
+    "ltm-eval": lambda: f"{ltm_eval.__version__} in {files.PACKAGE}",
     "python": lambda: f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs",
     "torch": _torch_text,
-    "lm-eval": lambda: _version_of("lm_eval"),
+    "lm-eval": lambda: version("lm_eval") or "missing",
     "plug": _plug_text,
     "extras": lambda: ", ".join(
-        f"{name} {_version_of(name)}" for name in ("transformers", "accelerate", "mauve-text", "ray")
+        f"{name} {version(name) or 'missing'}" for name in ("transformers", "accelerate", "mauve-text", "ray")
     ),
     "tasks": lambda: _folder_text("folder", files.tasks_dir()),
     "data": _data_text,
@@ -272,7 +252,7 @@ LOOKS: dict[str, Callable[[], str]] = {
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """Name and finding of everything looked at, in order; what is broken says so."""
+    """Yield name and finding of everything looked at, in order; what is broken says so."""
     for name, look in LOOKS.items():
         try:
             yield name, look()

@@ -35,7 +35,7 @@ from ltm_eval.data.sources import PLACE
 from ltm_eval.inference.options import GenerationConfig
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 from ltm_eval.system.errors import DataError, MachineError, UsageError, check_choice, leave, leaving, nearest
-from ltm_eval.system.progress import silent, tqdm_bar
+from ltm_eval.system.progress import Bar, silent
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
 
 if TYPE_CHECKING:
@@ -634,7 +634,7 @@ def _mauve_task() -> type[ConfigurableTask]:
             """None beside those of `mauve_dataset`."""
             return frozenset()
 
-        progress: Callable[[int, str], Progress] = staticmethod(tqdm_bar)
+        progress: Callable[[int, str], Progress] = staticmethod(Bar)
 
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config={**config, "process_results": self.answers})

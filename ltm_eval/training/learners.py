@@ -28,6 +28,7 @@ from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.elbo import IGNORED, kl_nats
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer, save_for_transformers
 from ltm_eval.system.errors import MachineError, UsageError, nearest
+from ltm_eval.system.files import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -107,16 +108,14 @@ def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: weights in fp16, computed in fp32."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    copy.deepcopy(model).cpu().half().save_pretrained(part)
-    config = json.loads((part / "config.json").read_text("utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = "float32"
-    (part / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
-    save_for_transformers(tokenizer, part, context=config["n_positions"])
-    shutil.copyfile(ranks, part / RANKS_FILE)
-    part.rename(target)
+    with atomic_folder(target) as part:
+        copy.deepcopy(model).cpu().half().save_pretrained(part)
+        config = json.loads((part / "config.json").read_text("utf-8"))
+        config.pop("torch_dtype", None)
+        config["dtype"] = "float32"
+        (part / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+        save_for_transformers(tokenizer, part, context=config["n_positions"])
+        shutil.copyfile(ranks, part / RANKS_FILE)
 
 
 log = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
+from ltm_eval.system.files import atomic
 from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
 from ltm_eval.training.packing import Feed, Packed, prepare
 
@@ -245,12 +246,8 @@ class Trainer:
                 "flops": self.flops,
                 "seconds": self.seconds,
             }
-            part = self.folder / (STATE_FILE + ".part")
-            with part.open("wb") as file:
+            with atomic(self.folder / STATE_FILE, binary=True, other="place") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.folder / STATE_FILE)
         self.process.wait()
 
     def _record(self, name: str, names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
@@ -325,9 +322,8 @@ def _cut_rows(path: Path, step: int) -> None:
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
     kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join([lines[0], *kept]) if lines else "", "utf-8")
-    os.replace(part, path)
+    with atomic(path, other="place") as file:
+        file.writelines([lines[0], *kept] if lines else [])
 
 
 # Figure ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""Who holds an output folder, on file systems with and without the kernel's locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ltm_eval.system.errors import MachineError, RefusedError
+from ltm_eval.system.files import HOLDER, NAME, Holder, holder_of, holding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.faults
+
+
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_second_command_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
+    if not kernel:
+        no_flock(monkeypatch)
+    assert holder_of(tmp_path) is None
+    for _ in range(2):
+        with holding(tmp_path) as holder:
+            assert holder_of(tmp_path) == holder and holder.pid == os.getpid()
+            with pytest.raises(RefusedError, match=f"in use by {holder.words}; wait.*--output_path") as refused:
+                holding(tmp_path).__enter__()
+            assert ("remove" in str(refused.value)) != kernel
+        assert holder_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_lock_dies_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
+    code = f"""
+import errno, fcntl, os
+from pathlib import Path
+from ltm_eval.system.files import holding
+
+def flock(handle, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+if not {kernel}:
+    fcntl.flock = flock
+with holding(Path({str(tmp_path)!r})):
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / HOLDER).exists()
+    if not kernel:
+        no_flock(monkeypatch)
+    assert holder_of(tmp_path) is None
+    with holding(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_not_ours_to_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` of another user believes what the holder's file says, unless that process is gone."""
+
+    def denied(*given: object, **named: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    here = Holder.here()
+    monkeypatch.setattr("filelock.FileLock.acquire", denied)
+    for holder, found in ((here, here), (replace(here, started="0"), None), (replace(here, host="else"), True)):
+        (tmp_path / HOLDER).write_text(json.dumps(asdict(holder)))
+        assert holder_of(tmp_path) == (holder if found else None)
+    with pytest.raises(MachineError, match=rf"cannot write .*{NAME}: Permission denied; look at disk"):
+        holding(tmp_path).__enter__()
