@@ -2,7 +2,7 @@
 
     python demo/make_sample_text.py [TARGET_FOLDER]
 
-The prose was written for this project. Here it is only tokenised as each set's authors did (forms: ltm_eval/texts.py),
+The prose was written for this project. Here it is only tokenised as each set's authors did (see ltm_eval.data),
 so that the loaders and de-tokenisers for the published files run on it unchanged. The same sources give the same bytes.
 """
 
@@ -279,8 +279,8 @@ README = """\
 Small texts to try every task with, without a download. **These are not the published sets**, and figures on them
 compare with nothing outside this program: the texts are few, and of one hand. All of it was written for this project,
 with invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/` holds word
-problems made by `ltm_eval/problems.py`; the rest is made by `python demo/make_sample_text.py` from natural prose in
-`demo/sample_text/`.
+problems made by `python demo/write_sample.py`, which makes `rules/` too; the rest is made by
+`python demo/make_sample_text.py` from natural prose in `demo/sample_text/`.
 
 | source | words | what |
 |---|---|---|

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from problems import generate
 
 from ltm_eval.system.errors import UsageError
 from ltm_eval.tasks.prompts import Prompt, draw, split_prompt
-from ltm_eval.training.problems import generate
 
 DOCUMENT = {"question": "How many?", "answer": "#### 3"}
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from problems import generate
 
 from ltm_eval.results.answers import exact_match, flexible_extract, strict_match
 from ltm_eval.system.errors import DataError, UsageError
 from ltm_eval.system.files import tasks_dir
 from ltm_eval.tasks.prompts import split_prompt
-from ltm_eval.training.problems import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

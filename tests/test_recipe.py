@@ -14,7 +14,7 @@ from ltm_eval.training.recipe import Recipe, read_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-RULES = {"name": "rules", "kind": "rules", "weight": 1, "length": 32, "batch": 2, "rows": 3, "generated": 40}
+RULES = {"name": "rules", "kind": "rules", "weight": 1, "length": 32, "batch": 2, "rows": 3, "files": ["rules.jsonl"]}
 PLAIN = {"model": {"dim": 16}, "steps": 5, "sources": [RULES]}
 
 
@@ -53,7 +53,7 @@ def test_values_arrive(tmp_path: Path) -> None:
         ({**PLAIN, "preset": "bond"}, UsageError, "Did you mean 'bound'"),
         ({**PLAIN, "sources": [{**RULES, "kind": "poem"}]}, UsageError, "source rules: kind must be one of"),
         ({**PLAIN, "sources": [{**RULES, "lenght": 3}]}, UsageError, "Did you mean 'length'"),
-        ({**PLAIN, "sources": [{**RULES, "generated": 0}]}, UsageError, "give `files`, or `generated`"),
+        ({**PLAIN, "sources": [{**RULES, "files": []}]}, UsageError, "`files` must name at least one file"),
         ({**PLAIN, "sources": [RULES, RULES]}, UsageError, "each by a name of its own"),
         ({**PLAIN, "sources": [{**RULES, "from_step": 1}]}, UsageError, "no source takes part in step 0"),
         ({**PLAIN, "sources": ["rules"]}, InputError, "expected a mapping, got str"),

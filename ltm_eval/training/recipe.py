@@ -39,11 +39,9 @@ class Source:
     batch: int
     """Documents in a batch, over all processes."""
     files: tuple[str, ...] = ()
-    """Patterns below the data folder; .txt is one text, .jsonl one a line."""
+    """Patterns below the data folder; what a file must hold is in `packing`."""
     bytes_per_file: int | None = None
     """Only the first so many bytes of each file."""
-    generated: int = 0
-    """Documents that a generator makes: problems (before packing), or episodes."""
     rows: int = 1
     """Rows that share one z: an episode's demonstrations and its question."""
     validation: int = 16
@@ -53,12 +51,12 @@ class Source:
 
     def __post_init__(self) -> None:
         check_choice(f"source {self.name}: kind", self.kind, KINDS)
-        least = {"weight": 0, "length": 8, "batch": 1, "generated": 0, "rows": 1, "validation": 0, "from_step": 0}
+        least = {"weight": 0, "length": 8, "batch": 1, "rows": 1, "validation": 0, "from_step": 0}
         for key, low in least.items():
             if getattr(self, key) < low:
                 raise UsageError(f"source {self.name}: {key} must be at least {low}, got {getattr(self, key)}")
-        if not self.files and not self.generated:
-            raise UsageError(f"source {self.name}: give `files`, or `generated` for a generator's documents")
+        if not self.files:
+            raise UsageError(f"source {self.name}: `files` must name at least one file")
 
 
 @dataclass(frozen=True)

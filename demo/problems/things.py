@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm_eval.training.drafts import (
+from problems.drafts import (
     BAKED,
     BIRDS,
     CHILD,
