@@ -496,6 +496,7 @@ def hub(place: Place, *, how: str) -> None:
     place.patch.setattr(constants, "HF_HUB_OFFLINE", how == "offline")
     place.patch.setattr(constants, "HF_HUB_CACHE", str(place.tmp / "cache"))
     place.patch.setattr(asked, "NETWORK_SECONDS", 0.3)
+    place.patch.setattr(asked, "_silences", {})
     if how == "silent":
         server = socket.create_server(("127.0.0.1", 0))
         place.names["server"] = str(server.fileno())

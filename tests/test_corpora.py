@@ -17,6 +17,7 @@ from ltm_eval.data import sources as corpora
 from ltm_eval.data.readers import Standing, read_arrow, read_jsonl
 from ltm_eval.data.sources import GSM8K, RULES, SVAMP, gsm8k_dataset, load_set, svamp_dataset
 from ltm_eval.results.answers import INVALID, gold_number
+from ltm_eval.system import hub
 from ltm_eval.system.errors import DataError, MachineError
 from ltm_eval.system.files import sample_data_dir
 
@@ -143,11 +144,19 @@ def test_nowhere_names_every_place_and_what_to_put_there(tmp_path: Path, monkeyp
         load_set(GSM8K)
 
 
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no switch forbade to ask and nothing had been asked before."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_silences", {})
+
+
 @pytest.mark.parametrize("variable", OFFLINE)
 def test_offline_means_that_nothing_is_asked(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+    online(monkeypatch)
     monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(corpora, "_unreachable", lambda hub: pytest.fail("the network was asked"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", variable != "HF_DATASETS_OFFLINE")
+    monkeypatch.setattr(hub, "within", lambda question: pytest.fail("the network was asked"))
     with pytest.raises(DataError, match=f"not asked, {variable} is set"):
         load_set(GSM8K, data="hub")
 
@@ -155,13 +164,17 @@ def test_offline_means_that_nothing_is_asked(variable: str, monkeypatch: pytest.
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(corpora, "NETWORK_SECONDS", 0.2)
+    online(monkeypatch)
+    monkeypatch.setattr(hub, "NETWORK_SECONDS", 0.2)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: time.sleep(2))
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"openai/gsm8k \(no answer in 0 s\)"):
         load_set(GSM8K, data="hub")
     assert time.monotonic() - begun < 1.5
+    monkeypatch.setattr(hub, "within", lambda question: pytest.fail("a silent hub was asked again"))
+    with pytest.raises(DataError, match=r"openai/gsm8k \(no answer in 0 s\)"):
+        load_set(GSM8K, data="hub")
+    assert hub.ask("owner/name") == hub.Asked(None, "no answer in 0 s")
 
 
 def test_a_hub_that_refuses_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +183,7 @@ def test_a_hub_that_refuses_is_named_with_its_reason(monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionRefusedError("no")
 
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+    online(monkeypatch)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     with pytest.raises(DataError, match=r"openai/gsm8k \(ConnectionRefusedError\)"):
         load_set(GSM8K, data="hub")

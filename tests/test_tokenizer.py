@@ -8,8 +8,8 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltm_eval.model import tokenizer as module
 from ltm_eval.model.tokenizer import Tokenizer, load_ranks, load_tokenizer
+from ltm_eval.system import hub
 from ltm_eval.system.errors import MachineError, TokenizerError
 from tests.tiny import byte_ranks
 
@@ -80,7 +80,7 @@ def test_gpt2_without_cache_or_network_names_the_remedy(monkeypatch: pytest.Monk
 
 
 def test_a_silent_network_is_over_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NETWORK_SECONDS", 0.05)
+    monkeypatch.setattr(hub, "NETWORK_SECONDS", 0.05)
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: time.sleep(1))
     with pytest.raises(MachineError, match="no answer"):
         load_tokenizer("gpt2")

@@ -14,7 +14,6 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.data.metadata import reads
@@ -34,6 +33,7 @@ from ltm_eval.results.answers import canonical_number, has_gold_number, is_numbe
 from ltm_eval.results.official import NOT_OFFICIAL
 from ltm_eval.system.errors import DataError, MachineError, shown
 from ltm_eval.system.files import sample_data_dir, steady
+from ltm_eval.system.hub import why_unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -50,8 +50,6 @@ PLACE = ("data", "data_dir")
 """Task options that name where data are looked for."""
 ASKED = "test"
 """The split whose answers are compared; what is shown need not end in a number."""
-NETWORK_SECONDS = 30.0
-_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -401,36 +399,12 @@ def _downloaded(hub: HubSource, looked: list[str]) -> dict[str, Path]:
     if all(isinstance(path, str) for path in cached.values()):
         return {split: Path(str(path)) for split, path in cached.items()}
     looked.append(str(constants.HF_HUB_CACHE))
-    offline = [name for name in _OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
-    if offline:
-        looked.append(f"the hub (not asked, {offline[0]} is set)")
-        return {}
-    reason = _unreachable(hub)
+    switches = ("HF_DATASETS_OFFLINE",)
+    reason = why_unserved(hub.repo, hub.files.values(), kind="dataset", revision=hub.revision, switches=switches)
     if reason:
         looked.append(f"{constants.ENDPOINT}/datasets/{hub.repo} ({reason})")
         return {}
     return _fetched(hub, looked)
-
-
-def _unreachable(hub: HubSource) -> str:
-    """Why the hub does not answer in time, or nothing."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    causes: list[str] = [f"no answer in {NETWORK_SECONDS:.0f} s"]
-
-    def work() -> None:
-        try:
-            for name in hub.files.values():
-                url = hf_hub_url(hub.repo, name, repo_type="dataset", revision=hub.revision)
-                get_hf_file_metadata(url, timeout=10)
-            causes.clear()
-        except Exception as error:  # noqa: BLE001  whatever the client raises is the reason that the user reads
-            causes[0] = type(error).__name__
-
-    worker = Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(NETWORK_SECONDS)
-    return causes[0] if causes else ""
 
 
 def _fetched(hub: HubSource, looked: list[str]) -> dict[str, Path]:

@@ -42,10 +42,11 @@ from ltm_eval.model.compiling import compile_layers, uncompiled
 from ltm_eval.model.decoder import LatentThoughtModel, live_model, told
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.results.files import LatentRecord, TokenRecord
-from ltm_eval.runs.processes import agree_on, join
+from ltm_eval.runs.processes import join
 from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 from ltm_eval.system.device import resolve_device, resolve_dtype
 from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, check_choice, leave, leaving
+from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
 from ltm_eval.system.progress import Progress, silent, tqdm_bar
 from ltm_eval.tasks import arguments
@@ -209,7 +210,7 @@ class LTM(TemplateLM):
             known = [name for name in inspect.signature(cls).parameters if name != "self"]
             job = join()
             given = host_arguments(known, arg_dict, additional_config or {})
-            agree_on(given.get("pretrained"), given.get("revision"))
+            agree_on(given.get("pretrained"), given.get("revision"), job=job)
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
             lm.worklist = Worklist(job=job)

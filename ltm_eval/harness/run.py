@@ -36,7 +36,7 @@ from ltm_eval.harness.evaluation import (
 )
 from ltm_eval.harness.loading import data_caveats, tasks_of
 from ltm_eval.harness.options import RunConfig, check_kind
-from ltm_eval.runs.processes import Job, agree_on, agreed, current, join
+from ltm_eval.runs.processes import Job, current, join
 from ltm_eval.runs.session import check_program
 from ltm_eval.system import files, progress
 from ltm_eval.system.errors import (
@@ -51,7 +51,7 @@ from ltm_eval.system.errors import (
     stopping,
 )
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, holding, remedy
-from ltm_eval.system.hub import REFUSALS, is_cached, is_repository_name
+from ltm_eval.system.hub import REFUSALS, agree_on, ask, is_cached, is_repository_name
 from ltm_eval.system.launch import unlaunched
 from ltm_eval.system.machine import program
 from ltm_eval.tasks.arguments import generation_config
@@ -142,7 +142,7 @@ def _commit_of(spec: str) -> str | None:
         CheckpointError: the hub refuses it.
         MachineError: it can be had neither there nor from the cache.
     """
-    asked = agreed(spec, None)
+    asked = ask(spec, job=current())
     if asked.silent and not is_cached(spec):
         if asked.silent in REFUSALS:
             raise CheckpointError(f"baseline {spec}: {REFUSALS[asked.silent]} ({asked.silent})")
@@ -162,7 +162,7 @@ def construct(subject: Subject, config: RunConfig) -> LM:
     if subject.kind == "ltm":
         from ltm_eval.harness.ltm import LTM
 
-        agree_on(subject.arguments["pretrained"], subject.arguments.get("revision"))
+        agree_on(subject.arguments["pretrained"], subject.arguments.get("revision"), job=current())
         lm = LTM(**subject.arguments)
         lm.keeps_failures = True
         lm.token_nll = config.token_nll

@@ -13,10 +13,10 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.system.errors import MachineError, TokenizerError, UsageError
+from ltm_eval.system.hub import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +28,6 @@ RANKS_FILE = "tokenizer.tiktoken"
 END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCAB = 50_257
 RELEASED_VOCAB = 50_258
-NETWORK_SECONDS = 30.0
 FILE_LIMIT = 2**26
 """Bytes of a ranks file; the largest published ones have 4 million."""
 SPARE_ROWS = 128
@@ -120,28 +119,16 @@ def load_gpt2() -> Tokenizer:
     """
     import tiktoken
 
-    found: list[Encoding] = []
-    causes: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            found.append(tiktoken.get_encoding("gpt2"))
-        except Exception as error:  # noqa: BLE001 - whatever tiktoken's download raises is the cause named below
-            causes.append(error)
-
-    worker = Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(NETWORK_SECONDS)
-    if found:
-        return Tokenizer(found[0], "gpt2")
-    cause = type(causes[0]).__name__ if causes else f"no answer in {NETWORK_SECONDS:.0f} s"
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
-    raise MachineError(
-        f"GPT-2's vocabulary is not in tiktoken's cache (TIKTOKEN_CACHE_DIR: {folder}) and could not be downloaded "
-        f"({cause}). "
-        "Set TIKTOKEN_CACHE_DIR to a folder filled on a machine with network, or pass tokenizer=FILE with "
-        "mergeable ranks"
-    )
+    try:
+        return Tokenizer(within(lambda: tiktoken.get_encoding("gpt2")), "gpt2")
+    except Exception as error:  # tiktoken's download raises many types
+        cause = str(error) if isinstance(error, TimeoutError) else type(error).__name__
+        folder = os.environ.get("TIKTOKEN_CACHE_DIR", "unset")
+        raise MachineError(
+            f"GPT-2's vocabulary is not in tiktoken's cache (TIKTOKEN_CACHE_DIR: {folder}) and could not be downloaded "
+            f"({cause}). Set TIKTOKEN_CACHE_DIR to a folder filled on a machine with network, or pass tokenizer=FILE "
+            "with mergeable ranks"
+        ) from error
 
 
 def load_ranks(path: Path) -> Tokenizer:

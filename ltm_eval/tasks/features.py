@@ -13,7 +13,6 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ltm_eval.data.readers import file_sha256
 from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import cache_dir, digest
+from ltm_eval.system.hub import why_unserved
 from ltm_eval.system.machine import version
 from ltm_eval.system.progress import silent
 
@@ -37,7 +37,6 @@ Features = NDArray[np.float32]
 """(texts, D)."""
 
 OPTION = '--metadata \'{"mauve_feature_model": "FOLDER"}\''
-NETWORK_SECONDS = 30.0
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
@@ -112,7 +111,7 @@ def _on_hub(name: str) -> Path:
     from huggingface_hub import constants
 
     found = _snapshot(name, (), offline=True)
-    reason = "" if found else _unreachable(name)
+    reason = "" if found else why_unserved(name, ["config.json"])
     if not found and not reason:
         found = _snapshot(name, _WEIGHTS[:1], offline=False) or _snapshot(name, _WEIGHTS, offline=False)
         reason = "no config.json and weights that transformers reads"
@@ -134,27 +133,6 @@ def _snapshot(name: str, weights: Sequence[str], *, offline: bool) -> Path | Non
         log.info("%s: %s", name, error)
         return None
     return folder if (folder / "config.json").is_file() and _has_weights(folder) else None
-
-
-def _unreachable(name: str) -> str:
-    """Why the hub does not answer in time, or nothing."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE:
-        return "not asked, HF_HUB_OFFLINE is set"
-    causes: list[str] = [f"no answer in {NETWORK_SECONDS:.0f} s"]
-
-    def work() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
-            causes.clear()
-        except Exception as error:  # noqa: BLE001  whatever the client raises is the reason that the user reads
-            causes[0] = type(error).__name__
-
-    worker = Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(NETWORK_SECONDS)
-    return causes[0] if causes else ""
 
 
 # Featurising --------------------------------------------------------------------------------------------------------
