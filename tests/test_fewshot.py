@@ -126,10 +126,3 @@ def test_splitting_a_prompt_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_unknown_names_are_unknown() -> None:
-    import ltm_eval.tasks.keyed
-
-    with pytest.raises(AttributeError, match="has no attribute 'KeyedTasks'"):
-        _ = ltm_eval.tasks.keyed.KeyedTasks

@@ -21,21 +21,8 @@ from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import tasks_dir
 from ltm_eval.tasks import mauve
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
-from ltm_eval.tasks.mauve import (
-    MAUVE_PRESETS,
-    SAMPLINGS,
-    Answers,
-    Comparison,
-    MauveConfig,
-    buckets_for,
-    compare,
-    cut,
-    joined,
-    mauve_config,
-    mauve_dataset,
-    options_of,
-    summary_of,
-)
+from ltm_eval.tasks.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, summary_of
+from ltm_eval.tasks.mauve_options import MAUVE_PRESETS, SAMPLINGS, MauveConfig, mauve_config, options_of
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
 
 if TYPE_CHECKING:
