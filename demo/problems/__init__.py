@@ -8,21 +8,25 @@ of answers (annotations `<<a op b=c>>`, a final `#### n`) is that of arXiv:2110.
 from __future__ import annotations
 
 import json
+from inspect import isfunction
 from random import Random
+from types import ModuleType
 
 from ltm_eval.system.files import sample_data_dir
+from problems import heldout, measures, things
 from problems.drafts import Draft, Problem, Template
-from problems.heldout import HELDOUT_TEMPLATES
-from problems.measures import MEASURES_TEMPLATES
-from problems.things import THINGS_TEMPLATES
 
 SAMPLE_SEED = 20_241
 SAMPLE_ROWS = {"train": 144, "test": 125}  # generated rows of the bundled train.jsonl and test.jsonl
 SEEN_ROWS = 72  # rows of the bundled seen.jsonl
-TEMPLATES: dict[str, tuple[Template, ...]] = {
-    "train": (*THINGS_TEMPLATES, *MEASURES_TEMPLATES),
-    "test": HELDOUT_TEMPLATES,
-}
+
+
+def _templates(module: ModuleType) -> tuple[Template, ...]:
+    """Return the functions of a module, in their order: each is a template."""
+    return tuple(one for one in vars(module).values() if isfunction(one) and one.__module__ == module.__name__)
+
+
+TEMPLATES = {"train": _templates(things) + _templates(measures), "test": _templates(heldout)}
 
 
 def generate(n: int, *, seed: int, split: str) -> list[Problem]:

@@ -148,9 +148,7 @@ class TextFacts:
     words: float  # mean
     words_sd: float
     distinct: dict[str, float]  # n to distinct-n: different n-grams over n-grams of all texts (arXiv:1510.03055)
-    repeated: dict[
-        str, float
-    ]  # n to rep-n: share of a text's n-grams that occurred in it before, mean (arXiv:1908.04319)
+    repeated: dict[str, float]  # n to rep-n: mean share of a text's n-grams that came before in it (arXiv:1908.04319)
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
