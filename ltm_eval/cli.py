@@ -176,25 +176,28 @@ def takes(options: Fields, **more: Any) -> Callable[[Command], Command]:
     Args:
         more: further parameters, by name: annotation and default.
     """
-    found = []
+    parameters = []
     for parameter, (kind, name) in options.items():
-        default = getattr(kind, name, None)
+        default: Any = getattr(kind, name, None)
+        annotation: Any = Any
         if option_of(kind, name).repeatable:
-            found.append((parameter, list[str], flag(kind, name), list(default or ())))
-        else:
-            shown = None if isinstance(default, tuple) else default
-            found.append((parameter, bool if isinstance(default, bool) else Any, flag(kind, name), shown))
+            default, annotation = list(default or ()), list[str]
+        elif isinstance(default, bool):
+            annotation = bool
+        elif isinstance(default, tuple):
+            default = None
+        parameters.append((parameter, Annotated[annotation, flag(kind, name)], default))
+    parameters += [(name, annotation, default) for name, (annotation, default) in more.items()]
 
     def mark(command: Command) -> Command:
-        annotations = {one: Annotated[value, option] for one, value, option, _ in found}
-        annotations |= {one: annotation for one, (annotation, _) in more.items()}
-        defaults = {one: default for one, _, _, default in found} | {one: default for one, (_, default) in more.items()}
-        parameters = [
-            inspect.Parameter(one, inspect.Parameter.KEYWORD_ONLY, default=defaults[one], annotation=annotation)
-            for one, annotation in annotations.items()
-        ]
-        command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-        command.__annotations__ = {**annotations, "return": int}
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for name, annotation, default in parameters
+            ],
+            return_annotation=int,
+        )
+        command.__annotations__ = {**{name: annotation for name, annotation, _ in parameters}, "return": int}
         return command
 
     return mark

@@ -120,7 +120,7 @@ class LTM(TemplateLM):
                     compile_layers(model)
         if self.rows.causal is not None and self.rows.causal.chunk > self.max_length:
             self.rows = replace(self.rows, causal=replace(self.rows.causal, chunk=self.max_length))
-        self._batch_size = None if options.batch_size == AUTO else options.batch_size
+        self._batch_size = options.batch_size if isinstance(options.batch_size, int) else None
         self._max_batch_size = options.max_batch_size
         self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}

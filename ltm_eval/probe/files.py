@@ -216,7 +216,7 @@ class ProbeJob:
     data: str = AUTO
     output_path: str = "results"
     device: str = AUTO
-    dtype: Dtype = AUTO
+    dtype: Dtype = "auto"
     tokenizer: str | None = None
     revision: str | None = None
     metadata: str | None = None
