@@ -434,15 +434,16 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
     """lm-eval's `--model_args` as text: every string is parsed, and what is not known is refused by name."""
     from lm_eval.utils import simple_parse_args_string
 
+    from ltm_eval.harness.options import ModelArguments, host_arguments
     from ltm_eval.system.errors import UsageError
-    from ltm_eval.tasks.arguments import generation_config, host_arguments
+    from ltm_eval.tasks.arguments import generation_config
 
     text = ",".join(f"{key}={value}" for key, value in values.items())
     try:
         given_values = simple_parse_args_string(text)
     except ValueError:  # the host's own complaint
         return
-    tried(lambda: host_arguments(["pretrained", "t_fast"], given_values, {}), UsageError)
+    tried(lambda: ModelArguments.of(host_arguments(given_values, {})), UsageError)
     tried(lambda: generation_config(dict(given_values)), UsageError)
 
 
