@@ -69,11 +69,9 @@ def standings(splits: Mapping[str, Split]) -> dict[str, Standing]:
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Empty caches, no network, no folder named by the environment."""
-    import datasets.config
     import huggingface_hub.constants
 
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "caches" / "datasets")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
     for variable in OFFLINE:
         monkeypatch.delenv(variable, raising=False)

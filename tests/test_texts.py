@@ -13,7 +13,7 @@ import pytest
 
 from ltm_eval.data.readers import rows_sha256
 from ltm_eval.data.sets import TEXT_SETS, documents, load_texts
-from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.errors import DataError, UsageError
 from ltm_eval.system.files import sample_data_dir
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
@@ -22,11 +22,9 @@ PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Empty caches, no network, no folder named by the environment."""
-    import datasets.config
     import huggingface_hub.constants
 
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "caches" / "datasets")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -206,29 +204,14 @@ def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_texts("pubmed", data="sample")
 
 
-def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="does not exist; put ptb"):
-        load_texts("ptb", data=tmp_path / "none")
-    with pytest.raises(DataError, match="is not a folder"):
-        load_texts("ptb", data=put(tmp_path, "file", "x"))
-    monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "none"))
-    with pytest.raises(DataError, match="LTM_EVAL_DATA_DIR: .* does not exist"):
-        load_texts("ptb")
-
-
 BROKEN: list[tuple[str, str, str | bytes, str]] = [
     ("ptb", "ptb.valid.txt", "", r"ptb\.valid\.txt: holds no rows"),
-    ("ptb", "ptb.valid.txt", " \n\n", r"ptb\.valid\.txt: holds no rows"),
     ("ptb", "ptb.valid.txt", b"good\nb\xe9d\n", r"ptb\.valid\.txt:2: byte 2 \(0xe9\) is not UTF-8"),
-    ("ptb", "ptb.valid.txt", "text".encode("utf-16"), r":1: byte 1 \(0xff\) is not UTF-8"),
     ("wikitext", "wiki.valid.raw", gzip.compress(b"text", mtime=0), r"wiki\.valid\.raw: is compressed"),
     ("wikitext", "wiki.valid.raw", b"PK\x03\x04...", r"is a zip archive"),
     ("wikitext", "wiki.valid.raw", "<!DOCTYPE html><html>", r"is a web page"),
     ("lambada", "lambada_test.jsonl", "version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer"),
-    ("lambada", "lambada_test.jsonl", '{"text": "a b"}\n{"text": "a', r"jsonl:2: not JSON .*torn"),
     ("lambada", "lambada_test.jsonl", '{"passage": "a b"}\n', r"jsonl:1: column 'text' is missing"),
-    ("lambada", "lambada_test.jsonl", '{"text": null}\n', r"jsonl:1: column 'text' must be text, got null"),
-    ("lambada", "lambada_test.jsonl", '["a"]\n', r"jsonl:1: expected a JSON object"),
     ("ag_news", "test.csv", '"3","a","b"\n"3","a"\n', r"csv:2: expected 3 columns .*, got 2"),
     ("ag_news", "test.csv", '"3","a","b","c"\n', r"csv:1: expected 3 columns .*, got 4"),
     ("ag_news", "test.csv", '"3","a","b"\n"5","a","b"\n', r"csv:2: expected a class from 1 to 4 in column 1, got '5'"),
@@ -252,16 +235,6 @@ def test_what_is_refused_is_named(tmp_path: Path, name: str, file: str, content:
     with pytest.raises(DataError, match=message) as caught:
         load_texts(name, data=tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> str:
-        raise OSError(5, "Input/output error", str(path))
-
-    put(tmp_path / "ptb", "ptb.valid.txt", "a\n")
-    monkeypatch.setattr("ltm_eval.data.sources.file_sha256", fail)
-    with pytest.raises(MachineError, match=r"cannot be read \(Input/output error\)"):
-        load_texts("ptb", data=tmp_path)
 
 
 def test_a_part_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
