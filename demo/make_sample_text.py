@@ -1,8 +1,8 @@
-"""Packs the bundled sample text: natural prose in `demo/sample_text/`, in the form of the set whose loader reads it.
+"""Pack the bundled sample text: natural prose in `demo/sample_text/`, in the form of the set whose loader reads it.
 
     python demo/make_sample_text.py [TARGET_FOLDER]
 
-The prose was written for this project. Here it is only tokenised as each set's authors did (forms: ltm_eval/texts.py),
+The prose was written for this project. Here it is only tokenised as each set's authors did (see ltm_eval.data),
 so that the loaders and de-tokenisers for the published files run on it unchanged. The same sources give the same bytes.
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 SOURCES = Path(__file__).resolve().parent / "sample_text"
 TARGET = Path(__file__).resolve().parent.parent / "ltm_eval" / "assets" / "sample"
 
+# AG News' numbers.
 CLASSES = {"world": "1", "sports": "2", "business": "3", "science": "4"}
-"""AG News' numbers."""
 ABBREVIATIONS = {"Mr.", "Mrs.", "Dr.", "St.", "Co.", "Inc.", "Ltd.", "Corp.", "a.m.", "p.m."}
+# A word of the newswire that is at least this long and occurs once is `<unk>`, as rare words are in Mikolov's form.
 RARE_LETTERS = 10
-"""A word of the newswire that is at least this long and occurs once is `<unk>`, as rare words are in Mikolov's form."""
 _OPENING, _CLOSING = '"([$', '",.;:!?)]'
 _UNSPOKEN = set('",.;:!?()[]–') | {"--"}
 _NUMBER = re.compile(r"\d[\d,.-]*")
@@ -38,12 +38,9 @@ _NUMBER = re.compile(r"\d[\d,.-]*")
 class Article:
     """A headed text."""
 
-    kind: str
-    """Class, or set; empty in the encyclopedia."""
+    kind: str  # class, or set; empty in the encyclopedia
     title: str
-    """Without marks."""
-    sections: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
-    """Heading (empty before the first) and paragraphs, each as its sentences."""
+    sections: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]  # heading, and paragraphs as their sentences
 
     @property
     def sentences(self) -> list[str]:
@@ -55,7 +52,7 @@ class Article:
 
 
 def read_articles(path: Path, *, title: str, heading: str) -> list[Article]:
-    """Articles of a source: one sentence a line, blank lines between paragraphs.
+    """Read the articles of a source: one sentence a line, blank lines between paragraphs.
 
     Args:
         path: the source.
@@ -83,30 +80,30 @@ def _filled(sections: list[tuple[str, list[list[str]]]]) -> Iterator[tuple[str, 
 
 
 def newswire(sources: Path) -> list[Article]:
-    """The newswire's articles, the four classes in turn."""
+    """Return the newswire's articles, the four classes in turn."""
     articles = read_articles(sources / "newswire.txt", title=r"# (?P<kind>\w+): (?P<title>.+)", heading=r"## (.+)")
     by_class = [[article for article in articles if article.kind == kind] for kind in CLASSES]
     return [article for row in zip(*by_class, strict=True) for article in row]
 
 
 def encyclopedia(sources: Path) -> list[Article]:
-    """The encyclopedia's articles."""
+    """Return the encyclopedia's articles."""
     return read_articles(sources / "encyclopedia.txt", title=r"(?P<kind>)= (?P<title>[^=]+) =", heading=r"== (.+) ==")
 
 
 def papers(sources: Path, name: str) -> list[Article]:
-    """The invented articles of set `name`."""
+    """Return the invented articles of set `name`."""
     pattern = r"# (?P<kind>\w+): (?P<title>.+)"
     return [a for a in read_articles(sources / "papers.txt", title=pattern, heading=r"## (.+)") if a.kind == name]
 
 
 def news_sentences(sources: Path) -> list[str]:
-    """Single sentences."""
+    """Return single sentences."""
     return (sources / "news_sentences.txt").read_text("utf-8").splitlines()
 
 
 def passages(sources: Path) -> list[str]:
-    """Passages, a blank line between."""
+    """Return passages, which blank lines separate."""
     return (sources / "passages.txt").read_text("utf-8").rstrip("\n").split("\n\n")
 
 
@@ -114,7 +111,7 @@ def passages(sources: Path) -> list[str]:
 
 
 def tokens(text: str, *, treebank: bool = False) -> list[str]:
-    """Words and marks of natural text.
+    """Split natural text into words and marks.
 
     Args:
         text: with straight quotes.
@@ -137,7 +134,7 @@ def _peeled(chunk: str, *, treebank: bool) -> list[str]:
 
 
 def as_ptb(sentences: Sequence[str]) -> list[str]:
-    """Mikolov's form: lower case, no punctuation, `N` for numbers, `<unk>` for rare words."""
+    """Return Mikolov's form: lower case, no punctuation, `N` for numbers, `<unk>` for rare words."""
     spoken = [[t.lower() for t in tokens(s, treebank=True) if t not in _UNSPOKEN] for s in sentences]
     often = Counter(token for sentence in spoken for token in sentence)
     return [" ".join(_mikolov(token, often[token]) for token in sentence) for sentence in spoken]
@@ -150,19 +147,19 @@ def _mikolov(token: str, times: int) -> str:
 
 
 def as_wikitext(text: str) -> str:
-    """A paragraph of WikiText's raw form: numbers and hyphens with marks around them."""
+    """Return a paragraph in WikiText's raw form: numbers and hyphens with marks around them."""
     spaced = " ".join(tokens(text))
     spaced = re.sub(r"(?<=\w)-(?=\w)", " @-@ ", spaced)
     return re.sub(r"(?<=\d)([.,])(?=\d)", r" @\1@ ", spaced)
 
 
 def as_lm1b(sentence: str) -> str:
-    """A sentence as in the one billion words."""
+    """Return a sentence as in the one billion words."""
     return " ".join(tokens(sentence))
 
 
 def as_paper(article: Article, number: int) -> dict[str, object]:
-    """A row of `scientific_papers`: lower case, hyphens apart, formulas and citations as placeholders."""
+    """Return a row of `scientific_papers`: lower case, hyphens apart, formulas and citations as placeholders."""
     formulas: dict[str, int] = {}
 
     def placeholder(found: re.Match[str]) -> str:
@@ -193,7 +190,7 @@ def _ptb(sources: Path) -> str:
 
 
 def _ag_news(sources: Path) -> str:
-    """Title and first paragraph of each article."""
+    """Return title and first paragraph of each article."""
     out = io.StringIO()
     rows = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
     for article in newswire(sources):
@@ -229,7 +226,7 @@ def _json_lines(rows: Iterator[dict[str, object]]) -> str:
 
 
 def files(sources: Path = SOURCES) -> dict[str, str]:
-    """Every packed file, relative to the sample folder, with its content."""
+    """Return every packed file, relative to the sample folder, with its content."""
     return {
         "ptb/ptb.valid.txt": _ptb(sources),
         "wikitext/wiki.valid.raw": _wikitext(sources),
@@ -246,18 +243,18 @@ def files(sources: Path = SOURCES) -> dict[str, str]:
 
 
 def words(text: str) -> int:
-    """White-space separated pieces with a letter or a digit in them."""
+    """Count white-space separated pieces with a letter or a digit in them."""
     return sum(any(c.isalnum() for c in piece) for piece in text.split())
 
 
 def _of_articles(articles: Sequence[Article]) -> int:
-    """Words of titles, headings and sentences."""
+    """Count the words of titles, headings and sentences."""
     headings = [heading for article in articles for heading, _ in article.sections]
     return sum(words(text) for a in articles for text in (a.title, *a.sentences)) + sum(map(words, headings))
 
 
 def counts(sources: Path = SOURCES) -> dict[str, tuple[int, str]]:
-    """Source to its words and what they are."""
+    """Return the number of words of each source, and what they are."""
     wire, pages, single, told = newswire(sources), encyclopedia(sources), news_sentences(sources), passages(sources)
     studies = {name: papers(sources, name) for name in ("pubmed", "arxiv")}
     return {
@@ -279,8 +276,8 @@ README = """\
 Small texts to try every task with, without a download. **These are not the published sets**, and figures on them
 compare with nothing outside this program: the texts are few, and of one hand. All of it was written for this project,
 with invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/` holds word
-problems made by `ltm_eval/problems.py`; the rest is made by `python demo/make_sample_text.py` from natural prose in
-`demo/sample_text/`.
+problems made by `python demo/write_sample.py`, which makes `rules/` too; the rest is made by
+`python demo/make_sample_text.py` from natural prose in `demo/sample_text/`.
 
 | source | words | what |
 |---|---|---|
@@ -303,7 +300,7 @@ Each set has its default split only. Sample text is cut into blocks of 256 token
 
 
 def readme(sources: Path = SOURCES) -> str:
-    """The samples' README."""
+    """Return the samples' README."""
     found = counts(sources)
     rows = [f"| `{name}` | {number:,} | {what} |" for name, (number, what) in found.items()]
     registers = sum(found[name][0] for name in ("newswire.txt", "encyclopedia.txt", "news_sentences.txt"))

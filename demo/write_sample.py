@@ -1,4 +1,4 @@
-"""Writes the bundled GSM8K-form and rule-episode sample files anew, from templates, rules and `handwritten.jsonl`.
+"""Write the bundled GSM8K-form and rule-episode sample files anew, from templates, rules and `handwritten.jsonl`.
 
 python demo/write_sample.py
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 
+from problems import jsonl, sample_files
+from rules import sample_rows
+
 from ltm_eval.system.files import sample_data_dir
-from ltm_eval.training.problems import jsonl, sample_files
-from ltm_eval.training.rules import sample_rows
 
 if __name__ == "__main__":
     files = {f"gsm8k/{name}": jsonl(problems) for name, problems in sample_files().items()}

@@ -356,8 +356,6 @@ def data_rows(place: Place, *, how: str) -> None:
         path.write_bytes(json.dumps(test[0]).encode("utf-16"))
     elif how == "bom and crlf":
         path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in test))
-    elif how == "duplicate ids":
-        write_rows(path, [{**row, "id": "a"} for row in test])
     elif how == "duplicate rows":
         write_rows(path, [test[0], test[1], test[0]])
     elif how == "shown too":

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import generate
 
 from ltm_eval.model.tokenizer import Tokenizer, learn, load_ranks, merges_of, ranks_file, save_for_transformers
 from ltm_eval.system.errors import UsageError
-from ltm_eval.training.problems import generate
 
 TEXTS = [f"{p.question} {p.answer}" for p in generate(60, seed=3, split="train")]
 HARD = [

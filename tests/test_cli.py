@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ltm_eval import __version__, cli
-from ltm_eval.harness.options import VARIABLES, RunConfig
+from ltm_eval.cli import VARIABLES
+from ltm_eval.harness.options import RunConfig
 from ltm_eval.inference.options import PRESETS
 from ltm_eval.system import files as paths
 from ltm_eval.system.errors import RefusedError
@@ -276,7 +277,7 @@ def test_ls_reads_functions_and_includes_without_importing(
     (tmp_path / "a.yaml").write_text("include: base\ntask: ltm_a\n")
     monkeypatch.setattr(paths, "tasks_dir", lambda: tmp_path)
     assert cli.main(["ls"]) == 0
-    assert "  ltm_a  generate_until, 5 shots unless told\n" in capsys.readouterr().out
+    assert "  ltm_a  generate_until, 5 shots by default\n" in capsys.readouterr().out
 
 
 def test_doctor_looks_at_everything_and_never_fails(

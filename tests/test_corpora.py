@@ -7,20 +7,23 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ltm_eval.data import readers as row_files
-from ltm_eval.data import sources as corpora
-from ltm_eval.data.readers import Standing, read_arrow, read_jsonl
-from ltm_eval.data.sources import GSM8K, RULES, SVAMP, gsm8k_dataset, load_set, svamp_dataset
+from ltm_eval.data import readers, sources
+from ltm_eval.data.readers import Standing, checked_row, json_lines, parquet_rows
+from ltm_eval.data.sets import GSM8K, RULES, SVAMP, gsm8k_dataset, svamp_dataset
+from ltm_eval.data.sources import DataSet, Split, load
 from ltm_eval.results.answers import INVALID, gold_number
 from ltm_eval.system import hub
-from ltm_eval.system.errors import DataError, MachineError
+from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import sample_data_dir
-from ltm_eval.training.problems import SAMPLE_ROWS, handwritten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -40,20 +43,35 @@ def write_set(folder: Path, *, mark: str = "") -> Path:
     return folder
 
 
+def rows_of(path: Path) -> Iterator[dict[str, str]]:
+    reader = parquet_rows if path.suffix == ".parquet" else json_lines
+    return (dict(checked_row(row, COLUMNS, where=where)) for where, row in reader(path))
+
+
 def read(tmp_path: Path, content: bytes) -> list[dict[str, str]]:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    return [dict(row) for row in read_jsonl(path, COLUMNS)]
+    return list(rows_of(path))
+
+
+def load_set(spec: DataSet, data: object = None) -> dict[str, Split]:
+    return load(spec, tuple(spec.files), data=data)
+
+
+def counts(splits: Mapping[str, Split]) -> dict[str, int]:
+    return {name: len(split.rows) for name, split in splits.items()}
+
+
+def standings(splits: Mapping[str, Split]) -> dict[str, Standing]:
+    return {name: Standing(split.official, split.difference) for name, split in splits.items()}
 
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Empty caches, no network, no folder named by the environment."""
-    import datasets.config
     import huggingface_hub.constants
 
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "caches" / "datasets")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
     for variable in OFFLINE:
         monkeypatch.delenv(variable, raising=False)
@@ -66,12 +84,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_folder_of_sets_and_a_folder_of_files(tmp_path: Path) -> None:
     below, flat = write_set(tmp_path / "a" / "gsm8k"), write_set(tmp_path / "b")
     for data, place in ((tmp_path / "a", below), (str(tmp_path / "b"), flat)):
-        corpus = load_set(GSM8K, data=data)
-        assert corpus.source == str(place)
-        assert corpus.rows == {"train": 3, "test": 2}
-        assert corpus.sha256["test"] == hashlib.sha256((place / "test.jsonl").read_bytes()).hexdigest()
-        assert corpus.splits["train"][1] == {**ROW, "question": "train 1?"}
-        assert corpus.name == "gsm8k"
+        found = load_set(GSM8K, data=data)
+        assert counts(found) == {"train": 3, "test": 2}
+        test = found["test"]
+        assert (test.name, test.split, test.source, test.files) == ("gsm8k", "test", str(place), ("test.jsonl",))
+        assert test.sha256 == hashlib.sha256((place / "test.jsonl").read_bytes()).hexdigest()
+        assert found["train"].rows[1] == {**ROW, "question": "train 1?"}
 
 
 def test_auto_takes_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,40 +97,40 @@ def test_auto_takes_the_folder_of_the_environment(tmp_path: Path, monkeypatch: p
     write_set(tmp_path / "own" / "gsm8k", mark="own ")
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "env"))
     for data in (None, "auto", ""):
-        assert load_set(GSM8K, data=data).splits["test"][0]["question"].startswith("env ")
-    assert load_set(GSM8K, data=tmp_path / "own").splits["test"][0]["question"].startswith("own ")
+        assert load_set(GSM8K, data=data)["test"].rows[0]["question"].startswith("env ")
+    assert load_set(GSM8K, data=tmp_path / "own")["test"].rows[0]["question"].startswith("own ")
 
 
 def test_sample_is_the_bundled_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(write_set(tmp_path)))
     corpus = load_set(GSM8K, data="sample")
-    assert Path(corpus.source) == sample_data_dir() / "gsm8k"
-    assert corpus.rows == {"train": SAMPLE_ROWS["train"], "test": SAMPLE_ROWS["test"] + len(handwritten())}
+    assert all(Path(split.source) == sample_data_dir() / "gsm8k" and split.sample for split in corpus.values())
+    assert counts(corpus) == {"train": 144, "test": 219}
     assert (sample_data_dir() / "gsm8k" / "seen.jsonl").exists(), "a file that no split reads"
 
 
 def test_a_folder_named_like_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "sample")
     monkeypatch.chdir(tmp_path)
-    assert load_set(GSM8K, data="./sample").rows["test"] == 2
+    assert counts(load_set(GSM8K, data="./sample"))["test"] == 2
 
 
 def test_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "sets")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load_set(GSM8K, data="~/sets").rows["test"] == 2
+    assert counts(load_set(GSM8K, data="~/sets"))["test"] == 2
 
 
 def test_a_folder_without_the_set_names_the_places(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_set(GSM8K, data=tmp_path)
-    for place in ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "train.jsonl", "test.jsonl"):
-        assert str(tmp_path / place) in str(caught.value)
+    for place in (tmp_path / "gsm8k", tmp_path):
+        assert f"{place} (train.jsonl, test.jsonl)" in str(caught.value)
 
 
 def test_missing_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        DataError, match=r"does not exist; expected a folder with gsm8k/train.jsonl and gsm8k/test.jsonl"
+        DataError, match=r"does not exist; put train\.jsonl and test\.jsonl \(.*\) in DIR/gsm8k/ and name DIR"
     ):
         load_set(GSM8K, data=tmp_path / "none")
     (tmp_path / "file").write_text("x")
@@ -132,16 +150,15 @@ def test_nowhere_names_every_place_and_what_to_put_there(tmp_path: Path, monkeyp
         load_set(GSM8K)
     for part in (
         "LTM_EVAL_DATA_DIR (not set)",
-        str(tmp_path / "caches" / "datasets"),
         str(tmp_path / "caches" / "hub"),
         "HF_HUB_OFFLINE is set",
-        "gsm8k/train.jsonl and gsm8k/test.jsonl",
-        "--data",
+        "put train.jsonl and test.jsonl",
+        "in DIR/gsm8k/ and name DIR by --data or LTM_EVAL_DATA_DIR, or take --data sample",
     ):
         assert part in str(caught.value)
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path / "empty"))
-    with pytest.raises(DataError, match=f"LTM_EVAL_DATA_DIR={tmp_path / 'empty'}"):
+    with pytest.raises(DataError, match=f"looked in {tmp_path / 'empty' / 'gsm8k'} .*hub"):
         load_set(GSM8K)
 
 
@@ -205,39 +222,24 @@ def test_the_hubs_cache_is_read_at_the_pinned_revision_only(tmp_path: Path) -> N
     repo = tmp_path / "caches" / "hub" / "datasets--openai--gsm8k"
     for split, name in hub.files.items():
         parquet(repo / "snapshots" / ("0" * 40) / name, [{**ROW, "question": f"other {split}?"}])
-    with pytest.raises(DataError, match="no data of gsm8k"):
+    with pytest.raises(DataError, match="no train and test split of gsm8k"):
         load_set(GSM8K)
     for split, name in hub.files.items():
         parquet(repo / "snapshots" / hub.revision / name, [{**ROW, "question": f"{split}?"}])
     corpus = load_set(GSM8K)
-    assert corpus.source == f"hub:openai/gsm8k@{hub.revision}"
-    assert corpus.splits["test"] == ({**ROW, "question": "test?"},)
-
-
-def test_the_datasets_librarys_cache_is_read(tmp_path: Path) -> None:
-    from datasets import Dataset
-    from datasets.arrow_writer import ArrowWriter
-
-    hub = GSM8K.hub
-    assert hub is not None
-    folder = tmp_path / "caches" / "datasets" / "openai___gsm8k" / "main" / "0.0.0" / hub.revision
-    folder.mkdir(parents=True)
-    for split in ("train", "test"):
-        writer = ArrowWriter(path=str(folder / f"gsm8k-{split}.arrow"), features=Dataset.from_list([ROW]).features)
-        writer.write({**ROW, "question": f"{split}?"})
-        writer.finalize()
-    assert load_set(GSM8K, data="hub").splits["train"] == ({**ROW, "question": "train?"},)
+    assert corpus["test"].source == f"hub:openai/gsm8k@{hub.revision}"
+    assert corpus["test"].rows == ({**ROW, "question": "test?"},)
 
 
 def test_arrow_files_are_checked_like_any(tmp_path: Path) -> None:
     good = parquet(tmp_path / "good.parquet", [ROW, ROW])
-    assert list(read_arrow(good, COLUMNS)) == [ROW, ROW]
+    assert list(rows_of(good)) == [ROW, ROW]
     null = parquet(tmp_path / "null.parquet", [ROW, {**ROW, "answer": None}])
     with pytest.raises(DataError, match=r"null\.parquet: row 2: column 'answer' must be text, got null"):
-        list(read_arrow(null, COLUMNS))
+        list(rows_of(null))
     (tmp_path / "torn.parquet").write_bytes(good.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"torn\.parquet: is damaged"):
-        list(read_arrow(tmp_path / "torn.parquet", COLUMNS))
+        list(rows_of(tmp_path / "torn.parquet"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser reads everything")
@@ -252,7 +254,7 @@ def test_a_disk_error_is_the_machines(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(5, "Input/output error", str(path))
 
     write_set(tmp_path)
-    monkeypatch.setattr(corpora, "file_sha256", fail)
+    monkeypatch.setattr(sources, "file_sha256", fail)
     with pytest.raises(MachineError, match=r"jsonl: cannot be read \(Input/output error\)"):
         load_set(GSM8K, data=tmp_path)
 
@@ -268,7 +270,7 @@ def test_gsm8k_dataset_takes_every_model_argument(tmp_path: Path) -> None:
     assert list(found["train"].features) == list(COLUMNS)
     assert gsm8k_dataset(data_dir=tmp_path)["test"].num_rows == 2
     assert gsm8k_dataset(data_dir=tmp_path, data=str(tmp_path))["test"].num_rows == 2
-    with pytest.raises(DataError, match="give one of them"):
+    with pytest.raises(UsageError, match="give one of them"):
         gsm8k_dataset(data_dir=tmp_path, data="sample")
 
 
@@ -306,17 +308,11 @@ def test_ordinary_oddities_are_accepted(tmp_path: Path) -> None:
         (line(question={}), r":1: column 'question' must be text, got an object"),
         (line() + b"\n" + line(question=""), r":2: column 'question' is empty"),
         (line(question=" \n"), r":1: column 'question' is empty"),
-        (line(question="a\0b"), r":1: column 'question' holds a NUL character"),
-        (line() + b"\n" + line().replace(b"What", b"Wh\0t"), r":2: NUL byte at byte 17"),
         (line() + b"\n" + line().replace(b"What", b"Wh\xe9t"), r":2: byte 17 \(0xe9\) is not UTF-8"),
-        (line().decode().encode("utf-16"), r":1: is UTF-16; save the file as UTF-8"),
+        (line().decode().encode("utf-16"), r":1: byte 1 \(0xff\) is not UTF-8; save the file as UTF-8"),
         (line(question="\ud800?"), r":1: column 'question' holds half a surrogate pair"),
-        (b'{"question": "a?", "answer": "1", "answer": "2"}', r":1: key 'answer' stands there twice"),
-        (b'{"question": "a?", "answer": "1", "x": {"y": 1, "y": 2}}', r":1: key 'y' stands there twice"),
-        (b'{"question": "a?", "answer": "1", "x": NaN}', r":1: NaN is not JSON"),
-        (b'{"question": "a?", "answer": "1", "x": -Infinity}', r":1: -Infinity is not JSON"),
-        (b'{"question": "a?", "answer": "1", "x": ' + b"9" * 5_000 + b"}", r":1: JSON that cannot be held"),
-        (b'{"x": ' + b"[" * 200_000, r":1: JSON that cannot be held"),
+        (b'{"question": "a?", "answer": "1", "x": ' + b"9" * 5_000 + b"}", r":1: not JSON that can be read"),
+        (b'{"x": ' + b"[" * 200_000, r":1: not JSON that can be read"),
     ],
 )
 def test_what_is_refused_is_named_with_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -334,7 +330,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "x" * 30_000_000
     assert read(tmp_path, line(question=long))[0]["question"] == long
-    monkeypatch.setattr(row_files, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 2**20)
     with pytest.raises(DataError, match=r":2: longer than 1 MiB; split the document"):
         read(tmp_path, line() + b"\n" + line(question="x" * 2**20))
 
@@ -342,21 +338,20 @@ def test_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_streamed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line() + b"\nbroken")
-    rows = read_jsonl(path, COLUMNS)
+    rows = rows_of(path)
     assert next(rows) == ROW
     with pytest.raises(DataError, match=":2:"):
         next(rows)
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_make_the_reader_fail_otherwise(content: bytes) -> None:
-    for number, text in enumerate(content.split(b"\n"), start=1):
-        where = f"f:{number}"
-        try:
-            row = row_files._object(row_files._decoded(text, where=where), where=where)
-            row_files.checked_row(row, COLUMNS, where=where)
-        except DataError as error:
-            assert str(error).startswith(where)
+def test_no_bytes_make_the_reader_fail_otherwise(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "rows.jsonl"
+    path.write_bytes(content)
+    try:
+        list(rows_of(path))
+    except DataError as error:
+        assert str(error).startswith(f"{path}:")
 
 
 texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1).filter(str.strip)
@@ -369,14 +364,14 @@ def test_any_text_comes_back(
     path = tmp_path_factory.mktemp("any") / "rows.jsonl"
     made = [{"question": question, "answer": answer} for question, answer in rows]
     path.write_bytes(b"".join(json.dumps(row, ensure_ascii=ascii_).encode() + b"\n" for row in made))
-    assert list(read_jsonl(path, COLUMNS)) == made
+    assert list(rows_of(path)) == made
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 def test_the_published_set() -> None:
     corpus = load_set(GSM8K, data=PUBLISHED)
-    assert corpus.rows == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
-    assert INVALID not in {gold_number(row["answer"]) for rows in corpus.splits.values() for row in rows}
+    assert counts(corpus) == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
+    assert INVALID not in {gold_number(row["answer"]) for split in corpus.values() for row in split.rows}
 
 
 # What is official -----------------------------------------------------------------------------------------------------
@@ -391,12 +386,12 @@ def rules(folder: Path, **files: str | list[str]) -> dict[str, Standing]:
         lines = files.get(split, split)
         text = (BUNDLED / f"{lines}.jsonl").read_text("utf-8") if isinstance(lines, str) else "\n".join(lines)
         (folder / f"{split}.jsonl").write_text(text, "utf-8")
-    return dict(load_set(RULES, data=folder).standings)
+    return standings(load_set(RULES, data=folder))
 
 
 def test_the_whole_official_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert rules(tmp_path) == {"train": Standing(official=True), "test": Standing(official=True)}
-    assert load_set(RULES).standings == load_set(RULES, data="sample").standings == rules(tmp_path)
+    assert standings(load_set(RULES)) == standings(load_set(RULES, data="sample")) == rules(tmp_path)
     assert not caplog.records
 
 
@@ -406,7 +401,8 @@ def test_cut_changed_shuffled_and_swapped_files_say_so(tmp_path: Path, caplog: p
     found = rules(tmp_path / "cut", test=lines[:12])
     assert found["test"] == Standing(official=False, difference="12 of 120 documents")
     assert found["train"].official is True
-    assert "rules, " in caplog.text and "test.jsonl: not the official file: 12 of 120 documents" in caplog.text
+    assert "rules: 12 examples from test.jsonl in" in caplog.text
+    assert "not the official file of the test split: 12 of 120 documents" in caplog.text
     others = "120 documents as it has, but other ones or in another order"
     changed = lines[5].replace("#### ", "#### 1")
     for name, made in (("changed", [*lines[:5], changed, *lines[6:]]), ("shuffled", lines[::-1])):
@@ -427,7 +423,7 @@ def test_white_space_around_and_other_line_ends_are_no_difference(tmp_path: Path
 
 
 def test_the_rows_of_another_set_are_not_gsm8k() -> None:
-    found = load_set(GSM8K, data=BUNDLED).standings
+    found = standings(load_set(GSM8K, data=BUNDLED))
     assert found["test"].difference == "120 of 1,319 documents, and they hold 'episode' too"
     assert found["train"].difference == "1,920 of 7,473 documents, and they hold 'episode' too"
 
@@ -437,7 +433,7 @@ def test_where_no_digest_is_known_documents_are_counted(tmp_path: Path) -> None:
     problem = {"Body": "One pear.", "Question": "How many?", "Answer": 1}
     for count, wanted in ((3, Standing(official=False, difference="3 of 1,000 documents")), (1_000, Standing(None))):
         (tmp_path / "SVAMP.json").write_text(json.dumps([problem] * count), "utf-8")
-        assert load_set(SVAMP, data=tmp_path).standings["test"] == wanted
+        assert standings(load_set(SVAMP, data=tmp_path))["test"] == wanted
     assert svamp_dataset(data=str(tmp_path)).keys() == {"test", "train"}
 
 
@@ -460,18 +456,18 @@ def test_the_published_gsm8k_is_official_in_every_form(tmp_path: Path, monkeypat
     from pyarrow import parquet
 
     corpus = load_set(GSM8K, data=PUBLISHED)
-    assert [one.official for one in corpus.standings.values()] == [True, True]
+    assert [split.official for split in corpus.values()] == [True, True]
     assert GSM8K.hub is not None
     place = Path(huggingface_hub.constants.HF_HUB_CACHE) / "datasets--openai--gsm8k" / "snapshots" / GSM8K.hub.revision
-    for split, rows in corpus.splits.items():
+    for split, read in corpus.items():
         path = place / GSM8K.hub.files[split]
         path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+        parquet.write_table(pa.Table.from_pylist([dict(row) for row in read.rows]), path)
     found = load_set(GSM8K, data="hub")
-    assert found.source.startswith("hub:")
-    assert [one.official for one in found.standings.values()] == [True, True]
+    assert found["test"].source.startswith("hub:")
+    assert [split.official for split in found.values()] == [True, True]
     lines = Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_text("utf-8").splitlines()[:4]
     (tmp_path / "test.jsonl").write_text("\n".join(lines), "utf-8")
     (tmp_path / "train.jsonl").write_bytes(Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_bytes())
-    cut = load_set(GSM8K, data=tmp_path).standings
+    cut = standings(load_set(GSM8K, data=tmp_path))
     assert (cut["test"].difference, cut["train"].difference) == ("4 of 1,319 documents", "this is the test split")

@@ -194,7 +194,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "a released file is cut": ("ltm_eval.model.checkpoint.check_archive", "ckpt_7.pt"),
     "a released file is replaced": ("ltm_eval.model.checkpoint.weights_sha256", "ckpt_7.pt"),
     "questions are replaced": ("ltm_eval.data.sources.file_sha256", "data/gsm8k/test.jsonl"),
-    "a text vanishes": ("ltm_eval.data.sets.file_sha256", "data/ptb/ptb.valid.txt"),
+    "a text vanishes": ("ltm_eval.data.sources.file_sha256", "data/ptb/ptb.valid.txt"),
 }
 """By name: what is called in the middle of the reading, and the file that another program changes then."""
 
@@ -215,7 +215,7 @@ def test_a_file_that_changes_while_it_is_read(
 
     def meanwhile(*given: Any, **named: Any) -> Any:
         found = honest(*given, **named)
-        if victim.exists():
+        if victim.exists() and (function != "file_sha256" or given == (victim,)):
             change(how, victim)
         return found
 

@@ -10,7 +10,7 @@ import torch
 
 from ltm_eval.system.errors import DataError, MachineError, UsageError, error_line
 from ltm_eval.tasks.features import Featuriser, locate
-from ltm_eval.tasks.mauve import MauveConfig
+from ltm_eval.tasks.mauve_options import MauveConfig
 from tests.tiny import tiny_gpt2
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ def test_equals_the_last_hidden_state_of_each_text_alone(folder: Path, batch_siz
             states = network(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
         assert np.allclose(row, states[0, -1].numpy(), atol=1e-5)
     assert (found[0] == found[4]).all() and not np.allclose(found[0], found[3], atol=1e-3)
+
+
+def test_equals_mauve_texts_own_featuriser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = pytest.importorskip("mauve.utils")
+    monkeypatch.setenv("DISABLE_TQDM", "1")
+    own = featuriser(folder, None, batch_size=3)
+    found = own.features(TEXTS)
+    tokenizer, network, _ = own._parts()
+    distinct = sorted(set(TEXTS) - {""}, key=lambda text: -len(tokenizer.encode(text)[:12]))
+    ids = [torch.tensor([tokenizer.encode(text)[:12]]) for text in distinct]
+    theirs = utils.featurize_tokens_from_model(network, ids, 3).numpy()
+    assert np.allclose(theirs, [found[TEXTS.index(text)] for text in distinct], atol=1e-6)
 
 
 def test_kept_features_are_read_back_without_the_model(

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from problems import generate
 
 from ltm_eval.system.errors import UsageError
 from ltm_eval.tasks.prompts import Prompt, draw, split_prompt
-from ltm_eval.training.problems import generate
 
 DOCUMENT = {"question": "How many?", "answer": "#### 3"}
 
@@ -126,10 +126,3 @@ def test_splitting_a_prompt_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_unknown_names_are_unknown() -> None:
-    import ltm_eval.tasks.keyed
-
-    with pytest.raises(AttributeError, match="has no attribute 'KeyedTasks'"):
-        _ = ltm_eval.tasks.keyed.KeyedTasks

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm_eval import cli
-from ltm_eval.data.sources import GSM8K, load_set
+from ltm_eval.data.sets import GSM8K
+from ltm_eval.data.sources import load
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.model.checkpoint import check_header, read
 from ltm_eval.model.config import ModelConfig
@@ -333,8 +334,8 @@ def test_data_rows(tmp_path: Path) -> None:
     path = tmp_path / "gsm8k" / "test.jsonl"
     for content in mutants("rows", path.read_bytes(), 1_500):
         path.write_bytes(content)
-        if tried(lambda: load_set(GSM8K, data=str(tmp_path)), DataError):
-            for row in load_set(GSM8K, data=str(tmp_path)).splits["test"]:
+        if tried(lambda: load(GSM8K, ("train", "test"), data=str(tmp_path)), DataError):
+            for row in load(GSM8K, ("test",), data=str(tmp_path))["test"].rows:
                 assert all(isinstance(value, str) and value.strip() for value in row.values())
 
 
@@ -433,15 +434,16 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
     """lm-eval's `--model_args` as text: every string is parsed, and what is not known is refused by name."""
     from lm_eval.utils import simple_parse_args_string
 
+    from ltm_eval.harness.options import ModelArguments, host_arguments
     from ltm_eval.system.errors import UsageError
-    from ltm_eval.tasks.arguments import generation_config, host_arguments
+    from ltm_eval.tasks.arguments import generation_config
 
     text = ",".join(f"{key}={value}" for key, value in values.items())
     try:
         given_values = simple_parse_args_string(text)
     except ValueError:  # the host's own complaint
         return
-    tried(lambda: host_arguments(["pretrained", "t_fast"], given_values, {}), UsageError)
+    tried(lambda: ModelArguments.of(host_arguments(given_values, {})), UsageError)
     tried(lambda: generation_config(dict(given_values)), UsageError)
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from problems import generate
 
 from ltm_eval.results.answers import exact_match, flexible_extract, strict_match
 from ltm_eval.system.errors import DataError, UsageError
 from ltm_eval.system.files import tasks_dir
 from ltm_eval.tasks.prompts import split_prompt
-from ltm_eval.training.problems import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,7 +247,7 @@ def test_no_shots(folder: Path) -> None:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    from ltm_eval.data.sources import gsm8k_dataset
+    from ltm_eval.data.sets import gsm8k_dataset
 
     return {
         "task": "t",
@@ -296,7 +296,7 @@ def test_no_misleading_warning(folder: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_missing_data_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"looked for .*gsm8k/train\.jsonl"):
+    with pytest.raises(DataError, match=r"looked in .*gsm8k \(train\.jsonl, test\.jsonl\)"):
         load(tmp_path)
 
 
@@ -310,7 +310,7 @@ def test_missing_data_ends_lm_evals_own_command_with_one_line(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("ltm-eval: error[3]: --data: no data of gsm8k; looked for")
+    assert done.stderr.strip().splitlines()[-1].startswith("ltm-eval: error[3]: no train and test split of gsm8k: put")
 
 
 def test_every_shipped_task_is_indexed() -> None:

@@ -21,21 +21,8 @@ from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import tasks_dir
 from ltm_eval.tasks import mauve
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
-from ltm_eval.tasks.mauve import (
-    MAUVE_PRESETS,
-    SAMPLINGS,
-    Answers,
-    Comparison,
-    MauveConfig,
-    buckets_for,
-    compare,
-    cut,
-    joined,
-    mauve_config,
-    mauve_dataset,
-    options_of,
-    summary_of,
-)
+from ltm_eval.tasks.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, summary_of
+from ltm_eval.tasks.mauve_options import MAUVE_PRESETS, MauveConfig, mauve_config, options_of
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
 
 if TYPE_CHECKING:
@@ -189,7 +176,8 @@ def test_presets() -> None:
 
 
 def test_sampling_becomes_options_of_decoding() -> None:
-    found = [mauve_config("sedd", sampling=name).generation() for name in SAMPLINGS]
+    samplings = ("multinomial", "nucleus", "greedy", "greedy_z")
+    found = [mauve_config("sedd", sampling=name).generation() for name in samplings]
     assert [(one.do_sample, one.top_p, one.top_k) for one in found] == [
         (True, 1.0, 0),  # multinomial
         (True, 0.95, 0),  # nucleus
@@ -212,7 +200,7 @@ def test_options_come_from_metadata_in_any_spelling() -> None:
     ("metadata", "message"),
     [
         ({"mauve_promt_tokens": 3}, r"'mauve_promt_tokens' is not known. Did you mean 'mauve_prompt_tokens'"),
-        ({"mauve_samples": "many"}, r"mauve_samples must be a whole number, got 'many'"),
+        ({"mauve_samples": "many"}, r"mauve_samples must be a whole number of at least 2, got 'many'"),
         ({"mauve_samples": 2.5}, r"mauve_samples must be a whole number"),
         ({"mauve_samples": 1}, r"at least 2"),
         ({"mauve_joined": "perhaps"}, r"mauve_joined must be true or false"),
@@ -221,7 +209,7 @@ def test_options_come_from_metadata_in_any_spelling() -> None:
         ({"mauve_sampling": "greedy", "mauve_generations": 3}, r"one text per prompt"),
         ({"mauve_sampling": "greedy", "mauve_conditional": False}, r"mauve_sampling=greedy_z"),
         ({"mauve_prompt_tokens": 0}, r"mauve_conditional=false"),
-        ({"mauve_kmeans_seeds": 0}, r"mauve_kmeans_seeds must be at least 1"),
+        ({"mauve_kmeans_seeds": 0}, r"mauve_kmeans_seeds must be a whole number of at least 1"),
         ({"mauve_top_p": 0.9}, r"mauve_top_p has no effect on mauve_sampling=multinomial"),
         ({"mauve_temperature": 2, "mauve_sampling": "greedy_z"}, r"mauve_temperature has no effect on .*greedy_z"),
     ],

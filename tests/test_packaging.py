@@ -90,7 +90,8 @@ from site import addsitedir
 addsitedir({str(site)!r})  # reads the .pth
 import lm_eval.models
 from lm_eval.api.registry import model_registry
-from ltm_eval import cli, paths
+from ltm_eval import cli
+from ltm_eval.system import files as paths
 assert paths.PACKAGE.parent.samefile({str(site)!r}), paths.PACKAGE
 assert paths.tasks_dir().parent == paths.reports_dir().parent == paths.PACKAGE
 assert 'ltm' in model_registry

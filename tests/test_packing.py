@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,20 +12,37 @@ import torch
 
 from ltm_eval.model.elbo import IGNORED
 from ltm_eval.system.errors import DataError, UsageError
-from ltm_eval.training.packing import PAD, Feed, Packed, prepare, problem_text
-from ltm_eval.training.problems import generate
+from ltm_eval.training.packing import PAD, Feed, Packed, prepare
 from ltm_eval.training.recipe import Recipe, Source
-from ltm_eval.training.rules import episode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_eval.model.tokenizer import Tokenizer
 
-RULES = Source("rules", "rules", 1.0, 48, 3, generated=30, rows=4, validation=4)
-PROBLEMS = Source("problems", "problems", 1.0, 96, 2, generated=60, validation=2)
+RULES = Source("rules", "rules", 1.0, 48, 3, files=("rules.jsonl",), rows=4, validation=4)
+PROBLEMS = Source("problems", "problems", 1.0, 96, 2, files=("problems.jsonl",), validation=2)
 TEXT = Source("text", "text", 2.0, 16, 2, files=("texts/*.txt", "texts/*.jsonl"), validation=2)
 RECIPE = Recipe({}, (RULES, PROBLEMS, TEXT), steps=5, ranks=300)
+QUESTIONS = [
+    {"question": f"Ada has {i} plums and eats one. What is left?", "answer": f"#### {i - 1}"} for i in range(60)
+]
+EPISODES = [
+    {
+        "group": f"add/{hidden}",
+        "examples": [{"question": f"From {i}?", "answer": f"#### {i + hidden}"} for i in range(hidden, hidden + 4)],
+    }
+    for hidden in range(30)
+]
+
+
+def text_of(row: dict[str, str]) -> str:
+    """lm-eval's GSM8K prompt, one example."""
+    return f"Question: {row['question']}\nAnswer: {row['answer']}\n\n"
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer, dic
     folder = tmp_path_factory.mktemp("packing")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.txt").write_text("Every night the lamp is lit. " * 20, "utf-8")
-    rows = [
-        json.dumps({"text": f"Line {i} holds a line end \u2028 of another kind."}, ensure_ascii=False) for i in range(9)
-    ]
-    (folder / "texts" / "b.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    write_lines(folder / "texts" / "b.jsonl", [{"text": f"Line {i} holds a line end \u2028."} for i in range(9)])
+    write_lines(folder / "problems.jsonl", QUESTIONS)
+    write_lines(folder / "rules.jsonl", EPISODES)
     return (folder, *prepare(RECIPE, data=folder, folder=folder / "data"))
 
 
@@ -45,10 +60,7 @@ def test_each_row_of_an_episode_is_one_demonstration(made: tuple[Path, Tokenizer
     _, tokenizer, packed = made
     source = packed["rules"]
     assert source.rows.shape == (30, 4, 49)
-    episodes = {
-        tuple(e.text for e in drawn.examples): f"{drawn.family}/{drawn.hidden}"
-        for drawn in (episode(Random(f"rules-{RECIPE.seed}-{number}"), 4) for number in range(30))
-    }
+    episodes = {tuple(map(text_of, one["examples"])): one["group"] for one in EPISODES}
     for rows, group in zip(source.rows, source.groups, strict=True):
         texts = tuple(tokenizer.decode([int(i) for i in row if i != PAD]) for row in rows)
         assert episodes[texts] == source.names[group]
@@ -57,7 +69,7 @@ def test_each_row_of_an_episode_is_one_demonstration(made: tuple[Path, Tokenizer
 
 def test_rows_of_problems_begin_at_a_problem(made: tuple[Path, Tokenizer, dict[str, Packed]]) -> None:
     _, tokenizer, packed = made
-    stream = "".join(problem_text(p.question, p.answer) for p in generate(60, seed=RECIPE.seed, split="train"))
+    stream = "".join(map(text_of, QUESTIONS))
     for (row,) in packed["problems"].rows:
         text = tokenizer.decode(row.tolist())
         assert text.startswith("Question: ") and text in stream and PAD not in row
@@ -141,8 +153,11 @@ def test_files_are_made_once(made: tuple[Path, Tokenizer, dict[str, Packed]]) ->
     [
         ({"files": ("texts/*.md",)}, "x", DataError, "no file matches texts/*.md"),
         ({"files": ("texts/*.jsonl",)}, '{"body": "x"}', DataError, "c.jsonl:1: expected a JSON object with text"),
-        ({"files": ("texts/*.jsonl",)}, '{"text": 3}', DataError, "`text` must be a text, got int"),
+        ({"files": ("texts/*.jsonl",)}, '{"text": 3}', DataError, "c.jsonl:1: expected a JSON object with text"),
         ({"files": ("texts/*.jsonl",)}, "{", DataError, "c.jsonl:1"),
+        ({"files": ("texts/*.jsonl",), "kind": "problems"}, '{"question": "x"}', DataError, "question and answer"),
+        ({"files": ("texts/*.jsonl",), "kind": "rules"}, json.dumps(EPISODES[0]), DataError, "as many examples"),
+        ({"files": ("generated.jsonl",)}, "x", DataError, "python demo/make_training_data.py makes it"),
         ({"files": ("texts/*.jsonl",)}, '{"text": "short"}', DataError, "0 documents of 16 tokens"),
     ],
 )
@@ -151,7 +166,8 @@ def test_unusable_text_is_named(
 ) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "c.jsonl").write_text(content, "utf-8")
-    recipe = replace(RECIPE, sources=(replace(TEXT, **change), RULES))  # type: ignore[arg-type]
+    write_lines(tmp_path / "rules.jsonl", EPISODES)
+    recipe = replace(RECIPE, ranks=270, sources=(replace(TEXT, **change), RULES))  # type: ignore[arg-type]
     with pytest.raises(error, match=message.replace("*", r"\*")):
         prepare(recipe, data=tmp_path, folder=tmp_path / "data")
 
@@ -162,8 +178,9 @@ def test_files_need_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, sources=(RULES,), ranks=280)
-    prepare(recipe, data=None, folder=tmp_path)
+    recipe = replace(RECIPE, sources=(RULES,), ranks=260)
+    write_lines(tmp_path / "rules.jsonl", EPISODES)
+    prepare(recipe, data=tmp_path, folder=tmp_path)
     (tmp_path / "rules.bin").write_bytes(b"short")
     with pytest.raises(DataError, match=r"rules\.bin: absent or of another size"):
         prepare(recipe, data=None, folder=tmp_path)

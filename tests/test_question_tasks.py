@@ -193,10 +193,10 @@ def test_demonstrations_are_gsm8ks(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["svamp", "multiarith"])
 def test_missing_sets_say_what_to_put_where(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=rf"looked for .*{name}/.*\.json.*Put .*\.json there.*github"):
+    with pytest.raises(DataError, match=rf"put .*\.json \(.*github.* in DIR/{name}/ .*looked in .*{name} \("):
         load(tmp_path, TASKS[name])
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    with pytest.raises(DataError, match=rf"no data of {name} in .*put {name}/.*\.json into a folder.*github"):
+    with pytest.raises(DataError, match=rf"no test split of {name}: put .*\.json .*github.*not set"):
         load("auto", TASKS[name])
 
 

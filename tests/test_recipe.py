@@ -14,7 +14,7 @@ from ltm_eval.training.recipe import Recipe, read_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-RULES = {"name": "rules", "kind": "rules", "weight": 1, "length": 32, "batch": 2, "rows": 3, "generated": 40}
+RULES = {"name": "rules", "kind": "rules", "weight": 1, "length": 32, "batch": 2, "rows": 3, "files": ["rules.jsonl"]}
 PLAIN = {"model": {"dim": 16}, "steps": 5, "sources": [RULES]}
 
 
@@ -45,21 +45,25 @@ def test_values_arrive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ({**PLAIN, "stepz": 4}, UsageError, "unknown key 'stepz'. Did you mean 'steps'"),
-        ({**PLAIN, "steps": "many"}, UsageError, "steps must be of type int, got 'many'"),
-        ({**PLAIN, "steps": True}, UsageError, "steps must be of type int, got True"),
-        ({**PLAIN, "steps": 0}, UsageError, "steps must be at least 1, got 0"),
+        ({**PLAIN, "stepz": 4}, UsageError, "unknown option 'stepz'. Did you mean 'steps'"),
+        ({**PLAIN, "steps": "many"}, UsageError, "steps must be a whole number of at least 1, got 'many'"),
+        ({**PLAIN, "steps": True}, UsageError, "steps must be a whole number of at least 1, got True"),
+        ({**PLAIN, "steps": 0}, UsageError, "steps must be a whole number of at least 1, got 0"),
         ({**PLAIN, "architecture": "rnn"}, UsageError, "architecture must be one of ltm, gpt2, got 'rnn'"),
         ({**PLAIN, "preset": "bond"}, UsageError, "Did you mean 'bound'"),
         ({**PLAIN, "sources": [{**RULES, "kind": "poem"}]}, UsageError, "source rules: kind must be one of"),
         ({**PLAIN, "sources": [{**RULES, "lenght": 3}]}, UsageError, "Did you mean 'length'"),
-        ({**PLAIN, "sources": [{**RULES, "generated": 0}]}, UsageError, "give `files`, or `generated`"),
+        ({**PLAIN, "sources": [{**RULES, "files": []}]}, UsageError, "`files` must name at least one file"),
         ({**PLAIN, "sources": [RULES, RULES]}, UsageError, "each by a name of its own"),
         ({**PLAIN, "sources": [{**RULES, "from_step": 1}]}, UsageError, "no source takes part in step 0"),
         ({**PLAIN, "sources": ["rules"]}, InputError, "expected a mapping, got str"),
-        ({**PLAIN, "sources": [{**RULES, "files": "a.txt"}]}, UsageError, "files must be a list of texts"),
+        (
+            {**PLAIN, "sources": [{**RULES, "files": "a.txt"}]},
+            UsageError,
+            "files must be a list, each item text, got 'a.txt'",
+        ),
         ({"steps": 5}, InputError, "a list of `sources`"),
-        ({"sources": [RULES], "steps": 3}, UsageError, "missing 1 required positional argument: 'model'"),
+        ({"sources": [RULES], "steps": 3}, UsageError, "model is missing"),
         ("a: [", InputError, "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", InputError, "not valid YAML"),
         ("", InputError, "a list of `sources`"),

@@ -137,10 +137,11 @@ def test_content_free_row_of_a_training_file() -> None:
 
 def test_content_free_row_of_gsm8k(data_dir: Any) -> None:
     """Always answering 4, 6, 10, 5, 20 scores 12.81 % pass@5 on the published files."""
-    from ltm_eval.data.sources import GSM8K, load_set
+    from ltm_eval.data.sets import GSM8K
+    from ltm_eval.data.sources import load
 
-    corpus = load_set(GSM8K, data=data_dir)
-    answers = {split: [row["answer"] for row in rows] for split, rows in corpus.splits.items()}
+    splits = load(GSM8K, ("train", "test"), data=data_dir)
+    answers = {name: [row["answer"] for row in split.rows] for name, split in splits.items()}
     found = content_free(answers["train"], answers["test"], k=(1, 5, 10))
     assert found["answers"] == ["4", "6", "10", "5", "20"]
     assert [round(100 * found[f"pass@{k}"]["value"], 2) for k in (1, 5, 10)] == [2.65, 12.81, 24.41]

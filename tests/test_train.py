@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from make_training_data import episode_line
+from problems import generate, jsonl
 from torch.nn import functional as F
 
 import ltm_eval
@@ -57,7 +59,7 @@ CONTENT: dict[str, Any] = {
             "length": 48,
             "batch": 3,
             "rows": 3,
-            "generated": 24,
+            "files": ["rules.jsonl"],
             "validation": 3,
         },
         {
@@ -66,12 +68,21 @@ CONTENT: dict[str, Any] = {
             "weight": 1,
             "length": 64,
             "batch": 2,
-            "generated": 30,
+            "files": ["problems.jsonl"],
             "validation": 2,
         },
     ],
 }
 GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 160}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sources' files."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "rules.jsonl").write_text("".join(episode_line(2_026, number, 3) for number in range(24)), "utf-8")
+    (folder / "problems.jsonl").write_text(jsonl(generate(30, seed=2_026, split="train")), "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +98,10 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(data: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    train(recipe, folder, device="cpu")
+    train(recipe, folder, data=data, device="cpu")
     return folder
 
 
@@ -104,9 +115,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_gradient_is_that_of_the_mean_over_scored_tokens(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_gradient_is_that_of_the_mean_over_scored_tokens(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Against plain autograd on float64 logits, z from the same stream (arXiv:2502.01567 algorithm 1, slow step)."""
-    tokenizer, packed = prepare(recipe, data=None, folder=tmp_path)
+    tokenizer, packed = prepare(recipe, data=data, folder=tmp_path)
     coded = replace(recipe, coded_steps=10**6, code_norm_start=0.0, code_norm=0.0, code_noise_start=1.0)
     learner = LatentLearner(coded, tokenizer, torch.device("cpu"))
     batch = packed["rules"].documents(np.arange(3))
@@ -141,8 +152,13 @@ def test_fast_steps_lower_the_objective_of_a_trained_decoder(whole: Path, recipe
     assert all(float(row["kl_nats_per_token"]) > 0 for row in fitted)
 
 
-def test_training_learns(recipe: Recipe, tmp_path: Path) -> None:
-    train(replace(recipe, steps=60, coded_steps=50, lr=2e-2, lr_final=1e-2, save_every=60), tmp_path, device="cpu")
+def test_training_learns(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(
+        replace(recipe, steps=60, coded_steps=50, lr=2e-2, lr_final=1e-2, save_every=60),
+        tmp_path,
+        data=data,
+        device="cpu",
+    )
     losses = [float(row["nll_nats_per_token"]) for row in rows_of(tmp_path / LOG_FILE) if row["source"] == "rules"]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
 
@@ -160,16 +176,29 @@ def test_what_a_run_leaves(whole: Path, recipe: Recipe) -> None:
     assert not list(whole.glob("*.part"))
 
 
-def test_the_same_recipe_gives_the_same_bits(whole: Path, recipe: Recipe, tmp_path: Path) -> None:
-    train(recipe, tmp_path, device="cpu")
+def test_the_same_recipe_gives_the_same_bits(data: Path, whole: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path, data=data, device="cpu")
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(tmp_path)[name]), name
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_killed_run_resumes_to_the_same_bits(whole: Path, recipe_file: Path, tmp_path: Path, seed: int) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(
+    data: Path, whole: Path, recipe_file: Path, tmp_path: Path, seed: int
+) -> None:
     """SIGKILL at a random moment after the first save, then the same command."""
-    command = [sys.executable, "-m", "ltm_eval", "train", "--config", str(recipe_file), "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "ltm_eval",
+        "train",
+        "--config",
+        str(recipe_file),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, env=environment)
     until = time.monotonic() + 120
@@ -178,7 +207,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Path, recipe_file: Path, t
     time.sleep(random.Random(seed).random() * 0.4)
     running.send_signal(signal.SIGKILL)
     running.communicate()
-    train(read_recipe(recipe_file), tmp_path, device="cpu")
+    train(read_recipe(recipe_file), tmp_path, data=data, device="cpu")
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(tmp_path)[name]), name
     assert [row["step"] for row in rows_of(tmp_path / LOG_FILE)] == [str(step) for step in range(1, 13)]
@@ -190,10 +219,22 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Path, recipe_file: Path, t
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(whole: Path, recipe_file: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(data: Path, whole: Path, recipe_file: Path, tmp_path: Path) -> None:
     """Gradients are summed over processes; only the order of the sums differs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "ltm_eval", "train", "--config", str(recipe_file), "--output", str(tmp_path), "--device", "cpu"]
+    command += [
+        "-m",
+        "ltm_eval",
+        "train",
+        "--config",
+        str(recipe_file),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -205,10 +246,10 @@ def test_two_processes_train_as_one(whole: Path, recipe_file: Path, tmp_path: Pa
         assert float(here["nll_nats_per_token"]) == pytest.approx(float(there["nll_nats_per_token"]), rel=1e-3)
 
 
-def test_gpt2_trains_on_the_same_batches(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+def test_gpt2_trains_on_the_same_batches(data: Path, recipe: Recipe, whole: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     baseline = replace(recipe, architecture="gpt2", model=GPT2)
-    done = train(baseline, tmp_path, device="cpu")
+    done = train(baseline, tmp_path, data=data, device="cpu")
     assert done.tokens == int(rows_of(whole / LOG_FILE)[-1]["tokens"])
     model = transformers.AutoModelForCausalLM.from_pretrained(done.final)
     tokenizer = transformers.AutoTokenizer.from_pretrained(done.final)
@@ -241,29 +282,36 @@ def test_operations_of_a_batch() -> None:
     assert training_flops(10, attention=3, tokens=7, fast_steps=2, fitted_tokens=5) == 96 * 7 + 2 * 64 * 5
 
 
-def test_another_recipe_is_refused(whole: Path, recipe: Recipe) -> None:
+def test_another_recipe_is_refused(data: Path, whole: Path, recipe: Recipe) -> None:
     before = (whole / STATE_FILE).read_bytes()
     with pytest.raises(RefusedError, match="another recipe"):
-        train(replace(recipe, lr=0.5), whole, device="cpu")
+        train(replace(recipe, lr=0.5), whole, data=data, device="cpu")
     assert (whole / STATE_FILE).read_bytes() == before
 
 
-def test_a_damaged_state_is_named(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_damaged_state_is_named(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / STATE_FILE).write_bytes(b"not a state")
     with pytest.raises(CheckpointError, match="delete it to begin anew"):
-        train(recipe, tmp_path, device="cpu")
+        train(recipe, tmp_path, data=data, device="cpu")
 
 
 @pytest.mark.parametrize("preset", ["released", "published"])
 @pytest.mark.parametrize("latents", ["fresh", "fit", "mean"])
-def test_every_kind_of_fast_loop_and_slow_step_runs(recipe: Recipe, tmp_path: Path, preset: str, latents: str) -> None:
+def test_every_kind_of_fast_loop_and_slow_step_runs(
+    data: Path, recipe: Recipe, tmp_path: Path, preset: str, latents: str
+) -> None:
     changed = replace(recipe, steps=2, coded_steps=0, preset=preset, slow_latents=latents)
-    train(changed, tmp_path, device="cpu")
+    train(changed, tmp_path, data=data, device="cpu")
     assert len(rows_of(tmp_path / LOG_FILE)) == 2
 
 
 def test_a_compiler_that_fails_changes_nothing(
-    recipe: Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path,
+    recipe: Recipe,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tried = []
 
@@ -275,15 +323,15 @@ def test_a_compiler_that_fails_changes_nothing(
         return fail
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    train(replace(recipe, compile=True), tmp_path, device="cpu")
+    train(replace(recipe, compile=True), tmp_path, data=data, device="cpu")
     assert len(tried) == 1 and "torch.compile failed (RuntimeError)" in caplog.text
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(tmp_path)[name]), name
 
 
-def test_released_slow_steps_take_the_noise_of_the_fit(recipe: Recipe, tmp_path: Path) -> None:
+def test_released_slow_steps_take_the_noise_of_the_fit(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """z = mu + e sigma with the fit's own e: the slow step's nll is then the fit's last one."""
-    tokenizer, packed = prepare(recipe, data=None, folder=tmp_path)
+    tokenizer, packed = prepare(recipe, data=data, folder=tmp_path)
     changed = replace(recipe, coded_steps=0, preset="released", slow_latents="fit", t_fast=3)
     learner = LatentLearner(changed, tokenizer, torch.device("cpu"))
     batch = packed["problems"].documents(np.arange(2))
@@ -309,7 +357,21 @@ def test_the_command_says_what_is_wrong(
     assert message in error and "Traceback" not in error and error.count("\n") == 1
 
 
-def test_the_command_ends_in_the_model(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", "--config", str(recipe_file), "--output", str(tmp_path), "--steps", "2", "--device", "cpu"]
+def test_the_command_ends_in_the_model(
+    data: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train",
+        "--config",
+        str(recipe_file),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path),
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"model: {(tmp_path / FINAL).resolve()}"

@@ -26,13 +26,13 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.data.metadata import reads
-from ltm_eval.data.sets import Texts, documents, load_texts, text_set
-from ltm_eval.data.sources import PLACE, SAMPLE
+from ltm_eval.data.sets import documents, load_texts, text_set
+from ltm_eval.data.sources import PLACE, SAMPLE, Split, one_choice
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import DEMO_MODEL, demo_model_dir
@@ -45,18 +45,11 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("mdlm", "documents")
 BLOCK_TOKENS = 1_024
-SAMPLE_BLOCK_TOKENS = 256
-"""Of the bundled sample data, which are short."""
-GPT2 = "gpt2"
-"""GPT-2's tokenizer by name; the bundled model's, which is there without a network, is `DEMO_MODEL`."""
-FEWEST_TOKENS = 16
-"""A character can take several tokens; below this a block might hold none."""
-PARTS = ("split", "file")
-"""Task options that choose what is read of a set; `<set>_split` and `<set>_file` are of one set."""
-PREPARED_BY = {"protocol", "block_tokens", "block_tokenizer", "insert_eos"}
-"""Task options that are fields of `BlockOptions`."""
-SPLIT = "blocks"
-"""Name under which lm-eval finds the documents, whatever split of the set they come from."""
+SAMPLE_BLOCK_TOKENS = 256  # of the bundled sample data, which are short
+GPT2 = "gpt2"  # GPT-2's tokenizer; the bundled model's, which needs no network, is `DEMO_MODEL`
+FEWEST_TOKENS = 16  # a character can take several tokens; below this a block might hold none
+PARTS = ("split", "file")  # task options that choose what is read; `<set>_split` and `<set>_file` are of one set
+SPLIT = "blocks"  # the split under which lm-eval finds the documents, whatever split of the set they come from
 _WORD = re.compile(r"\S+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
@@ -67,13 +60,9 @@ class BlockOptions:
     """How a set becomes documents."""
 
     protocol: str = "mdlm"
-    """`mdlm` or `documents`."""
-    block_tokens: int = BLOCK_TOKENS
-    """Tokens of a block, both ends of text included; `mdlm` only."""
-    insert_eos: bool = False
-    """Whether end-of-text follows every example; `mdlm` only."""
-    block_tokenizer: str = GPT2
-    """Whose tokens cut and count: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks."""
+    block_tokens: int = BLOCK_TOKENS  # both ends of text included; `mdlm` only
+    insert_eos: bool = False  # whether end-of-text follows every example; `mdlm` only
+    block_tokenizer: str = GPT2  # cuts and counts: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -88,43 +77,27 @@ class BlockOptions:
 class Block:
     """One document of a task."""
 
-    text: str
-    """What a model scores by rolling log-likelihood, the closing end-of-text included."""
-    n_words: int
-    """Words that begin in it."""
-    n_bytes: int
-    """UTF-8 bytes, end-of-text left out."""
-    n_tokens_block: int
-    """Tokens of `text` by the block tokenizer, the closing end-of-text included: what a model that reads with that
-    tokenizer is scored on."""
-    index: int
-    """Position in the set."""
+    text: str  # what a model scores by rolling log-likelihood, the closing end-of-text included
+    n_words: int  # words that begin in it
+    n_bytes: int  # of UTF-8, without end-of-text
+    n_tokens_block: int  # of `text` by the block tokenizer, the closing end-of-text included
+    index: int  # in the set
 
 
 @dataclass(frozen=True)
 class Counts:
     """What became of the text; sums over all blocks."""
 
-    documents: int
-    """Blocks, or whole documents."""
+    documents: int  # blocks, or whole documents
     n_words: int
-    """Words."""
     n_bytes: int
-    """Bytes."""
     n_tokens_block: int
-    """Tokens of the blocks by the block tokenizer."""
-    stream_tokens: int
-    """Its tokens of the examples, each encoded alone."""
-    dropped_tokens: int
-    """Of those, the ones after the last whole block."""
-    dropped_bytes: int
-    """Bytes of the dropped text."""
-    moved_cuts: int
-    """Cuts that moved back."""
-    moved_tokens: int
-    """Tokens that they moved in all."""
-    changed_blocks: int
-    """Blocks whose text encodes to other tokens than its examples did."""
+    stream_tokens: int  # of the examples, each encoded alone
+    dropped_tokens: int = 0  # of those, the ones after the last whole block
+    dropped_bytes: int = 0
+    moved_cuts: int = 0
+    moved_tokens: int = 0  # by which they moved back in all
+    changed_blocks: int = 0  # blocks whose text encodes to other tokens than its examples did
 
 
 @dataclass(frozen=True)
@@ -132,9 +105,7 @@ class Prepared:
     """A set ready for evaluation."""
 
     blocks: tuple[Block, ...]
-    """In order."""
-    facts: Mapping[str, Any]
-    """Set, split, files with digest, options and `Counts`, for the record."""
+    facts: Mapping[str, Any]  # set, split, files with digest, options and `Counts`, for the record
 
 
 def prepare(
@@ -148,7 +119,7 @@ def prepare(
     """Read a set and make its documents.
 
     Args:
-        name: of `texts.TEXT_SETS`.
+        name: of `sets.TEXT_SETS`.
         options: protocol, lengths and tokenizer; None takes `default_options(data)`.
         data: `auto` (also None), `sample`, `hub` or a folder.
         split: another split than the set's own.
@@ -156,14 +127,14 @@ def prepare(
 
     Raises:
         UsageError: an option is not one.
-        DataError: see `texts.load_texts`; or nothing is left to evaluate.
+        DataError: see `sets.load_texts`; or nothing is left to evaluate.
         MachineError: GPT-2's vocabulary cannot be had, or a file cannot be read.
         TokenizerError: the block tokenizer's file is not one of mergeable ranks.
     """
     options = options or default_options(data)
     texts = load_texts(name, data=data, split=split, file=file)
     tokenizer = block_tokenizer(options.block_tokenizer)
-    wholes = _without_marks(documents(texts), texts)
+    wholes = _checked(documents(texts), texts)
     if options.protocol == "documents":
         blocks, counts = whole_documents(wholes, tokenizer)
     else:
@@ -173,11 +144,30 @@ def prepare(
             f"{name}: {counts.stream_tokens} tokens do not fill one block of {options.block_tokens}; "
             "pass block_tokens=N with a smaller N, or protocol=documents"
         )
-    return Prepared(tuple(blocks), _facts(texts, options, counts, tokenizer))
+    facts = {
+        **texts.facts(),
+        "rows": len(texts.rows),
+        **(asdict(options) if options.protocol == "mdlm" else {"protocol": options.protocol}),
+        "block_tokenizer": tokenizer.name,
+        "block_tokenizer_sha256": tokenizer.digest,
+        **asdict(counts),
+    }
+    return Prepared(tuple(blocks), facts)
+
+
+def _checked(wholes: Iterable[tuple[str, ...]], texts: Split) -> Iterator[tuple[str, ...]]:
+    """Yield documents; refuse text that models take for the end of a text."""
+    for parts in wholes:
+        if any(END_OF_TEXT in part for part in parts):
+            raise DataError(
+                f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of "
+                "a text; remove it"
+            )
+        yield parts
 
 
 def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptions:
-    """What holds for this data unless told otherwise: the published preparation, or what suits the bundled samples.
+    """Return the options unless told otherwise: the published preparation, or what suits the bundled samples.
 
     Args:
         data: as in `prepare`.
@@ -190,7 +180,7 @@ def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptio
 
 
 def block_tokenizer(spec: str) -> Tokenizer:
-    """The tokenizer that cuts and counts.
+    """Load the tokenizer that cuts and counts.
 
     Args:
         spec: `gpt2`, `demo` or a file of mergeable ranks (or a folder that holds one).
@@ -216,30 +206,11 @@ def block_tokenizer(spec: str) -> Tokenizer:
     return load_tokenizer(spec)
 
 
-def _without_marks(wholes: Iterable[tuple[str, ...]], texts: Texts) -> Iterator[tuple[str, ...]]:
-    """The documents, checked for text that models would take for the end of a text."""
-    for parts in wholes:
-        if any(END_OF_TEXT in part for part in parts):
-            raise DataError(
-                f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of "
-                "a text; remove it"
-            )
-        yield parts
-
-
-def _facts(texts: Texts, options: BlockOptions, counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
-    read = asdict(texts)
-    examples = read.pop("examples")
-    chosen = asdict(options) if options.protocol == "mdlm" else {"protocol": options.protocol}
-    told = {"block_tokenizer": tokenizer.name, "block_tokenizer_sha256": tokenizer.digest}
-    return {**read, "rows": len(examples), **chosen, **told, **asdict(counts)}
-
-
 # Whole documents ----------------------------------------------------------------------------------------------------
 
 
 def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tuple[list[Block], Counts]:
-    """Each document as one block without a closing end-of-text.
+    """Make each document one block without a closing end-of-text.
 
     Args:
         wholes: documents, each as its examples.
@@ -264,14 +235,13 @@ def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tu
 
 
 def _counts(blocks: Sequence[Block], *, stream_tokens: int, **others: int) -> Counts:
-    zeros = {"dropped_tokens": 0, "dropped_bytes": 0, "moved_cuts": 0, "moved_tokens": 0, "changed_blocks": 0}
     return Counts(
         documents=len(blocks),
         n_words=sum(block.n_words for block in blocks),
         n_bytes=sum(block.n_bytes for block in blocks),
         n_tokens_block=sum(block.n_tokens_block for block in blocks),
         stream_tokens=stream_tokens,
-        **{**zeros, **others},
+        **others,
     )
 
 
@@ -279,7 +249,7 @@ def _counts(blocks: Sequence[Block], *, stream_tokens: int, **others: int) -> Co
 
 
 def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOptions) -> tuple[list[Block], Counts]:
-    """Blocks of protocol `mdlm`.
+    """Cut examples into the blocks of protocol `mdlm`.
 
     Args:
         examples: de-tokenised, in order.
@@ -338,7 +308,7 @@ class _Cutter:
         self.read_to += len(example.encode())
 
     def _block(self, ids: Sequence[int]) -> tuple[int, Block]:
-        """The longest beginning of `ids` that is text and fits, and how many tokens it took."""
+        """Return the longest beginning of `ids` that is text and fits as a block, after its number of tokens."""
         used, text, encoded = self._fitting(ids)
         n_bytes = len(text.replace(END_OF_TEXT, "").encode())
         words = bisect_left(self.word_starts, self.cut_at + n_bytes)
@@ -352,7 +322,7 @@ class _Cutter:
         return used, block
 
     def _fitting(self, ids: Sequence[int]) -> tuple[int, str, list[int]]:
-        """How many of `ids` make a block, its text, and the tokens of that text."""
+        """Return how many of `ids` make a block, its text, and the tokens of that text."""
         for used in range(len(ids), 0, -1):
             try:
                 text = self.tokenizer.encoding.decode_bytes(list(ids[:used])).decode("utf-8")
@@ -368,23 +338,22 @@ class _Cutter:
 
 
 def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
-    """Task options that say which file of a set is read."""
+    """Return the task options that say which file of a set is read."""
     name = str(metadata.get("text_set_name", ""))
     own = {f"{name}_{key}" for key in PARTS}
     return {*PLACE, *own, *(key for key in PARTS if f"{name}_{key}" not in metadata)}
 
 
-@reads(lambda metadata: _read_by_sets(metadata) | PREPARED_BY)
+@reads(lambda metadata: _read_by_sets(metadata) | {one.name for one in fields(BlockOptions)})
 def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Dataset]:
-    """A perplexity set for lm-eval's `custom_dataset`: rows with the fields of `Block`, under the one split `blocks`.
+    """Return a perplexity set for lm-eval: rows with the fields of `Block`, under the one split `blocks`.
 
     The facts of the preparation stand as JSON in the data set's description (`dataset.info.description`).
 
     Args:
-        text_set_name: of `texts.TEXT_SETS`, from the task's YAML.
-        metadata: lm-eval passes `--metadata` and all model arguments. Read are `data` (or `data_dir`), `protocol`,
-            `block_tokens`, `block_tokenizer`, `insert_eos`, and `split` and `file`, which `<set>_split` and
-            `<set>_file` override for one set.
+        text_set_name: of `sets.TEXT_SETS`, from the task's YAML.
+        metadata: lm-eval passes `--metadata` and all model arguments. Read are `data` (or `data_dir`), the fields of
+            `BlockOptions`, and `split` and `file`, which `<set>_split` and `<set>_file` override for one set.
 
     Raises:
         LtmEvalError: see `prepare`.
@@ -398,12 +367,12 @@ def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Datas
 
 @reads(lambda metadata: _read_by_sets({"text_set_name": "lambada", **metadata}))
 def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> dict[str, Dataset]:
-    """LAMBADA for lm-eval's `custom_dataset`: `context`, the passage up to its last space, and `target`, from there on.
+    """Return LAMBADA for lm-eval: `context`, the passage up to its last space, and `target`, from there on.
 
     The passage is left as it stands in the file, as lm-eval's `lambada_openai` does.
 
     Raises:
-        DataError: see `texts.load_texts`; or a passage is a single word.
+        DataError: see `sets.load_texts`; or a passage is a single word.
     """
     from datasets import Dataset, DatasetInfo
 
@@ -414,40 +383,35 @@ def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> 
         if not context.strip() or not word.strip():
             raise DataError(f"{texts.name} in {texts.source}: passage {index + 1} has no last word after a space")
         rows.append({"context": context, "target": space + word, "index": index})
-    facts = {**asdict(texts), "examples": len(rows)}
-    return {SPLIT: Dataset.from_list(rows, info=DatasetInfo(description=json.dumps(facts)))}
+    info = DatasetInfo(description=json.dumps({**texts.facts(), "examples": len(rows)}))
+    return {SPLIT: Dataset.from_list(rows, info=info)}
 
 
 def options_of(metadata: Mapping[str, object]) -> BlockOptions:
-    """The options that stand in `metadata`, which a command line may have turned into text.
+    """Return the options that stand in `metadata`, which a command line may have turned into text.
 
     Raises:
-        UsageError: a value is not one.
+        UsageError: a value is out of range or of another type.
     """
     protocol = str(metadata.get("protocol") or PROTOCOLS[0])
     if protocol == "documents" and any(metadata.get(key) is not None for key in ("block_tokens", "insert_eos")):
         raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
-    default = default_options(_data_of(metadata), protocol=protocol)
+    default = default_options(one_choice(metadata.get("data"), metadata.get("data_dir")), protocol=protocol)
+    insert_eos = str(metadata.get("insert_eos", default.insert_eos)).strip().lower()
+    if metadata.get("insert_eos") is not None and insert_eos not in _TRUE | _FALSE:
+        raise UsageError(f"insert_eos must be true or false, got {metadata['insert_eos']!r}")
     return BlockOptions(
         protocol=protocol,
         block_tokens=_whole(metadata.get("block_tokens"), default.block_tokens),
-        insert_eos=_yes(metadata.get("insert_eos"), default=default.insert_eos),
+        insert_eos=insert_eos in _TRUE,
         block_tokenizer=str(metadata.get("block_tokenizer") or default.block_tokenizer),
     )
 
 
-def _data_of(metadata: Mapping[str, object]) -> object:
-    """Where the data are to be looked for."""
-    data, folder = metadata.get("data"), metadata.get("data_dir")
-    if data is not None and folder is not None and str(data) != str(folder):
-        raise UsageError(f"data is {str(data)!r} and data_dir is {str(folder)!r}; give one of them")
-    return data if data is not None else folder
-
-
 def _source_of(name: str, metadata: Mapping[str, object]) -> dict[str, Any]:
-    """`data`, `split` and `file` of one set."""
+    """Return `data`, `split` and `file` of one set."""
     text_set(name)
-    found: dict[str, Any] = {"data": _data_of(metadata)}
+    found: dict[str, Any] = {"data": one_choice(metadata.get("data"), metadata.get("data_dir"))}
     for key in PARTS:
         value = metadata.get(f"{name}_{key}", metadata.get(key))
         found[key] = None if value is None else str(value)
@@ -464,12 +428,3 @@ def _whole(value: object, default: int) -> int:
     except (ValueError, OverflowError):
         pass
     raise UsageError(f"block_tokens must be a whole number, got {value!r}")
-
-
-def _yes(value: object, *, default: bool) -> bool:
-    word = str(value).strip().lower()
-    if value is None:
-        return default
-    if word not in _TRUE | _FALSE:
-        raise UsageError(f"insert_eos must be true or false, got {value!r}")
-    return word in _TRUE

@@ -18,24 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """One substitution over the whole text."""
+    """One substitution over the whole text, as `re.sub` takes it."""
 
     pattern: re.Pattern[str]
-    """What is replaced."""
     replacement: str
-    """A template as `re.sub` takes it."""
-    times: int = 1
-    """Passes: matches that share a space need several."""
+    times: int = 1  # passes: matches that share a space need several
 
     def __call__(self, text: str) -> str:
-        """The text rewritten."""
+        """Rewrite a text."""
         for _ in range(self.times):
             text = self.pattern.sub(self.replacement, text)
         return text
 
 
 def _literal(old: str, new: str, *, times: int = 1) -> Rule:
-    """Every occurrence of `old` becomes `new`."""
     return Rule(re.compile(re.escape(old)), new.replace("\\", r"\\"), times)
 
 
@@ -44,12 +40,12 @@ def _regex(pattern: str, replacement: str) -> Rule:
 
 
 def _joined_left(marks: str) -> list[Rule]:
-    """Each mark loses the space before it and keeps the one after it."""
+    """Remove the space before each mark and keep the one after it."""
     return [_literal(f" {mark} ", f"{mark} ") for mark in marks]
 
 
 def _enclosed(opening: str, closing: str, *, exactly_one_space: bool = False) -> Rule:
-    """Text between a pair of marks loses the space at either end.
+    """Remove the space at either end of text between a pair of marks.
 
     Args:
         opening: first mark.
@@ -61,6 +57,7 @@ def _enclosed(opening: str, closing: str, *, exactly_one_space: bool = False) ->
     return _regex(f"{first}{inside}{last}", rf"{opening}\1{closing}")
 
 
+# WikiText: number marks, spaces before punctuation and inside brackets and quotes, headings.
 WIKITEXT_RULES = (
     _literal("s '", "s'"),
     *(_literal(f" @{mark}@ ", mark) for mark in "-,."),
@@ -73,8 +70,8 @@ WIKITEXT_RULES = (
     _literal(" N ", " 1 "),
     _literal(" 's", "'s"),
 )
-"""WikiText: number marks, spaces before punctuation and inside brackets and quotes, headings."""
 
+# Penn Treebank as Mikolov prepared it: clitics joined, `N` a 1, `<unk>` a question mark.
 PTB_RULES = (
     _literal(" 's", "'s"),
     _literal("s ' ", "s' "),
@@ -86,8 +83,8 @@ PTB_RULES = (
     _literal("# 1", "#1"),
     _literal("<unk>", "?"),
 )
-"""Penn Treebank as Mikolov prepared it: clitics joined, `N` a 1, `<unk>` a question mark."""
 
+# One billion words.
 LM1B_RULES = (
     _literal("http : / / ", "http://"),
     _literal("https : / / ", "https://"),
@@ -104,7 +101,6 @@ LM1B_RULES = (
     _literal("$ ", "$"),
     _literal("£ ", "£"),
 )
-"""One billion words."""
 
 
 def _rewritten(text: str, rules: Iterable[Rule]) -> str:
@@ -114,35 +110,36 @@ def _rewritten(text: str, rules: Iterable[Rule]) -> str:
 
 
 def wikitext(text: str) -> str:
-    """A line of WikiText, with its line end."""
+    """Detokenise a line of WikiText, with its line end."""
     return _rewritten(text, WIKITEXT_RULES)
 
 
 def ptb(text: str) -> str:
-    """A sentence of the Penn Treebank, without the spaces around it."""
+    """Detokenise a sentence of the Penn Treebank, without the spaces around it."""
     return _rewritten(text, PTB_RULES)
 
 
 def lm1b(text: str) -> str:
-    """A sentence of the one billion word benchmark."""
+    """Detokenise a sentence of the one billion word benchmark."""
     return _rewritten(text, LM1B_RULES)
 
 
 def lambada(text: str) -> str:
-    """A passage of LAMBADA: straight double quotes, no outer white space, a line end in front."""
+    """Return a passage of LAMBADA with straight double quotes, no outer white space and a line end in front."""
     return "\n" + text.replace("“", '"').replace("”", '"').strip()
 
 
 def scientific_papers(text: str) -> str:
-    """An article of PubMed or arXiv: WikiText's rules, then those of the one billion words."""
+    """Detokenise an article of PubMed or arXiv: WikiText's rules, then those of the one billion words."""
     return lm1b(wikitext(text))
 
 
 def as_it_is(text: str) -> str:
-    """No change: the set is ordinary text."""
+    """Return ordinary text unchanged."""
     return text
 
 
+# Set to de-tokeniser.
 DETOKENISERS: Mapping[str, Callable[[str], str]] = {
     "ptb": ptb,
     "wikitext": wikitext,
@@ -152,4 +149,3 @@ DETOKENISERS: Mapping[str, Callable[[str], str]] = {
     "pubmed": scientific_papers,
     "arxiv": scientific_papers,
 }
-"""Set to de-tokeniser."""

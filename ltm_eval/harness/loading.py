@@ -6,13 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.data.metadata import metadata_object, read_by, refuse_unread
+from ltm_eval.data.metadata import described, metadata_object, read_by, refuse_unread
 from ltm_eval.inference.options import AUTO
 from ltm_eval.results.official import unofficial
 from ltm_eval.runs.processes import current
 from ltm_eval.system import files, progress
 from ltm_eval.system.errors import UsageError, nearest
-from ltm_eval.tasks.keyed import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,11 +30,11 @@ from ltm_eval.harness.answering import (
 )
 from ltm_eval.harness.context import Context, Windows, plan
 from ltm_eval.harness.evaluation import Failure, listed
-from ltm_eval.harness.options import RunConfig, told_of_answers
+from ltm_eval.harness.options import ModelArguments, host_arguments, recorded_of_answers
 from ltm_eval.inference.batching import undisturbed
-from ltm_eval.inference.bounds import ALL_ROWS, TextScore, row_options, score_texts, windows_of
+from ltm_eval.inference.bounds import TextScore, row_options, score_texts, windows_of
 from ltm_eval.inference.draws import RollingScore
-from ltm_eval.inference.options import AUTO, DTYPES, fit_changes, fit_config
+from ltm_eval.inference.options import AUTO
 from ltm_eval.inference.posterior import BatchLimit, batch_limit, why_unusable
 from ltm_eval.inference.rethink import Budget
 from ltm_eval.model.checkpoint import info_of, load_with_tokenizer
@@ -45,21 +45,12 @@ from ltm_eval.results.files import LatentRecord, TokenRecord
 from ltm_eval.runs.processes import join
 from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 from ltm_eval.system.device import resolve_device, resolve_dtype
-from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, check_choice, leave, leaving
+from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
 from ltm_eval.system.progress import Bar, Progress, silent
-from ltm_eval.tasks import arguments
-from ltm_eval.tasks.arguments import (
-    batch_size_or_auto,
-    generation_config,
-    host_arguments,
-    number_or_none,
-    steps_or_auto,
-    whole,
-)
+from ltm_eval.tasks.arguments import generation_config
 from ltm_eval.tasks.keyed import refuse_request_cache
-from ltm_eval.tasks.prompts import CONDITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -93,99 +84,45 @@ def answering(method: Callable[Concatenate[LTM, _P], _R]) -> Callable[Concatenat
 class LTM(TemplateLM):
     """`--model ltm`: fits z per context, then scores or generates."""
 
-    def __init__(  # noqa: PLR0913 - the signature is what --model_args may hold
-        self,
-        pretrained: Any = "demo",
-        *,
-        t_fast: Any = None,
-        preset: str = "bound",
-        condition: str = "prompt",
-        lr: Any = None,
-        fit_window: Any = None,
-        rethink: Any = None,
-        rows: str = ALL_ROWS,
-        causal_chunk: Any = None,
-        causal_t_fast: Any = None,
-        dtype: str = "auto",
-        compile: Any = False,  # noqa: A002 - the name users know
-        fit: Any = None,
-        seed: Any = 1234,
-        tokenizer: str | None = None,
-        revision: str | None = None,
-        batch_size: Any = "auto",
-        max_batch_size: Any = None,
-        device: str | None = None,
-    ) -> None:
+    def __init__(self, pretrained: Any = "demo", **arguments: Any) -> None:
         """Load a checkpoint.
 
         Args:
             pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; or a loaded model, also in training. That one is
                 left as it is: what is computed with is a copy (`LatentThoughtModel.as_read` tells its memory) of the
                 weights that it has when a method is called.
-            t_fast: fast steps; `auto` ends each fit once it gains no more, None takes the preset's.
-            preset: `released`, `published` or `bound`.
-            condition: `prompt`, `demos`, `demos+prompt`, `shuffled`, `other` or `prior`.
-            fit_window: most tokens of one fitted window of demonstrations, or `each` for a window of its own for each;
-                None takes the model's context.
-            rethink: rounds of rethinking beside the task's answers; read by tasks of this package, which ask for them.
-            lr: learning rate of the fast loop; None takes the preset's.
-            rows: of a perplexity, beside the bound and its parts: `all`, `bound`, or as_released, iwae, prior, causal
-                joined by `+`.
-            causal_chunk: tokens the causal row scores between two refits of z, at most the model's context; None takes
-                `RunConfig`'s.
-            causal_t_fast: fast steps of each of its refits; None takes `RunConfig`'s.
-            dtype: of matrix products: `float32`, `bfloat16` or `auto`.
-            compile: whether to compile the layers; without a compiler they run as they are.
-            fit: changes to the preset: a mapping or a JSON object, as `config.fit_changes` takes it.
-            seed: of latent noise and token draws.
-            tokenizer: `gpt2` or a file of mergeable ranks; None takes the checkpoint's, or the loaded model's own.
-            revision: commit of a hub id.
-            batch_size: documents in a batch, or `auto`: on a GPU as many padded tokens as a fit step was seen to bear.
-            max_batch_size: most documents of a batch under `auto`.
-            device: as torch names it; None or `auto` picks the best there is, or where a loaded model lies.
+            arguments: fields of `ModelArguments`, for example `t_fast=16, condition="demos"`. Without `tokenizer` and
+                `device` a loaded model keeps its own.
 
         Raises:
             LtmEvalError: an argument or the checkpoint cannot be used.
         """
         super().__init__()
-        check_choice("condition", condition, CONDITIONS)
-        check_choice("dtype", dtype, DTYPES)
-        for name, value in (("rows", rows), ("tokenizer", tokenizer), ("revision", revision)):
-            arguments.text(name, value)
-        self.condition, self.seed = condition, whole("seed", seed, 1234)
-        self.fit_window = arguments.fit_window(fit_window)
-        self.rethink = whole("rethink", rethink, 0)
-        changes = fit_changes(fit)
-        if lr is not None and "lr" in changes:
-            raise UsageError("lr is named twice, by itself and in fit; give it once")
-        changes = {"lr": number_or_none("lr", lr), **changes}
-        self.fit_config = fit_config(preset, t_fast=steps_or_auto(t_fast), **changes)
-        self.rows = row_options(
-            rows,
-            causal_chunk=whole("causal_chunk", causal_chunk, RunConfig.causal_chunk),
-            causal_t_fast=whole("causal_t_fast", causal_t_fast, RunConfig.causal_t_fast),
-        )
-        self.compiled = arguments.yes(compile or False, "compile")
+        options = ModelArguments.of(arguments)
+        self.condition, self.seed = options.condition, options.seed
+        self.fit_window, self.rethink, self.compiled = options.fit_window, options.rethink, options.compile
+        self.fit_config = options.fitting
+        self.rows = row_options(options.rows, causal_chunk=options.causal_chunk, causal_t_fast=options.causal_t_fast)
         self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
         """A loaded model, as it was handed over."""
-        if self.live is not None and device in (None, "", AUTO):
+        if self.live is not None and options.device == AUTO:
             self._device = self.live.device
         else:
-            self._device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self._device)
+            self._device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.dtype, self._device)
         with undisturbed():
             if self.live is not None:
-                self.encoding = _tokenizer_of(self.live, tokenizer)
+                self.encoding = _tokenizer_of(self.live, options.tokenizer)
                 self.model = self._read(self.live)
             else:
-                model, self.encoding = _loaded(pretrained, tokenizer, revision, self._device)
+                model, self.encoding = _loaded(pretrained, options.tokenizer, options.revision, self._device)
                 self.model = model.set_matmul_dtype(self.dtype)
                 if self.compiled:
                     compile_layers(model)
         if self.rows.causal is not None and self.rows.causal.chunk > self.max_length:
             self.rows = replace(self.rows, causal=replace(self.rows.causal, chunk=self.max_length))
-        self._batch_size = batch_size_or_auto(batch_size)
-        self._max_batch_size = arguments.at_least_one("max_batch_size", max_batch_size)
+        self._batch_size = options.batch_size if isinstance(options.batch_size, int) else None
+        self._max_batch_size = options.max_batch_size
         self._limit: BatchLimit | None = None
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
@@ -207,9 +144,8 @@ class LTM(TemplateLM):
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
         """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
         try:
-            known = [name for name in inspect.signature(cls).parameters if name != "self"]
             job = join()
-            given = host_arguments(known, arg_dict, additional_config or {})
+            given = host_arguments(arg_dict, additional_config or {})
             agree_on(given.get("pretrained"), given.get("revision"), job=job)
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
@@ -292,7 +228,7 @@ class LTM(TemplateLM):
     def settings(self) -> dict[str, Any]:
         """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
         info = {**self.get_model_info(), "device": self.model.device.type}
-        return {"model": "ltm", **{name: info[name] for name in (*told_of_answers(), "versions")}}
+        return {"model": "ltm", **{name: info[name] for name in (*recorded_of_answers(), "versions")}}
 
     @answering
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:

@@ -1,221 +1,457 @@
-"""Options of the command, each with its help, range and environment variable; defaults stand in `config`."""
+"""Options of `run`, `sweep` and the model: each is one field with its default, type, range, flags, help and mark."""
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field, fields, replace
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
 
-import typer
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ltm_eval.inference.options import (
+    AUTO,
     DTYPES,
     EACH,
     FIT_EXAMPLE,
     FIT_OPTIONS,
-    MAX_FAST_STEPS,
+    MOST,
     PRESETS,
+    AtLeastOne,
+    Dtype,
+    FitConfig,
+    Preset,
+    Rate,
+    Seed,
+    Steps,
+    StepsOrAuto,
     fit_changes,
     fit_config,
 )
-from ltm_eval.system.errors import UsageError, check_choice, nearest, shown
-from ltm_eval.tasks.prompts import ALL_CONDITIONS, CONDITIONS
+from ltm_eval.system import options as fields_of
+from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.system.options import (
+    ANSWERS,
+    NOTHING,
+    QUESTIONS,
+    VERDICT,
+    Many,
+    Option,
+    names_of,
+    option_of,
+    options,
+    read,
+)
+from ltm_eval.tasks.prompts import ALL_CONDITIONS, CONDITIONS, Condition, conditions_of
 from ltm_eval.tasks.samples import DEFAULT_K
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-
-# Every option of the program, each default stated here and nowhere else.
-
 MAX_SHOTS = 32
+HOST_DEVICE = "cuda:0"  # lm-eval's default
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"
+
+Shots = Annotated[int, Field(ge=0, le=MAX_SHOTS)]
+Index = Annotated[int, Field(ge=0, lt=MOST)]
 
 
-MAX_SEED = 2**32 - 1
-"""What NumPy's own generator takes, which is seeded for baselines and tasks of others."""
+def _device(name: str) -> str:
+    if not DEVICES.fullmatch(name):
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    return name
 
 
-ANSWERS, QUESTIONS, VERDICT, NOTHING = "answers", "questions", "verdict", "nothing"
-"""What an option changes: what a model answers to the same request; what is asked of it and which figures are made of
-that; whether the run counts as done; none of these.
-"""
+def _json_text(option: str, value: Any) -> Any:
+    """Return a mapping as the JSON text that the command line would give; leave other values to the type."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{option} must hold plain values only, as JSON does ({error})") from error
 
 
-def _option(default: Any, *changes: str, told: tuple[str, ...] = ()) -> Any:
-    """A field of `RunConfig`: its default, what it changes, and under which names `get_model_info` tells what it did.
+@options()
+class ModelOptions:
+    """How a model answers; `run` and lm-eval's `--model ltm` share them."""
 
-    Answers are kept under what is told of the options that change them (`LTM.settings`), a run goes on under those that
-    change the questions (`Manifest.asked`).
-    """
-    return field(default=default, metadata={"changes": changes, "told": told})
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One `run`: a model, baselines, tasks, and where results go."""
-
-    model: str | None = _option(None, ANSWERS, told=("model_sha", "sizes"))
-    """Checkpoint folder, released `ckpt_*.pt`, hub id or `demo`; None is the bundled demo model."""
-    tasks: tuple[str, ...] = _option(("gsm8k",), QUESTIONS)
-    """Task names; the prefix `ltm_` may be left out."""
-    num_fewshot: int | None = _option(None, QUESTIONS)
-    """Demonstrations per prompt; None takes the task's own number."""
-    baselines: tuple[str, ...] = _option((), NOTHING)
-    """Causal language models (folder or hub id) evaluated by lm-eval's `hf` model on the same documents."""
-    data: str = _option("auto", QUESTIONS)
-    """`auto`, `sample`, `hub` or a folder."""
-    metadata: str | None = _option(None, QUESTIONS)
-    """JSON object of task options, as lm-eval's `--metadata`, for example `{"protocol": "documents"}`."""
-    limit: int | None = _option(None, QUESTIONS)
-    """Only the first documents of each task."""
-    documents: tuple[int, ...] = _option((), QUESTIONS)
-    """Only these documents of each task, by their index; empty takes all."""
-    output_path: str = _option("results", NOTHING)
-    """Folder for results."""
-    batch_size: int | Literal["auto"] = _option("auto", NOTHING)
-    """Documents in a batch; `auto` on a GPU: as many tokens as a fit step was seen to bear."""
-    device: str = _option("auto", ANSWERS, told=("device",))
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
-    dtype: str = _option("auto", ANSWERS, told=("model_dtype",))
-    """Of matrix products: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on GPU)."""
-    compile: bool = _option(False, ANSWERS, told=("compiled",))
-    """Compile the layers; without a compiler they run as they are."""
-    fit: str | None = _option(None, ANSWERS, told=("fit",))
-    """Changes to the fit preset, a JSON object; see `fit_changes`."""
-    condition: str = _option("prompt", ANSWERS, told=("condition",))
-    """What z is fitted on and what the decoder reads; DESIGN section 5."""
-    preset: str = _option("bound", ANSWERS, told=("fit",))
-    """Fit preset."""
-    t_fast: int | Literal["auto"] | None = _option(None, ANSWERS, told=("fit",))
-    """Fast steps; `auto` ends each document's fit once it gains no more, None takes the preset's."""
-    rows: str = _option("all", ANSWERS, told=("rows",))
-    """Rows of a perplexity beside the bound and its parts: `all`, `bound`, or names joined by `+`."""
-    causal_chunk: int = _option(64, ANSWERS, told=("rows",))
-    """Tokens the causal row scores between two refits of z, at most the model's context."""
-    causal_t_fast: int = _option(4, ANSWERS, told=("rows",))
-    """Fast steps of each of its refits."""
-    fit_window: int | str | None = _option(None, ANSWERS, told=("fit_window",))
-    """Most tokens of one fitted window of demonstrations, or `each` for one each; None takes the model's context."""
-    n: int = _option(1, QUESTIONS)
-    """Sampled answers per question, beside the greedy one; 1 takes the greedy one alone."""
-    k: tuple[int, ...] = _option((), QUESTIONS)
-    """For which k pass@k is reported; empty takes those of `DEFAULT_K` up to n."""
-    rethink: int = _option(0, QUESTIONS)
-    """Rounds of rethinking, beside as many independent draws; 0 for none."""
-    seed: int = _option(1234, ANSWERS, QUESTIONS, told=("latent_seed",))
-    """Of latent noise, token draws and demonstrations."""
-    tokenizer: str | None = _option(None, ANSWERS, told=("tokenizer",))
-    """`gpt2` or a file of mergeable ranks; None takes the checkpoint's."""
-    revision: str | None = _option(None, ANSWERS, told=("model_sha",))
-    """Commit of a hub checkpoint."""
-    gen_kwargs: str | None = _option(None, QUESTIONS)
-    """Generation options that replace the task's, as lm-eval spells them."""
-    token_nll: int = _option(20, QUESTIONS)
-    """Of so many first documents of each task, what every token costs is stored; 0 stores none."""
-    max_failed: str = _option("0", VERDICT)
-    """Documents of a task that may fail, or a share such as `1%`; with more the run ends incomplete."""
-    report: bool = _option(True, NOTHING)
-    """Whether the HTML page is written at the end."""
-    quiet: bool = _option(False, NOTHING)
-    """No progress."""
-    fresh: bool = _option(False, NOTHING)
-    """Whether an unfinished run of other settings in the output folder is given up."""
-    command: tuple[str, ...] = _option((), NOTHING)
-    """The command line, for the report."""
+    condition: Annotated[
+        Condition,
+        Field(
+            description="What z is fitted on and what the decoder reads; 'ltm-eval ls' describes them. Several, "
+            "comma-separated, or 'all' are all run and compared with 'demos'."
+        ),
+        Option(
+            "--condition",
+            metavar="|".join((*CONDITIONS, ALL_CONDITIONS)),
+            panel=LATENTS,
+            reader=conditions_of,
+            changes=ANSWERS,
+            recorded="condition",
+        ),
+    ] = "prompt"
+    preset: Annotated[
+        Preset,
+        Field(description="How z is fitted. Only 'bound' gives figures that are valid bounds."),
+        Option("--preset", metavar="|".join(PRESETS), panel=LATENTS, changes=ANSWERS, recorded="fit"),
+    ] = "bound"
+    fit: Annotated[
+        str | None,
+        BeforeValidator(partial(_json_text, "fit")),
+        Field(description=f"Changes to the preset as JSON, such as '{FIT_EXAMPLE}': {', '.join(FIT_OPTIONS)}."),
+        Option("--fit", metavar="JSON", panel=LATENTS, changes=ANSWERS, recorded="fit"),
+    ] = None
+    t_fast: Annotated[
+        StepsOrAuto | None,
+        Field(
+            description="Fast steps per text; 0 takes z from the prior, 'auto' ends each fit once it stops improving."
+        ),
+        Option(
+            "--t_fast",
+            metavar="N|auto",
+            panel=LATENTS,
+            default="the preset's",
+            changes=ANSWERS,
+            recorded="fit",
+        ),
+    ] = None
+    fit_window: Annotated[
+        Literal["each"] | AtLeastOne | None,
+        Field(
+            description="Maximum tokens per window of few-shot examples that z is fitted on; 'each' gives every "
+            "example a window of its own."
+        ),
+        Option(
+            "--fit_window",
+            metavar=f"N|{EACH}",
+            panel=LATENTS,
+            default="the model's context",
+            changes=ANSWERS,
+            recorded="fit_window",
+        ),
+    ] = None
+    rethink: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=MOST,
+            description="Rounds of rethinking (generate a trace, refit z on it; our reading of arXiv:2602.06584), "
+            "beside K independent draws at equal compute.",
+        ),
+        Option("--rethink", metavar="K", panel=LATENTS, changes=QUESTIONS),
+    ] = 0
+    rows: Annotated[
+        str,
+        Field(
+            description="Rows of a perplexity beside the bound and its parts: as_released, iwae, prior, causal, "
+            "joined by +."
+        ),
+        Option("--rows", metavar="all|bound|NAME+...", panel=LATENTS, changes=ANSWERS, recorded="rows"),
+    ] = "all"
+    causal_chunk: Annotated[
+        int,
+        Field(
+            ge=1,
+            lt=MOST,
+            description="Tokens the causal row scores between refits of z; at most the model's context.",
+        ),
+        Option("--causal_chunk", metavar="N", panel=LATENTS, changes=ANSWERS, recorded="rows"),
+    ] = 64
+    causal_t_fast: Annotated[
+        Steps,
+        Field(description="Fast steps per refit of the causal row."),
+        Option("--causal_t_fast", metavar="N", panel=LATENTS, changes=ANSWERS, recorded="rows"),
+    ] = 4
+    seed: Annotated[
+        Seed,
+        Field(description="Random seed for latent noise, sampling and few-shot examples."),
+        Option(
+            "--seed",
+            metavar="N",
+            panel=LATENTS,
+            changes=(ANSWERS, QUESTIONS),
+            recorded="latent_seed",
+        ),
+    ] = 1234
+    tokenizer: Annotated[
+        str | None,
+        Field(description="tiktoken encoding, or a file of mergeable ranks."),
+        Option(
+            "--tokenizer",
+            metavar="gpt2|FILE",
+            panel=WHAT,
+            default="the checkpoint's",
+            changes=ANSWERS,
+            recorded="tokenizer",
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        Field(description="Commit, tag or branch of a hub checkpoint."),
+        Option("--revision", metavar="COMMIT", panel=WHAT, changes=ANSWERS, recorded="model_sha"),
+    ] = None
+    device: Annotated[
+        str,
+        AfterValidator(_device),
+        Field(description="Where the model runs."),
+        Option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=MACHINE, changes=ANSWERS, recorded="device"),
+    ] = "auto"
+    dtype: Annotated[
+        Dtype,
+        Field(description="Compute precision of matrix products; 'auto' is float32 on CPU and bfloat16 on GPU."),
+        Option("--dtype", metavar="|".join(DTYPES), panel=MACHINE, changes=ANSWERS, recorded="model_dtype"),
+    ] = "auto"
+    compile: Annotated[
+        bool,
+        Field(description="Compile the layers with torch.compile; without a compiler they run uncompiled."),
+        Option("--compile", panel=MACHINE, changes=ANSWERS, recorded="compiled"),
+    ] = False
+    batch_size: Annotated[
+        Literal["auto"] | AtLeastOne,
+        Field(description="Documents per batch. Results do not depend on it."),
+        Option("--batch_size", "-b", metavar="N|auto", panel=MACHINE, changes=NOTHING),
+    ] = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("condition", self.condition, CONDITIONS)
-        check_choice("dtype", self.dtype, DTYPES)
-        fit_config(self.preset, **fit_changes(self.fit))
+        _ = self.fitting
+
+    @property
+    def fitting(self) -> FitConfig:
+        """The preset with all changes.
+
+        Raises:
+            UsageError: a change cannot be used.
+        """
+        return fit_config(self.preset, t_fast=self.t_fast, **fit_changes(self.fit))
+
+
+@options()
+class ModelArguments(ModelOptions):
+    """What lm-eval's `--model_args` may hold beside `pretrained`."""
+
+    lr: Rate | None = None  # of the fast loop; None takes the preset's
+    max_batch_size: AtLeastOne | None = None  # maximum documents per batch under `batch_size=auto`
+
+    @property
+    def fitting(self) -> FitConfig:
+        """The preset with all changes, `lr` among them."""
+        changes = fit_changes(self.fit)
+        if self.lr is not None and "lr" in changes:
+            raise UsageError("lr is named twice, by itself and in fit; give it once")
+        return fit_config(self.preset, t_fast=self.t_fast, **{"lr": self.lr, **changes})
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ModelArguments:
+        """Return arguments as Python or lm-eval's command line gives them; None takes the default.
+
+        Raises:
+            UsageError: one is not known or cannot be used.
+        """
+        known = names_of(cls)
+        for name in given:
+            if name not in known:
+                told = ", ".join(("pretrained", *known))
+                raise UsageError(f"model argument {name!r} is not known; known are {told}.{nearest(name, known)}")
+        values = {name: value for name, value in given.items() if value is not None}
+        if str(values.get("batch_size")).startswith("auto:"):  # lm-eval's `auto:N` measures N times
+            values["batch_size"] = AUTO
+        if "device" in values:  # which may be torch's own
+            values["device"] = str(values["device"]) or AUTO
+        return cls(**{name: read(cls, name, value) for name, value in values.items()})
+
+
+def host_arguments(given: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lm-eval's model arguments: those in `given` win, `none` is left out, its default device is no wish.
+
+    lm-eval 0.4.13 turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine.
+    """
+    import torch
+
+    merged = {name: value for name, value in {**host, **given}.items() if value not in (None, "none")}
+    if merged.get("device") == HOST_DEVICE and "device" not in given and not torch.cuda.is_available():
+        del merged["device"]
+    return merged
+
+
+@options()
+class RunConfig(ModelOptions):
+    """One `run`: a model, baselines, tasks, and where results go.
+
+    Answers are kept under what is recorded of the options that change them (`LTM.settings`); a run is resumed if those
+    that change the questions are the same (`Manifest.asked`).
+    """
+
+    model: Annotated[
+        str | None,
+        Field(
+            description="A folder, released ckpt_*.pt, hub id or 'demo'. Without it: the bundled demo model and sample."
+        ),
+        Option(
+            "--model",
+            "-M",
+            metavar="PATH|ID",
+            panel=WHAT,
+            default="bundled demo model",
+            changes=ANSWERS,
+            recorded=("model_sha", "sizes"),
+        ),
+    ] = None
+    tasks: Annotated[
+        Many[str],
+        Field(description="Tasks, comma-separated; see 'ltm-eval ls'. The prefix ltm_ may be left out."),
+        Option(
+            "--tasks",
+            "--task",
+            "-t",
+            metavar="NAME,...",
+            panel=WHAT,
+            default="gsm8k",
+            listed=True,
+            repeatable=True,
+            changes=QUESTIONS,
+        ),
+    ] = ("gsm8k",)
+    num_fewshot: Annotated[
+        Shots | None,
+        Field(description="Few-shot examples per prompt; several numbers, as 0,1,2,4,8, are all run and compared."),
+        Option(
+            "--num_fewshot",
+            "--shots",
+            "-f",
+            name="shots",
+            metavar=f"0..{MAX_SHOTS},...",
+            panel=WHAT,
+            default="the task's own",
+            listed=True,
+            changes=QUESTIONS,
+        ),
+    ] = None
+    baselines: Annotated[
+        Many[str],
+        Field(description="Causal language model to compare with, for example gpt2-large; repeatable."),
+        Option("--baseline", metavar="PATH|ID", panel=WHAT, repeatable=True, changes=NOTHING),
+    ] = ()
+    data: Annotated[
+        str,
+        Field(
+            description="Where documents come from: a folder with one subfolder per set (gsm8k/test.jsonl), the hub, "
+            "or our sample. 'auto': LTM_EVAL_DATA_DIR, then the hub; the sample if --model is not given."
+        ),
+        Option("--data", metavar="auto|sample|hub|DIR", panel=WHAT, changes=QUESTIONS),
+    ] = AUTO
+    metadata: Annotated[
+        str | None,
+        BeforeValidator(partial(_json_text, "metadata")),
+        Field(
+            description='Task options as JSON, for example \'{"protocol": "documents", "ptb_split": "test"}\' for '
+            "perplexity sets: protocol, block_tokens, insert_eos, split, file."
+        ),
+        Option("--metadata", metavar="JSON", panel=WHAT, changes=QUESTIONS),
+    ] = None
+    limit: Annotated[
+        AtLeastOne | None,
+        Field(description="Only the first N documents of each task."),
+        Option("--limit", "-L", metavar="N", panel=WHAT, default="all", changes=QUESTIONS),
+    ] = None
+    documents: Annotated[
+        Many[Index],
+        Field(
+            description="Only these documents of each task, by their index from 0, as in the report's sample browser."
+        ),
+        Option("--documents", metavar="I,...", panel=WHAT, default="all", listed=True, changes=QUESTIONS),
+    ] = ()
+    gen_kwargs: Annotated[
+        str | None,
+        Field(description="Decoding options that replace the task's, for example do_sample=true,temperature=0.8."),
+        Option("--gen_kwargs", metavar="K=V,...", panel=WHAT, changes=QUESTIONS),
+    ] = None
+    n: Annotated[
+        int,
+        Field(
+            ge=1,
+            lt=MOST,
+            description="Sampled answers per question, for pass@k and maj@n beside the greedy answer; temperature 1 "
+            "unless --gen_kwargs sets another.",
+        ),
+        Option("--n", "-n", metavar="N", panel=WHAT, changes=QUESTIONS),
+    ] = 1
+    k: Annotated[
+        Many[AtLeastOne],
+        Field(description="Values of k for which pass@k is reported; given alone, n is set to the largest."),
+        Option(
+            "--k",
+            "-k",
+            metavar="K,...",
+            panel=WHAT,
+            default=",".join(map(str, DEFAULT_K)) + " up to n",
+            listed=True,
+            changes=QUESTIONS,
+        ),
+    ] = ()
+    output_path: Annotated[
+        str,
+        Field(description="Folder for results, samples and the report."),
+        Option("--output_path", "-o", metavar="DIR", panel=OUTPUT, changes=NOTHING),
+    ] = "results"
+    max_failed: Annotated[
+        str,
+        Field(
+            description="Maximum number (or %) of documents per task whose fit may fail; they are excluded from the "
+            "metrics. Above it the run exits with code 5."
+        ),
+        Option("--max_failed", metavar="N|P%", panel=OUTPUT, changes=VERDICT),
+    ] = "0"
+    token_nll: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=MOST,
+            description="Store the per-token NLL of the first N documents of each task, which the report shows.",
+        ),
+        Option("--token_nll", metavar="N", panel=OUTPUT, changes=QUESTIONS),
+    ] = 20
+    report: Annotated[
+        bool,
+        Field(description="Write the HTML report at the end."),
+        Option("--report/--no_report", panel=OUTPUT, changes=NOTHING),
+    ] = True
+    quiet: Annotated[
+        bool, Field(description="No progress bars."), Option("--quiet", "-q", panel=OUTPUT, changes=NOTHING)
+    ] = False
+    fresh: Annotated[
+        bool,
+        Field(description="Discard an unfinished run with different settings in the output folder."),
+        Option("--fresh", panel=OUTPUT, changes=NOTHING),
+    ] = False
+    command: Annotated[Many[str], Option(changes=NOTHING)] = ()  # the command line, for the report
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tasks:
             raise UsageError("no task named; give --task, for example --task gsm8k")
-        if self.num_fewshot is not None and not 0 <= self.num_fewshot <= MAX_SHOTS:
-            raise UsageError(f"shots must be a whole number from 0 to {MAX_SHOTS}, got {self.num_fewshot}")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit must be at least 1 document, got {self.limit}; leave it out for all documents")
         if self.limit is not None and self.documents:
             raise UsageError("limit and documents exclude each other; give one of them")
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise UsageError(f"batch_size must be `auto` or at least 1, got {self.batch_size}")
-        if self.n < 1 or any(k < 1 for k in self.k) or self.rethink < 0:
-            raise UsageError(
-                f"n and k must be at least 1 and rethink at least 0, got n = {self.n}, k = {self.k}, "
-                f"rethink = {self.rethink}"
-            )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"seed must be a whole number from 0 to {MAX_SEED}, got {shown(self.seed)}")
-        if self.token_nll < 0:
-            raise UsageError(f"token_nll must be at least 0 documents, got {self.token_nll}")
-        fit_config(self.preset, t_fast=self.t_fast)
 
 
 def changing(what: str) -> tuple[str, ...]:
-    """The options of a run that change the answers, the questions, the verdict or nothing."""
-    return tuple(option.name for option in fields(RunConfig) if what in option.metadata["changes"])
+    """Return the options of a run that change the answers, the questions, the verdict or nothing."""
+    return fields_of.changing(RunConfig, what)
 
 
-def told_of_answers() -> tuple[str, ...]:
-    """The names under which a model tells all that changes its answers and is an option."""
-    told = (name for option in fields(RunConfig) for name in option.metadata["told"])
-    return tuple(dict.fromkeys(told))
+def recorded_of_answers() -> tuple[str, ...]:
+    """Return the names under which a model records everything that is an option and changes its answers."""
+    found = (recorded for name in names_of(RunConfig) for recorded in option_of(RunConfig, name).recorded)
+    return tuple(dict.fromkeys(found))
 
 
-_KINDS = {int: "a whole number", str: "text", bool: "True or False", NoneType: "None"}
-
-
-def check_kind(field_name: str, value: Any, *, name: str, given: Any) -> None:
-    """Raise UsageError unless `value` is of the kind that a field of `RunConfig` has.
-
-    Args:
-        name: what the caller calls it.
-        given: what the caller gave for it.
-    """
-    kind = get_type_hints(RunConfig)[field_name]
-    if not _is(value, kind):
-        got = f"a {type(given).__name__}" if isinstance(given, (list, tuple, set, dict)) else shown(given)
-        raise UsageError(f"{name} must be {_kind(kind)}, got {got}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is(one, args[0]) for one in value)
-    if origin is Literal:
-        return isinstance(value, str) and value in args
-    if args:
-        return any(_is(value, one) for one in args)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-def _kind(kind: Any) -> str:
-    """A kind in words."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        return f"a list, each of it {_kind(args[0])}"
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    if isinstance(kind, UnionType) or args:
-        return " or ".join(_kind(one) for one in args)
-    return _KINDS.get(kind, f"a {kind.__name__}")
-
-
-@dataclass(frozen=True)
+@options()
 class SweepConfig:
-    """One model under several conditions and numbers of demonstrations."""
+    """One model under several conditions and numbers of few-shot examples."""
 
-    base: RunConfig
-    """Everything else; its own condition and num_fewshot are not used."""
-    conditions: tuple[str, ...]
-    """Conditions."""
-    shots: tuple[int | None, ...] = (None,)
-    """Numbers of demonstrations; None is the task's own."""
-
-    def __post_init__(self) -> None:
-        for condition in self.conditions:
-            check_choice("condition", condition, (*CONDITIONS, ALL_CONDITIONS))
-        for number in self.shots:
-            replace(self.base, num_fewshot=number)
+    base: RunConfig  # everything else; its own condition and num_fewshot are not used
+    conditions: Annotated[Many[Condition], Option(name="condition")]
+    shots: Many[Shots | None] = (None,)  # None is the task's own number
 
     @property
     def reference(self) -> str:
@@ -223,466 +459,74 @@ class SweepConfig:
         return "demos" if "demos" in self.conditions else self.conditions[0]
 
 
-@dataclass(frozen=True)
+@options()
 class GridConfig:
     """Every combination of the values named, each a run of its own."""
 
-    base: RunConfig
-    """Everything else; its own values of what is varied are not used."""
-    models: tuple[str | None, ...]
-    """Checkpoints; None is the bundled one."""
-    t_fast: tuple[int | Literal["auto"] | None, ...]
-    """Fast steps; None is the preset's."""
-    shots: tuple[int | None, ...]
-    """Numbers of demonstrations; None is the task's own."""
-    conditions: tuple[str, ...]
-    """Conditions."""
-    seeds: tuple[int, ...]
-    """Seeds."""
-    ray_address: str | None = None
-    """`local`, `auto` or a cluster's address; None runs one cell after another in this process."""
-    cell_cpus: int = 1
-    """CPU cores that Ray gives a cell; beside a whole GPU where the cluster has GPUs and the device is not cpu."""
+    base: RunConfig  # everything else; its own values of what is varied are not used
+    models: Annotated[
+        Many[str | None],  # None is the bundled one
+        Field(
+            description="Checkpoints, comma-separated or given several times. Without it: the bundled demo model and "
+            "sample."
+        ),
+        Option(
+            "--model",
+            "-M",
+            name="model",
+            metavar="PATH|ID,...",
+            panel=WHAT,
+            default="bundled demo model",
+            repeatable=True,
+        ),
+    ]
+    t_fast: Annotated[
+        Many[StepsOrAuto | None],  # None is the preset's
+        Field(description="Fast steps per text, as 0,16,64."),
+        Option("--t_fast", metavar="N|auto,...", panel=LATENTS, default="the preset's", listed=True),
+    ]
+    shots: Many[Shots | None]  # None is the task's own
+    conditions: Annotated[Many[Condition], Option(name="condition")]
+    seeds: Annotated[
+        Many[Seed],
+        Field(description="Random seeds, as 1,2,3."),
+        Option("--seed", name="seed", metavar="N,...", panel=LATENTS, default="1234", listed=True),
+    ]
+    ray_address: Annotated[
+        str | None,
+        Field(
+            description="Run cells in parallel on Ray: 'local' starts it on this machine, 'auto' finds a running "
+            "cluster."
+        ),
+        Option(
+            "--ray_address",
+            metavar="local|auto|ADDRESS",
+            panel=MACHINE,
+            default="one cell after another, without Ray",
+        ),
+    ] = None
+    cell_cpus: Annotated[
+        int,
+        Field(ge=1, lt=MOST, description="CPU cores that Ray gives a cell, beside a GPU if the cluster has GPUs."),
+        Option("--cell_cpus", metavar="N", panel=MACHINE),
+    ] = 1
 
     def __post_init__(self) -> None:
-        if self.cell_cpus < 1:
-            raise UsageError(f"cell_cpus must be at least 1, got {self.cell_cpus}")
         if self.base.baselines:
             raise UsageError("a sweep runs no baselines; give --baseline to `run`, and both folders to `report`")
 
 
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-
-WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"
-
-
-PREFIX = "LTM_EVAL_"
-VARIABLES = {PREFIX + name for name in ("CACHE_DIR", "DATA_DIR", "DEBUG", "RANK_SILENCE", "RANK_STALL")}
-"""Of the environment, all that is read; options add their own."""
-
-
-def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """A line for every variable that looks like ours and is not read; those of the tests are passed by."""
-    found = sorted(name for name in environment if name.upper().startswith(PREFIX) and name not in VARIABLES)
-    return [
-        f"environment variable {name} is not known and has no effect.{nearest(name.upper(), sorted(VARIABLES))}"
-        for name in found
-        if not name.startswith(f"{PREFIX}TEST_")
-    ]
-
-
-def _option_options(*names: str, panel: str, text: str, **more: Any) -> Any:
-    """An option that the environment can also give: `--num_fewshot` reads LTM_EVAL_NUM_FEWSHOT."""
-    longs = [name.split("/")[0] for name in names if name.startswith("--")]
-    variables = [PREFIX + name.removeprefix("--").upper() for name in longs]
-    VARIABLES.update(variables)
-    return typer.Option(*names, envvar=variables, help=text, rich_help_panel=panel, show_envvar=False, **more)
-
-
-def _whole(name: str, low: int, high: int | None = None, *, word: str | None = None) -> Callable[[Any], int | str]:
-    """A parser of whole numbers from `low` to `high`, or `word`; anything else raises UsageError naming the range."""
-    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
-    if word is not None:
-        allowed = f"{word!r} or {allowed}"
-
-    def parse(value: Any) -> int | str:
-        text = str(value)
-        if text == word:
-            return text
-        number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
-        if number is None or number < low or (high is not None and number > high):
-            raise UsageError(f"{name} must be {allowed}, got {text!r}")
-        return number
-
-    return parse
-
-
-def _wholes(name: str, low: int, high: int | None = None) -> Callable[[Any], tuple[int, ...]]:
-    """A parser of comma-separated whole numbers, each once."""
-    parse = _whole(name, low, high)
-
-    def parse_all(value: Any) -> tuple[int, ...]:
-        parts = value if isinstance(value, tuple) else str(value).split(",")
-        return tuple(dict.fromkeys(int(parse(part.strip() if isinstance(part, str) else part)) for part in parts))
-
-    return parse_all
-
-
-def _steps(value: Any) -> tuple[int | str, ...]:
-    """Comma-separated fast steps, each once."""
-    parse = _whole("t_fast", 0, MAX_FAST_STEPS, word="auto")
-    parts = value if isinstance(value, tuple) else str(value).split(",")
-    return tuple(dict.fromkeys(parse(part.strip() if isinstance(part, str) else part) for part in parts))
-
-
-Model = Annotated[
-    str | None,
-    _option_options(
-        "--model",
-        "-M",
-        panel=WHAT,
-        metavar="PATH|ID",
-        text="A folder, released ckpt_*.pt, hub id or 'demo'. Without it: the bundled demo and sample.",
-        show_default="bundled demo model",
-    ),
+__all__ = [
+    "ANSWERS",
+    "NOTHING",
+    "QUESTIONS",
+    "VERDICT",
+    "GridConfig",
+    "ModelArguments",
+    "ModelOptions",
+    "RunConfig",
+    "SweepConfig",
+    "changing",
+    "host_arguments",
+    "recorded_of_answers",
 ]
-Tasks = Annotated[
-    list[str],
-    _option_options(
-        "--tasks",
-        "--task",
-        "-t",
-        panel=WHAT,
-        metavar="NAME,...",
-        text="Tasks, comma-separated; see 'ltm-eval ls'. The prefix ltm_ may be left out.",
-        show_default=",".join(RunConfig.tasks),
-    ),
-]
-Shots = Annotated[
-    Any,
-    _option_options(
-        "--num_fewshot",
-        "--shots",
-        "-f",
-        panel=WHAT,
-        metavar=f"0..{MAX_SHOTS},...",
-        parser=_wholes("shots", 0, MAX_SHOTS),
-        text="Demonstrations per prompt; several, as 0,1,2,4,8, are all run and compared.",
-        show_default="the task's own",
-    ),
-]
-Baselines = Annotated[
-    list[str],
-    _option_options(
-        "--baseline",
-        panel=WHAT,
-        metavar="PATH|ID",
-        text="Causal language model to set beside it, for example gpt2-large; repeatable.",
-    ),
-]
-Data = Annotated[
-    str,
-    _option_options(
-        "--data",
-        panel=WHAT,
-        metavar="auto|sample|hub|DIR",
-        text="Where documents come from: a folder with one subfolder per set (gsm8k/test.jsonl), the hub, or our "
-        "sample. 'auto': LTM_EVAL_DATA_DIR, then the hub; the sample where --model is not given.",
-    ),
-]
-Metadata = Annotated[
-    str | None,
-    _option_options(
-        "--metadata",
-        panel=WHAT,
-        metavar="JSON",
-        text='Options of tasks, for example \'{"protocol": "documents", "ptb_split": "test"}\' of perplexity sets: '
-        "protocol, block_tokens, insert_eos, split, file.",
-    ),
-]
-Limit = Annotated[
-    int | None,
-    _option_options(
-        "--limit",
-        "-L",
-        panel=WHAT,
-        metavar="N",
-        parser=_whole("limit", 1),
-        text="Only the first N documents of each task.",
-        show_default="all",
-    ),
-]
-Documents = Annotated[
-    Any,
-    _option_options(
-        "--documents",
-        panel=WHAT,
-        metavar="I,...",
-        parser=_wholes("documents", 0),
-        text="Only these documents of each task, by their index from 0, as the report's sample browser names them.",
-        show_default="all",
-    ),
-]
-GenKwargs = Annotated[
-    str | None,
-    _option_options(
-        "--gen_kwargs",
-        panel=WHAT,
-        metavar="K=V,...",
-        text="Decoding options in place of the task's, for example do_sample=true,temperature=0.8.",
-    ),
-]
-Tokenizer = Annotated[
-    str | None,
-    _option_options(
-        "--tokenizer",
-        panel=WHAT,
-        metavar="gpt2|FILE",
-        text="tiktoken encoding, or a file of mergeable ranks.",
-        show_default="the checkpoint's",
-    ),
-]
-Revision = Annotated[
-    str | None,
-    _option_options("--revision", panel=WHAT, metavar="COMMIT", text="Commit, tag or branch of a hub checkpoint."),
-]
-Condition = Annotated[
-    str,
-    _option_options(
-        "--condition",
-        panel=LATENTS,
-        metavar="|".join((*CONDITIONS, ALL_CONDITIONS)),
-        text="What z is fitted on and what the decoder reads; described by 'ltm-eval ls'. Several, comma-separated, or "
-        "'all' are all run and compared with 'demos'.",
-    ),
-]
-FitOptions = Annotated[
-    str | None,
-    _option_options(
-        "--fit",
-        panel=LATENTS,
-        metavar="JSON",
-        text=f"Changes to the preset, such as '{FIT_EXAMPLE}': {', '.join(FIT_OPTIONS)}.",
-    ),
-]
-FitWindow = Annotated[
-    Any,
-    _option_options(
-        "--fit_window",
-        panel=LATENTS,
-        metavar=f"N|{EACH}",
-        parser=_whole("fit_window", 1, word=EACH),
-        text="Most tokens of one window of demonstrations that z is fitted on; 'each' gives every demonstration its "
-        "own.",
-        show_default="the model's context",
-    ),
-]
-Samples = Annotated[
-    int,
-    _option_options(
-        "--n",
-        "-n",
-        panel=WHAT,
-        metavar="N",
-        parser=_whole("n", 1),
-        text="Sampled answers per question, for pass@k and maj@n beside the greedy answer; temperature 1 unless "
-        "--gen_kwargs says otherwise.",
-    ),
-]
-PassAt = Annotated[
-    Any,
-    _option_options(
-        "--k",
-        "-k",
-        panel=WHAT,
-        metavar="K,...",
-        parser=_wholes("k", 1),
-        text="For which k pass@k is reported; alone it also sets n to the largest.",
-        show_default=",".join(map(str, DEFAULT_K)) + " up to n",
-    ),
-]
-Rethink = Annotated[
-    int,
-    _option_options(
-        "--rethink",
-        panel=LATENTS,
-        metavar="K",
-        parser=_whole("rethink", 0),
-        text="Rounds of rethinking (generate a trace, refit z on it; our reading of arXiv:2602.06584), beside K "
-        "independent draws at equal compute.",
-    ),
-]
-Preset = Annotated[
-    str,
-    _option_options(
-        "--preset",
-        panel=LATENTS,
-        metavar="|".join(PRESETS),
-        text="How z is fitted. Only 'bound' gives figures that may be called bounds.",
-    ),
-]
-FastSteps = Annotated[
-    Any,
-    _option_options(
-        "--t_fast",
-        panel=LATENTS,
-        metavar="N|auto",
-        parser=_whole("t_fast", 0, MAX_FAST_STEPS, word="auto"),
-        text="Fast steps per text; 0 takes z from the prior, 'auto' ends each fit once it gains no more.",
-        show_default="the preset's",
-    ),
-]
-Rows = Annotated[
-    str,
-    _option_options(
-        "--rows",
-        panel=LATENTS,
-        metavar="all|bound|NAME+...",
-        text="Rows of a perplexity beside the bound and its parts: as_released, iwae, prior, causal, joined by +.",
-    ),
-]
-CausalChunk = Annotated[
-    int,
-    _option_options(
-        "--causal_chunk",
-        panel=LATENTS,
-        metavar="N",
-        parser=_whole("causal_chunk", 1),
-        text="Tokens the causal row scores between two refits of z, at most the model's context.",
-    ),
-]
-CausalFastSteps = Annotated[
-    int,
-    _option_options(
-        "--causal_t_fast",
-        panel=LATENTS,
-        metavar="N",
-        parser=_whole("causal_t_fast", 0, MAX_FAST_STEPS),
-        text="Fast steps of each of those refits.",
-    ),
-]
-Seed = Annotated[
-    int,
-    _option_options(
-        "--seed",
-        panel=LATENTS,
-        metavar="N",
-        parser=_whole("seed", 0, MAX_SEED),
-        text="Of latent noise, sampled tokens and the choice of demonstrations.",
-    ),
-]
-Models = Annotated[
-    list[str] | None,
-    _option_options(
-        "--model",
-        "-M",
-        panel=WHAT,
-        metavar="PATH|ID,...",
-        text="Checkpoints, comma-separated or given several times. Without it: the bundled demo and sample.",
-        show_default="bundled demo model",
-    ),
-]
-SweptSteps = Annotated[
-    Any,
-    _option_options(
-        "--t_fast",
-        panel=LATENTS,
-        metavar="N|auto,...",
-        parser=_steps,
-        text="Fast steps per text, as 0,16,64.",
-        show_default="the preset's",
-    ),
-]
-Seeds = Annotated[
-    Any,
-    _option_options(
-        "--seed",
-        panel=LATENTS,
-        metavar="N,...",
-        parser=_wholes("seed", 0, MAX_SEED),
-        text="Seeds, as 1,2,3.",
-        show_default=str(RunConfig.seed),
-    ),
-]
-RayAddress = Annotated[
-    str | None,
-    _option_options(
-        "--ray_address",
-        panel=MACHINE,
-        metavar="local|auto|ADDRESS",
-        text="Run cells side by side on Ray: 'local' starts it on this machine, 'auto' finds a running cluster.",
-        show_default="one cell after another, without Ray",
-    ),
-]
-CellCpus = Annotated[
-    int,
-    _option_options(
-        "--cell_cpus",
-        panel=MACHINE,
-        metavar="N",
-        parser=_whole("cell_cpus", 1),
-        text="CPU cores that Ray gives a cell, beside a GPU where the cluster has GPUs.",
-    ),
-]
-Device = Annotated[
-    str, _option_options("--device", panel=MACHINE, metavar="auto|cpu|cuda[:N]|mps", text="Where the model runs.")
-]
-Dtype = Annotated[
-    str,
-    _option_options(
-        "--dtype",
-        panel=MACHINE,
-        metavar="|".join(DTYPES),
-        text="Of matrix products. 'auto': float32 on CPU, bfloat16 on GPU.",
-    ),
-]
-Compile = Annotated[
-    bool,
-    _option_options(
-        "--compile", panel=MACHINE, text="Compile the layers (torch.compile); without a compiler they run as they are."
-    ),
-]
-BatchSize = Annotated[
-    str,
-    _option_options(
-        "--batch_size",
-        "-b",
-        panel=MACHINE,
-        metavar="N|auto",
-        parser=_whole("batch_size", 1, word="auto"),
-        text="Documents at a time; no result depends on it.",
-    ),
-]
-OutputPath = Annotated[
-    str,
-    _option_options(
-        "--output_path", "-o", panel=OUTPUT, metavar="DIR", text="Folder for results, samples and the report."
-    ),
-]
-MaxFailed = Annotated[
-    str,
-    _option_options(
-        "--max_failed",
-        panel=OUTPUT,
-        metavar="N|P%",
-        text="Documents of a task that may fail (a fit that diverges); figures leave them out. With more the run ends "
-        "with code 5.",
-    ),
-]
-TokenNll = Annotated[
-    int,
-    _option_options(
-        "--token_nll",
-        panel=OUTPUT,
-        metavar="N",
-        parser=_whole("token_nll", 0),
-        text="Store what every token costs, for the first N documents of each task; the report colours their tokens.",
-    ),
-]
-WriteReport = Annotated[
-    bool, _option_options("--report/--no_report", panel=OUTPUT, text="Write the HTML report at the end.")
-]
-LogSamples = Annotated[
-    bool,
-    _option_options(
-        "--log_samples", "-s", panel=OUTPUT, text="Accepted for lm-eval's sake: samples are always kept.", hidden=True
-    ),
-]
-Quiet = Annotated[bool, _option_options("--quiet", "-q", panel=OUTPUT, text="No progress.")]
-Fresh = Annotated[
-    bool,
-    _option_options("--fresh", panel=OUTPUT, text="Give up an unfinished run of other settings in the output folder."),
-]
-
-
-def filled(name: str, value: str | None) -> str | None:
-    """`value`, unless it is empty, which is a forgotten variable rather than a wish."""
-    if value is not None and not value.strip():
-        raise UsageError(f"{name} is empty; give a value or leave the option out")
-    return value
-
-
-def checked_device(device: str) -> str:
-    if not DEVICES.fullmatch(device):
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {device!r}")
-    return device

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from numbers import Integral
@@ -35,7 +35,7 @@ from ltm_eval.harness.evaluation import (
     show_notes,
 )
 from ltm_eval.harness.loading import data_caveats, tasks_of
-from ltm_eval.harness.options import RunConfig, check_kind
+from ltm_eval.harness.options import ModelOptions, RunConfig
 from ltm_eval.runs.processes import Job, current, join
 from ltm_eval.runs.session import check_program
 from ltm_eval.system import files, progress
@@ -54,6 +54,7 @@ from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, holding, rem
 from ltm_eval.system.hub import REFUSALS, agree_on, ask, is_cached, is_repository_name
 from ltm_eval.system.launch import unlaunched
 from ltm_eval.system.machine import program
+from ltm_eval.system.options import names_of, option_of
 from ltm_eval.tasks.arguments import generation_config
 
 if TYPE_CHECKING:
@@ -71,24 +72,8 @@ MOST_LAYERS = 10_000
 
 
 def ltm_arguments(config: RunConfig) -> dict[str, Any]:
-    return {
-        "t_fast": config.t_fast,
-        "preset": config.preset,
-        "condition": config.condition,
-        "fit_window": config.fit_window,
-        "rethink": config.rethink or None,
-        "rows": config.rows,
-        "causal_chunk": config.causal_chunk,
-        "causal_t_fast": config.causal_t_fast,
-        "dtype": config.dtype,
-        "compile": config.compile or None,
-        "fit": config.fit,
-        "seed": config.seed,
-        "tokenizer": config.tokenizer,
-        "revision": config.revision,
-        "batch_size": config.batch_size,
-        "device": config.device,
-    }
+    given = {name: getattr(config, name) for name in names_of(ModelOptions)}
+    return {**given, "rethink": config.rethink or None, "compile": config.compile or None}
 
 
 def ltm_subject(config: RunConfig) -> Subject:
@@ -546,7 +531,9 @@ def evaluate(
     with undisturbed(), compiler_kept():
         name, live = _model(model)
         named = [one.strip() for one in tasks.split(",") if one.strip()] if isinstance(tasks, str) else tasks
-        given = checked_options({"tasks": named, "shots": shots, "tokenizer": tokenizer, "step": step, **options})
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+            raise UsageError(f"step must be a whole number from 0, or None, got {shown(step)}")
+        given = checked_options({"tasks": named, "shots": shots, "tokenizer": tokenizer, **options})
         return _evaluated(live, settle(RunConfig(model=name, **given))[0], step)
 
 
@@ -574,49 +561,32 @@ def _model(model: Any) -> tuple[str, LatentThoughtModel | None]:
 
 
 def checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `evaluate` as fields of `RunConfig`.
+    """Return arguments of `evaluate` as fields of `RunConfig`, which checks them.
 
     Raises:
-        UsageError: one is not known, does nothing here, or is of another kind.
+        UsageError: one is not known, or does nothing here.
     """
-    names = {"shots" if one.name == "num_fewshot" else one.name: one.name for one in fields(RunConfig)}
-    found = {}
-    for name, value in given.items():
+    names = {option_of(RunConfig, name).name or name: name for name in names_of(RunConfig)}
+    for name in given:
         if name in NOT_FOR_PYTHON:
             raise UsageError(
                 f"evaluate has no use for {name!r}: it asks one model and writes nothing; `ltm-eval run` has"
             )
-        if name == "step":
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise UsageError(f"step must be a whole number from 0, or None, got {shown(value)}")
-            continue
         if name not in names:
             hint = " Did you mean 'shots'?" if name == "num_fewshot" else nearest(name, {*names, "step"})
             raise UsageError(f"evaluate has no argument {name!r}.{hint}")
-        plain = _plain(value)
-        if isinstance(value, Mapping) and name in ("metadata", "fit"):
-            plain = _json(name, value)
-        check_kind(names[name], plain, name=name, given=value)
-        found[names[name]] = plain
-    return found
+    return {names[name]: _plain(value) for name, value in given.items()}
 
 
 def _plain(value: Any) -> Any:
-    """A value as the command line gives it: paths, dtypes and devices as text, NumPy's whole numbers as Python's."""
+    """Return a value as the command line gives it: paths, dtypes and devices as text, NumPy's integers as Python's."""
     import torch
 
     if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
+        return [_plain(one) for one in value]
     if isinstance(value, (os.PathLike, torch.device, torch.dtype)):
         return str(value).removeprefix("torch.")
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-
-
-def _json(name: str, value: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must hold plain values only, as JSON does ({error})") from error
 
 
 def _evaluated(live: LatentThoughtModel | None, config: RunConfig, step: int | None) -> dict[str, Any]:

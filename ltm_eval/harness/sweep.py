@@ -66,6 +66,8 @@ from ltm_eval.system.machine import program
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ltm_eval.tasks.prompts import Condition
+
 
 # The effect of the demonstrations: one model, several conditions and numbers of demonstrations, one command.
 #
@@ -80,7 +82,7 @@ NEEDS_TWO = "shuffled"
 class Combination:
     """One cell to run."""
 
-    condition: str
+    condition: Condition
     shots: int | None
 
     @property

@@ -1,86 +1,64 @@
-"""Every option of the program, each default stated here and nowhere else."""
+"""How latents are fitted and continuations decoded: the options of both, with the fit presets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, FiniteFloat
 
 from ltm_eval.system.errors import UsageError, check_choice, nearest, shown
+from ltm_eval.system.options import Many, Option, names_of, options
 
 Preset = Literal["released", "published", "bound"]
 Noise = Literal["fixed", "fresh", "antithetic"]
-
-
+Dtype = Literal["auto", "float32", "bfloat16"]
 NOISES: tuple[str, ...] = get_args(Noise)
-DTYPES: tuple[str, ...] = ("auto", "float32", "bfloat16")
-
+DTYPES: tuple[str, ...] = get_args(Dtype)
+AUTO = "auto"
+EACH = "each"  # `fit_window=each`: a window of its own for every few-shot example
 
 MAX_FAST_STEPS = 100_000
+MOST = 2**63  # beyond what any count of documents or tokens can be
+MAX_SEED = 2**32 - 1  # NumPy's own generator, which is seeded for baselines and others' tasks, takes no more
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+AtLeastOne = Annotated[int, Field(ge=1, lt=MOST)]
+Steps = Annotated[int, Field(ge=0, le=MAX_FAST_STEPS)]  # 0 leaves the prior
+StepsOrAuto = Literal["auto"] | Steps
+Rate = Annotated[FiniteFloat, Field(gt=0)]
 
 
-AUTO = "auto"
-
-
-EACH = "each"
-"""`fit_window=each`: a window of its own for every demonstration."""
-
-
-@dataclass(frozen=True)
+@options()
 class FitConfig:
     """The fast loop: how q(z|x) = N(mu, exp(log_var)) is fitted to a text."""
 
-    preset: str
-    """Name of the preset these values came from."""
-    t_fast: int
-    """Fast steps; 0 leaves the prior."""
-    lr: float
-    """Learning rate of the first step."""
-    lr_final: float
-    """Learning rate that the cosine approaches after t_fast steps; equal to `lr` it is constant."""
-    log_var_start: float
-    """Mean of log_var at the start."""
-    log_var_spread: float
-    """Standard deviation of log_var at the start, over dimensions."""
-    mu_spread: float
-    """Standard deviation of mu at the start, over dimensions; its mean is 0."""
+    preset: str  # name of the preset that these values came from
+    t_fast: Steps
+    lr: Rate  # of the first step
+    lr_final: Rate  # what the cosine approaches after t_fast steps; equal to `lr` it is constant
+    log_var_start: FiniteFloat  # mean of log_var at the start
+    log_var_spread: FiniteFloat  # standard deviation of log_var at the start, over dimensions
+    mu_spread: FiniteFloat  # standard deviation of mu at the start, over dimensions; its mean is 0
+    # `fixed`: one draw serves all steps (released); `fresh`: every step draws anew; `antithetic`: every step draws anew
+    # and uses each draw e together with -e.
     noise: Noise
-    """`fixed`: one draw serves all steps (released); `fresh`: every step draws anew; `antithetic`: every step draws
-    anew and uses each draw e together with -e.
-    """
-    draws: int = 1
-    """Noise draws averaged in every step; each costs a pass. With `antithetic` even, both of a pair counted."""
-    adaptive: bool = False
-    """Whether a document's steps end once it gains no more (`t_fast=auto`); `t_fast` is not used then."""
-    beta1: float = 0.9
-    """AdamW's first constant."""
-    beta2: float = 0.999
-    """AdamW's second constant."""
-    adam_eps: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay, on mu and log_var."""
+    draws: AtLeastOne = 1  # averaged in every step, a pass each; with `antithetic` even, both of a pair counted
+    adaptive: bool = False  # whether a document's steps end once it gains no more; `t_fast` is not used then
+    beta1: FiniteFloat = 0.9  # AdamW's constants
+    beta2: FiniteFloat = 0.999
+    adam_eps: FiniteFloat = 1e-8
+    weight_decay: FiniteFloat = 0.01  # decoupled, on mu and log_var
 
     def __post_init__(self) -> None:
-        if isinstance(self.t_fast, bool) or not isinstance(self.t_fast, int) or not 0 <= self.t_fast <= MAX_FAST_STEPS:
-            raise UsageError(
-                f"t_fast must be a whole number from 0 (no fit, prior latents) to {MAX_FAST_STEPS}, got {self.t_fast!r}"
-            )
-        for name in ("lr", "lr_final"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise UsageError(f"{name} must be a positive finite number, got {value!r}")
-        check_choice("noise", self.noise, NOISES)
-        if self.draws < 1:
-            raise UsageError(f"draws must be at least 1, got {self.draws!r}")
         if self.noise == "antithetic" and self.draws % 2:
             raise UsageError(f"antithetic noise comes in pairs, so draws must be even, got {self.draws!r}")
 
     @property
     def is_bound(self) -> bool:
-        """Whether the objective at the fit's own noise estimates a bound; see DESIGN's audit."""
+        """Whether the objective at the fit's own noise estimates a bound; `audit` checks it."""
         return self.noise != "fixed"
 
 
@@ -123,20 +101,19 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
 )
 
 
+# What `--fit` may change.
 FIT_OPTIONS = ("lr", "lr_final", "log_var_start", "log_var_spread", "mu_spread", "noise", "draws", "weight_decay")
-"""Of `FitConfig`, what `--fit` may change."""
-_LARGEST = 1e300
 FIT_EXAMPLE = '{"noise": "antithetic", "draws": 2}'
 
 
 def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Changes to a preset, as `fit_config` takes them.
+    """Return changes to a preset, as `fit_config` takes them and checks their values.
 
     Args:
         given: a JSON object such as `FIT_EXAMPLE`, or what it stands for; None changes nothing.
 
     Raises:
-        UsageError: it is something else, or an option is not known or of the wrong type.
+        UsageError: it is something else, or names what may not be changed.
     """
     try:
         found = json.loads(given, object_pairs_hook=_each_once) if isinstance(given, str) else (given or {})
@@ -146,11 +123,8 @@ def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(f"fit must be a JSON object such as {FIT_EXAMPLE}, got {str(given)[:80]!r}")
     for name, value in found.items():
         check_choice("option of fit", name, FIT_OPTIONS)
-        kinds = {"noise": str, "draws": int}.get(name, (int, float))
-        odd = isinstance(value, bool) or not isinstance(value, kinds)
-        if odd or (name != "noise" and not -_LARGEST < value < _LARGEST):
-            wanted = {"noise": "a name", "draws": "a whole number"}.get(name, "a finite number")
-            raise UsageError(f"fit: {name} must be {wanted}, got {str(value)[:80]!r}")
+        if value is None:
+            raise UsageError(f"fit: {name} is null; give a value or leave it out")
     return dict(found)
 
 
@@ -164,14 +138,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
-    """The preset's options with `changes`; a change to `lr` alone keeps the preset's ratio of final to first rate.
+    """Return a preset's options with `changes`; a change to `lr` alone keeps the preset's ratio of final to first rate.
 
     Raises:
         UsageError: the preset or an option is not known, or a value is out of range.
     """
     check_choice("preset", preset, tuple(PRESETS))
     base = PRESETS[preset]
-    known = {f.name for f in fields(FitConfig)}
+    known = names_of(FitConfig)
     for name in changes:
         if name not in known:
             raise UsageError(f"unknown fit option {name!r}.{nearest(name, known)}")
@@ -179,40 +153,27 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
     if given.get("t_fast") == AUTO:
         given = {**given, "t_fast": base.t_fast, "adaptive": True}
     if "lr" in given and "lr_final" not in given:
-        given["lr_final"] = given["lr"] * base.lr_final / base.lr
+        given["lr_final"] = replace(base, lr=given["lr"]).lr * base.lr_final / base.lr
     return replace(base, **given)
 
 
-@dataclass(frozen=True)
+@options()
 class GenerationConfig:
     """How a continuation is decoded."""
 
-    max_new_tokens: int = 256
-    """Most tokens generated."""
-    until: tuple[str, ...] = ()
-    """Stop strings; the answer ends before the first one."""
-    do_sample: bool = False
-    """Sample tokens and z; otherwise take the likeliest token under z = mu."""
-    temperature: float = 1.0
-    """Divides the logits when sampling."""
-    top_p: float = 1.0
-    """Nucleus: the smallest set of tokens with at least this mass."""
-    top_k: int = 0
-    """Only the k likeliest tokens; 0 keeps all."""
-    rethink: int = 0
-    """Rounds of rethinking; 0 answers at once."""
+    max_new_tokens: Annotated[int, Field(ge=0), Option(name="max_gen_toks")] = 256
+    until: Many[str] = ()  # stop strings; the answer ends before the first one
+    do_sample: bool = False  # sample tokens and z; otherwise take the likeliest token under z = mu
+    temperature: Annotated[FiniteFloat, Field(ge=0)] = 1.0  # divides the logits when sampling
+    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0  # nucleus: the smallest set of tokens with this mass
+    top_k: Annotated[int, Field(ge=0)] = 0  # only the k likeliest tokens; 0 keeps all
+    rethink: Annotated[int, Field(ge=0)] = 0  # rounds of rethinking; 0 answers at once
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 0:
-            raise UsageError(f"max_gen_toks must be at least 0, got {self.max_new_tokens}")
         if any(stop == "" for stop in self.until):
             raise UsageError("a stop string in `until` is empty; remove it")
-        if self.do_sample and not 0 < self.temperature < float("inf"):
+        if self.do_sample and self.temperature == 0:
             raise UsageError(
                 f"temperature must be positive when sampling, got {self.temperature}; for greedy decoding set "
                 "do_sample=False"
             )
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k < 0:
-            raise UsageError(f"top_k must be at least 0, got {self.top_k}")

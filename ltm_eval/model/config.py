@@ -2,69 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ltm_eval.system.errors import CheckpointError, shown
+from pydantic import Field, FiniteFloat
+
+from ltm_eval.system.errors import CheckpointError
+from ltm_eval.system.options import names_of, options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-def _check_size(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        raise CheckpointError(f"model config: {name} must be a whole number of at least 1, got {shown(value)}")
+Size = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-@dataclass(frozen=True)
+@options(error=CheckpointError, where="model config: ")
 class ModelConfig:
     """Sizes of a decoder, under the names of the released `model_args`."""
 
-    dim: int
-    """Width D; latents share it."""
-    n_layers: int
-    """Decoder layers L."""
-    n_heads: int
-    """Query heads."""
-    vocab_size: int
-    """Rows of the embedding, V."""
-    max_seq_len: int
-    """Longest sequence T the position table covers."""
-    window_size: int
-    """Self-attention of position i sees i - window_size + 1 ... i."""
-    max_z_len: int
-    """Latent vectors in all, N_z = L * N."""
-    n_kv_heads: int
-    """Key and value heads; fewer than n_heads is grouped-query attention."""
-    multiple_of: int
-    """The hidden size of SwiGLU is 8/3 * D rounded up to this."""
-    hidden_dim: int | None = None
-    """Hidden size of SwiGLU where it does not follow `multiple_of`."""
-    norm_eps: float = 1e-5
-    """RMSNorm's epsilon."""
-    use_z_pos_emb: bool = True
-    """Whether cross-attention keys are rotated by the latents' positions."""
+    dim: Size  # width D; latents share it
+    n_layers: Size  # L
+    n_heads: Size  # query heads
+    vocab_size: Size  # rows of the embedding, V
+    max_seq_len: Size  # longest sequence T that the position table covers
+    window_size: Size  # self-attention of position i sees i - window_size + 1 ... i
+    max_z_len: Size  # latent vectors of all layers, N_z = L * N
+    n_kv_heads: Size  # key and value heads; fewer than n_heads is grouped-query attention
+    multiple_of: Size  # the hidden size of SwiGLU is 8/3 * D rounded up to this
+    hidden_dim: Size | None = None  # hidden size of SwiGLU if it does not follow `multiple_of`
+    norm_eps: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 1e-5  # RMSNorm's epsilon
+    use_z_pos_emb: bool = True  # whether cross-attention keys are rotated by the latents' positions
 
     def __post_init__(self) -> None:
-        for name in (
-            "dim",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "vocab_size",
-            "max_seq_len",
-            "window_size",
-            "max_z_len",
-            "multiple_of",
-        ):
-            value = getattr(self, name)
-            _check_size(name, value)
-        if self.hidden_dim is not None:
-            _check_size("hidden_dim", self.hidden_dim)
-        if type(self.norm_eps) not in (int, float) or not 0 < self.norm_eps < 1:
-            raise CheckpointError(f"model config: norm_eps must lie between 0 and 1, got {shown(self.norm_eps)}")
-        if not isinstance(self.use_z_pos_emb, bool):
-            raise CheckpointError(f"model config: use_z_pos_emb must be true or false, got {shown(self.use_z_pos_emb)}")
         if self.max_z_len % self.n_layers:
             raise CheckpointError(
                 f"model config: max_z_len {self.max_z_len} latents cannot be shared out over {self.n_layers} layers; "
@@ -114,7 +82,7 @@ class ModelConfig:
         Raises:
             CheckpointError: a size that shapes cannot tell is absent, or a value is out of range.
         """
-        known = {f.name for f in fields(cls)}
+        known = set(names_of(cls))
         given = {key: value for key, value in values.items() if key in known}
         if given.get("n_kv_heads") is None and "n_heads" in given:
             given["n_kv_heads"] = given["n_heads"]

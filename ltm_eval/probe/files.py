@@ -11,12 +11,25 @@ import re
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ltm_eval.inference.options import AUTO, DTYPES, FitConfig, fit_changes, fit_config
+from pydantic import Field
+
+from ltm_eval.inference.options import (
+    AUTO,
+    MOST,
+    Dtype,
+    FitConfig,
+    Preset,
+    Seed,
+    StepsOrAuto,
+    fit_changes,
+    fit_config,
+)
 from ltm_eval.results.files import DATE_ID, PROBE_PREFIX, read_object
-from ltm_eval.system.errors import ResultsError, UsageError, check_choice
+from ltm_eval.system.errors import ResultsError, UsageError
 from ltm_eval.system.files import DEMO_MODEL, write_json_atomic
+from ltm_eval.system.options import Many, Option, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,94 +128,104 @@ FORMAT = "ltm_eval/probe/1"
 RESTS = ("zero", "prior")
 LATENTS = ("mean", "draw")
 DIRECTIONS = ("up", "down", "both")
+DEFAULT_TASK = "wikitext"
 
 
-@dataclass(frozen=True)
+@options()
 class ProbeConfig:
     """How a model is probed."""
 
-    preset: str = "bound"
-    """How z is fitted."""
-    t_fast: int | str | None = None
-    """Fast steps, or `auto`; None takes the preset's."""
-    rest: str = "zero"
-    """What stands for the latents of the other layers: `zero`, which is the prior's mean and the same as leaving their
-    cross-attention out, or `prior`, one draw of N(0, I) per text.
-    """
-    latents: str = "mean"
-    """What the kept layers hold: `mean`, the posterior's, or `draw`, one draw of it per text."""
-    direction: str = "both"
-    """Which curves are made: `up` (layers 1 to l), `down` (the last l) or `both`."""
-    max_tokens: int = 128
-    """Tokens of a text that are fitted and reconstructed; longer ones are cut."""
-    prompt_tokens: int = 16
-    """First tokens that the decoder reads before it generates in the explorer, where the text names no prompt."""
-    explore: int = 3
-    """Texts that the explorer holds generations of."""
-    seed: int = 1234
-    """Of latent noise."""
+    preset: Preset = "bound"
+    t_fast: StepsOrAuto | None = None  # None takes the preset's
+    rest: Annotated[
+        Literal["zero", "prior"],
+        Field(
+            description="What stands for the other layers' latents: zeros, the prior's mean (the same as leaving their "
+            "cross-attention out), or one draw of the prior per text."
+        ),
+        Option("--rest", metavar="|".join(RESTS), environment=False),
+    ] = "zero"
+    latents: Annotated[
+        Literal["mean", "draw"],
+        Field(description="What kept layers hold: the posterior's mean, or one draw of it per text."),
+        Option("--latents", metavar="|".join(LATENTS), environment=False),
+    ] = "mean"
+    direction: Annotated[
+        Literal["up", "down", "both"],
+        Field(description="Which layers are kept: layers 1 to l, the last l, or both."),
+        Option("--direction", metavar="|".join(DIRECTIONS), environment=False),
+    ] = "both"
+    max_tokens: Annotated[
+        int,
+        Field(ge=2, lt=MOST, description="Maximum tokens per text; longer texts are cut."),
+        Option("--max_tokens", metavar="N", environment=False),
+    ] = 128
+    prompt_tokens: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=MOST,
+            description="First tokens the decoder reads in the explorer; questions are read whole.",
+        ),
+        Option("--prompt_tokens", metavar="N", environment=False),
+    ] = 16
+    explore: Annotated[
+        int,
+        Field(ge=0, lt=MOST, description="Number of texts with generations in the explorer."),
+        Option("--explore", metavar="N", environment=False),
+    ] = 3
+    seed: Seed = 1234
     fit: str | None = None
-    """Changes to the preset, a JSON object; see `config.fit_changes`."""
 
     @property
     def fitting(self) -> FitConfig:
-        """How z is fitted, all told."""
+        """The preset with all changes."""
         return fit_config(self.preset, t_fast=self.t_fast, **fit_changes(self.fit))
 
     def __post_init__(self) -> None:
-        check_choice("rest", self.rest, RESTS)
-        check_choice("latents", self.latents, LATENTS)
-        check_choice("direction", self.direction, DIRECTIONS)
-        if self.max_tokens < 2:
-            raise UsageError(f"max_tokens must be at least 2, got {self.max_tokens}")
-        if self.prompt_tokens < 0 or self.explore < 0:
-            raise UsageError(
-                f"prompt_tokens and explore must be at least 0, got {self.prompt_tokens} and {self.explore}"
-            )
         _ = self.fitting
 
 
-@dataclass(frozen=True)
+@options()
 class ProbeJob:
-    """One `probe`: a model, texts, and where the results go."""
+    """One `probe`: a model, texts, and where the results go; what `run` has too is described there."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
-    """How it is probed."""
     model: str | None = None
-    """Checkpoint folder, released `ckpt_*.pt`, hub id or `demo`; None is the bundled demo model."""
-    texts: tuple[str, ...] = ()
-    """Files of plain text, each one text."""
-    task: str | None = None
-    """Task whose documents are the texts; None, without files, takes `DEFAULT_TASK`."""
-    limit: int = 8
-    """Only the first documents of the task."""
+    texts: Annotated[
+        Many[str],
+        Field(description="A file of plain text, one text; repeatable."),
+        Option("--text", metavar="FILE", repeatable=True, environment=False),
+    ] = ()
+    task: Annotated[
+        str | None,
+        Field(description="Probe a task's documents: whole texts, or questions with their gold answers."),
+        Option(
+            "--task",
+            "-t",
+            metavar="NAME",
+            default=f"the bundled sample of {DEFAULT_TASK}",
+            environment=False,
+        ),
+    ] = None
+    limit: Annotated[
+        int,
+        Field(ge=1, lt=MOST, description="Only the first N documents of the task."),
+        Option("--limit", "-L", metavar="N", environment=False),
+    ] = 8
     data: str = AUTO
-    """Where the task's documents come from, as for `run`."""
     output_path: str = "results"
-    """Folder for results."""
     device: str = AUTO
-    """Where the model runs."""
-    dtype: str = AUTO
-    """Of matrix products."""
+    dtype: Dtype = "auto"
     tokenizer: str | None = None
-    """`gpt2` or a file of mergeable ranks; None takes the checkpoint's."""
     revision: str | None = None
-    """Commit of a hub checkpoint."""
     metadata: str | None = None
-    """Options of the task, a JSON object."""
     compile: bool = False
-    """Compile the layers; without a compiler they run as they are."""
     report: bool = True
-    """Whether the page is written at the end."""
     quiet: bool = False
-    """No progress."""
-    command: tuple[str, ...] = ()
-    """The command line, for the report."""
+    command: Many[str] = ()
 
     def __post_init__(self) -> None:
-        check_choice("dtype", self.dtype, DTYPES)
-        if self.limit < 1:
-            raise UsageError(f"limit must be at least 1 document, got {self.limit}")
         if self.texts and self.task:
             raise UsageError("give either --text or --task: the texts are the ones of files or of a task")
 
@@ -210,9 +233,6 @@ class ProbeJob:
     def is_demo(self) -> bool:
         """Whether the bundled model is probed."""
         return self.model in (None, DEMO_MODEL)
-
-
-DEFAULT_TASK = "wikitext"
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
 """Errors, files, the hub, the machine: what every room needs and no research depends on."""
 
-__all__ = ["device", "errors", "files", "hub", "launch", "machine", "progress", "records", "text"]
+__all__ = ["crash", "device", "errors", "files", "hub", "launch", "machine", "options", "progress", "records", "text"]

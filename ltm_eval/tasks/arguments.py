@@ -1,19 +1,12 @@
-"""What lm-eval passes to a model's constructor and to its requests, made sense of.
-
-lm-eval 0.4.13's command turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine and
-sizes as int or str.
-"""
+"""Parse the generation options that lm-eval passes with its requests."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ltm_eval.inference.options import AUTO, EACH, GenerationConfig
-from ltm_eval.system.device import HOST_DEFAULT_DEVICE
+from ltm_eval.inference.options import GenerationConfig
 from ltm_eval.system.errors import UsageError, nearest, shown
+from ltm_eval.system.options import read
 from ltm_eval.tasks.samples import IDLE, SAMPLING
 
 if TYPE_CHECKING:
@@ -25,7 +18,6 @@ DEFAULT_NEW_TOKENS = 256
 
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _KNOWN = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "rethink"))
-_TRUE, _FALSE = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 
 def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
@@ -68,15 +60,9 @@ def one_spelling(options: Mapping[str, Any]) -> dict[str, Any]:
     if len(tokens) > 1:
         raise UsageError(f"{' and '.join(tokens)} both tell the most new tokens; give {NEW_TOKENS[0]} only")
     for name in tokens:
-        given[NEW_TOKENS[0]] = whole(name, given.pop(name), 0)
-    for name in given.keys() & {"top_k", "rethink"}:
-        given[name] = whole(name, given[name], 0)
-    for name in given.keys() & {"temperature", "top_p"}:
-        given[name] = number_or_none(name, given[name])
-    if given.get("temperature", 0.0) < 0:
-        raise UsageError(f"temperature must be at least 0, got {given['temperature']}")
-    if "do_sample" in given:
-        given["do_sample"] = yes(given["do_sample"])
+        given[NEW_TOKENS[0]] = read(GenerationConfig, "max_new_tokens", given.pop(name), spelled=name)
+    for name in given.keys() & {"do_sample", "rethink", "temperature", "top_k", "top_p"}:
+        given[name] = read(GenerationConfig, name, given[name])
     return given
 
 
@@ -138,111 +124,3 @@ def changed_decoding(own: Mapping[str, Any], changes: Mapping[str, Any], *, task
         "do_sample": False,
         "temperature": 0.0,
     }
-
-
-def yes(value: Any, name: str = "do_sample") -> bool:
-    """Whether an option is asked for, also where a command line made text or a number of it.
-
-    Raises:
-        UsageError: it is neither true nor false.
-    """
-    word = str(value).strip().lower() if isinstance(value, (bool, int, float, str)) else ""
-    if word not in _TRUE | _FALSE:
-        raise UsageError(f"{name} must be true or false, got {shown(value)}")
-    return word in _TRUE
-
-
-def text(name: str, value: Any) -> str | None:
-    """A text, or None; a host's command line makes numbers of what looks like one.
-
-    Raises:
-        UsageError: it is anything else.
-    """
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{name} must be text, got {shown(value)}; quote it: {name}='...'")
-    return value
-
-
-def host_arguments(known: list[str], given: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's arguments under our names: unknown ones refused, its default device and `none` understood.
-
-    Raises:
-        UsageError: a name in `given` is not known.
-    """
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"model argument {name!r} is not known; known are {', '.join(known)}.{nearest(name, known)}"
-            )
-    merged = {name: value for name, value in {**host, **given}.items() if value not in (None, "none")}
-    if merged.get("device") == HOST_DEFAULT_DEVICE and "device" not in given and not torch.cuda.is_available():
-        merged["device"] = "auto"
-    return merged
-
-
-def whole(name: str, value: Any, default: int) -> int:
-    """A whole number, also where the command line made 16.0 or '16' of it; None is the default.
-
-    Raises:
-        UsageError: it is anything else.
-    """
-    if value is None:
-        return default
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number != int(number):
-        raise UsageError(f"{name} must be a whole number, got {shown(value)}")
-    return int(number)
-
-
-def steps_or_auto(value: Any) -> int | str | None:
-    """Fast steps, `auto`, or None for the preset's."""
-    return value if value is None or value == AUTO else whole("t_fast", value, 0)
-
-
-def number_or_none(name: str, value: Any) -> float | None:
-    """A number, or None."""
-    try:
-        number = None if value is None else math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{name} must be a number, got {shown(value)}") from error
-    if number is not None and not math.isfinite(number):
-        raise UsageError(f"{name} must be a finite number, got {shown(value)}")
-    return number
-
-
-def fit_window(value: Any) -> int | str | None:
-    """Most tokens of one fitted window, `each`, or None for the model's context.
-
-    Raises:
-        UsageError: it is anything else.
-    """
-    if value is None or value == EACH:
-        return value if value is None else EACH
-    number = whole("fit_window", value, 0)
-    if number < 1:
-        raise UsageError(f"fit_window must be {EACH!r} or at least 1 token, got {number}")
-    return number
-
-
-def batch_size_or_auto(value: Any) -> int | None:
-    """None stands for auto, to be measured."""
-    if value is None or str(value).partition(":")[0] == "auto":
-        return None
-    return at_least_one("batch_size", value, instead="`auto` or ")
-
-
-def at_least_one(name: str, value: Any, *, instead: str = "") -> int | None:
-    """A whole number from 1, or None.
-
-    Raises:
-        UsageError: it is anything else; the message names what may stand `instead`.
-    """
-    if value is None:
-        return None
-    number = whole(name, value, 1)
-    if number < 1:
-        raise UsageError(f"{name} must be {instead}at least 1, got {number}")
-    return number

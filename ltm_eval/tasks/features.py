@@ -1,8 +1,10 @@
 """Features of texts: the last token's final hidden state under a causal `transformers` model, kept on disk.
 
-As mauve-text's own featuriser (github krishnap25/mauve, `src/mauve/utils.py`), but in batches, each text once, from a
-local folder or a hub id. Texts stand left, padding right, so that a causal model's state at the last token does not see
-it. Kept features are keyed by the model's content, the texts' content and the length they were cut to.
+The numbers are those of mauve-text's `featurize_tokens_from_model` (github krishnap25/mauve, `src/mauve/utils.py`); a
+test compares them. It is not used itself because it keeps the states of all layers (37 of gpt2-large), cannot halve its
+batch when memory runs out, and draws a progress bar that no argument silences. Texts stand left, padding right, so that
+a causal model's state at the last token does not see it. Kept features are keyed by the model's content, the texts'
+content and the length they were cut to.
 """
 
 from __future__ import annotations
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Features = NDArray[np.float32]
-"""(texts, D)."""
+Features = NDArray[np.float32]  # (texts, D)
 
 OPTION = '--metadata \'{"mauve_feature_model": "FOLDER"}\''
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
@@ -43,14 +44,10 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 class FeatureModel:
     """A `transformers` model that is at hand."""
 
-    name: str
-    """As the user named it."""
+    name: str  # as the user named it
     folder: Path
-    """Where its files lie."""
-    digest: str
-    """sha256 over its files, or repository and commit of a hub copy."""
-    most_tokens: int | None
-    """Its longest text, where its config tells."""
+    digest: str  # sha256 over its files, or repository and commit of a hub copy
+    most_tokens: int | None  # its longest text, if its config says so
 
 
 def locate(name: str) -> FeatureModel:
@@ -74,7 +71,7 @@ def locate(name: str) -> FeatureModel:
 
 
 def _folder_digest(folder: Path) -> str:
-    """sha256 over names and content of config, tokenizer and weights."""
+    """Return the sha256 over names and content of config, tokenizer and weights."""
     files = sorted({path for pattern in (*_SMALL_FILES, *_WEIGHTS) for path in folder.glob(pattern)})
     names = [path.name for path in files]
     if "config.json" not in names or not _has_weights(folder):
@@ -101,7 +98,7 @@ def _most_tokens(folder: Path) -> int | None:
 
 
 def _on_hub(name: str) -> Path:
-    """The snapshot of a hub repository, its name the commit; downloaded if need be.
+    """Return the snapshot of a hub repository, its name the commit; download it if need be.
 
     Raises:
         MachineError: it is not in the cache, and the hub does not answer or does not have it.
@@ -122,7 +119,7 @@ def _on_hub(name: str) -> Path:
 
 
 def _snapshot(name: str, weights: Sequence[str], *, offline: bool) -> Path | None:
-    """The newest snapshot in the cache, or downloaded; nothing where config or weights are missing."""
+    """Return the newest snapshot in the cache, or download it; None if config or weights are missing."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -141,15 +138,11 @@ class Featuriser:
     """A feature model with its settings; loaded when a text's features are not kept already."""
 
     model: FeatureModel
-    max_tokens: int
-    """Most tokens of a text that it reads."""
-    batch_size: int
-    """Texts at once; halved where memory runs out."""
+    max_tokens: int  # of a text, the rest is not read
+    batch_size: int  # texts; halved if memory runs out
     device: str = "auto"
-    """As `arguments.resolve_device` takes it."""
     progress: Callable[[int, str], Progress] = silent
-    cache: Path | None = field(default_factory=lambda: cache_dir() / "features")
-    """Folder of kept features; None keeps nothing."""
+    cache: Path | None = field(default_factory=lambda: cache_dir() / "features")  # None keeps nothing
     _loaded: Any = None
 
     def __post_init__(self) -> None:
@@ -160,7 +153,7 @@ class Featuriser:
             )
 
     def features(self, texts: Sequence[str]) -> Features:
-        """(texts, D), from disk where these very texts were featurised before, by this code and these libraries.
+        """Return (texts, D), from disk if these very texts were featurised before, by this code and these libraries.
 
         Raises:
             DataError: transformers cannot load the model, or it gives numbers that are not finite.
@@ -204,7 +197,7 @@ class Featuriser:
             log.warning("%s: features cannot be kept (%s)", file.parent, error)
 
     def _computed(self, texts: Sequence[str]) -> Features:
-        """(texts, D); texts of like length side by side."""
+        """Featurise texts, those of like length together: (texts, D)."""
         tokenizer, network, device = self._parts()
         encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
@@ -228,7 +221,7 @@ class Featuriser:
         return features
 
     def _last_states(self, network: Any, ids: Sequence[Sequence[int]], device: Any) -> Features | None:
-        """(batch, D) at each row's last token; None where memory ran out and the batch size was halved."""
+        """Return (batch, D) at each row's last token; None if memory ran out and the batch size was halved."""
         import torch
 
         longest = max(map(len, ids))
@@ -254,7 +247,7 @@ class Featuriser:
             return None
 
     def _parts(self) -> tuple[Any, Any, Any]:
-        """Tokenizer, network in float32 and device."""
+        """Load tokenizer, network in float32 and device."""
         if self._loaded is None:
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging as host_logging

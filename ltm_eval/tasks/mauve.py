@@ -9,7 +9,9 @@ samples file, so that nothing is lost with the figure; what lm-eval has no room 
 
 Figures come from mauve-text (extra `mauve`), features from `features`. MAUVE depends on the number of texts (fewer
 raise it), the buckets, the k-means seed and the draws: the figure is a mean over seeds, with its standard deviation and
-the MAUVE of human against human texts beside it. What cannot work is found out before anything is generated.
+the MAUVE of human against human texts beside it. Length and repetition (over words: what stands between white space)
+are reported with it, since short or looping texts can score high. What cannot work is found out before anything is
+generated.
 """
 
 from __future__ import annotations
@@ -19,183 +21,200 @@ import logging
 import math
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache, lru_cache
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from itertools import islice
 from statistics import fmean, stdev
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ltm_eval.data.metadata import reads
-from ltm_eval.data.sets import Texts, documents, load_texts
-from ltm_eval.data.sources import PLACE
-from ltm_eval.inference.options import GenerationConfig
+from ltm_eval.data.sets import documents, load_texts
+from ltm_eval.data.sources import Split
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
-from ltm_eval.system.errors import DataError, MachineError, UsageError, check_choice, leave, leaving, nearest
+from ltm_eval.system.errors import DataError, MachineError, UsageError, leave, leaving
 from ltm_eval.system.progress import Bar, silent
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
+from ltm_eval.tasks.keyed import KeyedTask
+from ltm_eval.tasks.mauve_options import PREFIX, MauveConfig, options_of, place_of, read_by_mauve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
 
     from ltm_eval.system.progress import Progress
     from ltm_eval.tasks.features import Features
 
 
-# Options of MAUVE: which texts, how they are generated, featurised and compared.
+log = logging.getLogger(__name__)
+
+SPLIT = "references"  # under which lm-eval finds the prompts
+METRICS = (
+    "mauve",
+    "mauve_sd",
+    "mauve_ceiling",
+    "mauve_ceiling_sd",
+    "words",
+    "words_human",
+    "distinct_2",
+    "distinct_2_human",
+    "rep_3",
+    "rep_3_human",
+)
+FIRST_SEED = 25  # of k-means: mauve-text's default
+DISTINCT = (1, 2, 3)
+REPEATED = (2, 3, 4)
+_CHARACTERS_PER_TOKEN = 16  # encode no more of a long text than this times the tokens that are wanted
+
+
+# Human texts ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class MauveConfig:
-    """How MAUVE (arXiv:2102.01454) is measured: which texts, how they are generated, featurised and compared."""
+class Reference:
+    """A text: its first tokens, empty without a prompt, and what follows."""
 
-    texts: str = "auto"
-    """Text set that the human texts come from; `auto` is `webtext`, with the bundled sample data `gsm8k`."""
-    conditional: bool = True
-    """Whether texts begin with the first tokens of human ones; otherwise they are drawn from nothing (z ~ prior)."""
-    prompt_tokens: int = 50
-    """GPT-2 tokens of a human text that are the prompt."""
-    continuation_tokens: int = 50
-    """Most tokens after the prompt: GPT-2's of the human text, the model's own of what it generates."""
-    shortest_tokens: int | None = None
-    """Human texts with fewer GPT-2 tokens are left out; None asks for prompt and continuation in full."""
-    joined: bool = False
-    """Whether examples are joined, with a blank line between, until a text is long enough."""
-    samples: int = 1_000
-    """Human texts: the first ones that are long enough."""
-    generations: int = 5
-    """Generated texts for each human one, all of them compared at once."""
-    generation_seeds: int = 3
-    """How often that is repeated with other draws."""
-    sampling: str = "multinomial"
-    """`multinomial`, `nucleus`, `greedy` (z = mu) or `greedy_z` (likeliest tokens, z drawn)."""
-    temperature: float = 1.0
-    """Divides the logits when sampling."""
-    top_p: float = 0.95
-    """Mass of the nucleus."""
-    include_prompt: bool = True
-    """Whether the prompt is part of the texts that are compared."""
-    feature_model: str = "gpt2-large"
-    """Folder or hub id of the `transformers` model whose hidden states are compared."""
-    max_text_length: int = 256
-    """Most tokens of a text, the feature model's own, that it reads."""
-    feature_batch_size: int = 8
-    """Texts it reads at once."""
-    feature_device: str = "auto"
-    """Where it runs."""
-    kmeans_seeds: int = 5
-    """How many seeds of the clustering; the first is mauve-text's default, 25."""
-    buckets: int | None = None
-    """Clusters; None is mauve-text's rule, a tenth of the smaller side."""
-    scaling: float = 5.0
-    """c of the divergence curve exp(-c KL)."""
-
-    def __post_init__(self) -> None:
-        check_choice("mauve_sampling", self.sampling, SAMPLINGS)
-        for name in ("continuation_tokens", "generations", "generation_seeds", "feature_batch_size", "kmeans_seeds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"mauve_{name} must be at least 1, got {getattr(self, name)}")
-        if self.samples < 2 or (self.buckets is not None and self.buckets < 2):
-            raise UsageError("mauve_samples and mauve_buckets must be at least 2: MAUVE compares histograms")
-        if self.max_text_length < 1 or not self.scaling > 0:
-            raise UsageError("mauve_max_text_length must be at least 1 and mauve_scaling positive")
-        if self.conditional != (self.prompt_tokens > 0):
-            raise UsageError(
-                f"mauve_prompt_tokens must be at least 1, got {self.prompt_tokens}; for texts without a prompt set "
-                "mauve_conditional=false"
-            )
-        if self.sampling == "greedy" and (self.repeats > 1 or not self.conditional):
-            raise UsageError(
-                "greedy decoding gives one text per prompt: leave mauve_generations and mauve_generation_seeds at 1 "
-                "and mauve_conditional true, or draw z with mauve_sampling=greedy_z"
-            )
-        self.generation()
-
-    @property
-    def repeats(self) -> int:
-        """Generated texts for each human one, over all generation seeds."""
-        return self.generations * self.generation_seeds
-
-    @property
-    def least_tokens(self) -> int:
-        """GPT-2 tokens that a human text must have."""
-        full = self.prompt_tokens + self.continuation_tokens
-        return full if self.shortest_tokens is None else max(self.shortest_tokens, self.prompt_tokens + 1)
-
-    def generation(self) -> GenerationConfig:
-        """The options of decoding that `sampling` stands for."""
-        sampled = self.sampling != "greedy"
-        return GenerationConfig(
-            max_new_tokens=self.continuation_tokens,
-            do_sample=sampled,
-            temperature=self.temperature,
-            top_p=self.top_p if self.sampling == "nucleus" else 1.0,
-            top_k=1 if self.sampling == "greedy_z" else 0,
-        )
+    prompt: str
+    continuation: str
 
 
-SAMPLINGS: tuple[str, ...] = ("multinomial", "nucleus", "greedy", "greedy_z")
+def cut(text: str, tokenizer: Tokenizer, config: MauveConfig) -> Reference | None:
+    """Cut a text into prompt and continuation, never inside a character; None if it is too short."""
+    most = config.prompt_tokens + config.continuation_tokens
+    beginning = text[: _CHARACTERS_PER_TOKEN * most]
+    ids = tokenizer.encode(beginning)
+    if len(ids) <= most and len(beginning) < len(text):
+        ids = tokenizer.encode(text)
+    if len(ids) < config.least_tokens:
+        return None
+    prompt = tokenizer.decode_bytes(ids[: config.prompt_tokens]).decode("utf-8", "ignore")
+    return Reference(prompt, tokenizer.decode_bytes(ids[:most]).decode("utf-8", "ignore")[len(prompt) :])
 
 
-MAUVE_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sedd": {},
-        "mauve-paper": {
-            "prompt_tokens": 35,
-            "continuation_tokens": 988,  # 1,024 with the prompt and the end-of-text in front of it
-            "shortest_tokens": 36,
-            "samples": 5_000,
-            "generations": 1,
-            "generation_seeds": 5,
-            "max_text_length": 1_024,
-            "buckets": 500,
-        },
-    }
-)
-"""`sedd`: SSD-LM's and SEDD's protocol (arXiv:2310.16834, appendix C.8); `mauve-paper`: arXiv:2102.01454, section 4."""
+def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
+    """Join consecutive texts, a blank line between, until each has `least_tokens` tokens; leave a short rest out."""
+    held = ""
+    for whole in wholes:
+        held = f"{held}\n\n{whole}" if held else whole
+        if len(tokenizer.encode(held)) >= least_tokens:
+            yield held
+            held = ""
 
 
-def mauve_config(preset: str, **changes: Any) -> MauveConfig:
-    """A preset with some options replaced.
-
-    Without a prompt its tokens are generated too, so that texts are as long; greedy decoding makes one text per prompt
-    unless told otherwise.
+def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[Reference]:
+    """Return the first `config.samples` texts that are long enough.
 
     Raises:
-        UsageError: the preset is not known, or a value is out of range.
+        DataError: fewer than two are, or a text holds the end-of-text mark.
     """
-    check_choice("mauve_preset", preset, tuple(MAUVE_PRESETS))
-    alone = {"generations": 1, "generation_seeds": 1} if changes.get("sampling") == "greedy" else {}
-    values = {**MAUVE_PRESETS[preset], **alone, **changes}
-    if not values.get("conditional", MauveConfig.conditional):
-        parts = ("prompt_tokens", "continuation_tokens")
-        length = sum(values.get(part, getattr(MauveConfig, part)) for part in parts)
-        values |= dict(zip(parts, (0, length), strict=True))
-    return MauveConfig(**values)
+
+    def cuts() -> Iterator[Reference]:
+        wholes = ("".join(parts) for parts in documents(texts))
+        for text in joined(list(wholes), tokenizer, config.least_tokens) if config.joined else wholes:
+            if END_OF_TEXT in text:
+                raise DataError(
+                    f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the "
+                    "end of a text; remove it"
+                )
+            if (found := cut(text, tokenizer, config)) is not None:
+                yield found
+
+    found = list(islice(cuts(), config.samples))
+    if len(found) < 2:
+        raise DataError(
+            f"{texts.name} in {texts.source}: {len(found)} of {len(texts.examples):,} texts have the "
+            f"{config.least_tokens} GPT-2 tokens that prompt and continuation take; lower mauve_prompt_tokens or "
+            "mauve_continuation_tokens, set mauve_joined=true, or name another set by mauve_texts"
+        )
+    if len(found) < config.samples:
+        log.warning(
+            "%s: %s of the %s texts asked for are there and long enough", texts.name, len(found), config.samples
+        )
+    return found
 
 
-# MAUVE of two sides' features: clusters, the divergence curve, seeds summarised.
+# Length and repetition ------------------------------------------------------------------------------------------------
 
-FIRST_SEED = 25
-"""mauve-text's default."""
+
+@dataclass(frozen=True)
+class TextFacts:
+    """Length and repetition of a collection of texts."""
+
+    texts: int
+    empty: int  # texts without a word
+    words: float  # mean
+    words_sd: float
+    distinct: dict[str, float]  # n to distinct-n: different n-grams over n-grams of all texts (arXiv:1510.03055)
+    repeated: dict[str, float]  # n to rep-n: mean share of a text's n-grams that came before in it (arXiv:1908.04319)
+
+
+def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Return all runs of n words."""
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def distinct_share(texts: Sequence[str], n: int) -> float:
+    """Return different n-grams over n-grams, all texts pooled; NaN if there is none."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        counts.update(ngrams(text.split(), n))
+    return len(counts) / counts.total() if counts else math.nan
+
+
+def repeated_share(texts: Sequence[str], n: int) -> float:
+    """Return 1 - different n-grams over n-grams of one text, mean over those that have one; NaN if none has."""
+    grams = [found for text in texts if (found := ngrams(text.split(), n))]
+    return fmean(1 - len(set(found)) / len(found) for found in grams) if grams else math.nan
+
+
+def copied_share(texts: Sequence[str]) -> float:
+    """Return the share of texts that equal one before them."""
+    return 1 - len(set(texts)) / len(texts)
+
+
+def facts_of(texts: Sequence[str]) -> TextFacts:
+    """Return length and repetition of at least one text."""
+    lengths = [len(text.split()) for text in texts]
+    mean = fmean(lengths)
+    return TextFacts(
+        texts=len(texts),
+        empty=sum(length == 0 for length in lengths),
+        words=mean,
+        words_sd=math.sqrt(fmean((length - mean) ** 2 for length in lengths)),
+        distinct={str(n): distinct_share(texts, n) for n in DISTINCT},
+        repeated={str(n): repeated_share(texts, n) for n in REPEATED},
+    )
+
+
+def mean_facts(collections: Sequence[Sequence[str]]) -> TextFacts:
+    """Return the facts of each collection, averaged; `texts` and `empty` are sums.
+
+    distinct-n falls as texts are added, so texts are compared in collections of equal size.
+    """
+    found = [facts_of(texts) for texts in collections]
+    return TextFacts(
+        texts=sum(one.texts for one in found),
+        empty=sum(one.empty for one in found),
+        words=fmean(one.words for one in found),
+        words_sd=fmean(one.words_sd for one in found),
+        distinct={str(n): fmean(one.distinct[str(n)] for one in found) for n in DISTINCT},
+        repeated={str(n): fmean(one.repeated[str(n)] for one in found) for n in REPEATED},
+    )
+
+
+# Comparing ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Comparison:
     """MAUVE of two collections under one k-means seed."""
 
-    value: float
-    """0 to 1, higher is nearer."""
+    value: float  # 0 to 1, higher is nearer
     buckets: int
-    """Clusters."""
-    curve: tuple[tuple[float, float], ...]
-    """(exp(-c KL(Q|R)), exp(-c KL(P|R))) for mixtures R, Q first; both near 1 where the texts are alike."""
+    curve: tuple[tuple[float, float], ...]  # (exp(-c KL(Q|R)), exp(-c KL(P|R))) for mixtures R, Q first
 
 
 def check_installed() -> None:
@@ -207,7 +226,7 @@ def check_installed() -> None:
 
 
 def buckets_for(smaller: int, config: MauveConfig, *, of: int) -> int:
-    """Clusters for a comparison whose smaller side has `smaller` texts.
+    """Return the number of clusters for a comparison whose smaller side has `smaller` texts.
 
     mauve-text's rule, a tenth of it, or the number asked for; in proportion where `smaller` is less than the `of` texts
     it was asked for (a half of the human texts, a limited run), and never more than texts.
@@ -218,7 +237,7 @@ def buckets_for(smaller: int, config: MauveConfig, *, of: int) -> int:
 
 
 def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float) -> Comparison:
-    """MAUVE of two collections of features.
+    """Return MAUVE of two collections of features.
 
     Args:
         p: (texts, D) of human texts.
@@ -259,12 +278,12 @@ def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation; not a number for fewer than two values."""
+    """Return the standard deviation; NaN for fewer than two values."""
     return stdev(values) if len(values) > 1 else math.nan
 
 
 def ceiling(p: Features, config: MauveConfig, *, seed: int) -> Comparison | None:
-    """Two disjoint halves of the human texts against each other; nothing for fewer than four texts."""
+    """Compare two disjoint halves of the human texts; None for fewer than four texts."""
     half = len(p) // 2
     if half < 2:
         return None
@@ -274,418 +293,8 @@ def ceiling(p: Features, config: MauveConfig, *, seed: int) -> Comparison | None
 
 
 def _middle(found: Sequence[Comparison]) -> tuple[tuple[float, float], ...]:
-    """The curve of the comparison with the median score."""
+    """Return the curve of the comparison with the median score."""
     return sorted(found, key=lambda one: one.value)[len(found) // 2].curve if found else ()
-
-
-# Human texts that MAUVE compares with: cut at GPT-2 tokens into prompt and continuation.
-
-log = logging.getLogger(__name__)
-_CHARACTERS_PER_TOKEN = 16  # encode no more of a long text than this times the tokens that are wanted
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A human text."""
-
-    prompt: str
-    """Its first tokens; empty without a prompt."""
-    continuation: str
-    """What follows."""
-
-
-def cut(text: str, tokenizer: Tokenizer, config: MauveConfig) -> Reference | None:
-    """Prompt and continuation of a text; nothing where it is too short. Cuts never fall inside a character."""
-    most = config.prompt_tokens + config.continuation_tokens
-    beginning = text[: _CHARACTERS_PER_TOKEN * most]
-    ids = tokenizer.encode(beginning)
-    if len(ids) <= most and len(beginning) < len(text):
-        ids = tokenizer.encode(text)
-    if len(ids) < config.least_tokens:
-        return None
-    prompt = _decoded(ids[: config.prompt_tokens], tokenizer)
-    return Reference(prompt, _decoded(ids[:most], tokenizer)[len(prompt) :])
-
-
-def _decoded(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The longest beginning of `ids` that is text."""
-    return tokenizer.decode_bytes(ids).decode("utf-8", "ignore")
-
-
-def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
-    """Texts of at least `least_tokens` tokens: consecutive ones with a blank line between; a short rest is left out."""
-    held = ""
-    for whole in wholes:
-        held = f"{held}\n\n{whole}" if held else whole
-        if len(tokenizer.encode(held)) >= least_tokens:
-            yield held
-            held = ""
-
-
-def references(texts: Texts, tokenizer: Tokenizer, config: MauveConfig) -> list[Reference]:
-    """The first `config.samples` texts that are long enough.
-
-    Raises:
-        DataError: fewer than two are, or a text holds the end-of-text mark.
-    """
-    wholes: Any = ("".join(parts) for parts in documents(texts))
-    if config.joined:
-        wholes = joined(list(wholes), tokenizer, config.least_tokens)
-    cuts = (reference for text in wholes if (reference := cut(_unmarked(text, texts), tokenizer, config)) is not None)
-    found = list(islice(cuts, config.samples))
-    if len(found) < 2:
-        raise DataError(
-            f"{texts.name} in {texts.source}: {len(found)} of {len(texts.examples):,} texts have the "
-            f"{config.least_tokens} GPT-2 tokens that prompt and continuation take; lower mauve_prompt_tokens or "
-            "mauve_continuation_tokens, set mauve_joined=true, or name another set by mauve_texts"
-        )
-    if len(found) < config.samples:
-        log.warning(
-            "%s: %s of the %s texts asked for are there and long enough", texts.name, len(found), config.samples
-        )
-    return found
-
-
-def _unmarked(text: str, texts: Texts) -> str:
-    if END_OF_TEXT in text:
-        raise DataError(
-            f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of a "
-            "text; remove it"
-        )
-    return text
-
-
-# How long and how repetitive texts are, over words (what stands between white space); averaged text by text.
-#
-# A MAUVE without these is easily misread: short or looping texts can score high.
-
-DISTINCT = (1, 2, 3)
-REPEATED = (2, 3, 4)
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """Of a collection of texts."""
-
-    texts: int
-    """How many."""
-    empty: int
-    """Of these, without a word."""
-    words: float
-    """Mean number of words."""
-    words_sd: float
-    """Standard deviation of that number over texts."""
-    distinct: dict[str, float]
-    """n to distinct-n: different n-grams over n-grams of all texts together (arXiv:1510.03055)."""
-    repeated: dict[str, float]
-    """n to rep-n: share of a text's n-grams that occurred in it before, mean over texts (arXiv:1908.04319)."""
-
-
-def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n words."""
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-
-
-def distinct_share(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over n-grams, all texts pooled; not a number where there is none."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    for text in texts:
-        counts.update(ngrams(text.split(), n))
-    return len(counts) / counts.total() if counts else math.nan
-
-
-def repeated_share(texts: Sequence[str], n: int) -> float:
-    """1 - different n-grams over n-grams of one text, mean over those that have one; else not a number."""
-    grams = [found for text in texts if (found := ngrams(text.split(), n))]
-    return fmean(1 - len(set(found)) / len(found) for found in grams) if grams else math.nan
-
-
-def copied_share(texts: Sequence[str]) -> float:
-    """Share of at least one texts that equal another one before them."""
-    return 1 - len(set(texts)) / len(texts)
-
-
-def facts_of(texts: Sequence[str]) -> TextFacts:
-    """Length and repetition of at least one text."""
-    lengths = [len(text.split()) for text in texts]
-    mean = fmean(lengths)
-    return TextFacts(
-        texts=len(texts),
-        empty=sum(length == 0 for length in lengths),
-        words=mean,
-        words_sd=math.sqrt(fmean((length - mean) ** 2 for length in lengths)),
-        distinct={str(n): distinct_share(texts, n) for n in DISTINCT},
-        repeated={str(n): repeated_share(texts, n) for n in REPEATED},
-    )
-
-
-def mean_facts(collections: Sequence[Sequence[str]]) -> TextFacts:
-    """Facts of each collection, averaged; `texts` and `empty` are sums.
-
-    distinct-n falls as texts are added, so texts are compared in collections of equal size.
-    """
-    found = [facts_of(texts) for texts in collections]
-    return TextFacts(
-        texts=sum(one.texts for one in found),
-        empty=sum(one.empty for one in found),
-        words=fmean(one.words for one in found),
-        words_sd=fmean(one.words_sd for one in found),
-        distinct={str(n): fmean(one.distinct[str(n)] for one in found) for n in DISTINCT},
-        repeated={str(n): fmean(one.repeated[str(n)] for one in found) for n in REPEATED},
-    )
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
-
-    from ltm_eval.system.progress import Progress
-
-    MauveTask: type[ConfigurableTask]
-
-
-SPLIT = "references"
-"""Name under which lm-eval finds the prompts."""
-METRICS = (
-    "mauve",
-    "mauve_sd",
-    "mauve_ceiling",
-    "mauve_ceiling_sd",
-    "words",
-    "words_human",
-    "distinct_2",
-    "distinct_2_human",
-    "rep_3",
-    "rep_3_human",
-)
-PREFIX = "mauve_"
-_ELSEWHERE = ("data", "split", "file", "tokenizer", "preset")
-
-
-# Human texts --------------------------------------------------------------------------------------------------------
-
-
-# Options ------------------------------------------------------------------------------------------------------------
-
-
-def options_of(metadata: Mapping[str, Any]) -> MauveConfig:
-    """The options in lm-eval's `--metadata`: fields of `MauveConfig` as `mauve_<field>`, and `mauve_preset`.
-
-    Raises:
-        UsageError: a key that begins with `mauve_` is not one, or a value is of the wrong kind or out of range.
-    """
-    kinds = {field.name: str(field.type) for field in fields(MauveConfig)}
-    given = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-    known = [*kinds, *_ELSEWHERE]
-    for name in given:
-        if name not in known:
-            hint = nearest(PREFIX + name, [PREFIX + one for one in known])
-            raise UsageError(
-                f"MAUVE option {PREFIX + name!r} is not known.{hint} Known after {PREFIX!r}: {', '.join(known)}"
-            )
-    changes = {name: _value(name, value, kinds[name]) for name, value in given.items() if name in kinds}
-    for name, sampling in (("top_p", ("nucleus",)), ("temperature", ("multinomial", "nucleus"))):
-        if name in changes and (asked := changes.get("sampling", MauveConfig.sampling)) not in sampling:
-            raise UsageError(f"{PREFIX}{name} has no effect on {PREFIX}sampling={asked}; leave it out")
-    if changes.get("texts", MauveConfig.texts) == MauveConfig.texts:
-        changes["texts"] = "gsm8k" if _place(metadata)["data"] == "sample" else "webtext"
-    if changes["texts"] == "gsm8k":
-        changes.setdefault("joined", True)  # a problem is shorter than a prompt with its continuation
-    return mauve_config(str(given.get("preset", "sedd")), **changes)
-
-
-def _value(name: str, value: Any, kind: str) -> Any:
-    """A JSON value, which a command line may have turned into text, as a field's type."""
-    wanted = kind.partition(" ")[0]
-    try:
-        if value is None and kind.endswith("None"):
-            return None
-        if wanted == "bool":
-            return {"true": True, "false": False}[str(value).lower()]
-        if wanted in {"int", "float"} and not isinstance(value, bool):
-            number = float(value)
-            if wanted == "float" or number == int(number):
-                return number if wanted == "float" else int(number)
-        elif wanted == "str":
-            return str(value)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass
-    names = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-    raise UsageError(f"{PREFIX}{name} must be {names[wanted]}, got {value!r}")
-
-
-def _place(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the text set is looked for: `mauve_data`, `mauve_split`, `mauve_file`, else the keys without prefix."""
-    found = {key: metadata.get(PREFIX + key, metadata.get(key)) for key in ("data", "split", "file")}
-    found["data"] = found["data"] if found["data"] is not None else metadata.get("data_dir")
-    return {key: value if value is None else str(value) for key, value in found.items()}
-
-
-# For lm-eval --------------------------------------------------------------------------------------------------------
-
-
-def _read_by_mauve(metadata: Mapping[str, Any]) -> set[str]:
-    """Task options that change anything beside these ones: all but those that a more special one overrides."""
-    own = {PREFIX + name for name in (*(field.name for field in fields(MauveConfig)), *_ELSEWHERE)}
-    parts = (*PLACE, "split", "file")
-    return own | {key for key in parts if PREFIX + key.removesuffix("_dir") not in metadata}
-
-
-@reads(_read_by_mauve)
-def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
-    """Prompts for lm-eval's `custom_dataset`: rows `prompt`, `references` (continuations) under the split `references`.
-
-    The options, the place of the human texts and the feature model stand as JSON in the data set's description.
-
-    Args:
-        metadata: lm-eval passes `--metadata` and all model arguments; see `options_of`. `mauve_tokenizer` names a file
-            of mergeable ranks that counts the tokens of human texts in GPT-2's place.
-
-    Raises:
-        LtmEvalError: mauve-text, the feature model, the texts or GPT-2's vocabulary are missing; an option is wrong.
-    """
-    from datasets import Dataset, DatasetInfo
-
-    config = options_of(metadata)
-    model = rehearse(config)
-    texts = load_texts(config.texts, **_place(metadata))
-    spec = metadata.get(f"{PREFIX}tokenizer")
-    tokenizer = load_gpt2() if spec is None else load_tokenizer(str(spec))
-    found = references(texts, tokenizer, config)
-    rows = [{"prompt": one.prompt, "references": [one.continuation]} for one in found]
-    if not config.conditional:
-        rows = [{"prompt": END_OF_TEXT, "references": [one.continuation for one in found]}]
-    facts = {
-        "mauve": asdict(config),
-        "feature_model_digest": model.digest,
-        "tokenizer": tokenizer.name,
-        **asdict(texts),
-        "examples": len(texts.examples),
-        "long_enough": len(found),
-    }
-    return {SPLIT: Dataset.from_list(rows, info=DatasetInfo(description=json.dumps(facts)))}
-
-
-def target(doc: Mapping[str, Any]) -> str:
-    """The human continuation of a prompt."""
-    return str(doc["references"][0]) if len(doc["references"]) == 1 else ""
-
-
-def every(resps: Sequence[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
-    """lm-eval's filter that keeps all answers of a request."""
-    return [list(answers) for answers in resps]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one request gave; the per-document value of every metric."""
-
-    prompt: str
-    """Prompt, empty without one."""
-    references: tuple[str, ...]
-    """Human continuations."""
-    responses: tuple[str, ...]
-    """Generated continuations, those of one generation seed together."""
-    config: MauveConfig
-    """How they are compared."""
-    progress: Callable[[int, str], Progress] = field(default=silent, compare=False)
-    """Where featurising reports."""
-
-    def to_json(self) -> None:
-        """Nothing: no figure of one document exists, and its texts stand in the samples file already."""
-        return
-
-    def __str__(self) -> str:
-        return f"{len(self.responses)} continuations"
-
-
-def _figure(name: str) -> Callable[[Sequence[Answers]], float]:
-    @leaving
-    def figure(items: Sequence[Answers]) -> float:
-        return summary_of(tuple(items)).figures()[name]
-
-    figure.__doc__ = f"`{name}` of all answers."
-    return figure
-
-
-def __getattr__(name: str) -> Any:
-    """`MauveTask`, made when first asked for, and an aggregation for each of METRICS."""
-    if name == "MauveTask":
-        return _mauve_task()
-    if name in METRICS:
-        return _figure(name)
-    raise AttributeError(f"module 'ltm_eval.tasks.mauve' has no attribute {name!r}")
-
-
-@cache
-def _mauve_task() -> type[ConfigurableTask]:
-    """The task class."""
-    from ltm_eval.tasks.keyed import KeyedTask
-
-    class MauveTask(KeyedTask):  # type: ignore[misc]
-        """A YAML task whose repeats and decoding follow its MAUVE options; `--gen_kwargs` wins over them."""
-
-        __qualname__ = "MauveTask"
-
-        @staticmethod
-        def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
-            """None beside those of `mauve_dataset`."""
-            return frozenset()
-
-        progress: Callable[[int, str], Progress] = staticmethod(Bar)
-
-        def __init__(self, config: dict[str, Any]) -> None:
-            super().__init__(config={**config, "process_results": self.answers})
-            facts = json.loads(self.dataset[SPLIT].info.description)
-            self.mauve = MauveConfig(**facts["mauve"])
-            decoding = self.mauve.generation()
-            told = {
-                "until": [],
-                "max_gen_toks": decoding.max_new_tokens,
-                "do_sample": decoding.do_sample,
-                "temperature": decoding.temperature if decoding.do_sample else 0.0,
-            }
-            if decoding.do_sample:
-                told |= {"top_p": decoding.top_p, "top_k": decoding.top_k}
-            self.set_config("generation_kwargs", told)
-            self.texts = 1 if self.mauve.conditional else facts["long_enough"]
-            self.set_config("repeats", self.texts * self.mauve.repeats)
-
-        def build_all_requests(self, *, limit: int | None = None, **kwargs: Any) -> None:
-            """As lm-eval's, after a look at decoding: repeats of a greedy request are all the same.
-
-            Without a prompt there is one document, and `limit` counts the human texts.
-            """
-            if not self.mauve.conditional:
-                whole = len(self.dataset[SPLIT][0]["references"])
-                self.texts = whole if limit is None else min(whole, max(2, limit))
-                self.set_config("repeats", self.texts * self.mauve.repeats)
-            if self.config.repeats > 1 and not self.config.generation_kwargs.get("do_sample"):
-                leave(UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy"))
-            super().build_all_requests(limit=limit, **kwargs)
-
-        def answers(self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, Answers]:
-            """The same answers under every metric."""
-            return dict.fromkeys(METRICS, self._answers(doc, results[0]))
-
-        def _answers(self, doc: Mapping[str, Any], responses: Sequence[str]) -> Answers:
-            prompt = doc["prompt"] if self.mauve.conditional else ""
-            human = tuple(doc["references"][: self.texts])
-            return Answers(prompt, human, tuple(responses), self.mauve, self.progress)
-
-        def generation_facts(self) -> dict[str, Any]:
-            """The summary of the answers just given, for the results file."""
-            items = [self._answers(one.doc, one.filtered_resps["none"]) for one in self.instances]
-            told = {**asdict(self.mauve), **self.config.generation_kwargs}
-            return {"options": told, **summary_of(tuple(items)).to_json()}
-
-    MauveTask.__module__ = __name__
-    return MauveTask
-
-
-# Comparing ----------------------------------------------------------------------------------------------------------
 
 
 def rehearse(config: MauveConfig) -> FeatureModel:
@@ -702,45 +311,60 @@ def rehearse(config: MauveConfig) -> FeatureModel:
     return featuriser.model
 
 
+def featuriser_of(config: MauveConfig, progress: Callable[[int, str], Progress] = silent) -> Featuriser:
+    """Return the feature model with these settings."""
+    return Featuriser(
+        locate(config.feature_model),
+        config.max_text_length,
+        config.feature_batch_size,
+        config.feature_device,
+        progress,
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The texts that one request gave; the per-document value of every metric."""
+
+    prompt: str  # empty without one
+    references: tuple[str, ...]  # human continuations
+    responses: tuple[str, ...]  # generated continuations, those of one generation seed together
+    config: MauveConfig
+    progress: Callable[[int, str], Progress] = field(default=silent, compare=False)
+
+    def to_json(self) -> None:
+        """Return None: no figure of one document exists, and its texts stand in the samples file already."""
+        return
+
+    def __str__(self) -> str:
+        return f"{len(self.responses)} continuations"
+
+
 @dataclass(frozen=True)
 class Summary:
     """Everything about one model's texts."""
 
-    scores: tuple[tuple[float, ...], ...]
-    """MAUVE by generation seed, then k-means seed."""
-    ceiling: tuple[float, ...]
-    """MAUVE of one half of the human texts against the other, by k-means seed, each with another split."""
+    scores: tuple[tuple[float, ...], ...]  # MAUVE by generation seed, then k-means seed
+    ceiling: tuple[float, ...]  # of one half of the human texts against the other, by k-means seed, each another split
     buckets: int
-    """Clusters."""
     ceiling_buckets: int
-    """Clusters of the ceiling."""
     n_human: int
-    """Human texts."""
-    n_generated: int
-    """Generated texts that are compared at once."""
-    curve: tuple[tuple[float, float], ...]
-    """Divergence curve of the comparison with the median score."""
+    n_generated: int  # generated texts that are compared at once
+    curve: tuple[tuple[float, float], ...]  # of the comparison with the median score
     ceiling_curve: tuple[tuple[float, float], ...]
-    """The same of the ceiling."""
-    generated: TextFacts
-    """Of generated continuations, in collections of `n_human`."""
+    generated: TextFacts  # of generated continuations, in collections of `n_human`
     human: TextFacts
-    """Of human continuations."""
-    copies: float
-    """Share of the texts compared at once that equal one before them."""
+    copies: float  # share of the texts compared at once that equal one before them
     copies_human: float
-    """The same of human texts."""
     feature_model: str
-    """Name of the feature model."""
     feature_model_digest: str
-    """What it is."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain mapping with the derived figures."""
+        """Return the fields and the figures derived from them."""
         return {**asdict(self), **self.figures(), **self.spreads()}
 
     def figures(self) -> dict[str, float]:
-        """A value for each of METRICS; not a number where a single value leaves the spread open."""
+        """Return a value for each of METRICS; NaN for the spread of a single value."""
         flat = [value for row in self.scores for value in row]
         return {
             "mauve": fmean(flat),
@@ -756,20 +380,9 @@ class Summary:
         }
 
     def spreads(self) -> dict[str, float]:
-        """Where the spread comes from: standard deviations over k-means seeds and over generation seeds."""
+        """Return the standard deviations over k-means seeds and over generation seeds."""
         within = [spread(row) for row in self.scores]
         return {"sd_kmeans": fmean(within), "sd_generation": spread([fmean(row) for row in self.scores])}
-
-
-def featuriser_of(config: MauveConfig, progress: Callable[[int, str], Progress] = silent) -> Featuriser:
-    """The feature model with these settings."""
-    return Featuriser(
-        locate(config.feature_model),
-        config.max_text_length,
-        config.feature_batch_size,
-        config.feature_device,
-        progress,
-    )
 
 
 @lru_cache(maxsize=1)
@@ -808,7 +421,7 @@ def summary_of(items: tuple[Answers, ...]) -> Summary:
 
 
 def _sides(items: Sequence[Answers]) -> tuple[list[Reference], list[list[Reference]]]:
-    """Human texts, and generated ones by generation seed, those of one prompt side by side."""
+    """Return human texts, and generated ones by generation seed, those of one prompt side by side."""
     config = items[0].config
     counts = {len(one.responses) for one in items}
     if len(counts) > 1 or min(counts) % config.repeats or not min(counts):
@@ -823,5 +436,130 @@ def _sides(items: Sequence[Answers]) -> tuple[list[Reference], list[list[Referen
 
 
 def _compared(one: Reference, config: MauveConfig) -> str:
-    """The text that is featurised."""
+    """Return the text that is featurised."""
     return one.prompt + one.continuation if config.include_prompt else one.continuation
+
+
+# For lm-eval ----------------------------------------------------------------------------------------------------------
+
+
+@reads(read_by_mauve)
+def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
+    """Return prompts for lm-eval: rows `prompt`, `references` (continuations) under the split `references`.
+
+    The options, the place of the human texts and the feature model stand as JSON in the data set's description.
+
+    Args:
+        metadata: lm-eval passes `--metadata` and all model arguments; see `options_of`. `mauve_tokenizer` names a file
+            of mergeable ranks that counts the tokens of human texts in GPT-2's place.
+
+    Raises:
+        LtmEvalError: mauve-text, the feature model, the texts or GPT-2's vocabulary are missing; an option is wrong.
+    """
+    from datasets import Dataset, DatasetInfo
+
+    config = options_of(metadata)
+    model = rehearse(config)
+    texts = load_texts(config.texts, **place_of(metadata))
+    spec = metadata.get(f"{PREFIX}tokenizer")
+    tokenizer = load_gpt2() if spec is None else load_tokenizer(str(spec))
+    found = references(texts, tokenizer, config)
+    rows = [{"prompt": one.prompt, "references": [one.continuation]} for one in found]
+    if not config.conditional:
+        rows = [{"prompt": END_OF_TEXT, "references": [one.continuation for one in found]}]
+    facts = {
+        "mauve": asdict(config),
+        "feature_model_digest": model.digest,
+        "tokenizer": tokenizer.name,
+        **texts.facts(),
+        "examples": len(texts.examples),
+        "long_enough": len(found),
+    }
+    return {SPLIT: Dataset.from_list(rows, info=DatasetInfo(description=json.dumps(facts)))}
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """Return the human continuation of a prompt."""
+    return str(doc["references"][0]) if len(doc["references"]) == 1 else ""
+
+
+def every(resps: Sequence[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
+    """Keep all answers of a request: an lm-eval filter."""
+    return [list(answers) for answers in resps]
+
+
+def _aggregation(name: str) -> Callable[[Sequence[Answers]], float]:
+    @leaving
+    def figure(items: Sequence[Answers]) -> float:
+        return summary_of(tuple(items)).figures()[name]
+
+    figure.__doc__ = f"Return `{name}` of all answers."
+    return figure
+
+
+mauve = _aggregation("mauve")
+mauve_sd = _aggregation("mauve_sd")
+mauve_ceiling = _aggregation("mauve_ceiling")
+mauve_ceiling_sd = _aggregation("mauve_ceiling_sd")
+words = _aggregation("words")
+words_human = _aggregation("words_human")
+distinct_2 = _aggregation("distinct_2")
+distinct_2_human = _aggregation("distinct_2_human")
+rep_3 = _aggregation("rep_3")
+rep_3_human = _aggregation("rep_3_human")
+
+
+class MauveTask(KeyedTask):
+    """A YAML task whose repeats and decoding follow its MAUVE options; `--gen_kwargs` wins over them."""
+
+    progress: Callable[[int, str], Progress] = staticmethod(Bar)
+
+    @staticmethod
+    def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
+        """Return no names beside those of `mauve_dataset`."""
+        return frozenset()
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config={**config, "process_results": self.answers})
+        facts = json.loads(self.dataset[SPLIT].info.description)
+        self.mauve = MauveConfig(**facts["mauve"])
+        decoding = self.mauve.generation()
+        options = {
+            "until": [],
+            "max_gen_toks": decoding.max_new_tokens,
+            "do_sample": decoding.do_sample,
+            "temperature": decoding.temperature if decoding.do_sample else 0.0,
+        }
+        if decoding.do_sample:
+            options |= {"top_p": decoding.top_p, "top_k": decoding.top_k}
+        self.set_config("generation_kwargs", options)
+        self.texts = 1 if self.mauve.conditional else facts["long_enough"]
+        self.set_config("repeats", self.texts * self.mauve.repeats)
+
+    def build_all_requests(self, *, limit: int | None = None, **kwargs: Any) -> None:
+        """Refuse greedy decoding with repeats, which would all be the same, then build as lm-eval does.
+
+        Without a prompt there is one document, and `limit` counts the human texts.
+        """
+        if not self.mauve.conditional:
+            whole = len(self.dataset[SPLIT][0]["references"])
+            self.texts = whole if limit is None else min(whole, max(2, limit))
+            self.set_config("repeats", self.texts * self.mauve.repeats)
+        if self.config.repeats > 1 and not self.config.generation_kwargs.get("do_sample"):
+            leave(UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy"))
+        super().build_all_requests(limit=limit, **kwargs)
+
+    def answers(self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, Answers]:
+        """Return the same answers under every metric."""
+        return dict.fromkeys(METRICS, self._answers(doc, results[0]))
+
+    def _answers(self, doc: Mapping[str, Any], responses: Sequence[str]) -> Answers:
+        prompt = doc["prompt"] if self.mauve.conditional else ""
+        human = tuple(doc["references"][: self.texts])
+        return Answers(prompt, human, tuple(responses), self.mauve, self.progress)
+
+    def generation_facts(self) -> dict[str, Any]:
+        """Return the summary of the answers just given, for the results file."""
+        items = [self._answers(one.doc, one.filtered_resps["none"]) for one in self.instances]
+        options = {**asdict(self.mauve), **self.config.generation_kwargs}
+        return {"options": options, **summary_of(tuple(items)).to_json()}

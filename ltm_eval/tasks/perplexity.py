@@ -1,9 +1,17 @@
-"""Perplexities from the sums of rolling log-likelihood tasks: per token, word and byte, with standard errors.
+"""Metrics of the perplexity tasks: per token, word and byte, with standard errors; and reference rows beside them.
 
 lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
 the parts of its bound, so that every figure is reported under its own name; any other model's float is its
 log-likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
 All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+
+Reference rows are two models without content, on the very documents that were evaluated; a model that does not beat
+them has learnt nothing of use. `uniform` gives every token of a vocabulary the same share. `unigram` is a code that
+learns the shares of tokens as it reads the documents in the set's order: before each token it has seen only what comes
+earlier, so its length is that of a message that can be decoded. Shares are counts with the escape of PPM's method C
+(Moffat 1990; Witten and Bell 1991), which falls back on the uniform model:
+
+    share(t) = (count(t) + types / V) / (seen + types)
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from ltm_eval.results.statistics import bits, bits_stderr, ppl, ppl_stderr
 from ltm_eval.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ltm_eval.model.tokenizer import Tokenizer
 
@@ -24,48 +32,46 @@ if TYPE_CHECKING:
 class TextScore(float):
     """The log-likelihood of a document, in nats, with the number of tokens that the model scored."""
 
-    __slots__ = ("_tokens",)
-    _tokens: int
+    __slots__ = ("tokens",)
+    tokens: int  # the model's own
 
     def __new__(cls, nats: float, *, tokens: int) -> TextScore:
-        """A score.
-
-        Args:
-            nats: log-likelihood, at most 0.
-            tokens: the model's own tokens that were scored.
-        """
+        """Make a score of `nats`, at most 0."""
         score = super().__new__(cls, nats)
-        score._tokens = tokens
+        score.tokens = tokens
         return score
 
-    @property
-    def tokens(self) -> int:
-        """The model's own tokens that were scored."""
-        return self._tokens
+    def __getnewargs_ex__(self) -> tuple[tuple[float], dict[str, int]]:
+        """Let copies and pickles keep the count."""
+        return (float(self),), {"tokens": self.tokens}
 
     def to_json(self) -> dict[str, float]:
-        """A plain mapping; `from_json` reads it back."""
-        return {"log_likelihood": float(self), "tokens": self._tokens}
+        """Return a plain mapping that `from_json` reads back."""
+        return {"log_likelihood": float(self), "tokens": self.tokens}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> TextScore:
-        """The score that `row` describes."""
+        """Return the score that `row` describes."""
         return cls(float(row["log_likelihood"]), tokens=int(row["tokens"]))
-
-    def __reduce__(self) -> tuple[Callable[..., TextScore], tuple[float, int]]:
-        """So that copies and pickles keep the count."""
-        return _counted, (float(self), self._tokens)
-
-
-def _counted(nats: float, tokens: int) -> TextScore:
-    return TextScore(nats, tokens=tokens)
 
 
 # For lm-eval --------------------------------------------------------------------------------------------------------
 
 
+# Metric to the row of a `RollingScore` that it is made of.
+PER_TOKEN_ROWS: Mapping[str, str] = {
+    "ppl_per_token_as_released": "as_released",
+    "ppl_per_token_as_released_block_mean": "as_released",
+    "nll_per_token_given_z": "nll_given_z",
+    "kl_per_token": "kl",
+    "ppl_per_token_prior": "prior",
+    "ppl_per_token_iwae": "iwae",
+    "ppl_per_token_causal": "causal",
+}
+
+
 def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, ...]]:
-    """What each metric's aggregation needs of one document.
+    """Return what each metric's aggregation needs of one document.
 
     Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
     a `RollingScore` and a `TextScore` count the model's own tokens, those of a plain float the block tokenizer's tokens
@@ -91,18 +97,6 @@ def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[st
     return found
 
 
-PER_TOKEN_ROWS: Mapping[str, str] = {
-    "ppl_per_token_as_released": "as_released",
-    "ppl_per_token_as_released_block_mean": "as_released",
-    "nll_per_token_given_z": "nll_given_z",
-    "kl_per_token": "kl",
-    "ppl_per_token_prior": "prior",
-    "ppl_per_token_iwae": "iwae",
-    "ppl_per_token_causal": "causal",
-}
-"""Metric to the row of a `RollingScore` that it is made of."""
-
-
 def _per_unit(doc: Mapping[str, Any], *, nats: float, tokens: float, suffix: str) -> dict[str, tuple[float, ...]]:
     return {
         f"ppl_per_token{suffix}": (nats, tokens),
@@ -113,37 +107,26 @@ def _per_unit(doc: Mapping[str, Any], *, nats: float, tokens: float, suffix: str
 
 
 def _with_stderr(found: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-    """Each metric followed by its standard error's."""
+    """Return each metric followed by its standard error's."""
     return {
         name: value for metric, value in found.items() for name in (metric, f"{metric}_stderr") for value in [value]
     }
 
 
 def last_word_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """LAMBADA's last word: whether greedy decoding gives it, and its nats."""
+    """Return whether greedy decoding gives LAMBADA's last word, and its nats."""
     log_likelihood, is_greedy = results[0]
     nats = (-float(log_likelihood), 1)
     return {"acc": float(is_greedy), "perplexity": nats, "perplexity_stderr": nats}
 
 
-# Reference rows of a perplexity set: two models without content, on the very documents that were evaluated.
-#
-# `uniform` gives every token of a vocabulary the same share. `unigram` is a code that learns the shares of tokens as it
-# reads the documents in the set's order: before each token it has seen only what comes earlier, so its length is that
-# of a message that can be decoded, and nothing is fitted to what it scores. Shares are counts with the escape of PPM's
-# method C (Moffat 1990; Witten and Bell 1991), which falls back on the uniform model:
-#
-#     share(t) = (count(t) + types / V) / (seen + types)
-#
-# Neither is a model that was evaluated: they have no trained parameters and read no context. A model that does not beat
-# them has learnt nothing of use.
+# Reference rows ----------------------------------------------------------------------------------------------------
 
-FIELDS = frozenset({"text", "n_words", "n_bytes", "index"})
-"""What a document of a perplexity set has; see `blocks.Block`."""
+FIELDS = frozenset({"text", "n_words", "n_bytes", "index"})  # of a document; see `data.blocks.Block`
 
 
 def floors_of(documents: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> tuple[Floor, ...]:
-    """Both rows on these documents, in the set's order whatever order they come in.
+    """Return both reference rows on these documents, in the set's order whatever order they come in.
 
     Args:
         documents: rows of a perplexity set, with `FIELDS`.
@@ -158,58 +141,44 @@ def floors_of(documents: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> t
     ordered = sorted(documents, key=lambda row: int(row["index"]))
     ids = [tokenizer.encode(row["text"], end_of_text=True) for row in ordered]
     V = tokenizer.n_vocab
-    return (
-        _floor("uniform", f"all {V:,} tokens equally likely", uniform_nats(ids, V), ordered, ids, tokenizer),
-        _floor(
-            "unigram",
-            "shares of tokens, learnt from the documents before and the tokens before (prequential code)",
-            unigram_nats(ids, V),
-            ordered,
-            ids,
-            tokenizer,
-        ),
-    )
-
-
-def _floor(  # noqa: PLR0913 - the record of one row
-    name: str,
-    what: str,
-    nats: Sequence[float],
-    documents: Sequence[Mapping[str, Any]],
-    ids: Sequence[Sequence[int]],
-    tokenizer: Tokenizer,
-) -> Floor:
     units = {
         "token": [len(own) for own in ids],
-        "word": [int(row["n_words"]) for row in documents],
-        "byte": [int(row["n_bytes"]) for row in documents],
+        "word": [int(row["n_words"]) for row in ordered],
+        "byte": [int(row["n_bytes"]) for row in ordered],
     }
-    figures: dict[str, float | str] = {}
-    for unit, sizes in units.items():
-        pairs = list(zip(nats, sizes, strict=True))
-        figures |= {f"ppl_per_{unit}": ppl(pairs), f"ppl_per_{unit}_stderr": ppl_stderr(pairs)}
-    pairs = list(zip(nats, units["byte"], strict=True))
-    figures |= {"bits_per_byte": bits(pairs), "bits_per_byte_stderr": bits_stderr(pairs)}
-    return Floor(
-        name=name,
-        what=what,
-        tokenizer=tokenizer.name,
-        n_vocab=tokenizer.n_vocab,
-        documents=len(documents),
-        nats=math.fsum(nats),
-        tokens=sum(units["token"]),
-        words=sum(units["word"]),
-        bytes=sum(units["byte"]),
-        figures={key: _number(value) for key, value in figures.items()},
+
+    def floor(name: str, what: str, nats: Sequence[float]) -> Floor:
+        metrics: dict[str, float | str] = {}
+        for unit, sizes in units.items():
+            pairs = list(zip(nats, sizes, strict=True))
+            metrics |= {f"ppl_per_{unit}": ppl(pairs), f"ppl_per_{unit}_stderr": ppl_stderr(pairs)}
+        pairs = list(zip(nats, units["byte"], strict=True))
+        metrics |= {"bits_per_byte": bits(pairs), "bits_per_byte_stderr": bits_stderr(pairs)}
+        return Floor(
+            name=name,
+            what=what,
+            tokenizer=tokenizer.name,
+            n_vocab=V,
+            documents=len(ordered),
+            nats=math.fsum(nats),
+            tokens=sum(units["token"]),
+            words=sum(units["word"]),
+            bytes=sum(units["byte"]),
+            figures={
+                key: None if isinstance(value, str) or not math.isfinite(value) else value
+                for key, value in metrics.items()
+            },
+        )
+
+    learnt = "shares of tokens, learnt from the documents before and the tokens before (prequential code)"
+    return (
+        floor("uniform", f"all {V:,} tokens equally likely", uniform_nats(ids, V)),
+        floor("unigram", learnt, unigram_nats(ids, V)),
     )
-
-
-def _number(value: float | str) -> float | None:
-    return None if isinstance(value, str) or not math.isfinite(value) else value
 
 
 def uniform_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float]:
-    """ln V nats a token, summed over each document.
+    """Return ln V nats a token, summed over each document.
 
     Raises:
         UsageError: V is below 1.
@@ -220,7 +189,7 @@ def uniform_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float
 
 
 def unigram_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float]:
-    """The adaptive code's length of each document, given the ones before it.
+    """Return the adaptive code's length of each document, given the ones before it.
 
     Raises:
         UsageError: an id is outside the vocabulary, so the shares would not sum to one.
@@ -228,14 +197,14 @@ def unigram_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float
     counts: dict[int, int] = {}
     seen, found = 0, []
     for ids in documents:
-        costs = []
+        nats = []
         for token in ids:
             if not 0 <= token < n_vocab:
                 raise UsageError(f"a unigram code over {n_vocab} tokens cannot hold token {token}")
             types = len(counts)
             share = (counts.get(token, 0) + types / n_vocab) / (seen + types) if seen else 1 / n_vocab
-            costs.append(-math.log(share))
+            nats.append(-math.log(share))
             counts[token] = counts.get(token, 0) + 1
             seen += 1
-        found.append(math.fsum(costs))
+        found.append(math.fsum(nats))
     return found

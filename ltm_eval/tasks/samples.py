@@ -1,4 +1,9 @@
-"""Every option of the program, each default stated here and nowhere else."""
+"""Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
+
+pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al. 2022
+(arXiv:2203.11171). A task asks for one greedy answer (z = mu) and n sampled ones (z ~ q, tokens drawn) of every
+question, so that greedy and sampled accuracy stand side by side in one run.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +19,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-DEFAULT_K = (1, 5, 10)
-"""pass@k that n samples are counted for unless k is named, as far as n reaches."""
+DEFAULT_K = (1, 5, 10)  # pass@k that n samples are counted for unless k is named, as far as n reaches
+# How tokens are sampled unless task or user names it: from all of the model's distribution. A baseline is told too,
+# since transformers would take the 50 likeliest.
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-"""How tokens are sampled where neither task nor user names it: from all of the model's distribution. A baseline is told
-too, since transformers would take the 50 likeliest.
-"""
+# Values of these options that may stand beside greedy decoding, which uses none of them.
 IDLE = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
-"""Of these options, what may stand beside greedy decoding, which uses none of them."""
-
-
-# Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
-#
-# pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al.
-# 2022 (arXiv:2203.11171). A task asks for one greedy answer (z = mu) and n sampled ones (z ~ q, tokens drawn) of every
-# question, so that greedy and sampled accuracy stand side by side in one run.
-
-COMMONEST = 5
-"""Answers of the content-free row that are named, whatever k is asked for."""
+COMMONEST = 5  # answers of the content-free row that are named, whatever k is asked for
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """How many sampled answers a question gets, and what is counted."""
+    """How many sampled answers a question gets, and the k of its pass@k, ascending."""
 
     n: int
-    """Samples per question."""
     k: tuple[int, ...]
-    """For which k pass@k is reported, ascending."""
 
     @property
     def answers(self) -> int:
-        """Answers a question's sampled request is answered by."""
+        """Number of answers to a question's sampled request."""
         return self.n
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the figures made of the samples."""
+        """Names of the metrics made of the samples."""
         return (*(f"pass@{k}" for k in self.k), f"maj@{self.n}")
 
     def scores(self, extracted: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
-        """pass@k and maj@n of one question.
+        """Return pass@k and maj@n of one question.
 
         Args:
             extracted: what the filter found in each of the n samples.
@@ -72,29 +64,27 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Rethinking:
-    """Rounds of rethinking and, as control, as many independent draws; one request holds the answers of both.
+    """K rounds of rethinking and, as control, as many independent draws; one request holds the answers of both.
 
     The request's answers are: the candidate of the chain with the lowest bound, those of rounds 1 to K, the control's
     with the lowest bound, its draws 1 to K.
     """
 
     rounds: int
-    """K."""
 
     @property
     def answers(self) -> int:
-        """Answers of one request."""
+        """Number of answers to one request."""
         return 2 * (self.rounds + 1)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the figures: of the chain, then of the control."""
+        """Names of the metrics: of the chain, then of the control."""
         chain = ("rethink_best", "rethink_last", "rethink_maj", "rethink_oracle")
         return (*chain, "independent_best", "independent_maj", "independent_oracle")
 
     def scores(self, extracted: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
-        """Whether best, last, majority and any candidate are right, and the same of the control (whose last is but
-        one draw).
+        """Return whether best, last, majority and any candidate are right, and the same of the control.
 
         Raises:
             UsageError: there are not 2 (K + 1) answers.
@@ -114,7 +104,7 @@ class Rethinking:
 
 
 def rethinking_of(metadata: Mapping[str, Any]) -> Rethinking | None:
-    """The rounds that a task's metadata asks for with `rethink`; None for none.
+    """Return the rounds that a task's metadata asks for with `rethink`; None for none.
 
     Raises:
         UsageError: not one whole number of at least 1.
@@ -126,9 +116,9 @@ def rethinking_of(metadata: Mapping[str, Any]) -> Rethinking | None:
 
 
 def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
-    """The samples that a task's metadata asks for with `n` and `k`; None for a single greedy answer.
+    """Return the samples that a task's metadata asks for with `n` and `k`; None for a single greedy answer.
 
-    `k` alone asks for as many samples as its largest; `n` alone for the customary k up to n.
+    `k` alone asks for as many samples as its largest; `n` alone for those of DEFAULT_K up to n.
 
     Raises:
         UsageError: not whole numbers from 1, or a k above n.
@@ -146,36 +136,32 @@ def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
 
 
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
-    """`10`, `"1,5"`, `"1+5"` or `[1, 5]` as ascending numbers; lm-eval's model arguments leave no comma to use."""
+    """Return `10`, `"1,5"`, `"1+5"` or `[1, 5]` as ascending numbers; lm-eval's model arguments cannot hold a comma."""
     parts = value if isinstance(value, (list, tuple)) else str(value).replace("+", ",").split(",")
-    found = sorted({int(float(part)) if _is_whole(part) else 0 for part in parts})
-    if not found or found[0] < 1:
-        raise UsageError(f"{name} must be whole numbers of at least 1, got {value!r}")
-    return tuple(found)
-
-
-def _is_whole(part: Any) -> bool:
     try:
-        return not isinstance(part, bool) and float(part).is_integer()
+        numbers = [0.5 if isinstance(part, bool) else float(part) for part in parts]
     except (TypeError, ValueError):
-        return False
+        numbers = []
+    if not numbers or not all(number.is_integer() and number >= 1 for number in numbers):
+        raise UsageError(f"{name} must be whole numbers of at least 1, got {value!r}")
+    return tuple(sorted({int(number) for number in numbers}))
 
 
 def majority(extracted: Sequence[str]) -> int | None:
-    """Position of the first answer of the largest class of equal ones; no answer has no vote, the earlier class wins.
+    """Return the index of the first answer of the largest class of equal ones, of the earliest such class.
 
-    None where nothing was extracted.
+    What could not be extracted has no vote; None if nothing was.
     """
-    votes = [(place, vote_key(text)) for place, text in enumerate(extracted) if text != INVALID]
+    votes = [(index, vote_key(text)) for index, text in enumerate(extracted) if text != INVALID]
     counts = Counter(key for _, key in votes)
     return min(votes, key=lambda vote: (-counts[vote[1]], vote[0]))[0] if votes else None
 
 
-# What the model is asked ----------------------------------------------------------------------------------------------
+# Generation options ----------------------------------------------------------------------------------------------
 
 
 def sampled_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's greedy generation options made to sample, at temperature 1 unless it names one above 0."""
+    """Make a task's greedy generation options sample, at temperature 1 unless it names one above 0."""
     named = {
         name: value for name, value in options.items() if value is not None and (name, value) != ("temperature", 0)
     }
@@ -183,13 +169,13 @@ def sampled_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def greedy_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without anything that samples."""
+    """Make generation options greedy."""
     kept = {name: value for name, value in options.items() if name not in IDLE}
     return {**kept, "do_sample": False, "temperature": 0.0}
 
 
 def refuse_greedy(changes: Mapping[str, Any]) -> None:
-    """Raise UsageError where the user's generation options, in one spelling, make all samples the same."""
+    """Raise UsageError if the user's generation options, in one spelling, make all samples the same."""
     if changes.get("do_sample") is False or changes.get("temperature") == 0:
         raise UsageError(
             "several greedy answers to one question would all be the same; leave do_sample=false and temperature=0 out "
@@ -198,18 +184,18 @@ def refuse_greedy(changes: Mapping[str, Any]) -> None:
 
 
 def keeping_all(filters: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """A task's filter list without `take_first`: every answer is extracted and kept."""
+    """Return a task's filter list without `take_first`, so that every answer is extracted and kept."""
     return [
         {**one, "filter": [step for step in one["filter"] if step["function"] != "take_first"]}
         for one in filters or [{"name": "none", "filter": []}]
     ]
 
 
-# What is said of a whole task -----------------------------------------------------------------------------------------
+# Summary of a task -----------------------------------------------------------------------------------------
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Intervals over questions, and how many answers there were without one that could be extracted.
+    """Return intervals over questions, and the number of answers and of those from which none could be extracted.
 
     Args:
         rows: a task's logged samples, one per question and filter.
@@ -222,18 +208,15 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = [row for row in rows if row["filter"] == name]
         for metric in own[0]["metrics"]:
             found[f"{metric},{name}"] = interval_of([float(row[metric]) for row in own])
-        texts = [text for row in own for request in row["filtered_resps"] for text in _listed(request)]
+        resps = [one for row in own for one in row["filtered_resps"]]
+        texts = [text for one in resps for text in (one if isinstance(one, (list, tuple)) else [one])]
         found.setdefault("answers", {})[name] = len(texts)
         found.setdefault("without_answer", {})[name] = sum(text == INVALID for text in texts)
     return found
 
 
-def _listed(value: Any) -> Sequence[str]:
-    return value if isinstance(value, (list, tuple)) else (value,)
-
-
 def interval_words(found: Mapping[str, Any]) -> str:
-    """A share with its interval, as a line of text."""
+    """Format a share with its interval."""
     low, high = 100 * found["low"], 100 * found["high"]
     return f"{100 * found['value']:.2f} % (95 % {low:.2f} to {high:.2f}, {found['kind']}, n {found['n']})"
 
@@ -241,7 +224,7 @@ def interval_words(found: Mapping[str, Any]) -> str:
 def content_free(
     training_answers: Sequence[str], golds: Sequence[str], *, k: Sequence[int] = (1, COMMONEST)
 ) -> dict[str, Any]:
-    """What answering every question with the commonest training answers scores: a floor for any model.
+    """Return what answering every question with the commonest training answers scores: a floor for any model.
 
     Args:
         training_answers: worked answers of the training file; those without `#### number` are left aside.
@@ -249,8 +232,8 @@ def content_free(
         k: pass@k counts the k commonest answers as the k attempts.
 
     Returns:
-        `answers` (the five commonest, ties by first appearance) and `pass@k` with intervals; empty where the training
-        file holds no number.
+        `answers` (the five commonest, ties by first appearance) and `pass@k` with intervals; empty if the training file
+        holds no number.
     """
     counts = Counter(number for number in map(gold_number, training_answers) if number != INVALID)
     ranked = [number for number, _ in counts.most_common()]

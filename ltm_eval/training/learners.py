@@ -1,7 +1,8 @@
-"""What is trained: how a batch gives a gradient, and how held-out documents are scored.
+"""The two learners: how a batch gives a gradient, and how held-out documents are scored.
 
-A Latent Thought Model fits z to every document first (arXiv:2502.01567 section 2.3, algorithm 1); GPT-2 reads the same
-documents. See `train` for where this departs from the released code.
+A Latent Thought Model fits z to every document first (arXiv:2502.01567 section 2.3, algorithm 1). The baseline, GPT-2's
+architecture (`transformers`) with our encoding, reads the same documents. See `train` for where this departs from the
+released code.
 """
 
 from __future__ import annotations
@@ -38,13 +39,17 @@ if TYPE_CHECKING:
     from ltm_eval.training.recipe import Recipe
 
 
-# The autoregressive baseline that is trained beside an LTM: GPT-2's architecture (`transformers`), our encoding.
+log = logging.getLogger(__name__)
 
-SIZES = ("n_embd", "n_layer", "n_head", "n_positions")
+VALIDATION_DRAWS = 8
+SIZES = ("n_embd", "n_layer", "n_head", "n_positions")  # of a GPT-2
+
+
+# GPT-2 ----------------------------------------------------------------------------------------------------------------
 
 
 def build_gpt2(sizes: Mapping[str, int], tokenizer: Tokenizer, seed: int) -> nn.Module:
-    """An untrained GPT2LMHeadModel without dropout.
+    """Return an untrained GPT2LMHeadModel without dropout.
 
     Args:
         sizes: `SIZES`, all of them.
@@ -81,9 +86,9 @@ def build_gpt2(sizes: Mapping[str, int], tokenizer: Tokenizer, seed: int) -> nn.
 
 
 def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of each document as one sequence, as an autoregressive model reads a few-shot prompt.
+    """Join the rows of each document to one sequence, as an autoregressive model reads a few-shot prompt.
 
-    Each row's end-of-text is kept in front of the first row alone; padding moves to the end.
+    Only the first row keeps its end-of-text in front; padding moves to the end.
 
     Args:
         tokens, targets: (B, R, T); `IGNORED` targets are padding.
@@ -118,16 +123,13 @@ def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> 
         shutil.copyfile(ranks, part / RANKS_FILE)
 
 
-log = logging.getLogger(__name__)
-
-VALIDATION_DRAWS = 8
+# Learners -------------------------------------------------------------------------------------------------------------
 
 
 def training_flops(parameters: int, *, attention: int, tokens: int, fast_steps: float, fitted_tokens: int) -> float:
-    """Operations of one batch: 6 P + 12 A per token of the slow step, 4 P + 8 A per token of a fast step.
+    """Return the operations of one batch: 6 P + 12 A per token of the slow step, 4 P + 8 A per token of a fast step.
 
-    A fast step needs no gradients of weights, hence 4 and 8. The published count (DESIGN section 3) charges
-    6 P + 12 A for both.
+    A fast step needs no gradients of weights, hence 4 and 8; the published count charges 6 P + 12 A for both.
 
     Args:
         parameters: P, all of them.
@@ -141,7 +143,7 @@ def training_flops(parameters: int, *, attention: int, tokens: int, fast_steps: 
 
 
 class Learner:
-    """What is trained: how a batch gives a gradient, and how held-out documents are scored."""
+    """What is trained, by its interface."""
 
     module: nn.Module
 
@@ -151,15 +153,15 @@ class Learner:
         self.precision: Callable[[], Any] = lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
     def backward(self, batch: Documents, step: int, keys: list[str], scored: int) -> tuple[float, float]:
-        """Add the gradient of the mean over `scored` tokens; summed nll and KL in nats."""
+        """Add the gradient of the mean over `scored` tokens; return summed nll and KL in nats."""
         raise NotImplementedError
 
     def flops(self, batch: Documents, step: int) -> float:
-        """Operations of one batch."""
+        """Return the operations of one batch."""
         raise NotImplementedError
 
     def validate(self, documents: Documents) -> Iterator[dict[str, Any]]:
-        """Rows of the validation file."""
+        """Yield rows of the validation file."""
         raise NotImplementedError
 
     def export(self, target: Path, step: int, ranks: Path) -> None:
@@ -194,25 +196,29 @@ class LatentLearner(Learner):
         return float(nll.detach()), kl
 
     def _nll_of(self, tokens: Tensor, targets: Tensor, z: Tensor) -> Tensor:
-        """Summed -log p(x|z) of rows."""
+        """Return the summed -log p(x|z) of rows."""
         with self.precision():
             logits = self.model(tokens, z)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def _codes(self, batch: Documents, step: int, noise: _Noise) -> Tensor:
-        """Given latents: (B, L, N, D)."""
-        codes = [
-            _code(self.recipe.seed, (batch.source.name, f"{batch.source.name}/{group}"), self.config)
-            for group in batch.groups
-        ]
-        recipe = self.recipe
+        """Return given latents (B, L, N, D): a fixed direction for each source and group, plus noise."""
+        recipe, codes = self.recipe, []
+        for group in batch.groups:
+            names = (batch.source.name, f"{batch.source.name}/{group}")
+            drawn = [
+                standard_normal(generator(recipe.seed, "code", name.encode()), self.config.latent_shape)
+                for name in names
+            ]
+            total = torch.stack(drawn).sum(0)
+            codes.append(total / total.norm())
         share = step / recipe.coded_steps
         norm = recipe.code_norm_start + share * (recipe.code_norm - recipe.code_norm_start)
         spread = recipe.code_noise_start + share * (1 - recipe.code_noise_start)
         return norm * torch.stack(codes).to(self.device) + spread * noise.draw()
 
     def _fitted_rows(self, source_rows: int, step: int) -> int:
-        """How many of an episode's rows z is fitted on: 1, 2, 4 ... all but the last, in turns; a single row is."""
+        """Return on how many of an episode's rows z is fitted: 1, 2, 4 … below all, drawn by step; a single row is."""
         choices = [count for count in (1, 2, 4, 8, 16) if count < source_rows] or [source_rows]
         return int(generator(self.recipe.seed, "rows", str(step).encode()).choice(choices))
 
@@ -238,7 +244,7 @@ class LatentLearner(Learner):
             )
 
     def _chosen(self, fitted: Posterior, noise: _Noise) -> Tensor:
-        """z of the slow step."""
+        """Return z of the slow step."""
         kind = self.recipe.slow_latents
         if kind == "mean":
             return fitted.mu
@@ -258,9 +264,17 @@ class LatentLearner(Learner):
         )
 
     def validate(self, documents: Documents) -> Iterator[dict[str, Any]]:
-        """The valid bound, the unfitted decoder, and the prior row."""
-        chosen = list(_as_documents(documents))
-        tokens = documents.scored
+        """Yield the bound, its KL and the prior row."""
+        chosen = []
+        for tokens, targets in zip(documents.tokens, documents.targets, strict=True):
+            lengths = (targets != IGNORED).sum(1).tolist()
+            windows = (
+                Window(tuple(tokens[row, :length].tolist()), tuple(targets[row, :length].tolist()))
+                for row, length in enumerate(lengths)
+                if length
+            )
+            chosen.append(Document(tuple(windows)))
+        scored = documents.scored
         fit = fit_config("bound", t_fast=self.recipe.validation_t_fast)
         posterior = fit_documents(self.model, chosen, fit, seed=self.recipe.seed)
         bound = fresh_draws(self.model, chosen, posterior, seed=self.recipe.seed, draws=VALIDATION_DRAWS)
@@ -273,19 +287,20 @@ class LatentLearner(Learner):
         for name, (nats, errors) in parts.items():
             yield {
                 "row": name,
-                "nats_per_token": round(math.fsum(nats) / tokens, 5),
-                "stderr_nats_per_token": round(math.hypot(*errors) / tokens, 5),
-                "tokens": tokens,
+                "nats_per_token": round(math.fsum(nats) / scored, 5),
+                "stderr_nats_per_token": round(math.hypot(*errors) / scored, 5),
+                "tokens": scored,
             }
 
     def export(self, target: Path, step: int, ranks: Path) -> None:
         weights = {name: parameter.detach().cpu().half() for name, parameter in self.model.named_parameters()}
         info = CheckpointInfo(str(target), "live", step, weights_sha256(weights))
-        save(Checkpoint(info, self.config, weights, str(ranks)), _emptied(target))
+        shutil.rmtree(target, ignore_errors=True)
+        save(Checkpoint(info, self.config, weights, str(ranks)), target)
 
 
 class CausalLearner(Learner):
-    """GPT-2's architecture, on the same documents; rows of an episode stand behind one another."""
+    """GPT-2, on the same documents; the rows of an episode follow one another."""
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> None:
         super().__init__(recipe, tokenizer, device)
@@ -314,7 +329,7 @@ class CausalLearner(Learner):
         )
 
     def validate(self, documents: Documents) -> Iterator[dict[str, Any]]:
-        """-log p, exact."""
+        """Yield -log p, exact."""
         count = len(documents.tokens)
         with torch.no_grad():
             nll = sum(float(self._nll_of(documents.part(i, count)[0])) for i in range(count))
@@ -322,7 +337,8 @@ class CausalLearner(Learner):
         yield {"row": "nll", "nats_per_token": round(nll / tokens, 5), "stderr_nats_per_token": 0.0, "tokens": tokens}
 
     def export(self, target: Path, step: int, ranks: Path) -> None:
-        export_gpt2(self.module, self.tokenizer, _emptied(target), ranks)
+        shutil.rmtree(target, ignore_errors=True)
+        export_gpt2(self.module, self.tokenizer, target, ranks)
 
 
 class _Noise:
@@ -331,47 +347,22 @@ class _Noise:
     def __init__(self, seed: int, keys: list[bytes], config: ModelConfig, device: torch.device) -> None:
         self._streams = [generator(seed, "train", key) for key in keys]
         self._shape, self._device = config.latent_shape, device
-        self.last: Tensor | None = None
-        """The fit's only noise, where it is fixed."""
+        self.last: Tensor | None = None  # the fit's only noise, if it is fixed
 
     def draw(self) -> Tensor:
-        """(B, L, N, D)."""
-        return self.draws(1)[0]
+        return self.draws(1)[0]  # (B, L, N, D)
 
     def draws(self, count: int) -> Tensor:
-        """(count, B, L, N, D)."""
         drawn = [standard_normal(stream, (count, *self._shape)) for stream in self._streams]
-        return torch.stack(drawn, dim=1).to(self._device)
-
-
-def _code(seed: int, names: tuple[str, ...], config: ModelConfig) -> Tensor:
-    """Unit vector (L, N, D) that is the sum of the names' random directions."""
-    drawn = [standard_normal(generator(seed, "code", name.encode()), config.latent_shape) for name in names]
-    total = torch.stack(drawn).sum(0)
-    unit: Tensor = total / total.norm()
-    return unit
+        return torch.stack(drawn, dim=1).to(self._device)  # (count, B, L, N, D)
 
 
 def _flat(values: Tensor, device: torch.device) -> Tensor:
-    """(B, R, T) to (B * R, T)."""
-    return values.flatten(0, 1).to(device)
-
-
-def _as_documents(documents: Documents) -> Iterator[Document]:
-    """Rows as windows, padding left out."""
-    for tokens, targets in zip(documents.tokens, documents.targets, strict=True):
-        lengths = (targets != IGNORED).sum(1).tolist()
-        yield Document(
-            tuple(
-                Window(tuple(tokens[row, :length].tolist()), tuple(targets[row, :length].tolist()))
-                for row, length in enumerate(lengths)
-                if length
-            )
-        )
+    return values.flatten(0, 1).to(device)  # (B * R, T)
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function` through torch.compile, or itself where compiling fails."""
+    """Return `function` through torch.compile, which falls back on itself if compiling fails."""
     compiled = torch.compile(function)
     failed = False
 
@@ -386,9 +377,3 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function(*arguments)
 
     return call
-
-
-def _emptied(target: Path) -> Path:
-    """The path, free for a new folder."""
-    shutil.rmtree(target, ignore_errors=True)
-    return target

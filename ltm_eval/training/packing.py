@@ -1,7 +1,11 @@
 """Training data as memory-mapped tokens: documents of rows, padded, made once and read at random.
 
-A document is one or several rows that share one z. Its batch, and everything drawn for it, is a function of seed, step
-and place alone, so a run resumes at any step without a state of its own, on any number of processes.
+A document is one or several rows that share one z. A batch, and everything drawn for it, is a function of seed, step
+and index alone, so a run resumes at any step without a state of its own, on any number of processes.
+
+Sources of kind `text` read .txt files (one text) and .jsonl files (`{"text": …}` a line), cut into rows. `problems`
+reads `{"question": …, "answer": …}` a line, packed as few-shot prompts. `rules` reads one episode a line,
+`{"group": …, "examples": [{"question": …, "answer": …}, …]}`, whose examples stand in rows of their own.
 """
 
 from __future__ import annotations
@@ -9,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,19 +25,22 @@ from ltm_eval.model.elbo import IGNORED
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer, load_ranks
 from ltm_eval.results.answers import DELIMITER, worked
 from ltm_eval.system.errors import DataError, UsageError
-from ltm_eval.training.problems import generate
-from ltm_eval.training.rules import episode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ltm_eval.training.recipe import Recipe, Source
 
 
-PAD = 0xFFFF
-"""Stands where a row is shorter than its source's length; no encoding of 16 bits reaches it."""
-LEARN_BYTES = 8_000_000
-"""Text per source that the byte-pair encoding is learnt from."""
+PAD = 0xFFFF  # fills rows shorter than their source's length; token ids are below it
+FIELDS = {
+    "text": "text",
+    "problems": "question and answer",
+    "rules": "group and as many examples (question and answer) as the source has rows",
+}
+T = TypeVar("T")
+LEARN_BYTES = 8_000_000  # text per source that the byte-pair encoding is learnt from
 
 
 @dataclass(frozen=True)
@@ -43,33 +48,29 @@ class Group:
     """Documents with something in common: a file, a hidden rule."""
 
     name: str
-    texts: tuple[str, ...]
-    """Whole texts of a stream, or the rows of one document."""
+    texts: tuple[str, ...]  # whole texts of a stream, or the rows of one document
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The documents of one source."""
+    """The documents of one source; the last `source.validation` of them are held out."""
 
     source: Source
-    rows: np.ndarray
-    """(documents, R, T + 1), uint16, memory-mapped: tokens with the end-of-text in front, `PAD` at the end."""
-    groups: np.ndarray
-    """(documents,): which of `names` each belongs to."""
+    rows: np.ndarray  # (documents, R, T + 1), uint16, memory-mapped: end-of-text, tokens, `PAD` at the end
+    groups: np.ndarray  # (documents,): index into `names`
     names: tuple[str, ...]
-    """Of the groups."""
 
     @property
     def training(self) -> int:
-        """Documents that are trained on; the others, at the end, are held out."""
+        """Number of documents that are trained on."""
         return len(self.rows) - self.source.validation
 
-    def documents(self, places: np.ndarray) -> Documents:
-        """The documents at these places."""
-        held = torch.from_numpy(self.rows[places].astype(np.int64))  # (B, R, T + 1)
+    def documents(self, indices: np.ndarray) -> Documents:
+        """Return the documents at `indices`."""
+        held = torch.from_numpy(self.rows[indices].astype(np.int64))  # (B, R, T + 1)
         tokens = held[:, :, :-1].masked_fill(held[:, :, :-1] == PAD, 0)
         targets = held[:, :, 1:].masked_fill(held[:, :, 1:] == PAD, IGNORED)
-        return Documents(self.source, tokens, targets, tuple(self.names[i] for i in self.groups[places]))
+        return Documents(self.source, tokens, targets, tuple(self.names[i] for i in self.groups[indices]))
 
 
 @dataclass(frozen=True)
@@ -77,82 +78,74 @@ class Documents:
     """A batch of one source."""
 
     source: Source
-    tokens: Tensor
-    """(B, R, T), long; 0 where padded."""
-    targets: Tensor
-    """(B, R, T), long; `IGNORED` where padded."""
-    groups: tuple[str, ...]
-    """Of each document."""
+    tokens: Tensor  # (B, R, T), long; 0 where padded
+    targets: Tensor  # (B, R, T), long; `IGNORED` where padded
+    groups: tuple[str, ...]  # (B,)
 
     @property
     def scored(self) -> int:
-        """Tokens with a target."""
+        """Number of tokens with a target."""
         return int((self.targets != IGNORED).sum())
 
     def part(self, rank: int, of: int) -> tuple[Documents, range]:
-        """The share of one process, and the places of its documents in the batch."""
-        places = range(rank, len(self.tokens), of)
-        chosen = list(places)
+        """Return one rank's share, and the indices of its documents in the batch."""
+        indices = range(rank, len(self.tokens), of)
+        chosen = list(indices)
         groups = tuple(self.groups[i] for i in chosen)
-        return Documents(self.source, self.tokens[chosen], self.targets[chosen], groups), places
+        return Documents(self.source, self.tokens[chosen], self.targets[chosen], groups), indices
 
 
 class Feed:
-    """Batches of a recipe by step; nothing is kept between two calls."""
+    """Batches of a recipe by step, without state."""
 
     def __init__(self, recipe: Recipe, packed: dict[str, Packed]) -> None:
         self.recipe = recipe
         self.packed = [packed[source.name] for source in recipe.sources]
 
     def batch(self, step: int, micro: int) -> Documents:
-        """The documents of batch `micro` of a slow step, different ones, drawn anew each time."""
+        """Return batch `micro` of a slow step: distinct documents of one source, drawn by weight."""
         random = generator(self.recipe.seed, "batch", f"{step}/{micro}".encode())
-        chosen = self._source(step, random.random())
-        count = min(chosen.source.batch, chosen.training)
-        return chosen.documents(np.sort(random.choice(chosen.training, size=count, replace=False)))
-
-    def _source(self, step: int, uniform: float) -> Packed:
-        """The source at `uniform` of the weights that count in this step."""
         weights = [packed.source.weight * (step >= packed.source.from_step) for packed in self.packed]
         edges = np.cumsum(weights) / np.sum(weights)
-        return self.packed[min(int(np.searchsorted(edges, uniform, "right")), len(self.packed) - 1)]
+        chosen = self.packed[min(int(np.searchsorted(edges, random.random(), "right")), len(self.packed) - 1)]
+        count = min(chosen.source.batch, chosen.training)
+        return chosen.documents(np.sort(random.choice(chosen.training, size=count, replace=False)))
 
 
 # Making the files -----------------------------------------------------------------------------------------------------
 
 
 def prepare(recipe: Recipe, *, data: Path | None, folder: Path) -> tuple[Tokenizer, dict[str, Packed]]:
-    """The encoding and the packed sources of a recipe: read where they exist already, else made.
+    """Return the encoding and the packed sources of a recipe; make them first unless `folder` has them.
 
     Args:
         recipe: what to make.
-        data: folder that the sources' patterns are relative to; needed where a source has files.
+        data: folder that the sources' patterns are relative to; not needed if `folder` has everything.
         folder: where `tokenizer.tiktoken`, `<source>.bin` and `data.json` lie.
 
     Raises:
         DataError: a file is absent or malformed, or a source has too little text.
-        UsageError: the patterns need a data folder and none is given.
+        UsageError: files must be read and no data folder is given.
     """
     index = folder / "data.json"
     if not (index.is_file() and json.loads(index.read_text("utf-8")).get("digest") == recipe.data_digest):
         folder.mkdir(parents=True, exist_ok=True)
         _make(recipe, data, folder)
     facts = json.loads(index.read_text("utf-8"))["sources"]
-    packed = {source.name: _opened(source, folder, facts[source.name]) for source in recipe.sources}
+    packed = {}
+    for source in recipe.sources:
+        shape, path = tuple(facts[source.name]["shape"]), folder / f"{source.name}.bin"
+        if not path.is_file() or path.stat().st_size != 2 * int(np.prod(shape)):
+            raise DataError(f"{path}: absent or of another size than data.json says; delete {folder} to make it again")
+        rows = np.memmap(path, dtype=np.uint16, mode="r", shape=shape)
+        groups = np.asarray(facts[source.name]["groups"], dtype=np.int64)
+        packed[source.name] = Packed(source, rows, groups, tuple(facts[source.name]["names"]))
     return load_ranks(folder / RANKS_FILE), packed
 
 
-def _opened(source: Source, folder: Path, facts: dict[str, Any]) -> Packed:
-    shape = tuple(facts["shape"])
-    path = folder / f"{source.name}.bin"
-    if not path.is_file() or path.stat().st_size != 2 * int(np.prod(shape)):
-        raise DataError(f"{path}: absent or of another size than data.json says; delete {folder} to make it again")
-    rows = np.memmap(path, dtype=np.uint16, mode="r", shape=shape)
-    return Packed(source, rows, np.asarray(facts["groups"], dtype=np.int64), tuple(facts["names"]))
-
-
 def _make(recipe: Recipe, data: Path | None, folder: Path) -> None:
-    read = {source.name: list(_groups(source, data, recipe.seed)) for source in recipe.sources}
+    """Write all files of `prepare`, the index last."""
+    read = {source.name: list(_groups(source, data)) for source in recipe.sources}
     sample = (text for groups in read.values() for text in _first(groups, LEARN_BYTES))
     (folder / RANKS_FILE).write_bytes(bpe.ranks_file(bpe.learn(sample, recipe.ranks)))
     tokenizer = load_ranks(folder / RANKS_FILE)
@@ -172,7 +165,7 @@ def _make(recipe: Recipe, data: Path | None, folder: Path) -> None:
 
 
 def _first(groups: list[Group], limit: int) -> Iterator[str]:
-    """Texts in turn over the groups, up to `limit` characters in all."""
+    """Yield texts, an equal share of each group, up to `limit` characters in all."""
     share = max(1, limit // max(1, len(groups)))
     for group in groups:
         spent = 0
@@ -182,68 +175,74 @@ def _first(groups: list[Group], limit: int) -> Iterator[str]:
                 spent += len(text)
 
 
-def _groups(source: Source, data: Path | None, seed: int) -> Iterator[Group]:
-    """The texts of a source."""
-    if source.kind == "rules":
-        for number in range(source.generated):
-            drawn = episode(Random(f"rules-{seed}-{number}"), source.rows)
-            yield Group(f"{drawn.family}/{drawn.hidden}", tuple(example.text for example in drawn.examples))
-        return
-    if source.generated:
-        problems = generate(source.generated, seed=seed, split="train")
-        yield Group("generated", tuple(problem_text(p.question, p.answer) for p in problems))
-    for path in _files(source, data):
-        texts = tuple(_texts(path, source))
-        if texts:
-            yield Group(path.stem, texts)
+# Reading --------------------------------------------------------------------------------------------------------------
 
 
-def problem_text(question: str, answer: str) -> str:
-    """One demonstration of lm-eval's GSM8K prompt."""
-    return worked(question, answer) + DELIMITER
-
-
-def _files(source: Source, data: Path | None) -> list[Path]:
-    if source.files and data is None:
+def _groups(source: Source, data: Path | None) -> Iterator[Group]:
+    """Yield the texts of a source: a group for every file, or for every episode."""
+    if data is None:
         raise UsageError(f"source {source.name} reads files; say where with --data DIR or LTM_EVAL_DATA_DIR")
-    found: list[Path] = []
     for pattern in source.files:
-        matches = sorted((data or Path()).glob(pattern))
-        if not matches:
-            raise DataError(f"source {source.name}: no file matches {pattern} below {data}")
-        found += matches
-    return found
+        paths = sorted(data.glob(pattern))
+        if not paths:
+            made = "; python demo/make_training_data.py makes it" if "generated" in pattern else ""
+            raise DataError(f"source {source.name}: no file matches {pattern} below {data}{made}")
+        for path in paths:
+            if source.kind == "rules":
+                yield from _rows_of(path, source, _episode)
+            elif texts := tuple(_texts(path, source)):
+                yield Group(path.stem, texts)
 
 
 def _texts(path: Path, source: Source) -> Iterator[str]:
-    """The texts of one file: all of a .txt, one a line of a .jsonl."""
+    if path.suffix == ".jsonl":
+        yield from _rows_of(path, source, _problem if source.kind == "problems" else _text)
+    else:
+        yield _read(path, source)
+
+
+def _read(path: Path, source: Source) -> str:
     try:
-        content = path.read_bytes()[: source.bytes_per_file].decode("utf-8", "ignore")
+        return path.read_bytes()[: source.bytes_per_file].decode("utf-8", "ignore")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if path.suffix != ".jsonl":
-        yield content
-        return
-    lines = content.removesuffix("\n").split("\n")  # not at the other line ends that Unicode knows
+
+
+def _rows_of(path: Path, source: Source, parse: Callable[[Any, Source], T]) -> Iterator[T]:
+    """Yield what `parse` makes of each line of a .jsonl file."""
+    lines = _read(path, source).removesuffix("\n").split("\n")  # not at the other line ends that Unicode knows
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            text = problem_text(row["question"], row["answer"]) if source.kind == "problems" else row["text"]
+            yield parse(json.loads(line), source)
         except (ValueError, KeyError, TypeError) as error:
             if source.bytes_per_file and number == len(lines):
-                return  # the cut falls into the last line
-            fields = "question and answer" if source.kind == "problems" else "text"
-            raise DataError(f"{path}:{number}: expected a JSON object with {fields}") from error
-        if not isinstance(text, str):
-            raise DataError(f"{path}:{number}: `text` must be a text, got {type(text).__name__}")
-        yield text
+                return  # bytes_per_file cut the last line
+            raise DataError(f"{path}:{number}: expected a JSON object with {FIELDS[source.kind]}") from error
+
+
+def _text(row: Any, source: Source) -> str:
+    if not isinstance(row["text"], str):
+        raise TypeError
+    return str(row["text"])
+
+
+def _problem(row: Any, source: Source) -> str:
+    """Format a row as one few-shot example of lm-eval's GSM8K prompt."""
+    return worked(row["question"], row["answer"]) + DELIMITER
+
+
+def _episode(row: Any, source: Source) -> Group:
+    texts = tuple(_problem(example, source) for example in row["examples"])
+    if len(texts) != source.rows:
+        raise ValueError
+    return Group(str(row["group"]), texts)
 
 
 # Packing --------------------------------------------------------------------------------------------------------------
 
 
 def _packed(source: Source, groups: list[Group], tokenizer: Tokenizer, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(documents, R, T + 1) and their groups, in an order that the seed shuffles."""
+    """Return rows (documents, R, T + 1) and the group index of each document, in an order that the seed shuffles."""
     documents: list[list[list[int]]] = []
     belongs: list[int] = []
     for number, group in enumerate(groups):
@@ -259,30 +258,25 @@ def _packed(source: Source, groups: list[Group], tokenizer: Tokenizer, seed: int
     rows = np.full((len(documents), source.rows, source.length + 1), PAD, dtype=np.uint16)
     for place, index in enumerate(order):
         for row, tokens in enumerate(documents[index]):
-            rows[place, row, : len(tokens)] = tokens
+            kept = [tokenizer.eot_id, *tokens[: source.length]]
+            rows[place, row, : len(kept)] = kept
     return rows, np.asarray(belongs)[order]
 
 
 def _documents_of(source: Source, group: Group, tokenizer: Tokenizer) -> list[list[list[int]]]:
-    """The documents of one group, each as its rows of tokens."""
+    """Return the documents of one group, each as its rows of tokens, which may be longer than the source's length."""
+    encoded = [tokenizer.encode(text) for text in group.texts]
     if source.kind == "rules":
-        return [[_row(tokenizer.encode(text), tokenizer, source) for text in group.texts]]
-    if source.kind == "problems":
-        return [[row] for row in _filled(group.texts, tokenizer, source)]
-    stream = [i for text in group.texts for i in (*tokenizer.encode(text), tokenizer.eot_id)]
+        return [encoded]
+    if source.kind == "problems":  # a row begins at a problem and is filled with whole ones; the last one is cut
+        documents: list[list[list[int]]] = []
+        held: list[int] = []
+        for ids in encoded:
+            held = held + ids
+            if len(held) >= source.length:
+                documents.append([held])
+                held = []
+        return documents
+    stream = [token for ids in encoded for token in (*ids, tokenizer.eot_id)]
     starts = range(0, len(stream) - source.length + 1, source.length)
-    return [[_row(stream[start : start + source.length], tokenizer, source)] for start in starts]
-
-
-def _row(tokens: list[int], tokenizer: Tokenizer, source: Source) -> list[int]:
-    return [tokenizer.eot_id, *tokens[: source.length]]
-
-
-def _filled(texts: Iterable[str], tokenizer: Tokenizer, source: Source) -> Iterator[list[int]]:
-    """Rows that begin at a text and are filled with whole ones, the last one cut."""
-    held: list[int] = []
-    for text in texts:
-        held += tokenizer.encode(text)
-        if len(held) >= source.length:
-            yield _row(held, tokenizer, source)
-            held = []
+    return [[stream[start : start + source.length]] for start in starts]

@@ -4,139 +4,86 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from ltm_eval.inference.options import PRESETS, FitConfig, fit_config
-from ltm_eval.system.errors import InputError, UsageError, check_choice, nearest
+from pydantic import Field, FiniteFloat
+
+from ltm_eval.inference.options import AtLeastOne, Dtype, FitConfig, Preset, Rate, Seed, Steps, fit_config
+from ltm_eval.system.errors import InputError, UsageError
+from ltm_eval.system.options import Many, options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-
-ARCHITECTURES = ("ltm", "gpt2")
-KINDS = ("text", "problems", "rules")
-SLOW_LATENTS = ("fresh", "fit", "mean")
-_RECIPE_LIMIT = 2**20
+RECIPE_LIMIT = 2**20  # bytes
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@options()
 class Source:
     """One kind of training documents."""
 
-    name: str
-    """Names its file of tokens, and its part of the log."""
-    kind: str
-    """`text`: files cut into rows; `problems`: word problems packed as few-shot prompts; `rules`: episodes whose
-    demonstrations stand in rows of their own.
-    """
-    weight: float
-    """Share of the batches, relative to the other sources'."""
-    length: int
-    """Tokens of a row, T."""
-    batch: int
-    """Documents in a batch, over all processes."""
-    files: tuple[str, ...] = ()
-    """Patterns below the data folder; .txt is one text, .jsonl one a line."""
-    bytes_per_file: int | None = None
-    """Only the first so many bytes of each file."""
-    generated: int = 0
-    """Documents that a generator makes: problems (before packing), or episodes."""
-    rows: int = 1
-    """Rows that share one z: an episode's demonstrations and its question."""
-    validation: int = 16
-    """Documents held out."""
-    from_step: int = 0
-    """First slow step whose batch may be of this source."""
+    name: str  # names its file of tokens, and its part of the log
+    # `text`: files cut into rows; `problems`: word problems packed as few-shot prompts; `rules`: episodes whose
+    # few-shot examples stand in rows of their own.
+    kind: Literal["text", "problems", "rules"]
+    weight: Annotated[FiniteFloat, Field(ge=0)]  # share of the batches, relative to the other sources'
+    length: Annotated[int, Field(ge=8)]  # tokens of a row, T
+    batch: AtLeastOne  # documents in a batch, over all processes
+    files: Many[str] = ()  # patterns below the data folder; what a file must hold is in `packing`
+    bytes_per_file: AtLeastOne | None = None  # only the first bytes of each file
+    rows: AtLeastOne = 1  # rows that share one z: an episode's few-shot examples and its question
+    validation: Count = 16  # documents held out
+    from_step: Count = 0  # first slow step whose batch may be of this source
 
     def __post_init__(self) -> None:
-        check_choice(f"source {self.name}: kind", self.kind, KINDS)
-        least = {"weight": 0, "length": 8, "batch": 1, "generated": 0, "rows": 1, "validation": 0, "from_step": 0}
-        for key, low in least.items():
-            if getattr(self, key) < low:
-                raise UsageError(f"source {self.name}: {key} must be at least {low}, got {getattr(self, key)}")
-        if not self.files and not self.generated:
-            raise UsageError(f"source {self.name}: give `files`, or `generated` for a generator's documents")
+        if not self.files:
+            raise UsageError("`files` must name at least one file")
 
 
-@dataclass(frozen=True)
+@options()
 class Recipe:
     """One training run."""
 
-    model: Mapping[str, int]
-    """Sizes: of `ModelConfig` without the vocabulary for `ltm`; n_embd, n_layer, n_head, n_positions for `gpt2`."""
-    sources: tuple[Source, ...]
-    """Where batches come from."""
-    steps: int
-    """Slow steps."""
-    architecture: str = "ltm"
-    """`ltm`, or `gpt2` for the autoregressive baseline on the same batches."""
-    ranks: int = 4_000
-    """Tokens of the byte-pair encoding that is learnt from the sources."""
-    seed: int = 2_026
-    """Of weights, batches and noise."""
-    lr: float = 2e-3
-    """AdamW's rate after the warm-up."""
-    lr_final: float = 2e-4
-    """Where its cosine ends."""
-    warm_up: int = 50
-    """Steps over which the rate rises."""
-    beta1: float = 0.9
-    """AdamW's first constant."""
-    beta2: float = 0.95
-    """AdamW's second constant."""
-    weight_decay: float = 0.1
-    """On matrices; vectors have none."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    accumulate: int = 1
-    """Batches whose gradients make one slow step."""
+    # Of `ModelConfig` without the vocabulary for `ltm`; n_embd, n_layer, n_head, n_positions for `gpt2`.
+    model: Mapping[str, Any]
+    sources: Many[Source]
+    steps: AtLeastOne  # slow steps
+    architecture: Literal["ltm", "gpt2"] = "ltm"  # `gpt2` is the autoregressive baseline on the same batches
+    ranks: Annotated[int, Field(ge=256)] = 4_000  # tokens of the byte-pair encoding that is learnt from the sources
+    seed: Seed = 2_026  # of weights, batches and noise
+    lr: FiniteFloat = 2e-3  # AdamW's rate after the warm-up
+    lr_final: FiniteFloat = 2e-4  # where its cosine ends
+    warm_up: int = 50  # steps over which the rate rises
+    beta1: FiniteFloat = 0.9  # AdamW's constants
+    beta2: FiniteFloat = 0.95
+    weight_decay: FiniteFloat = 0.1  # on matrices; vectors have none
+    clip: FiniteFloat = 1.0  # largest norm of the gradient
+    accumulate: AtLeastOne = 1  # batches whose gradients make one slow step
+    # First steps in which z is not fitted but given: a fixed random code of the document's source and group, plus
+    # N(0, I). It teaches the decoder to read z before the fast loop must write it.
     coded_steps: int = 0
-    """First steps in which z is not fitted but given: a fixed random code of the document's source and group, plus
-    N(0, I). It teaches the decoder to read z before the fast loop must write it.
-    """
-    code_norm: float = 5.0
-    """Length of a code at the last given step, where the noise around it has standard deviation 1."""
-    code_norm_start: float = 25.0
-    """Length of a code at the first step; it falls linearly."""
-    code_noise_start: float = 0.3
-    """Standard deviation of the noise at the first step; it rises linearly to 1."""
-    preset: str = "bound"
-    """Fast loop's preset."""
-    t_fast: int = 4
-    """Fast steps of a batch."""
-    fast_lr: float | None = None
-    """First rate of the fast loop; None takes the preset's."""
-    fast_lr_final: float | None = None
-    """Last rate of the fast loop; None keeps the preset's ratio."""
-    log_var_start: float | None = None
-    """None takes the preset's."""
-    slow_latents: str = "fresh"
-    """z of the slow step: `fresh` draws from q anew, so the step descends -ELBO, whose KL is constant in the weights;
-    `fit` takes the fit's last noise, as the released code does; `mean` takes mu, so the step descends -log p(x|mu).
-    """
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; `auto` is float32 on CPU and bfloat16 on GPU."""
-    compile: bool = False
-    """Whether torch.compile is tried on the slow step."""
-    validate_every: int = 500
-    """Steps between validations; 0 validates at the end only."""
-    validation_t_fast: int = 16
-    """Fast steps of the bound in a validation."""
-    save_every: int = 100
-    """Steps between saves."""
+    code_norm: FiniteFloat = 5.0  # length of a code at the last given step, the noise having standard deviation 1
+    code_norm_start: FiniteFloat = 25.0  # length of a code at the first step; it falls linearly
+    code_noise_start: FiniteFloat = 0.3  # standard deviation of the noise at the first step; it rises linearly to 1
+    preset: Preset = "bound"  # of the fast loop
+    t_fast: Steps = 4  # fast steps of a batch
+    fast_lr: Rate | None = None  # first rate of the fast loop; None takes the preset's
+    fast_lr_final: Rate | None = None  # last rate of the fast loop; None keeps the preset's ratio
+    log_var_start: FiniteFloat | None = None  # None takes the preset's
+    # z of the slow step: `fresh` draws from q anew, so the step descends -ELBO, whose KL is constant in the weights;
+    # `fit` takes the fit's last noise, as the released code does; `mean` takes mu, so the step descends -log p(x|mu).
+    slow_latents: Literal["fresh", "fit", "mean"] = "fresh"
+    dtype: Dtype = "auto"  # of matrix products; `auto` is float32 on CPU and bfloat16 on GPU
+    compile: bool = False  # whether torch.compile is tried on the slow step
+    validate_every: Count = 500  # steps between validations; 0 validates at the end only
+    validation_t_fast: Steps = 16  # fast steps of the bound in a validation
+    save_every: AtLeastOne = 100  # steps between saves
 
     def __post_init__(self) -> None:
-        check_choice("architecture", self.architecture, ARCHITECTURES)
-        check_choice("preset", self.preset, tuple(PRESETS))
-        check_choice("slow_latents", self.slow_latents, SLOW_LATENTS)
-        check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        least = {"steps": 1, "ranks": 256, "accumulate": 1, "save_every": 1, "validate_every": 0, "t_fast": 0}
-        for key, low in least.items():
-            if getattr(self, key) < low:
-                raise UsageError(f"recipe: {key} must be at least {low}, got {getattr(self, key)}")
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise UsageError("recipe: `sources` must name at least one source, each by a name of its own")
@@ -165,7 +112,7 @@ class Recipe:
 
 
 def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
-    """A recipe from a YAML file.
+    """Return the recipe in a YAML file.
 
     Args:
         path: the file.
@@ -178,8 +125,8 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     import yaml
 
     try:
-        if path.stat().st_size > _RECIPE_LIMIT:
-            raise InputError(f"{path}: {path.stat().st_size} bytes, a recipe has at most {_RECIPE_LIMIT}")
+        if path.stat().st_size > RECIPE_LIMIT:
+            raise InputError(f"{path}: {path.stat().st_size} bytes, a recipe has at most {RECIPE_LIMIT}")
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
@@ -187,38 +134,18 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
         raise InputError(f"recipe {path}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list):
         raise InputError(f"recipe {path}: expected a mapping with `model`, `steps` and a list of `sources`")
-    sources = tuple(_made(Source, item, f"{path}: source") for item in content["sources"])
+    sources = []
+    for item in content["sources"]:
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: source: expected a mapping, got {type(item).__name__}")
+        sources.append(_made(Source, item, f"{path}: source {item.get('name', '')}"))
     recipe = _made(Recipe, {**content, "sources": sources}, str(path))
     return recipe if steps is None else replace(recipe, steps=steps)
 
 
-def _made(kind: type[T], values: object, where: str) -> T:
-    """A dataclass from a mapping whose keys and types are checked."""
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: expected a mapping, got {type(values).__name__}")
-    known = {field.name: field for field in fields(cast("Any", kind))}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), known)}")
-    checked = {key: _checked(value, str(known[key].type), f"{where}: {key}") for key, value in values.items()}
+def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Return the options that a mapping holds; `where` begins what is said of a wrong one."""
     try:
-        return kind(**checked)
-    except TypeError as error:
-        raise UsageError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
-
-
-def _checked(value: Any, declared: str, where: str) -> Any:
-    """`value` as the declared type; whole numbers are welcome as floats."""
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-    optional = declared.endswith(" | None")
-    base = declared.removesuffix(" | None")
-    if value is None and optional:
-        return None
-    if base.startswith("tuple[str"):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-            raise UsageError(f"{where} must be a list of texts, got {value!r}")
-        return tuple(value)
-    wanted = kinds.get(base)
-    if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
-        raise UsageError(f"{where} must be of type {base}, got {value!r}")
-    return float(value) if base == "float" else value
+        return kind(**{str(name): value for name, value in values.items()})
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -5,7 +5,7 @@ Departures: the slow step draws fresh noise, because the released one rewards de
 has seen; in the first `coded_steps` steps z is given, a random code of the document's group plus N(0, I), so that the
 decoder reads z before the fast loop has to find it. The same trainer trains an autoregressive GPT-2 on the batches.
 
-Everything drawn is a function of seed, step and place, so a run that was killed resumes to the same bits (CPU, fp32,
+Everything drawn is a function of seed, step and index, so a run that was killed resumes to the same bits (CPU, fp32,
 same number of threads and processes).
 """
 
@@ -49,39 +49,31 @@ LOG_FIELDS = (
     "seconds",
 )
 VALIDATION_FIELDS = ("step", "source", "row", "nats_per_token", "stderr_nats_per_token", "tokens")
-LINE_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between lines of progress
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a finished run lies."""
+    """Where a finished run lies, and what it took."""
 
-    folder: Path
-    """Log, figure and state."""
-    final: Path
-    """The model's folder, as `--model` or `--baseline` takes it."""
-    steps: int
-    """Slow steps."""
-    tokens: int
-    """Tokens of all slow steps."""
-    flops: float
-    """Operations of fast and slow steps, see `learners.training_flops`."""
+    folder: Path  # log, figure and state
+    final: Path  # the model's folder, as `--model` or `--baseline` takes it
+    steps: int  # slow ones
+    tokens: int  # of all slow steps
+    flops: float  # of fast and slow steps, see `learners.training_flops`
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of a run."""
+    """This process among those of a run; rank 0 writes."""
 
     rank: int
-    """0 writes."""
     world: int
-    """Processes in all."""
     device: torch.device
-    """Where this one computes."""
 
     @staticmethod
     def here(device: str = "auto") -> Process:
-        """As torchrun says, or alone; joins the process group."""
+        """Join the process group of torchrun, if there is one."""
         world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
         if device == "auto":
             device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
@@ -90,7 +82,7 @@ class Process:
         return Process(int(os.environ.get("RANK", "0")), world, torch.device(device))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
             torch.distributed.barrier()
 
@@ -102,7 +94,7 @@ class Process:
 
 
 def train(recipe: Recipe, folder: Path, *, data: Path | None = None, device: str = "auto") -> Trained:
-    """Train, or go on where an earlier call with the same recipe was ended.
+    """Train, or resume an earlier call with the same recipe.
 
     Args:
         recipe: what to train.
@@ -157,7 +149,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> Trained:
-        """All remaining steps, then validation and the final model."""
+        """Take all remaining steps, validate, and export the final model."""
         begun, said = time.monotonic() - self.seconds, 0.0
         first = self.step
         while self.step < self.recipe.steps:
@@ -176,15 +168,15 @@ class Trainer:
     # One step ---------------------------------------------------------------------------------------------------------
 
     def _slow_step(self) -> dict[str, Any]:
-        """Fast loops and one move of the weights; what the log says of it."""
+        """Run the fast loops and one step of the weights; return its row of the log."""
         recipe = self.recipe
         batches = [self.feed.batch(self.step, micro) for micro in range(recipe.accumulate)]
         scored = sum(batch.scored for batch in batches)
         nll, kl = 0.0, 0.0
         for micro, batch in enumerate(batches):
-            own, places = batch.part(self.process.rank, self.process.world)
-            if len(places):
-                terms = self.learner.backward(own, self.step, [f"{micro}/{place}" for place in places], scored)
+            own, indices = batch.part(self.process.rank, self.process.world)
+            if len(indices):
+                terms = self.learner.backward(own, self.step, [f"{micro}/{index}" for index in indices], scored)
                 nll, kl = nll + terms[0], kl + terms[1]
             self.tokens += batch.scored
             self.flops += self.learner.flops(batch, self.step)
@@ -204,7 +196,7 @@ class Trainer:
         }
 
     def _move(self, scored: int) -> float:
-        """Sum gradients over processes, clip, step; the norm before clipping."""
+        """Sum gradients over processes, clip, step; return the norm before clipping."""
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -235,7 +227,7 @@ class Trainer:
             print(f"training: goes on after step {self.step} of {self.recipe.steps}", file=sys.stderr)
 
     def _save(self) -> None:
-        """Write the state; it appears under its name only when complete."""
+        """Write the state, whole or not at all."""
         if self.process.rank == 0:
             state = {
                 "recipe": self.recipe.digest,
@@ -274,7 +266,7 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        """Held-out documents of every source."""
+        """Score the held-out documents of every source."""
         if self.process.rank == 0:
             rows = [
                 {"step": self.step, "source": name, **row}
@@ -302,7 +294,7 @@ class Trainer:
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices alone."""
+    """Return AdamW with decay on matrices only."""
     decayed = [parameter for parameter in module.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -310,14 +302,14 @@ def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def slow_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine from `lr` to `lr_final`."""
+    """Return the learning rate: linear warm-up, then a cosine from `lr` to `lr_final`."""
     share = step / recipe.steps
     cosine = recipe.lr_final + 0.5 * (1 + math.cos(math.pi * share)) * (recipe.lr - recipe.lr_final)
     return cosine * min(1.0, (step + 1) / max(1, recipe.warm_up))
 
 
 def _cut_rows(path: Path, step: int) -> None:
-    """Drop rows later than `step` from a log, and a last line that was not finished."""
+    """Drop rows later than `step` from a log, and a torn last line."""
     if not path.is_file():
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -355,7 +347,7 @@ def draw_losses(folder: Path) -> None:
 
 
 def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
-    """Points of each source (and row) of a log."""
+    """Return the points of each source (and row) of a log."""
     found: dict[str, list[tuple[int, float]]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -366,6 +358,6 @@ def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def _smoothed(values: tuple[float, ...], half: int = 10) -> list[float]:
-    """Mean over up to 2 half + 1 neighbours."""
+    """Return the mean over up to 2 half + 1 neighbours."""
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [math.fsum(window) / len(window) for window in windows]

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
-
-from ltm_eval.results.answers import DELIMITER, worked
-from ltm_eval.system.errors import UsageError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-SAMPLE_SEED = 30_311
-"""Seed of the bundled episodes; training uses others."""
-SAMPLE_EPISODES, SAMPLE_DEMONSTRATIONS = 120, 16
-"""Bundled episodes, and demonstrations of each to draw from."""
+SAMPLE_SEED = 30_311  # of the bundled episodes; training uses others
+SAMPLE_EPISODES, SAMPLE_DEMONSTRATIONS = 120, 16  # bundled episodes, and demonstrations of each to draw from
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey")
 ITEMS = ("kite", "coat", "drum", "lamp", "scarf", "ball", "map", "bell", "cap", "flute", "basket", "ring")
@@ -32,42 +27,24 @@ GOODS = ("pears", "cups", "pens", "rolls", "plates", "tiles", "bulbs", "hooks", 
 
 @dataclass(frozen=True)
 class Family:
-    """Rules of one kind."""
+    """Rules of one kind: their hidden numbers lie between `low` and `high`, both included."""
 
     low: int
-    """Least hidden number."""
     high: int
-    """Greatest hidden number."""
-    ask: Callable[[Random, int], tuple[str, int]]
-    """Draws a question of the rule with this hidden number; returns it and its answer."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One question of an episode."""
-
-    question: str
-    answer: int
-
-    @property
-    def text(self) -> str:
-        """As it stands in lm-eval's GSM8K prompt, blank line included."""
-        return worked(self.question, f"#### {self.answer}") + DELIMITER
-
-    def row(self, episode: str) -> dict[str, Any]:
-        """As it stands in the bundled files."""
-        return {"question": self.question, "answer": f"#### {self.answer}", "episode": episode}
+    ask: Callable[[Random, int], tuple[str, int]]  # draws a question under a hidden number; returns it and its answer
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Questions under one hidden number."""
+    """Questions with answers under one hidden number, which every answer depends on and no question states."""
 
     family: str
-    """Name in `FAMILIES`."""
     hidden: int
-    """What every answer depends on and no question states."""
-    examples: tuple[Example, ...]
+    examples: tuple[tuple[str, int], ...]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the examples as rows of GSM8K."""
+        return [{"question": question, "answer": f"#### {answer}"} for question, answer in self.examples]
 
 
 def _machine(random: Random, hidden: int) -> tuple[str, int]:
@@ -84,34 +61,34 @@ def _locker(random: Random, hidden: int) -> tuple[str, int]:
     return f"The locker of the {random.choice(COLOURS)} {random.choice(ITEMS)}?", hidden
 
 
+# A machine that adds the hidden number, goods that all cost it, a locker that has it.
 FAMILIES = {"machine": Family(1, 9, _machine), "price": Family(2, 9, _price), "locker": Family(0, 9, _locker)}
-"""A machine that adds the hidden number, goods that all cost it, a locker that has it."""
 
 
 def episode(random: Random, examples: int) -> Episode:
-    """An episode of a random family whose questions all differ.
+    """Return an episode of a random family whose questions all differ.
 
     Raises:
-        UsageError: a family cannot ask that many different questions.
+        ValueError: a family cannot ask that many different questions.
     """
     name = random.choice(sorted(FAMILIES))
     family = FAMILIES[name]
     hidden = random.randint(family.low, family.high)
-    found: dict[Example, None] = {}
+    found: dict[tuple[str, int], None] = {}
     for _ in range(1_000 + 100 * examples):
         if len(found) == examples:
             return Episode(name, hidden, tuple(found))
-        found.setdefault(Example(*family.ask(random, hidden)))
-    raise UsageError(f"an episode of rule {name!r} has fewer than {examples} different questions; ask for fewer")
+        found.setdefault(family.ask(random, hidden))
+    raise ValueError(f"an episode of rule {name!r} has fewer than {examples} different questions; ask for fewer")
 
 
-def sample_rows() -> dict[str, list[dict[str, Any]]]:
-    """The bundled files: `test`, one question an episode, and `train`, the demonstrations to draw from."""
+def sample_rows() -> dict[str, list[dict[str, str]]]:
+    """Return the bundled files: `test`, one question an episode, and `train`, the demonstrations to draw from."""
     random = Random(SAMPLE_SEED)
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for number in range(SAMPLE_EPISODES):
         drawn = episode(random, SAMPLE_DEMONSTRATIONS + 1)
-        name = f"{drawn.family}-{number:03d}"
-        rows["test"].append(drawn.examples[0].row(name))
-        rows["train"] += [example.row(name) for example in drawn.examples[1:]]
+        asked, *shown = [{**row, "episode": f"{drawn.family}-{number:03d}"} for row in drawn.rows()]
+        rows["test"].append(asked)
+        rows["train"] += shown
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm_eval.training.drafts import (
+from problems.drafts import (
     BOOK,
     CAN,
     CENTIMETRE,
@@ -19,11 +19,10 @@ from ltm_eval.training.drafts import (
     TIMES,
     Draft,
     Noun,
-    Template,
 )
 
 
-def _pipes(d: Draft) -> str:
+def pipes(d: Draft) -> str:
     a, b, minutes = d.number(2, 8), d.number(2, 8), d.number(3, 12)
     rate = d.step("Each minute {} flow in.", a, "+", b, LITRE)
     d.step("It takes {}.", rate * minutes, "/", rate, MINUTE)
@@ -33,7 +32,7 @@ def _pipes(d: Draft) -> str:
     )
 
 
-def _concert(d: Draft) -> str:
+def concert(d: Draft) -> str:
     friday, price = d.number(8, 25), d.number(2, 9)
     fewer = d.number(2, friday - 3)
     saturday = d.step("On Saturday the club sells {}.", friday, "-", fewer, TICKET)
@@ -45,7 +44,7 @@ def _concert(d: Draft) -> str:
     )
 
 
-def _library(d: Draft) -> str:
+def library(d: Draft) -> str:
     shelves, each = d.number(3, 9), d.number(5, 12)
     lent = d.number(3, shelves * each - 2)
     back = d.number(1, lent - 1)
@@ -58,7 +57,7 @@ def _library(d: Draft) -> str:
     )
 
 
-def _taxi(d: Draft) -> str:
+def taxi(d: Draft) -> str:
     start, rate, far, tip = d.number(2, 6), d.number(2, 4), d.number(3, 12), d.number(1, 5)
     ride = d.step("The distance costs ${}.", rate, "*", far)
     fare = d.step("The fare is ${}.", ride, "+", start)
@@ -69,7 +68,7 @@ def _taxi(d: Draft) -> str:
     )
 
 
-def _wool(d: Draft) -> str:
+def wool(d: Draft) -> str:
     scarf, hat, scarves, hats = d.number(3, 6), d.number(1, 2), d.number(2, 5), d.number(2, 5)
     owned = d.number(2, scarf * scarves)
     x = d.step("The scarves take {} balls.", scarf, "*", scarves)
@@ -83,7 +82,7 @@ def _wool(d: Draft) -> str:
     )
 
 
-def _rope(d: Draft) -> str:
+def rope(d: Draft) -> str:
     length, pieces = d.number(2, 6), d.number(4, 12)
     used = d.number(1, pieces - 1)
     cut = d.step(f"{d.who} gets {{}}.", length * pieces, "/", length, PIECE)
@@ -94,7 +93,7 @@ def _rope(d: Draft) -> str:
     )
 
 
-def _jigsaw(d: Draft) -> str:
+def jigsaw(d: Draft) -> str:
     first, k, left = d.number(5, 20), d.number(2, 3), d.number(5, 40)
     second = d.step(f"In the second hour {d.who} places {{}}.", first, "*", k, PIECE)
     placed = d.step(f"{d.who} has placed {{}}.", first, "+", second, PIECE)
@@ -105,7 +104,7 @@ def _jigsaw(d: Draft) -> str:
     )
 
 
-def _recycling(d: Draft) -> str:
+def recycling(d: Draft) -> str:
     cans, dollars = d.number(2, 8), d.number(4, 12)
     first = d.number(2, cans * dollars - 2)
     both = d.step("They collect {}.", first, "+", cans * dollars - first, CAN)
@@ -116,7 +115,7 @@ def _recycling(d: Draft) -> str:
     )
 
 
-def _press(d: Draft) -> str:
+def press(d: Draft) -> str:
     percent, n = d.percent_of_whole(20, highest=30)
     minutes = d.number(2, 10)
     made = d.step("The press prints {} posters.", n, "*", minutes)
@@ -128,7 +127,7 @@ def _press(d: Draft) -> str:
     )
 
 
-def _stairs(d: Draft) -> str:
+def stairs(d: Draft) -> str:
     floors, steps, trips = d.number(2, 6), d.number(8, 20), d.number(2, 4)
     once = d.step("There are {} stairs from the street to the flat.", floors, "*", steps)
     both = d.step("Up and down that makes {}.", once, "*", 2)
@@ -139,7 +138,7 @@ def _stairs(d: Draft) -> str:
     )
 
 
-def _fence(d: Draft) -> str:
+def fence(d: Draft) -> str:
     long, wide, price = d.number(6, 20), d.number(2, 5), d.number(2, 9)
     half = d.step("Two neighbouring sides measure {}.", long, "+", wide, METRE)
     around = d.step("Around the yard it is {}.", half, "*", 2, METRE)
@@ -150,7 +149,7 @@ def _fence(d: Draft) -> str:
     )
 
 
-def _tiles(d: Draft) -> str:
+def tiles(d: Draft) -> str:
     long, wide, size = d.number(3, 12), d.number(2, 5), d.number(2, 6)
     tiles = d.step("The floor takes {} tiles.", long * size, "*", wide)
     d.step("That is {} boxes.", tiles, "/", size)
@@ -160,7 +159,7 @@ def _tiles(d: Draft) -> str:
     )
 
 
-def _ferry(d: Draft) -> str:
+def ferry(d: Draft) -> str:
     cars, trips, minutes = d.number(4, 12), d.number(2, 9), 5 * d.number(2, 6)
     crossings = d.step("The ferry crosses {} times.", cars * trips, "/", cars)
     d.step("That takes {}.", crossings, "*", minutes, MINUTE)
@@ -170,7 +169,7 @@ def _ferry(d: Draft) -> str:
     )
 
 
-def _lemonade(d: Draft) -> str:
+def lemonade(d: Draft) -> str:
     k, size, bottles = d.number(2, 4), d.number(2, 3), d.number(2, 6)
     syrup = size * bottles
     water = d.step("It takes {} of water.", syrup, "*", k, LITRE)
@@ -182,7 +181,7 @@ def _lemonade(d: Draft) -> str:
     )
 
 
-def _snow(d: Draft) -> str:
+def snow(d: Draft) -> str:
     before, rate, hours = d.number(2, 30), d.number(2, 6), d.number(2, 8)
     melted = d.number(1, before + rate * hours - 1)
     fallen = d.step("{} of snow fall.", rate, "*", hours, CENTIMETRE)
@@ -194,7 +193,7 @@ def _snow(d: Draft) -> str:
     )
 
 
-def _lift(d: Draft) -> str:
+def lift(d: Draft) -> str:
     start, up = d.number(2, 12), d.number(2, 12)
     down = d.number(1, start + up - 1)
     top = d.step("The lift reaches floor {}.", start, "+", up)
@@ -205,7 +204,7 @@ def _lift(d: Draft) -> str:
     )
 
 
-def _honey(d: Draft) -> str:
+def honey(d: Draft) -> str:
     hives, each, jars, price = d.number(2, 8), d.number(3, 12), d.number(2, 4), d.number(2, 9)
     honey = d.step("The hives give {} of honey.", hives, "*", each, KILOGRAM)
     filled = d.step("They fill {} jars.", honey, "*", jars)
@@ -216,7 +215,7 @@ def _honey(d: Draft) -> str:
     )
 
 
-def _quiz(d: Draft) -> str:
+def quiz(d: Draft) -> str:
     right, gain, wrong, loss = d.number(6, 15), d.number(3, 5), d.number(1, 6), d.number(1, 2)
     good = d.step("The right answers bring {}.", right, "*", gain, POINT)
     bad = d.step("The wrong ones take away {}.", wrong, "*", loss, POINT)
@@ -227,7 +226,7 @@ def _quiz(d: Draft) -> str:
     )
 
 
-def _flight(d: Draft) -> str:
+def flight(d: Draft) -> str:
     percent, seats = d.percent_of_whole(200)
     more = d.number(1, seats * (100 - percent) // 100)
     booked = d.percent("{} seats are booked.", seats, percent)
@@ -239,7 +238,7 @@ def _flight(d: Draft) -> str:
     )
 
 
-def _mean(d: Draft) -> str:
+def mean(d: Draft) -> str:
     mean, a, b = d.number(10, 30), d.number(1, 9), d.number(1, 9)
     low, high, last = mean - a, mean + b, mean + a - b
     total = d.total("The three temperatures add up to {}.", low, high, last)
@@ -250,7 +249,7 @@ def _mean(d: Draft) -> str:
     )
 
 
-def _arcade(d: Draft) -> str:
+def arcade(d: Draft) -> str:
     dollars, tokens, game = d.number(2, 9), d.number(2, 6), d.number(2, 6)
     got = d.step(f"{d.who} gets {{}} tokens.", dollars * game, "*", tokens)
     d.step(f"{d.who} can play {{}} games.", got, "/", game)
@@ -260,7 +259,7 @@ def _arcade(d: Draft) -> str:
     )
 
 
-def _catching_up(d: Draft) -> str:
+def catching_up(d: Draft) -> str:
     slow, faster, hours = d.number(3, 20), d.number(2, 9), d.number(2, 8)
     gain = d.step(f"{d.other} gains {{}} an hour.", slow + faster, "-", slow, KILOMETRE)
     d.step(f"{d.other} needs {{}}.", gain * hours, "/", gain, HOUR)
@@ -270,7 +269,7 @@ def _catching_up(d: Draft) -> str:
     )
 
 
-def _parcel(d: Draft) -> str:
+def parcel(d: Draft) -> str:
     n, each, empty = d.number(3, 12), d.number(2, 9), d.number(1, 5)
     things = d.step("The atlases alone weigh {}.", n * each + empty, "-", empty, KILOGRAM)
     d.step("One atlas weighs {}.", things, "/", n, KILOGRAM)
@@ -280,7 +279,7 @@ def _parcel(d: Draft) -> str:
     )
 
 
-def _sponsors(d: Draft) -> str:
+def sponsors(d: Draft) -> str:
     first, second, far = d.number(2, 6), d.number(1, 5), d.number(4, 15)
     given = d.number(2, (first + second) * far - 1)
     rate = d.step("Each kilometre brings ${}.", first, "+", second)
@@ -293,7 +292,7 @@ def _sponsors(d: Draft) -> str:
     )
 
 
-def _excursion(d: Draft) -> str:
+def excursion(d: Draft) -> str:
     vans, each, fuel, entry, given = d.number(2, 5), d.number(4, 8), d.number(10, 30), d.number(3, 9), d.number(5, 20)
     people = d.step("{} go along.", vans, "*", each, PERSON)
     vans_cost = d.step("The vans cost ${}.", vans, "*", fuel)
@@ -304,33 +303,3 @@ def _excursion(d: Draft) -> str:
         f"A chess club goes to a castle in {vans} vans with {each} people in each. A van costs ${fuel}, a ticket for "
         f"the castle ${entry}. The town gives ${given} towards it. How many dollars does the club pay itself?"
     )
-
-
-HELDOUT_TEMPLATES: tuple[Template, ...] = (
-    _pipes,
-    _concert,
-    _library,
-    _taxi,
-    _wool,
-    _rope,
-    _jigsaw,
-    _recycling,
-    _press,
-    _stairs,
-    _fence,
-    _tiles,
-    _ferry,
-    _lemonade,
-    _snow,
-    _lift,
-    _honey,
-    _quiz,
-    _flight,
-    _mean,
-    _arcade,
-    _catching_up,
-    _parcel,
-    _sponsors,
-    _excursion,
-)
-"""Each returns the question."""

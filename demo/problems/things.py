@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm_eval.training.drafts import (
+from problems.drafts import (
     BAKED,
     BIRDS,
     CHILD,
@@ -21,11 +21,10 @@ from ltm_eval.training.drafts import (
     SEAT,
     TIMES,
     Draft,
-    Template,
 )
 
 
-def _containers(d: Draft) -> str:
+def containers(d: Draft) -> str:
     a, b, held = d.number(2, 9), d.number(2, 9), d.pick(CONTAINERS)
     d.step(f"{d.who} has {{}}.", a, "*", b, d.thing)
     return (
@@ -33,7 +32,7 @@ def _containers(d: Draft) -> str:
     )
 
 
-def _gift(d: Draft) -> str:
+def gift(d: Draft) -> str:
     a = d.number(5, 40)
     b = d.number(1, a - 1)
     d.step(f"{d.who} has {{}} left.", a, "-", b, d.thing)
@@ -43,7 +42,7 @@ def _gift(d: Draft) -> str:
     )
 
 
-def _morning(d: Draft) -> str:
+def morning(d: Draft) -> str:
     a, b = d.number(2, 30), d.number(2, 30)
     d.step(f"{d.who} finds {{}}.", a, "+", b, d.thing)
     return (
@@ -52,7 +51,7 @@ def _morning(d: Draft) -> str:
     )
 
 
-def _sharing(d: Draft) -> str:
+def sharing(d: Draft) -> str:
     friends, each = d.number(2, 9), d.number(2, 9)
     d.step("Each friend gets {}.", friends * each, "/", friends, d.thing)
     return (
@@ -61,7 +60,7 @@ def _sharing(d: Draft) -> str:
     )
 
 
-def _lost(d: Draft) -> str:
+def lost(d: Draft) -> str:
     a, b, held = d.number(2, 9), d.number(3, 9), d.pick(CONTAINERS)
     lost = d.number(2, a * b - 1)
     total = d.step(f"{d.who} starts with {{}}.", a, "*", b, d.thing)
@@ -72,7 +71,7 @@ def _lost(d: Draft) -> str:
     )
 
 
-def _times_as_many(d: Draft) -> str:
+def times_as_many(d: Draft) -> str:
     a, k = d.number(2, 12), d.number(2, 5)
     more = d.step(f"{d.other} has {{}}.", a, "*", k, d.thing)
     d.step("Together they have {}.", a, "+", more, d.thing)
@@ -82,7 +81,7 @@ def _times_as_many(d: Draft) -> str:
     )
 
 
-def _fewer(d: Draft) -> str:
+def fewer(d: Draft) -> str:
     a = d.number(8, 30)
     less = d.number(2, a - 3)
     b = d.step(f"{d.other} has {{}}.", a, "-", less, d.thing)
@@ -93,7 +92,7 @@ def _fewer(d: Draft) -> str:
     )
 
 
-def _seats(d: Draft) -> str:
+def seats(d: Draft) -> str:
     rows, width, room = d.number(4, 12), d.number(4, 12), d.word(ROOMS)
     taken = d.number(5, rows * width - 2)
     seats = d.step(f"The {room} has {{}}.", rows, "*", width, SEAT)
@@ -101,7 +100,7 @@ def _seats(d: Draft) -> str:
     return f"A {room} has {rows} rows of {width} seats. {taken} seats are taken. How many seats are empty?"
 
 
-def _baking(d: Draft) -> str:
+def baking(d: Draft) -> str:
     baked, held = d.pick(BAKED), d.pick(CONTAINERS)
     size, trays = d.number(2, 6), d.number(2, 6)
     per_tray = size * d.number(1, 3)
@@ -113,7 +112,7 @@ def _baking(d: Draft) -> str:
     )
 
 
-def _bus(d: Draft) -> str:
+def bus(d: Draft) -> str:
     a, on = d.number(5, 25), d.number(2, 12)
     off = d.number(2, a)
     full = d.step("After some get on there are {} on the bus.", a, "+", on, PERSON)
@@ -124,7 +123,7 @@ def _bus(d: Draft) -> str:
     )
 
 
-def _watering(d: Draft) -> str:
+def watering(d: Draft) -> str:
     plant, rows, each, cups = d.pick(PLANTS), d.number(2, 6), d.number(3, 8), d.number(2, 4)
     lost = d.number(2, rows * each - 2)
     grown = d.step(f"{d.who} plants {{}}.", rows, "*", each, plant)
@@ -136,7 +135,7 @@ def _watering(d: Draft) -> str:
     )
 
 
-def _tanks(d: Draft) -> str:
+def tanks(d: Draft) -> str:
     a, b, c, e = d.number(2, 6), d.number(3, 9), d.number(2, 6), d.number(3, 9)
     big = d.step("The big tanks hold {}.", a, "*", b, FISH)
     small = d.step("The small tanks hold {}.", c, "*", e, FISH)
@@ -147,7 +146,7 @@ def _tanks(d: Draft) -> str:
     )
 
 
-def _half(d: Draft) -> str:
+def half(d: Draft) -> str:
     half, more = d.number(2, 20), d.number(2, 15)
     kept = d.step(f"{d.who} keeps {{}}.", 2 * half, "/", 2, d.thing)
     d.step(f"{d.who} then has {{}}.", kept, "+", more, d.thing)
@@ -157,7 +156,7 @@ def _half(d: Draft) -> str:
     )
 
 
-def _hens(d: Draft) -> str:
+def hens(d: Draft) -> str:
     hens, each, days = d.number(3, 9), d.number(1, 2), d.number(2, 9)
     daily = d.step("The hens lay {} a day.", hens, "*", each, EGG)
     d.step("In that time they lay {}.", daily, "*", days, EGG)
@@ -166,7 +165,7 @@ def _hens(d: Draft) -> str:
     )
 
 
-def _chain(d: Draft) -> str:
+def chain(d: Draft) -> str:
     k, friends, each, thing = d.number(2, 4), d.number(2, 5), d.number(2, 6), d.pick(COLOURED)
     red = friends * each // (k + 1) + d.number(2, 5)
     blue = d.step("{} are blue.", red, "*", k)
@@ -180,7 +179,7 @@ def _chain(d: Draft) -> str:
     )
 
 
-def _more_than(d: Draft) -> str:
+def more_than(d: Draft) -> str:
     a, more = d.number(3, 40), d.number(2, 20)
     b = d.step(f"{d.other} has {{}}.", a, "+", more, d.thing)
     d.step("Together they have {}.", a, "+", b, d.thing)
@@ -194,7 +193,7 @@ def _more_than(d: Draft) -> str:
     return f"{told} How many {d.thing.many} {asked}?"
 
 
-def _times_fewer(d: Draft) -> str:
+def times_fewer(d: Draft) -> str:
     k, less = d.number(2, 5), d.number(2, 15)
     b = d.step(f"{d.other} has {{}}.", k * less, "/", k, d.thing)
     d.step(f"{d.who} has {{}} more.", k * less, "-", b)
@@ -207,7 +206,7 @@ def _times_fewer(d: Draft) -> str:
     return f"{told} How many more {d.thing.many} does {d.who} have than {d.other}?"
 
 
-def _part_given(d: Draft) -> str:
+def part_given(d: Draft) -> str:
     k, unit = d.number(2, 5), d.number(2, 12)
     given = d.step(f"{d.who} gives away {{}}.", k * unit, "/", k, d.thing)
     d.step(f"{d.who} has {{}} left.", k * unit, "-", given, d.thing)
@@ -221,7 +220,7 @@ def _part_given(d: Draft) -> str:
     return f"{told} How many {d.thing.many} does {d.who} have left?"
 
 
-def _percent_red(d: Draft) -> str:
+def percent_red(d: Draft) -> str:
     thing = d.pick(COLOURED)
     percent, n = d.percent_of_whole(80)
     red = d.percent("{} are red.", n, percent)
@@ -234,7 +233,7 @@ def _percent_red(d: Draft) -> str:
     )
 
 
-def _three_days(d: Draft) -> str:
+def three_days(d: Draft) -> str:
     a, k = d.number(4, 15), d.number(2, 3)
     fewer = d.number(1, a - 2)
     tuesday = d.step(f"On Tuesday {d.who} finds {{}}.", a, "*", k, d.thing)
@@ -247,7 +246,7 @@ def _three_days(d: Draft) -> str:
     )
 
 
-def _left_over(d: Draft) -> str:
+def left_over(d: Draft) -> str:
     friends, each, left = d.number(2, 8), d.number(2, 9), d.number(1, 20)
     given = d.step("The friends get {}.", friends, "*", each, d.thing)
     d.step("{} are left over.", given + left, "-", given)
@@ -261,7 +260,7 @@ def _left_over(d: Draft) -> str:
     )
 
 
-def _swap(d: Draft) -> str:
+def swap(d: Draft) -> str:
     a, out, back = d.number(12, 50), d.number(2, 11), d.number(2, 15)
     left = d.step(f"Without those {d.who} has {{}}.", a, "-", out, d.thing)
     d.step(f"With the new ones {d.who} has {{}}.", left, "+", back, d.thing)
@@ -274,7 +273,7 @@ def _swap(d: Draft) -> str:
     return f"{told} How many {d.thing.many} does {d.who} have after that?"
 
 
-def _album(d: Draft) -> str:
+def album(d: Draft) -> str:
     pages, each, thing = d.number(4, 12), d.number(3, 9), d.pick(COLLECTED)
     owned = d.number(5, pages * each - 2)
     room = d.step("The album has room for {}.", pages, "*", each, thing)
@@ -286,7 +285,7 @@ def _album(d: Draft) -> str:
     )
 
 
-def _teams(d: Draft) -> str:
+def teams(d: Draft) -> str:
     size, teams = d.number(3, 6), d.number(3, 8)
     girls = d.number(size, size * teams - 3)
     children = d.step("There are {}.", girls, "+", size * teams - girls, CHILD)
@@ -295,7 +294,7 @@ def _teams(d: Draft) -> str:
     return f"{told} come to play. They form teams of {size} children. How many teams are there?"
 
 
-def _picking(d: Draft) -> str:
+def picking(d: Draft) -> str:
     fruit, baskets, each, k = d.pick(FRUIT), d.number(2, 6), d.number(5, 12), d.number(2, 3)
     first = d.step(f"{d.who} picks {{}}.", baskets, "*", each, fruit)
     second = d.step(f"{d.other} picks {{}}.", first, "*", k, fruit)
@@ -306,7 +305,7 @@ def _picking(d: Draft) -> str:
     )
 
 
-def _eaten_daily(d: Draft) -> str:
+def eaten_daily(d: Draft) -> str:
     fruit, each, days, more = d.pick(FRUIT), d.number(2, 5), d.number(3, 7), d.number(3, 20)
     left = d.number(1, 25)
     eaten = d.step(f"{d.who} eats {{}}.", each, "*", days, fruit)
@@ -319,7 +318,7 @@ def _eaten_daily(d: Draft) -> str:
     )
 
 
-def _truck(d: Draft) -> str:
+def truck(d: Draft) -> str:
     a, b, c, e = d.number(2, 9), d.number(3, 9), d.number(2, 9), d.number(3, 9)
     off = d.number(2, a * b + c * e - 2)
     fruit = d.pick(FRUIT)
@@ -333,7 +332,7 @@ def _truck(d: Draft) -> str:
     )
 
 
-def _equal_parts(d: Draft) -> str:
+def equal_parts(d: Draft) -> str:
     each = d.number(3, 20)
     a = d.number(1, each - 1)
     both = d.step("Together they have {}.", a, "+", 2 * each - a, d.thing)
@@ -345,7 +344,7 @@ def _equal_parts(d: Draft) -> str:
     )
 
 
-def _at_first(d: Draft) -> str:
+def at_first(d: Draft) -> str:
     given, lost, left = d.number(2, 20), d.number(2, 12), d.number(2, 30)
     gone = d.step("{} are gone.", given, "+", lost)
     d.step(f"At first {d.who} had {{}}.", left, "+", gone, d.thing)
@@ -358,7 +357,7 @@ def _at_first(d: Draft) -> str:
     return f"{told} How many {d.thing.many} did {d.who} have at first?"
 
 
-def _parts_of_total(d: Draft) -> str:
+def parts_of_total(d: Draft) -> str:
     k, a = d.number(2, 4), d.number(2, 12)
     parts = d.step("Together that is {} parts.", k, "+", 1)
     one = d.step(f"{d.who} has {{}}.", a * parts, "/", parts, d.thing)
@@ -369,7 +368,7 @@ def _parts_of_total(d: Draft) -> str:
     )
 
 
-def _legs(d: Draft) -> str:
+def legs(d: Draft) -> str:
     tables, stools = d.number(2, 12), d.number(3, 15)
     x = d.step("The tables have {} legs.", tables, "*", 4)
     y = d.step("The stools have {} legs.", stools, "*", 3)
@@ -380,7 +379,7 @@ def _legs(d: Draft) -> str:
     )
 
 
-def _packs(d: Draft) -> str:
+def packs(d: Draft) -> str:
     size, packs, left = d.number(4, 10), d.number(3, 8), d.number(1, 3)
     used = d.number(2, packs * size - left - 1)
     total = d.step(f"{d.who} gets {{}}.", packs, "*", size, d.thing)
@@ -392,7 +391,7 @@ def _packs(d: Draft) -> str:
     )
 
 
-def _three_people(d: Draft) -> str:
+def three_people(d: Draft) -> str:
     a, k = d.number(5, 15), d.number(2, 4)
     fewer = d.number(2, a * k - 2)
     b = d.step(f"{d.other} has {{}}.", a, "*", k, d.thing)
@@ -407,7 +406,7 @@ def _three_people(d: Draft) -> str:
     )
 
 
-def _birds(d: Draft) -> str:
+def birds(d: Draft) -> str:
     trees, each, come = d.number(2, 8), d.number(3, 9), d.number(2, 15)
     away = d.number(2, trees * each - 1)
     bird = d.pick(BIRDS)
@@ -420,7 +419,7 @@ def _birds(d: Draft) -> str:
     )
 
 
-def _tower(d: Draft) -> str:
+def tower(d: Draft) -> str:
     length, towers, left = d.number(4, 12), d.number(2, 6), d.number(1, 20)
     used = d.step("The towers take {} blocks.", length, "*", towers)
     d.step("{} blocks are not used.", used + left, "-", used)
@@ -428,43 +427,3 @@ def _tower(d: Draft) -> str:
         f"{d.who} has {used + left} blocks and builds {towers} towers of {length} blocks each. "
         f"How many blocks are {d.word(('not used', 'left'))}?"
     )
-
-
-THINGS_TEMPLATES: tuple[Template, ...] = (
-    _containers,
-    _gift,
-    _morning,
-    _sharing,
-    _lost,
-    _times_as_many,
-    _fewer,
-    _seats,
-    _baking,
-    _bus,
-    _watering,
-    _tanks,
-    _half,
-    _hens,
-    _chain,
-    _more_than,
-    _times_fewer,
-    _part_given,
-    _percent_red,
-    _three_days,
-    _left_over,
-    _swap,
-    _album,
-    _teams,
-    _picking,
-    _eaten_daily,
-    _truck,
-    _equal_parts,
-    _at_first,
-    _parts_of_total,
-    _legs,
-    _packs,
-    _three_people,
-    _birds,
-    _tower,
-)
-"""Each returns the question; several word it in more than one way."""

@@ -8,38 +8,33 @@ of answers (annotations `<<a op b=c>>`, a final `#### n`) is that of arXiv:2110.
 from __future__ import annotations
 
 import json
+from inspect import isfunction
 from random import Random
+from types import ModuleType
 
-from ltm_eval.system.errors import UsageError
 from ltm_eval.system.files import sample_data_dir
-from ltm_eval.training.drafts import Draft, Problem, Template
-from ltm_eval.training.templates_heldout import HELDOUT_TEMPLATES
-from ltm_eval.training.templates_measures import MEASURES_TEMPLATES
-from ltm_eval.training.templates_things import THINGS_TEMPLATES
+from problems import heldout, measures, things
+from problems.drafts import Draft, Problem, Template
 
 SAMPLE_SEED = 20_241
-"""Seed of the bundled sample data."""
-SAMPLE_ROWS = {"train": 144, "test": 125}
-"""Generated rows of each split's templates in the bundled `train.jsonl` and `test.jsonl`."""
-SEEN_ROWS = 72
-"""Rows of the bundled `seen.jsonl`."""
-TEMPLATES: dict[str, tuple[Template, ...]] = {
-    "train": (*THINGS_TEMPLATES, *MEASURES_TEMPLATES),
-    "test": HELDOUT_TEMPLATES,
-}
-"""Which templates a split is made from."""
+SAMPLE_ROWS = {"train": 144, "test": 125}  # generated rows of the bundled train.jsonl and test.jsonl
+SEEN_ROWS = 72  # rows of the bundled seen.jsonl
+
+
+def _templates(module: ModuleType) -> tuple[Template, ...]:
+    """Return the functions of a module, in their order: each is a template."""
+    return tuple(one for one in vars(module).values() if isfunction(one) and one.__module__ == module.__name__)
+
+
+TEMPLATES = {"train": _templates(things) + _templates(measures), "test": _templates(heldout)}
 
 
 def generate(n: int, *, seed: int, split: str) -> list[Problem]:
-    """`n` different problems; templates take turns, in an order that the seed shuffles anew each round.
+    """Return `n` different problems; templates take turns, in an order that the seed shuffles anew each round.
 
     Raises:
-        UsageError: `split` is neither `train` nor `test`, `n` is negative or more than the templates can tell apart.
+        ValueError: the templates of the split cannot make that many.
     """
-    if split not in TEMPLATES:
-        raise UsageError(f"split must be one of {', '.join(TEMPLATES)}, got {split!r}")
-    if n < 0:
-        raise UsageError(f"the number of problems must not be negative, got {n}")
     random = Random(f"{split}-{seed}")
     found: dict[Problem, None] = {}
     stale = 0
@@ -50,26 +45,26 @@ def generate(n: int, *, seed: int, split: str) -> list[Problem]:
             found.setdefault(Problem(template(draft), draft.answer))
         stale = stale + 1 if len(found) == before else 0
         if stale > 1_000:
-            raise UsageError(f"split {split} tells about {before} different problems apart, got {n}; ask for fewer")
+            raise ValueError(f"split {split} has about {before} different problems, got {n}; ask for fewer")
     return list(found)[:n]
 
 
 def handwritten() -> list[Problem]:
-    """The problems written by hand, from `handwritten.jsonl` beside the files made from them."""
+    """Return the problems written by hand, from `handwritten.jsonl` beside the bundled files made from them."""
     lines = (sample_data_dir() / "gsm8k" / "handwritten.jsonl").read_text(encoding="utf-8").splitlines()
     return [Problem(**json.loads(line)) for line in lines]
 
 
 def in_turns(*lists: list[Problem]) -> list[Problem]:
-    """All problems of the lists: each list keeps its order and is spread evenly, so that any prefix is mixed."""
+    """Merge lists so that each keeps its order and is spread evenly: any prefix is mixed."""
     placed = [((2 * i + 1) / (2 * len(rows)), n, i) for n, rows in enumerate(lists) for i in range(len(rows))]
     return [lists[n][i] for _, n, i in sorted(placed)]
 
 
 def sample_files() -> dict[str, list[Problem]]:
-    """Rows of the bundled sample files, by name.
+    """Return the rows of the bundled sample files, by name.
 
-    `train.jsonl` (demonstrations) is made from training templates; `test.jsonl` has the problems written by hand and
+    `train.jsonl` (few-shot examples) is made from training templates; `test.jsonl` has the problems written by hand and
     those of held-out templates, none of a situation the demo model was trained on. `seen.jsonl`, which no task reads,
     is made from training templates with names and numbers of another seed.
     """
@@ -84,6 +79,6 @@ def sample_files() -> dict[str, list[Problem]]:
 
 
 def jsonl(problems: list[Problem]) -> str:
-    """One JSON object a line, `question` and `answer`."""
+    """Format problems as JSON lines, `question` and `answer`."""
     rows = ({"question": problem.question, "answer": problem.answer} for problem in problems)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

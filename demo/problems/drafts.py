@@ -1,4 +1,4 @@
-"""What word-problem templates are made of: problems, nouns with their plurals, names, and a draft that works steps out.
+"""Parts of word-problem templates: problems, nouns with their plurals, names, and a draft that works steps out.
 
 The form of answers (annotations `<<a op b=c>>`, a final `#### n`) is that of arXiv:2110.14168; no wording is.
 """
@@ -15,26 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem."""
+    """A situation with a question, and its answer: a sentence a step with its annotated calculation, then `#### n`."""
 
     question: str
-    """The situation and what is asked."""
     answer: str
-    """One sentence a step, each with its annotated calculation, then `#### n`."""
 
 
 class Noun(NamedTuple):
-    """A thing that can be counted."""
+    """A thing that can be counted, in singular and plural."""
 
     one: str
     many: str
 
     def of(self, n: int) -> str:
-        """`1 apple`, `2 apples`."""
+        """Return `1 apple`, `2 apples`."""
         return f"{n} {self.form(n)}"
 
     def form(self, n: int) -> str:
-        """`apple` for 1, `apples` for any other number."""
+        """Return `apple` for 1, `apples` for any other number."""
         return self.one if n == 1 else self.many
 
 
@@ -65,8 +63,8 @@ ROOMS = ("hall", "theatre", "cinema", "tent")
 SKILLS = ("the piano", "the drums", "chess", "French", "dancing")
 TIMES = {2: "twice", 3: "3 times", 4: "4 times", 5: "5 times"}
 PART = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
+# Percentages, each with the number whose multiples it divides into whole parts.
 PERCENTS = {10: 10, 20: 5, 25: 4, 30: 10, 40: 5, 50: 2, 60: 5, 75: 4, 80: 5}
-"""Percentages, each with the number whose multiples it divides into whole parts."""
 
 DAY, WEEK, HOUR, MINUTE = _plain("day", "week", "hour", "minute")
 PAGE, POINT, YEAR, KILOMETRE, LITRE, METRE, CENTIMETRE, KILOGRAM = _plain(
@@ -92,19 +90,19 @@ class Draft:
         self._lines: list[str] = []
 
     def number(self, low: int, high: int) -> int:
-        """A number from `low` to `high`, both included."""
+        """Draw a number from `low` to `high`, both included."""
         return self._random.randint(low, high)
 
     def pick(self, nouns: Sequence[Noun]) -> Noun:
-        """One of the nouns."""
+        """Draw one of the nouns."""
         return self._random.choice(nouns)
 
     def word(self, words: Sequence[str]) -> str:
-        """One of the words."""
+        """Draw one of the words."""
         return self._random.choice(words)
 
     def percent_of_whole(self, most: int, highest: int = 80) -> tuple[int, int]:
-        """A percentage up to `highest` and a number, up to `most` if possible, of which the percentage is whole."""
+        """Draw a percentage up to `highest` and a number, up to `most` if possible, of which it is a whole part."""
         percent = self._random.choice([percent for percent in PERCENTS if percent <= highest])
         unit = PERCENTS[percent]
         return percent, unit * self.number(2, max(3, most // unit))
@@ -133,9 +131,8 @@ class Draft:
 
     @property
     def answer(self) -> str:
-        """The steps and the final number."""
+        """Steps and final number."""
         return "\n".join([*self._lines, f"#### {self.result}"])
 
 
-Template = Callable[[Draft], str]
-"""Records its steps in the draft and returns the question."""
+Template = Callable[[Draft], str]  # records its steps in the draft and returns the question

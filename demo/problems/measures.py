@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm_eval.training.drafts import (
+from problems.drafts import (
     ANIMALS,
     BAKED,
     CHILD,
@@ -23,11 +23,10 @@ from ltm_eval.training.drafts import (
     WEEK,
     YEAR,
     Draft,
-    Template,
 )
 
 
-def _two_prices(d: Draft) -> str:
+def two_prices(d: Draft) -> str:
     first, second = d.pick(SHOP[:4]), d.pick(SHOP[4:])
     p, q, a, b = d.number(2, 5), d.number(6, 12), d.number(2, 5), d.number(2, 5)
     x = d.step(f"The {first.many} cost ${{}}.", a, "*", p)
@@ -39,7 +38,7 @@ def _two_prices(d: Draft) -> str:
     )
 
 
-def _change(d: Draft) -> str:
+def change(d: Draft) -> str:
     item, n, price, rest = d.pick(SHOP), d.number(2, 6), d.number(2, 9), d.number(1, 20)
     cost = d.step(f"The {item.many} cost ${{}}.", n, "*", price)
     d.step(f"{d.who} has ${{}} left.", cost + rest, "-", cost)
@@ -48,7 +47,7 @@ def _change(d: Draft) -> str:
     )
 
 
-def _saving(d: Draft) -> str:
+def saving(d: Draft) -> str:
     weeks, rate = d.number(3, 10), d.number(2, 9)
     spent = d.number(1, weeks * rate)
     saved = d.step(f"{d.who} saves ${{}}.", weeks, "*", rate)
@@ -59,7 +58,7 @@ def _saving(d: Draft) -> str:
     )
 
 
-def _pages(d: Draft) -> str:
+def pages(d: Draft) -> str:
     a, days, left = d.number(5, 15), d.number(2, 8), d.number(5, 40)
     read = d.step(f"{d.who} reads {{}}.", a, "*", days, PAGE)
     d.step(f"{d.who} still has to read {{}}.", read + left, "-", read, PAGE)
@@ -69,7 +68,7 @@ def _pages(d: Draft) -> str:
     )
 
 
-def _wages(d: Draft) -> str:
+def wages(d: Draft) -> str:
     pay, a, b = d.number(6, 15), d.number(2, 8), d.number(2, 8)
     hours = d.step(f"{d.who} works {{}}.", a, "+", b, HOUR)
     d.step(f"{d.who} earns ${{}}.", hours, "*", pay)
@@ -79,7 +78,7 @@ def _wages(d: Draft) -> str:
     )
 
 
-def _practice(d: Draft) -> str:
+def practice(d: Draft) -> str:
     a, days, b, skill = d.number(5, 20), d.number(2, 6), d.number(10, 40), d.word(SKILLS)
     weekdays = d.step(f"On the weekdays {d.who} spends {{}}.", a, "*", days, MINUTE)
     d.step(f"In all {d.who} spends {{}}.", weekdays, "+", b, MINUTE)
@@ -89,7 +88,7 @@ def _practice(d: Draft) -> str:
     )
 
 
-def _family(d: Draft) -> str:
+def family(d: Draft) -> str:
     full, reduced, adults, children = d.number(8, 15), d.number(3, 7), d.number(2, 4), d.number(2, 5)
     x = d.step("The adults pay ${}.", adults, "*", full)
     y = d.step("The children pay ${}.", children, "*", reduced)
@@ -100,7 +99,7 @@ def _family(d: Draft) -> str:
     )
 
 
-def _bill(d: Draft) -> str:
+def bill(d: Draft) -> str:
     friends, each = d.number(2, 6), d.number(5, 12)
     drinks = d.number(3, friends * each // 2)
     food = friends * each - drinks
@@ -112,7 +111,7 @@ def _bill(d: Draft) -> str:
     )
 
 
-def _to_school(d: Draft) -> str:
+def to_school(d: Draft) -> str:
     far, days = d.number(2, 9), d.number(2, 9)
     daily = d.step(f"{d.who} rides {{}} a day.", far, "*", 2, KILOMETRE)
     d.step(f"In that time {d.who} rides {{}}.", daily, "*", days, KILOMETRE)
@@ -122,7 +121,7 @@ def _to_school(d: Draft) -> str:
     )
 
 
-def _ages(d: Draft) -> str:
+def ages(d: Draft) -> str:
     age, older, years = d.number(4, 20), d.number(2, 12), d.number(2, 10)
     now = d.step(f"{d.other} is {{}} old now.", age, "+", older, YEAR)
     d.step(f"{d.other} will be {{}} old.", now, "+", years, YEAR)
@@ -132,7 +131,7 @@ def _ages(d: Draft) -> str:
     )
 
 
-def _rounds(d: Draft) -> str:
+def rounds(d: Draft) -> str:
     a, more = d.number(5, 30), d.number(2, 15)
     second = d.step(f"In the second round {d.who} scores {{}}.", a, "+", more, POINT)
     d.step(f"In both rounds {d.who} scores {{}}.", a, "+", second, POINT)
@@ -142,7 +141,7 @@ def _rounds(d: Draft) -> str:
     )
 
 
-def _unit_price(d: Draft) -> str:
+def unit_price(d: Draft) -> str:
     item, n, m, price = d.pick(SHOP), d.number(2, 6), d.number(2, 12), d.number(2, 9)
     m += m == n
     one = d.step(f"One {item.one} costs ${{}}.", n * price, "/", n)
@@ -156,7 +155,7 @@ def _unit_price(d: Draft) -> str:
     )
 
 
-def _discount(d: Draft) -> str:
+def discount(d: Draft) -> str:
     item = d.pick(DEAR)
     percent, price = d.percent_of_whole(120)
     off = d.percent("The discount is ${}.", price, percent)
@@ -172,7 +171,7 @@ def _discount(d: Draft) -> str:
     )
 
 
-def _tip_percent(d: Draft) -> str:
+def tip_percent(d: Draft) -> str:
     percent, price = d.percent_of_whole(100, highest=30)
     more = d.percent("The extra part is ${}.", price, percent)
     d.step(f"{d.who} pays ${{}}.", price, "+", more)
@@ -185,7 +184,7 @@ def _tip_percent(d: Draft) -> str:
     )
 
 
-def _many_discounted(d: Draft) -> str:
+def many_discounted(d: Draft) -> str:
     item, n = d.pick(SHOP), d.number(2, 6)
     percent, price = d.percent_of_whole(20)
     full = d.step(f"The {item.many} would cost ${{}}.", n, "*", price)
@@ -197,7 +196,7 @@ def _many_discounted(d: Draft) -> str:
     )
 
 
-def _profit(d: Draft) -> str:
+def profit(d: Draft) -> str:
     item, n, cost, gain = d.pick(SHOP), d.number(3, 12), d.number(2, 12), d.number(1, 9)
     margin = d.step(f"{d.who} gains ${{}} on each.", cost + gain, "-", cost)
     d.step("The profit is ${}.", margin, "*", n)
@@ -211,7 +210,7 @@ def _profit(d: Draft) -> str:
     )
 
 
-def _half_spent(d: Draft) -> str:
+def half_spent(d: Draft) -> str:
     rate, weeks = 2 * d.number(2, 10), d.number(2, 9)
     spent = d.step(f"{d.who} spends ${{}} a week.", rate, "/", 2)
     kept = d.step(f"{d.who} keeps ${{}} a week.", rate, "-", spent)
@@ -222,7 +221,7 @@ def _half_spent(d: Draft) -> str:
     )
 
 
-def _coupon(d: Draft) -> str:
+def coupon(d: Draft) -> str:
     first, second, off = d.pick(SHOP), d.pick(DEAR), d.number(1, 5)
     a, b, rest = d.number(3, 12), d.number(15, 60), d.number(1, 20)
     both = d.step("Both cost ${}.", a, "+", b)
@@ -234,7 +233,7 @@ def _coupon(d: Draft) -> str:
     )
 
 
-def _raise(d: Draft) -> str:
+def pay_raise(d: Draft) -> str:
     pay, more, hours = d.number(8, 20), d.number(1, 6), d.number(4, 12)
     rate = d.step(f"Now {d.who} earns ${{}} an hour.", pay, "+", more)
     d.step(f"{d.who} earns ${{}}.", rate, "*", hours)
@@ -247,7 +246,7 @@ def _raise(d: Draft) -> str:
     return f"{told} How many dollars does {d.who} earn in {hours} hours?"
 
 
-def _overtime(d: Draft) -> str:
+def overtime(d: Draft) -> str:
     pay, extra, normal, more = d.number(8, 15), d.number(2, 6), d.number(5, 10), d.number(2, 5)
     usual = d.step("The usual hours bring ${}.", normal, "*", pay)
     rate = d.step("An extra hour brings ${}.", pay, "+", extra)
@@ -259,7 +258,7 @@ def _overtime(d: Draft) -> str:
     )
 
 
-def _journey(d: Draft) -> str:
+def journey(d: Draft) -> str:
     fast, slow, a, b = 10 * d.number(4, 9), 10 * d.number(1, 3), d.number(2, 5), d.number(2, 5)
     first = d.step(f"At first {d.who} covers {{}}.", fast, "*", a, KILOMETRE)
     second = d.step(f"Then {d.who} covers {{}}.", slow, "*", b, KILOMETRE)
@@ -270,7 +269,7 @@ def _journey(d: Draft) -> str:
     )
 
 
-def _how_long(d: Draft) -> str:
+def how_long(d: Draft) -> str:
     speed, hours, rest = d.number(3, 12), d.number(2, 8), d.number(1, 4)
     moving = d.step(f"{d.who} rides for {{}}.", speed * hours, "/", speed, HOUR)
     d.step("With the rest that is {}.", moving, "+", rest, HOUR)
@@ -280,7 +279,7 @@ def _how_long(d: Draft) -> str:
     )
 
 
-def _hike(d: Draft) -> str:
+def hike(d: Draft) -> str:
     first, k, left = d.number(4, 15), d.number(2, 3), d.number(3, 30)
     second = d.step(f"On the second day {d.who} walks {{}}.", first, "*", k, KILOMETRE)
     done = d.step(f"In two days {d.who} walks {{}}.", first, "+", second, KILOMETRE)
@@ -291,7 +290,7 @@ def _hike(d: Draft) -> str:
     )
 
 
-def _weeks_of_reading(d: Draft) -> str:
+def weeks_of_reading(d: Draft) -> str:
     a, weeks = d.number(2, 9), d.number(2, 6)
     weekly = d.step(f"{d.who} reads {{}} a week.", a, "*", 7, PAGE)
     d.step(f"{d.who} needs {{}}.", weekly * weeks, "/", weekly, WEEK)
@@ -301,7 +300,7 @@ def _weeks_of_reading(d: Draft) -> str:
     )
 
 
-def _part_read(d: Draft) -> str:
+def part_read(d: Draft) -> str:
     k, unit = d.number(2, 5), d.number(6, 30)
     more = d.number(2, unit * (k - 1) - 2)
     first = d.step(f"On Saturday {d.who} reads {{}}.", k * unit, "/", k, PAGE)
@@ -313,7 +312,7 @@ def _part_read(d: Draft) -> str:
     )
 
 
-def _younger(d: Draft) -> str:
+def younger(d: Draft) -> str:
     k, age = d.number(2, 5), d.number(3, 10)
     less = d.number(1, k * age - 1)
     old = d.step(f"{d.other} is {{}} old.", age, "*", k, YEAR)
@@ -327,7 +326,7 @@ def _younger(d: Draft) -> str:
     )
 
 
-def _half_age(d: Draft) -> str:
+def half_age(d: Draft) -> str:
     half, years = d.number(3, 15), d.number(2, 10)
     now = d.step(f"{d.other} is {{}} old.", 2 * half, "/", 2, YEAR)
     d.step(f"{d.other} will be {{}} old.", now, "+", years, YEAR)
@@ -337,7 +336,7 @@ def _half_age(d: Draft) -> str:
     )
 
 
-def _hours_in_all(d: Draft) -> str:
+def hours_in_all(d: Draft) -> str:
     per, unit = ((10, 6), (12, 5), (15, 4), (20, 3), (30, 2), (40, 3))[d.number(0, 5)]
     days = unit * d.number(1, 4)
     total = d.step("That is {}.", per, "*", days, MINUTE)
@@ -346,7 +345,7 @@ def _hours_in_all(d: Draft) -> str:
     return f"{d.who} {does} for {per} minutes a day. How many hours is that in {days} days?"
 
 
-def _laps(d: Draft) -> str:
+def laps(d: Draft) -> str:
     lap, laps, days = 50 * d.number(1, 8), d.number(2, 8), d.number(2, 6)
     daily = d.step(f"{d.who} runs {{}} a day.", lap, "*", laps, METRE)
     d.step(f"In all {d.who} runs {{}}.", daily, "*", days, METRE)
@@ -356,7 +355,7 @@ def _laps(d: Draft) -> str:
     )
 
 
-def _present(d: Draft) -> str:
+def present(d: Draft) -> str:
     friends, each, first = d.number(2, 6), d.number(3, 12), d.number(4, 20)
     item = d.pick(DEAR)
     rest = d.step("The others pay ${}.", friends * each + first, "-", first)
@@ -367,7 +366,7 @@ def _present(d: Draft) -> str:
     )
 
 
-def _goal(d: Draft) -> str:
+def goal(d: Draft) -> str:
     owned, rate, times, item = d.number(3, 30), d.number(3, 9), d.number(2, 9), d.pick(DEAR)
     job = d.word(("hour", "car", "lawn", "dog"))
     jobs = {"hour": "hours of work", "car": "washed cars", "lawn": "mown lawns", "dog": "walks with a dog"}[job]
@@ -379,7 +378,7 @@ def _goal(d: Draft) -> str:
     )
 
 
-def _feeding(d: Draft) -> str:
+def feeding(d: Draft) -> str:
     animals, each, days = d.number(2, 6), d.number(1, 4), d.number(3, 12)
     animal = d.pick(ANIMALS)
     daily = d.step(f"The {animal.many} eat {{}} a day.", animals, "*", each, KILOGRAM)
@@ -390,7 +389,7 @@ def _feeding(d: Draft) -> str:
     )
 
 
-def _baskets(d: Draft) -> str:
+def baskets(d: Draft) -> str:
     twos, threes, free = d.number(2, 10), d.number(2, 6), d.number(1, 6)
     x = d.step("The first kind brings {}.", twos, "*", 2, POINT)
     y = d.step("The second kind brings {}.", threes, "*", 3, POINT)
@@ -401,7 +400,7 @@ def _baskets(d: Draft) -> str:
     )
 
 
-def _cartons(d: Draft) -> str:
+def cartons(d: Draft) -> str:
     size, cartons, price = d.number(4, 12), d.number(3, 9), d.number(2, 6)
     n = d.step(f"{d.who} fills {{}} cartons.", size * cartons, "/", size)
     d.step(f"{d.who} gets ${{}}.", n, "*", price)
@@ -411,7 +410,7 @@ def _cartons(d: Draft) -> str:
     )
 
 
-def _stall(d: Draft) -> str:
+def stall(d: Draft) -> str:
     baked, n, price, spent = d.pick(BAKED), d.number(10, 40), d.number(2, 5), d.number(3, 18)
     left = d.number(1, n - 9)
     sold = d.step(f"{d.who} sells {{}}.", n, "-", left, baked)
@@ -423,7 +422,7 @@ def _stall(d: Draft) -> str:
     )
 
 
-def _pay_monthly(d: Draft) -> str:
+def pay_monthly(d: Draft) -> str:
     item, down, months, each = d.pick(DEAR), d.number(10, 60), d.number(3, 10), d.number(5, 30)
     rest = d.step("After the first payment ${} are left.", down + months * each, "-", down)
     d.step(f"{d.who} pays ${{}} a month.", rest, "/", months)
@@ -433,7 +432,7 @@ def _pay_monthly(d: Draft) -> str:
     )
 
 
-def _compare_spending(d: Draft) -> str:
+def compare_spending(d: Draft) -> str:
     item, a, b, price = d.pick(SHOP), d.number(4, 12), d.number(1, 3), d.number(2, 9)
     x = d.step(f"{d.who} spends ${{}}.", a, "*", price)
     y = d.step(f"{d.other} spends ${{}}.", b, "*", price)
@@ -442,45 +441,3 @@ def _compare_spending(d: Draft) -> str:
         f"{d.who} buys {item.of(a)} and {d.other} buys {item.of(b)}. Each {item.one} costs ${price}. "
         f"How many dollars more does {d.who} spend than {d.other}?"
     )
-
-
-MEASURES_TEMPLATES: tuple[Template, ...] = (
-    _two_prices,
-    _change,
-    _saving,
-    _pages,
-    _wages,
-    _practice,
-    _family,
-    _bill,
-    _to_school,
-    _ages,
-    _rounds,
-    _unit_price,
-    _discount,
-    _tip_percent,
-    _many_discounted,
-    _profit,
-    _half_spent,
-    _coupon,
-    _raise,
-    _overtime,
-    _journey,
-    _how_long,
-    _hike,
-    _weeks_of_reading,
-    _part_read,
-    _younger,
-    _half_age,
-    _hours_in_all,
-    _laps,
-    _present,
-    _goal,
-    _feeding,
-    _baskets,
-    _cartons,
-    _stall,
-    _pay_monthly,
-    _compare_spending,
-)
-"""Each returns the question; several word it in more than one way."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import make_sample_text as tool
 import pytest
 
 from ltm_eval.data.blocks import last_word_dataset, prepare
@@ -16,21 +16,9 @@ from ltm_eval.system.files import sample_data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
 MOST_BYTES = 500_000
 REGISTERS = ("newswire.txt", "encyclopedia.txt", "news_sentences.txt")
-
-
-@pytest.fixture(scope="module")
-def tool(root: Path) -> ModuleType:
-    """demo/make_sample_text.py."""
-    spec = importlib.util.spec_from_file_location("make_sample_text", root / "demo" / "make_sample_text.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def natural(name: str) -> list[str]:
@@ -45,7 +33,7 @@ def differing(found: Sequence[str], expected: Sequence[str]) -> list[tuple[str, 
 # What is packed -----------------------------------------------------------------------------------------------------
 
 
-def test_packed_files_are_what_the_tool_makes(tool: ModuleType) -> None:
+def test_packed_files_are_what_the_tool_makes() -> None:
     made = tool.files()
     packed = {path.relative_to(sample_data_dir()).as_posix() for path in sample_data_dir().rglob("*") if path.is_file()}
     assert {name for name in packed if not name.startswith(("gsm8k/", "rules/"))} == set(made)
@@ -53,18 +41,18 @@ def test_packed_files_are_what_the_tool_makes(tool: ModuleType) -> None:
         assert (sample_data_dir() / name).read_bytes() == content.encode(), f"{name}: run demo/make_sample_text.py"
 
 
-def test_the_tool_writes_where_it_is_told(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["make_sample_text.py", str(tmp_path)])
     tool.main()
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(tool.files())
 
 
-def test_every_set_has_a_sample(tool: ModuleType) -> None:
+def test_every_set_has_a_sample() -> None:
     assert {Path(name).parent.as_posix() for name in tool.files()} == {*TEXT_SETS, "."}
     assert sum(path.stat().st_size for path in sample_data_dir().rglob("*") if path.is_file()) < MOST_BYTES
 
 
-def test_there_are_as_many_words_as_the_readme_says(tool: ModuleType, root: Path) -> None:
+def test_there_are_as_many_words_as_the_readme_says(root: Path) -> None:
     stated = dict(re.findall(r"\| `(\w+\.txt)` \| ([\d,]+) \|", (sample_data_dir() / "README.md").read_text("utf-8")))
     found = {name: number for name, (number, _) in tool.counts().items()}
     assert {name: int(number.replace(",", "")) for name, number in stated.items()} == found
@@ -73,7 +61,7 @@ def test_there_are_as_many_words_as_the_readme_says(tool: ModuleType, root: Path
         assert number <= len((root / "demo" / "sample_text" / name).read_text("utf-8").split())
 
 
-def test_no_text_is_there_twice(tool: ModuleType) -> None:
+def test_no_text_is_there_twice() -> None:
     sources = tool.SOURCES
     sentences = [s for article in [*tool.newswire(sources), *tool.encyclopedia(sources)] for s in article.sentences]
     sentences += [*tool.news_sentences(sources), *tool.passages(sources)]
@@ -85,7 +73,7 @@ def test_no_text_is_there_twice(tool: ModuleType) -> None:
 # Tokenised by hand --------------------------------------------------------------------------------------------------
 
 
-def test_tokens_by_hand(tool: ModuleType) -> None:
+def test_tokens_by_hand() -> None:
     text = "\"It isn't Dr. Hale's,\" he said (at 10 a.m.); the ships' cost: $4,200!"
     modern = "\" It isn 't Dr. Hale 's , \" he said ( at 10 a.m. ) ; the ships ' cost : $ 4,200 !"
     assert " ".join(tool.tokens(text)) == modern
@@ -93,7 +81,7 @@ def test_tokens_by_hand(tool: ModuleType) -> None:
     assert " ".join(tool.tokens(text, treebank=True)) == treebank
 
 
-def test_forms_by_hand(tool: ModuleType) -> None:
+def test_forms_by_hand() -> None:
     assert tool.as_ptb(["The rector's debt, $4,200, isn't small (7.5 percent).", "Extraordinary!"]) == [
         "the rector 's debt $ N is n't small N percent",
         "<unk>",
@@ -116,7 +104,7 @@ def test_forms_by_hand(tool: ModuleType) -> None:
 # De-tokenised: the natural text again -------------------------------------------------------------------------------
 
 
-def test_wikitext_gives_the_natural_text_back(tool: ModuleType) -> None:
+def test_wikitext_gives_the_natural_text_back() -> None:
     articles = tool.encyclopedia(tool.SOURCES)
     pages = natural("wikitext")
     lines = [line.strip() for page in pages for line in page.splitlines() if line.strip()]
@@ -130,13 +118,13 @@ def test_wikitext_gives_the_natural_text_back(tool: ModuleType) -> None:
     assert differing(lines, expected) == []
 
 
-def test_lm1b_gives_the_natural_text_back(tool: ModuleType) -> None:
+def test_lm1b_gives_the_natural_text_back() -> None:
     sentences = tool.news_sentences(tool.SOURCES)
     different = differing(natural("lm1b"), sentences)
     assert len(different) <= 0.03 * len(sentences), different
 
 
-def test_lambada_and_ag_news_are_the_natural_text(tool: ModuleType) -> None:
+def test_lambada_and_ag_news_are_the_natural_text() -> None:
     passages = tool.passages(tool.SOURCES)
     assert natural("lambada") == ["\n" + passage for passage in passages]
     first = [f"{a.title} {' '.join(a.sections[0][1][0])}" for a in tool.newswire(tool.SOURCES)]
@@ -147,7 +135,7 @@ def letters(text: str) -> str:
     return re.sub("[^a-z]", "", text.lower())
 
 
-def test_ptb_keeps_every_word(tool: ModuleType) -> None:
+def test_ptb_keeps_every_word() -> None:
     """Letter for letter, where a question mark stands for a rare word and figures are all 1."""
     sentences = [sentence for article in tool.newswire(tool.SOURCES) for sentence in article.sentences]
     for found, sentence in zip(natural("ptb"), sentences, strict=True):
@@ -157,7 +145,7 @@ def test_ptb_keeps_every_word(tool: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["pubmed", "arxiv"])
-def test_papers_give_nearly_the_natural_text_back(tool: ModuleType, name: str) -> None:
+def test_papers_give_nearly_the_natural_text_back(name: str) -> None:
     """Lower case with formulas, citations and hyphens as the set has them; spaces inside brackets may remain."""
     expected = []
     for article in tool.papers(tool.SOURCES, name):

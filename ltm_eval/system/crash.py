@@ -1,0 +1,58 @@
+"""An exception as the error whose line and exit code the user gets; an unexpected one leaves a crash file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError, printable
+from ltm_eval.system.files import cause, remedy
+
+NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re.IGNORECASE)
+
+
+def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
+    """Return the error that stands for `error`.
+
+    Args:
+        call: program, version and command line, for the crash file.
+        folder: where the crash file goes if it can be written there.
+    """
+    if isinstance(error, LtmEvalError):
+        return error
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(
+            f"a path of {len(str(error.filename))} characters is too long for this file system; shorten it"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = Path(str(error.filename)) if error.filename else Path()
+        return MachineError(f"{error.filename or 'a file'}: {cause(error, where)}; {remedy(error, where)}")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        return MachineError("out of memory; try a smaller --batch_size")
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ltm_eval"):
+        return MachineError(
+            f"the package {error.name!r} is missing; install ltm-eval again, with the extra that brings it"
+        )
+    file = crash_file(error, call=call, folder=folder)
+    return LtmEvalError(f"this is a bug of ltm_eval, please report it with {file}: {type(error).__name__}: {error}")
+
+
+def crash_file(error: Exception, *, call: str, folder: Path) -> str:
+    """Write the traceback, access tokens masked, to the first folder that takes it; return its path."""
+    lines = [f"Python {platform.python_version()}, {platform.platform()}", *call.splitlines()]
+    lines += "".join(traceback.format_exception(error)).splitlines()
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    name = f"crash-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (place / name).write_text(text, "utf-8")
+        except OSError:
+            continue
+        return str(place / name)
+    return "the traceback of LTM_EVAL_DEBUG=1"

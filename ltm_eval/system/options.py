@@ -1,0 +1,250 @@
+"""Options as fields: type, range, help, flags and default of an option stand once, on a field of a frozen dataclass.
+
+    limit: Annotated[int | None, Field(ge=1, description=HELP), Option("--limit", "-L", metavar="N")] = None
+
+`@options()` makes such a class a pydantic dataclass: its constructor, and so `dataclasses.replace`, checks every value,
+and raises our one-line error in place of pydantic's. Python values must be of a field's type; `read` takes what a
+command line or lm-eval makes of one (`"16"`, `16.0`, `"true"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache, wraps
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from typing_extensions import dataclass_transform
+
+from ltm_eval.system.errors import LtmEvalError, UsageError, nearest, shown
+
+T = TypeVar("T")
+UNTOLD = 2**31  # an upper bound from there on only keeps numbers from overflowing, messages leave it out
+
+Many = Annotated[tuple[T, ...], Strict(False)]
+"""A field of several values, which may be given as a list."""
+
+ANSWERS, QUESTIONS, VERDICT, NOTHING = "answers", "questions", "verdict", "nothing"
+"""What an option changes: what a model answers to the same request; what is asked of it and which figures are made of
+that; whether the run counts as done; none of these.
+"""
+
+
+@dataclass(frozen=True, init=False)
+class Option:
+    """How an option is given on the command line, and what it changes; its type and help stand on the field."""
+
+    flags: tuple[str, ...]
+    name: str  # as messages spell it; empty for the field's own name
+    metavar: str | None
+    panel: str | None
+    default: str  # what help shows for the default; empty for the value itself
+    listed: bool  # comma-separated values
+    reader: Callable[[str], Any] | None  # of the command line's text, in place of the type
+    repeatable: bool  # the flag may be given several times
+    environment: bool  # whether LTM_EVAL_<FLAG> gives it too
+    changes: tuple[str, ...]
+    recorded: tuple[str, ...]  # names under which `get_model_info` records what it did
+
+    def __init__(  # noqa: PLR0913 - one argument for each thing that can be said of an option
+        self,
+        *flags: str,
+        name: str = "",
+        metavar: str | None = None,
+        panel: str | None = None,
+        default: str = "",
+        listed: bool = False,
+        reader: Callable[[str], Any] | None = None,
+        repeatable: bool = False,
+        environment: bool = True,
+        changes: str | tuple[str, ...] = (),
+        recorded: str | tuple[str, ...] = (),
+    ) -> None:
+        given = {
+            "flags": flags,
+            "name": name,
+            "metavar": metavar,
+            "panel": panel,
+            "default": default,
+            "listed": listed,
+            "reader": reader,
+            "repeatable": repeatable,
+            "environment": environment,
+            "changes": (changes,) if isinstance(changes, str) else changes,
+            "recorded": (recorded,) if isinstance(recorded, str) else recorded,
+        }
+        for key, value in given.items():
+            object.__setattr__(self, key, value)
+
+
+@dataclass_transform(frozen_default=True)
+def options(*, error: type[LtmEvalError] = UsageError, where: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a class a frozen dataclass that checks its fields.
+
+    Args:
+        error: what a wrong value raises.
+        where: begins its message.
+    """
+
+    def made(cls: type[T]) -> type[T]:
+        checked: Any = pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
+        construct = checked.__init__
+
+        @wraps(construct)
+        def init(self: Any, *args: Any, **given: Any) -> None:
+            try:
+                construct(self, *args, **given)
+            except ValidationError as found:
+                raise error(where + complaint(checked, found)) from None
+
+        checked.__init__ = init
+        return checked  # type: ignore[no-any-return]
+
+    return made
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotation of every field, with what `Annotated` adds."""
+    return get_type_hints(cls, include_extras=True)
+
+
+def _extras(cls: type, name: str) -> tuple[Any, ...]:
+    kind = _hints(cls)[name]
+    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+
+
+@cache
+def option_of(cls: type, name: str) -> Option:
+    """The mark of a field; an empty one if it has none."""
+    return next((extra for extra in _extras(cls, name) if isinstance(extra, Option)), Option())
+
+
+def help_of(cls: type, name: str) -> str:
+    """The description of a field."""
+    return next((one.description for one in _extras(cls, name) if getattr(one, "description", None)), "")
+
+
+def names_of(cls: Any) -> tuple[str, ...]:
+    """The names of the fields."""
+    return tuple(field.name for field in fields(cls))
+
+
+def changing(cls: type, what: str) -> tuple[str, ...]:
+    """The options that change the answers, the questions, the verdict or nothing."""
+    return tuple(name for name in names_of(cls) if what in option_of(cls, name).changes)
+
+
+@cache
+def kind_of(cls: type, name: str, *, item: bool = False) -> Any:
+    """The annotation of a field, or of one item of it."""
+    kind = _hints(cls)[name]
+    if item:
+        while get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        kind = get_args(kind)[0] if get_origin(kind) is tuple else _hints(cls)[name]
+    return kind
+
+
+@cache
+def _adapter(cls: type, name: str, item: bool) -> TypeAdapter[Any]:
+    return TypeAdapter(kind_of(cls, name, item=item))
+
+
+def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = False) -> Any:
+    """A value of a field from text, JSON or lm-eval's arguments; a number is never a truth value.
+
+    Args:
+        spelled: the caller's name of the option.
+        item: whether it is one item of a field of several values.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    try:
+        return _adapter(cls, name, item).validate_python(value, strict=isinstance(value, bool) or None)
+    except ValidationError as found:
+        loc = found.errors()[0]["loc"]
+        inside = bool(loc) and isinstance(loc[0], int)
+        given = found.errors()[0]["input"] if inside else value
+        kind = kind_of(cls, name, item=item or inside)
+        told = spelled or option_of(cls, name).name or name
+        raise UsageError(_expected(told, kind, given, optional=value is None)) from None
+
+
+def split(cls: type, name: str, text: str, *, spelled: str = "") -> tuple[Any, ...]:
+    """The values of a comma-separated text, each once."""
+    parts = (read(cls, name, part.strip(), spelled=spelled, item=True) for part in text.split(","))
+    return tuple(dict.fromkeys(parts))
+
+
+def complaint(cls: type, found: ValidationError) -> str:
+    """Pydantic's error as our one line: option as the caller spells it, what was expected, what came, nearest name."""
+    first = found.errors(include_url=False)[0]
+    place, *inside = first["loc"]
+    name = names_of(cls)[place] if isinstance(place, int) else place
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown option {name!r}.{nearest(name, names_of(cls))}"
+    spelled = option_of(cls, name).name or name
+    if first["type"] == "missing":
+        return f"{spelled} is missing"
+    kind = kind_of(cls, name, item=bool(inside) and isinstance(inside[0], int))
+    return _expected(spelled, kind, first["input"], optional=True)
+
+
+def _expected(spelled: str, kind: Any, value: Any, *, optional: bool) -> str:
+    """The line that tells what was expected and what came."""
+    choices = _choices(kind)
+    expected = f"one of {', '.join(choices)}" if choices else in_words(kind, optional=optional)
+    hint = f".{nearest(value, choices)}" if choices and isinstance(value, str) else ""
+    if expected.startswith("text") and isinstance(value, (int, float)) and not isinstance(value, bool):
+        hint = f"; quote it: {spelled}='...'"
+    return f"{spelled} must be {expected}, got {shown(value)}{hint}"
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The words that may be chosen from, if there is nothing else."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "None"}
+
+
+def in_words(kind: Any, *, optional: bool = True) -> str:
+    """Return a type and its range in words.
+
+    Args:
+        optional: whether None is named if it is allowed.
+    """
+    bounds: list[Any] = []
+    while get_origin(kind) is Annotated:
+        kind, *extras = get_args(kind)
+        bounds += [one for extra in extras for one in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(one) for one in args if optional or one is not NoneType)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin is tuple:
+        return f"a list, each item {in_words(args[0], optional=False)}"
+    words = _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    if any(isinstance(one, pydantic.AllowInfNan) for one in bounds):
+        words = "a finite number"
+    above, low, high = (
+        next((getattr(one, name) for one in bounds if getattr(one, name, None) is not None), None)
+        for name in ("gt", "ge", "le")
+    )
+    below = next((one.lt for one in bounds if getattr(one, "lt", None) is not None and one.lt < UNTOLD), None)
+    if above == 0 and high is None and below is None:
+        return words.replace("a ", "a positive ", 1)
+    if low is not None and high is not None:
+        return f"{words} from {low} to {high}"
+    ends = [f"above {above}"] * (above is not None) + [f"of at least {low}"] * (low is not None)
+    ends += [f"below {below}"] * (below is not None) + [f"at most {high}"] * (high is not None)
+    return " ".join([words, *" and ".join(ends).split()])
