@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from ltm_eval.tasks.features import Features
 
 
-# Options of MAUVE: which texts, how they are generated, featurised and compared.
-
-
 Count = Annotated[int, Field(ge=0)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
