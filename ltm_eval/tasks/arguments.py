@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 
 
 DEFAULT_NEW_TOKENS = 256
-
-
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _KNOWN = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "rethink"))
 
 
 def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
-    """lm-eval's generation options as ours.
+    """Return lm-eval's generation options as ours.
 
     As everywhere in lm-eval, `do_sample` decides; where it is absent, a temperature above 0 samples. Greedy decoding
     uses no temperature.

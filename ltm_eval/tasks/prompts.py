@@ -27,25 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-# Every option of the program, each default stated here and nowhere else.
-
 Condition = Literal["prompt", "demos", "demos+prompt", "shuffled", "other", "prior"]
-
-
 CONDITIONS: tuple[str, ...] = get_args(Condition)
-
-
-OTHER = "other"
-"""The condition under which z is fitted on another question's demonstrations."""
+OTHER = "other"  # z is fitted on another question's few-shot examples
 ALL_CONDITIONS = "all"
-
-
+# Of `--condition all`: what is compared with first, then its controls.
 CONDITION_ORDER = ("demos", "shuffled", "other", "prior", "prompt", "demos+prompt")
-"""Order of `--condition all`: what is compared with first, then its controls."""
 
 
 def conditions_of(text: str) -> tuple[str, ...]:
-    """`demos`, `demos,other` or `all` as conditions, each once.
+    """Return the conditions that `demos`, `demos,other` or `all` names, each once.
 
     Raises:
         UsageError: a name is not known.
@@ -58,19 +49,17 @@ def conditions_of(text: str) -> tuple[str, ...]:
     return names
 
 
-QUESTION_LEADS = ("Question:", "Q:")
-"""How a question begins in lm-eval's question-answering prompts, GSM8K's among them."""
-LEAD_LIMIT = 32
+QUESTION_LEADS = ("Question:", "Q:")  # how a question begins in lm-eval's question-answering prompts
+LEAD_LIMIT = 32  # characters
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A prompt taken apart; `"".join(demonstrations) + question` is the prompt."""
 
+    # Each with the delimiter that follows it; a description before the first one counts as one.
     demonstrations: tuple[str, ...]
-    """Each with the delimiter that follows it; a description before the first one counts as one."""
     question: str
-    """What is to be answered."""
 
 
 def split_prompt(context: str) -> Prompt:
