@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from io import StringIO
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.system.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 FIELD_BYTES = 4096
 _INVISIBLE = re.compile(
@@ -217,3 +223,32 @@ def csv_text(text: str) -> str:
 def terminal(text: str) -> str:
     """Text of one terminal line: no colour, title, cursor or bidirectional control."""
     return printable(one_line(text))
+
+
+def aligned(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool] = (), rule: bool = False
+) -> str:
+    """Return aligned columns for a terminal, however wide; cells must be harmless already, see `terminal`.
+
+    Args:
+        header: names of the columns.
+        rows: a cell for each column.
+        numeric: which columns are aligned to the right; none by default.
+        rule: draw a line under the header.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    look: dict[str, Any] = (
+        {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if rule else {"box": None, "padding": (0, 2, 0, 0)}
+    )
+    table = Table(show_edge=False, pad_edge=False, **look)
+    for name, right in zip_longest(header, numeric, fillvalue=False):
+        table.add_column(Text(str(name)), justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = StringIO()
+    Console(file=out, width=1_000_000, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
