@@ -250,7 +250,16 @@ def test_names_of_runs_that_differ_at_their_end_stay_apart() -> None:
     assert shortened(first) != shortened(second)
     assert max(len(shortened(first)), len(shortened(second))) == LABEL_LIMIT
     assert shortened("m" * LABEL_LIMIT) == "m" * LABEL_LIMIT
+    assert shortened("漢" * 40) == "漢" * 9 + "…" + "漢" * 8
     assert shortened("a\nb\tc") == one_line("a\nb\tc") == "a b c"
+
+
+def test_long_names_leave_room_for_the_bars() -> None:
+    labels = ("m" * 300, "漢" * 40, "W" * 36)
+    plot = accuracy_bars([Bar("g", label, at, 0.5, 0.4, 0.6) for at, label in enumerate(labels, 1)])
+    inline_svg(plot, name="f")  # lays it out
+    assert plot.axes[0].get_position().width > 0.1
+    assert plot.axes[0].get_position().x1 > 0.95
 
 
 @pytest.mark.parametrize("label", ["m" * 300, "漢" * 40])

@@ -61,8 +61,14 @@ def shortened(text: str) -> str:
 
     The tables beside a plot hold it whole.
     """
-    text, half = one_line(text), LABEL_LIMIT // 2
-    return text if len(text) <= LABEL_LIMIT else f"{text[:half]}…{text[1 - half :]}"
+    text = one_line(text)
+    limit = LABEL_LIMIT if _wide(text) < LABEL_LIMIT // 4 else LABEL_LIMIT // 2
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
+
+
+def _wide(text: str) -> int:
+    """Count the letters that are as wide as high, such as Chinese ones, which our font lacks and cannot measure."""
+    return sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 @contextmanager
@@ -80,7 +86,8 @@ def _colour(name: str) -> Any:
     """Return the style's colour for `ink`, `muted` or `rule`."""
     import matplotlib as mpl
 
-    return mpl.rcParams[{"ink": "text.color", "muted": "axes.edgecolor", "rule": "grid.color"}[name]]
+    style: Mapping[Any, Any] = mpl.rcParams
+    return style[{"ink": "text.color", "muted": "axes.edgecolor", "rule": "grid.color"}[name]]
 
 
 def _axes(x: str, y: str = "", *, height: float = 132) -> Axes:
@@ -106,21 +113,22 @@ def _row_axes(x: str, rows: Sequence[tuple[float, str]], *, height: float) -> Ax
     axes.grid(visible=False, axis="y")
     axes.spines.left.set_visible(False)
     axes.invert_yaxis()
-    missing = max(0.4 * 9 * _wide(label) / WIDTH for label in labels)  # our font has no such letters to measure
-    axes.get_figure(root=True).get_layout_engine().set(rect=(missing, 0, 1 - missing, 1))
+    longest = max(len(label) for label in labels)
+    missing = 9 / WIDTH * max(0.6 * (len(label) - longest) + 0.4 * _wide(label) for label in labels)
+    layout: Any = axes.figure.get_layout_engine()
+    layout.set(rect=(max(0, missing), 0, 1 - max(0, missing), 1))  # room for letters taken for narrower ones
     return axes
-
-
-def _wide(text: str) -> int:
-    return sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 def _finished(axes: Axes, legend: Sequence[tuple[Artist, str]] = ()) -> Figure:
     """Return the plot of `axes`, with a legend above them in as few lines as fit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    figure = axes.get_figure(root=True)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
     labels = [shortened(label) for _, label in legend]
     for columns in range(1 if any(map(_wide, labels)) else len(labels), 0, -1):
         # A label that begins with an underscore would be left out, so each is set afterwards.
@@ -187,12 +195,12 @@ def stacked_bars(stacks: Sequence[Stack]) -> Figure:
     """Plot horizontal bars in nats per token, made of parts, one colour per part, with their sum at the end."""
     parts = list(dict.fromkeys(part for stack in stacks for part, _ in stack.parts))
     axes = _row_axes("nats per token", list(enumerate(stack.label for stack in stacks)), height=23 * len(stacks))
-    legend: dict[str, Artist] = {}
+    legend: dict[str, Artist] = {}  # a part to one of its bars
     sums = []
     for row, stack in enumerate(stacks):
         left = 0.0
         for part, size in stack.parts:
-            legend[part] = axes.barh(row, size, left=left, height=0.62, color=f"C{parts.index(part)}")
+            legend[part] = axes.barh(row, size, left=left, height=0.62, color=f"C{parts.index(part)}").patches[0]
             left += size
         axes.annotate(f"{left:.3f}", (left, row), (4, 0), textcoords="offset points", va="center")
         sums.append(left)
@@ -204,6 +212,7 @@ def stacked_bars(stacks: Sequence[Stack]) -> Figure:
 def histogram(spreads: Sequence[Spread]) -> Figure:
     """Plot documents by bits per byte, one outline per model over common bins."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     values = [value for spread in spreads for value in spread.values]
     bins = min(40, max(4, round(2 * max(len(spread.values) for spread in spreads) ** 0.5)))
@@ -214,7 +223,7 @@ def histogram(spreads: Sequence[Spread]) -> Figure:
         counts, colour = np.histogram(spread.values, edges)[0], f"C{spread.series - 1}"
         axes.stairs(counts, edges, color=colour, fill=True, alpha=BAND, linewidth=0)
         legend.append((axes.stairs(counts, edges, color=colour, linewidth=1.6), spread.label))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return _finished(axes, legend if len(legend) > 1 else ())
 
 
