@@ -13,13 +13,10 @@ from hostile import HOSTILE
 
 from ltm_eval import cli
 from ltm_eval.report import comparison as compare_page
-from ltm_eval.report.page import build, document, export, render
-from ltm_eval.report.plots import accuracy_bars, as_file, kept, light_colours, write_figures
+from ltm_eval.report.page import build, document, export
 from ltm_eval.report.tables import RENDERERS
 from ltm_eval.results.compare import compare
 from ltm_eval.results.files import find_runs
-from ltm_eval.results.views import Bar
-from ltm_eval.system.errors import MachineError
 from ltm_eval.system.files import reports_dir
 
 if TYPE_CHECKING:
@@ -115,10 +112,6 @@ def test_hostile_text_in_every_format(tmp_path: Path, name: str) -> None:
     assert "<script" not in RENDERERS["md"](made)
     assert r"\input" not in RENDERERS["latex"](made)
     json.loads(RENDERERS["json"](made))
-    with kept() as drawn:
-        render(build(find_runs([tmp_path])))
-    files = write_figures(drawn[:1], tmp_path / "f", tasks=["../../" + HOSTILE[name]] * 3)
-    assert {file.parent for file in files} == {tmp_path / "f"}
 
 
 def test_figures_are_files_with_the_same_bytes_twice(tmp_path: Path) -> None:
@@ -136,33 +129,8 @@ def test_figures_are_files_with_the_same_bytes_twice(tmp_path: Path) -> None:
     assert heads == {".png": b"\x89PNG\r", ".pdf": b"%PDF-", ".svg": b"<?xml"}
     for suffix in ("svg", "pdf"):
         text = (tmp_path / "a" / f"{TASK}-scores.{suffix}").read_bytes()
-        assert b"#01010" not in text
         assert b"CreationDate" not in text
         assert b"dc:date" not in text
-
-
-def test_files_have_the_pages_colours_and_the_page_keeps_its_stand_ins() -> None:
-    bars = [Bar(group="g", label="m", series=1, value=0.5, low=0.4, high=0.6)]
-    before = accuracy_bars(bars, name="bars-1")
-    with kept() as drawn:
-        accuracy_bars(bars, name="bars-1")
-    svg = as_file(drawn[0], "svg", colours=light_colours()).decode()
-    assert light_colours()["series-1"] in svg
-    assert "var(--series-1)" not in svg
-    assert accuracy_bars(bars, name="bars-1") == before
-    assert "var(--series-1)" in before
-    with kept() as nothing:
-        pass
-    assert (nothing, len(drawn)) == ([], 1)
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    bars = [Bar(group="g", label="m", series=1, value=0.5, low=0.4, high=0.6)]
-    with kept() as drawn:
-        accuracy_bars(bars, name="bars-1")
-    with pytest.raises(MachineError, match="--plots_dir"):
-        write_figures(drawn, tmp_path / "file" / "x", tasks=["t"])
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from ltm_eval.probe.files import (
 )
 from ltm_eval.probe.view import explorer_json, measures_of, probe_view, text_table
 from ltm_eval.report.page import build, gather, render
-from ltm_eval.report.plots import reconstruction
+from ltm_eval.report.plots import inline_svg, reconstruction
 from ltm_eval.results.diagnostics import latent_summary, layer_maps, layers_view, step_map
 from ltm_eval.results.views import LEVELS
 from ltm_eval.system.errors import ResultsError
@@ -424,10 +424,10 @@ def test_bounds_make_a_curve_too_and_other_conditions_none(tmp_path: Path) -> No
 
 def test_curves_say_where_no_z_lies() -> None:
     measure = measures_of(probe_of())[0]
-    svg = reconstruction(measure, name="f")
+    svg = inline_svg(reconstruction(measure), name="f")
     for part in ("layers 1 to l", "the last l layers", "no z", "active layers l", "percent of tokens"):
         assert f">{part}</text>" in svg
-    assert svg == reconstruction(measure, name="f")
+    assert svg == inline_svg(reconstruction(measure), name="f")
 
 
 # In a browser

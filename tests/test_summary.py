@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_eval.report.page import MOST_PUBLISHED, _best, _published_perplexity, build, document, render
-from ltm_eval.report.tables import RENDERERS, comma_separated, latex_table, markdown_table, summary_texts
+from ltm_eval.report.tables import (
+    RENDERERS,
+    Cell,
+    Column,
+    Table,
+    comma_separated,
+    latex_table,
+    markdown_table,
+    summary_texts,
+    terminal_table,
+)
 from ltm_eval.results.files import find_runs
 from ltm_eval.results.views import Difference, Published, Summary, SummaryCell, SummaryGap, SummaryRow
 from tests.fake_runs import AUDIT, write_ppl_run, write_run
@@ -112,8 +122,10 @@ def test_cells_cannot_break_out_of_their_form() -> None:
 
 def test_numbers_stay_numbers_and_words_stay_words() -> None:
     assert comma_separated([["-cmd|x", -1.5, None, True, "=1"]]) == "'-cmd|x,-1.5,,true,'=1\n"
-    assert markdown_table(["a", "b"], [["c", "d"]], numeric=[False, True]) == "| a | b |\n| --- | ---: |\n| c | d |"
-    assert r"{}*a & b \\" in latex_table(["a", "b"], [["*a", "b"]], columns="lr")
+    table = Table("", (Column("a"), Column("b", numeric=True)), ((Cell("*a"), Cell("d", note="e")),))
+    assert markdown_table(table) == "| a | b |\n| --- | ---: |\n| \\*a | d (e) |"
+    assert r"{}*a & d (e) \\" in latex_table(table)
+    assert terminal_table(table) == "a       b\n─────────\n*a  d (e)"
 
 
 def test_the_page_names_each_source_once(tmp_path: Path) -> None:

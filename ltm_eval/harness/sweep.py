@@ -62,6 +62,7 @@ from ltm_eval.system.errors import (
 from ltm_eval.system.files import DEMO_MODEL, holder_of, holding, write_json_atomic
 from ltm_eval.system.launch import read_launch
 from ltm_eval.system.machine import program
+from ltm_eval.system.text import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -581,14 +582,11 @@ class Show:
 
 def table_grid(swept: Swept) -> str:
     """All cells as text."""
-    rows: list[tuple[str, ...]] = [(*AXES, "seconds", "result")]
+    rows = []
     for one in swept.done:
         shown = ["" if value is None else printable(str(value)) for value in one.axes.values()]
         rows.append((*shown, f"{one.seconds:.0f}", _outcome(one)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned((*AXES, "seconds", "result"), rows)
 
 
 def _outcome(done: Done) -> str:

@@ -12,7 +12,7 @@ from ltm_eval.probe.files import downward, group_sets, groups_of, key_of, ranges
 from ltm_eval.results.diagnostics import layer_maps
 from ltm_eval.results.scores import flat
 from ltm_eval.results.views import Estimate, ExplorerItem, Ladder, LayersView, Measure, ProbeView, SetRow
-from ltm_eval.system.text import cut, number, percent, visible
+from ltm_eval.system.text import aligned, cut, number, percent, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,13 +211,12 @@ def text_table(probe: Probe) -> str:
     """The curves in plain text: a line for each number of active layers."""
     measures = measures_of(probe)
     heads = [f"{measure.key} {ladder.name.removesuffix('ward')}" for measure in measures for ladder in measure.ladders]
-    lines = [["layers", *heads]]
+    lines = []
     for count in range(probe.n_layers + 1):
         points = [(measure, ladder.points[count]) for measure in measures for ladder in measure.ladders]
         lines.append([str(count), *(_words(measure, point) for measure, point in points)])
     lines.append(["no z", *(_words(measure, measure.no_z) for measure in measures for _ in measure.ladders)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return aligned(["layers", *heads], lines, numeric=[True] * (1 + len(heads)))
 
 
 def _words(measure: Measure, point: Estimate) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.report.findings import run_banners
-from ltm_eval.report.plots import step_curves
+from ltm_eval.report.plots import inline_svg, training_curves
 from ltm_eval.report.tables import (
     Cell,
     Column,
@@ -277,7 +277,8 @@ def _task_part(task: str, curves: Sequence[TrainingCurve], index: int) -> Part:
     for number, name in enumerate(dict.fromkeys(metric_text(curve.head) for curve in drawn), 1):
         same = [curve for curve in drawn if metric_text(curve.head) == name]
         percent = ", percent" if same[0].head.share else ""
-        svg = step_curves([_step_curve(curve) for curve in same], name=f"h{number}-{index}", axis=_axis(name) + percent)
+        plot = training_curves([_step_curve(curve) for curve in same], axis=_axis(name) + percent)
+        svg = inline_svg(plot, name=f"h{number}-{index}")
         drawings.append(Drawing(svg, f"{task}: {name} against the training step, with 95 % intervals."))
     return Part(task, (), tuple(_step_tables(curves)), tuple(drawings))
 

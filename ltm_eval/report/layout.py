@@ -1,4 +1,4 @@
-"""What every HTML page shares: Jinja with hostile text made harmless, and a content security policy for one file.
+"""Set up what every HTML page shares: Jinja with hostile text made harmless, and a content security policy.
 
 Model text is not trusted: Jinja escapes it, control and bidirectional characters become visible, long fields are cut.
 The policy admits the one inline style and the one inline script by their digest and nothing else.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def environment() -> Environment:
-    """Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
+    """Return Jinja with escaping on, undefined names an error, and every text made visible and cut on its way out."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -60,16 +60,14 @@ def environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """What every expression of a template passes through; our own mark-up is left alone."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return visible(cut(value))
-    return value
+    """Show and cut text; our own mark-up stays as it is."""
+    return visible(cut(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def markup(text: str) -> Markup:
-    """Mark-up of our own making: files of this package, and figures whose text the XML writer has escaped.
+    """Mark `text` as safe: files of this package, and plots whose text the XML writer has escaped.
 
-    Never called with text of a model or a results file.
+    Never call it with text of a model or a results file.
     """
     from markupsafe import Markup
 
@@ -77,11 +75,11 @@ def markup(text: str) -> Markup:
 
 
 def assets(*names: str) -> dict[str, Markup | str]:
-    """What a page has in its head: `style`, `script` and the `policy` that admits exactly these.
+    """Return a page's `style` and `script`, and the `policy` that admits exactly these.
 
     Args:
         names: files of the reports' folder, in order; without a suffix both `NAME.css` and `NAME.js`. The script that
-            switches the theme comes before all others.
+            switches the theme precedes all others.
     """
     folder = reports_dir()
 
@@ -95,7 +93,7 @@ def assets(*names: str) -> dict[str, Markup | str]:
 
 
 def policy(*, style: str, script: str) -> str:
-    """Content security policy that admits exactly this style and this script."""
+    """Return the content security policy that admits exactly this style and this script."""
 
     def allowed(text: str) -> str:
         return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"

@@ -32,7 +32,7 @@ from ltm_eval.report.findings import (
     verdicts_of,
 )
 from ltm_eval.report.layout import assets, environment, markup
-from ltm_eval.report.plots import kept, page_figures, write_figures
+from ltm_eval.report.plots import inline_svg, page_plots, write_plots
 from ltm_eval.report.samples import sample_browser, stored
 from ltm_eval.report.tables import (
     RENDERERS,
@@ -97,6 +97,8 @@ from ltm_eval.system.text import VERDICTS, p_both, signed, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from matplotlib.figure import Figure
 
     from ltm_eval.probe.files import Probe
     from ltm_eval.results.files import Run
@@ -550,13 +552,18 @@ def told_digest(told: Mapping[str, object]) -> str:
 # Layout
 
 
-def render(data: ReportData) -> str:
-    """The page for `data`: one self-contained HTML document, the same bytes for the same data."""
-    figures = {name: markup(svg) for name, svg in page_figures(data).items()}
+def render(data: ReportData, plots: Mapping[str, Figure] | None = None) -> str:
+    """Return the page: one self-contained HTML document, the same bytes for the same data.
+
+    Args:
+        data: what the page shows.
+        plots: those of `page_plots(data)`, if they are made already.
+    """
+    plots = page_plots(data) if plots is None else plots
     template = environment().get_template("report.html.jinja2")
     return template.render(
         data=data,
-        figures=figures,
+        plots={name: markup(inline_svg(plot, name=name)) for name, plot in plots.items()},
         settings=_side_by_side(data.models),
         warnings=shared_warnings(data.models),
         explorers=[markup(explorer_json(view)) for view in data.probes],
@@ -604,24 +611,20 @@ TASK_CAPTION = (
 
 
 def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | None) -> list[Path]:
-    """Write the report in every format to its place, and its figures to `plots_dir`; return what was written.
+    """Write the report in every format to its place, and its plots to `plots_dir`; return what was written.
 
     Raises:
         MachineError: a file cannot be written.
     """
-    page = ""
-    figures: list[Path] = []
-    if plots_dir is not None:
-        with kept() as drawn:
-            page = render(data)
-        figures = write_figures(drawn, plots_dir, tasks=[task.name for task in data.tasks])
+    plots = page_plots(data) if plots_dir is not None or "html" in places else {}
     if "html" in places:
-        write(page or render(data), places["html"])
+        write(render(data, plots), places["html"])
+    files = [] if plots_dir is None else write_plots(plots, plots_dir, tasks=[task.name for task in data.tasks])
     tables = {name: path for name, path in places.items() if name != "html"}
     if tables:
         made = document(data)
         write_all({name: partial(RENDERERS[name], made) for name in tables}, tables)
-    return [*places.values(), *figures]
+    return [*places.values(), *files]
 
 
 def document(data: ReportData) -> Document:

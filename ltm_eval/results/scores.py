@@ -42,6 +42,7 @@ from ltm_eval.results.views import (
 )
 from ltm_eval.system.errors import ResultsError
 from ltm_eval.system.files import reports_dir
+from ltm_eval.system.text import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -501,7 +502,7 @@ def text_table(block: Mapping[str, Any]) -> str:
     for task, tables in block["tasks"].items():
         for table in tables:
             parts.append(f"Effect of the demonstrations: {task}, {table['metric']}, {table['filter']}")
-            parts += _aligned([HEAD, *(_cells(row) for row in table["cells"])])
+            parts.append(aligned(HEAD, [_cells(row) for row in table["cells"]]))
             parts.append("")
     return "\n".join(parts).rstrip()
 
@@ -520,11 +521,6 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
     against = f"{found['against']}, {found['against_shots']}"
     return (*head, against, f"{100 * found['estimate']:+.1f}", interval, f"{found['p_value']:.3g}")
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 # The effect of the demonstrations and the compute of rethinking, from a results file's block to rows of the page.

@@ -1,12 +1,23 @@
-"""Text and figures as readers see them: hostile characters visible, long fields cut, numbers in few digits."""
+"""Text and numbers as readers see them: hostile characters visible, long fields cut, numbers in few digits.
+
+Model text and names of runs are not trusted. `markdown`, `latex`, `csv_text` and `terminal` make a text harmless for
+their target; each returns one line in which control, bidirectional and invisible characters are visible. For HTML see
+`report.layout`, for JSON `files.strict_json`.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
+from io import StringIO
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.system.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 FIELD_BYTES = 4096
 _INVISIBLE = re.compile(
@@ -16,7 +27,7 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """`text` with control, bidirectional and invisible characters and lone surrogates shown by a symbol or number."""
+    """Return `text` with control, bidirectional and invisible characters and lone surrogates as symbols or numbers."""
     return _INVISIBLE.sub(_symbol, text)
 
 
@@ -28,7 +39,7 @@ def _symbol(match: re.Match[str]) -> str:
 
 
 def cut(text: str) -> str:
-    """At most 4 KB of `text`, with a note of what is missing."""
+    """Return at most 4 KB of `text`, with a note of what is missing."""
     if len(text) <= FIELD_BYTES // 4:
         return text
     data = text.encode("utf-8", "surrogatepass")
@@ -39,19 +50,19 @@ def cut(text: str) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, to three significant digits or one decimal."""
+    """Format a difference with its sign: one decimal from 1 on, below two significant digits."""
     text = f"{abs(value):.1f}" if abs(value) >= 1 or value == 0 else f"{abs(value):.2g}"
     return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
 def signed_bits(value: float) -> str:
-    """A difference in bits per byte with its sign, to three decimals."""
+    """Format a difference in bits per byte with its sign, to three decimals."""
     text = "∞" if math.isinf(value) else f"{abs(value):.3f}"
     return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
 def number(value: float) -> str:
-    """A figure to four significant digits, never in exponent form between 0.001 and 10 million."""
+    """Format a figure to four significant digits, never in exponent form between 0.001 and 10 million."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value and not 1e-3 <= abs(value) < 1e7:
@@ -61,12 +72,12 @@ def number(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """A figure to two decimals, for lists of many."""
+    """Format a figure to two decimals."""
     return f"{round(value, 2) + 0.0:,.2f}".replace("-", "−")  # + 0.0: no minus before a zero
 
 
 def percent(value: float) -> str:
-    """A share in percent, without the sign."""
+    """Format a share in percent, without the sign."""
     return f"{100 * value:.1f}"
 
 
@@ -77,34 +88,33 @@ VERDICTS = {
     "unproven": "not proven",
     "": "differs",
 }
-"""What a difference's verdict is called."""
 
 
 def p_value(value: float) -> str:
-    """`0.012` or `< 0.001`, as it stands in a table."""
+    """Format a p value for a table: `0.012`, `< 0.001`."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def p_words(value: float) -> str:
-    """`= 0.012` or `< 0.001`, as it follows a p in a sentence."""
+    """Format a p value for a sentence: `= 0.012`, `< 0.001`."""
     shown = p_value(value)
     return shown if shown.startswith("<") else f"= {shown}"
 
 
 def p_both(value: float, holm: float | None) -> str:
-    """A p value as it stands in a table, with its Holm-corrected one where it has one."""
+    """Format a p value with its Holm-corrected one, if it has one."""
     return p_value(value) if holm is None else f"{p_value(value)} (Holm {p_value(holm)})"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
+    """Format seconds as seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def operations(value: float) -> str:
-    """Floating-point operations with their prefix: 4.07 G."""
+    """Format a number of operations with its prefix: 4.07 G."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= factor:
             return f"{value / factor:.3g}\u00a0{prefix}"
@@ -112,17 +122,14 @@ def operations(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes as a reader says them, in powers of 1,024."""
+    """Format bytes in powers of 1,024: 1.5 GiB."""
     for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= factor:
             return f"{value / factor:.3g}\u00a0{unit}"
     return f"{value:,.0f}\u00a0bytes"
 
 
-# Text that is not trusted, made harmless for each target: Markdown, LaTeX, spreadsheets and terminals.
-#
-# Every function gives one line. Control, bidirectional and invisible characters become visible first. For HTML, see
-# `layout`; for JSON, `results.strict_json`.
+# Escapes
 
 CELL_LIMIT = 1_000
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
@@ -169,32 +176,30 @@ _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u03
 
 
 def one_line(text: str) -> str:
-    """At most 1,000 characters of `text` on one line, with what cannot be seen made visible."""
+    """Return at most 1,000 characters of `text` on one line, with what cannot be seen made visible."""
     shown = visible(re.sub(r"\s*[\r\n\t]\s*", " ", text))
     return shown if len(shown) <= CELL_LIMIT else shown[: CELL_LIMIT - 1] + "…"
 
 
 def markdown(text: str) -> str:
-    """Text of a GitHub-flavoured Markdown table cell or sentence: no mark-up, no HTML, no column of its own."""
-    shown = _MARKDOWN.sub(_backslashed, one_line(text).strip())
+    """Escape the text of a GitHub-flavoured Markdown cell or sentence: no mark-up, no HTML, no column of its own."""
+    # A backslash before the character, but before the dot of what would start a numbered list.
+    shown = _MARKDOWN.sub(
+        lambda found: f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}", one_line(text).strip()
+    )
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _backslashed(found: re.Match[str]) -> str:
-    """A backslash before the character; before the dot of what would start a numbered list."""
-    return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
-
-
 def latex(text: str) -> str:
-    """Text of a LaTeX table cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column.
+    """Escape the text of a LaTeX cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column.
 
-    Characters that pdfLaTeX has no letter for stop it, so they are given by number.
+    Characters that pdfLaTeX has no letter for would stop it, so they are shown by number.
     """
     return "".join(_LATEX.get(c) or (c if _is_set(c) else f"[U+{_code(c):04X}]") for c in one_line(text))
 
 
 def _is_set(character: str) -> bool:
-    """Whether pdfLaTeX sets it in its old font encoding: ASCII, and Latin letters with one accent up to U+017E."""
+    """Return whether pdfLaTeX sets it in its old font encoding: ASCII, Latin letters with one accent up to U+017E."""
     if " " <= character <= "~" or character in _LETTERS:
         return True
     apart = unicodedata.normalize("NFD", character)
@@ -202,18 +207,47 @@ def _is_set(character: str) -> bool:
 
 
 def _code(character: str) -> int:
-    """Its number; of the symbol for a control character that one's."""
+    """Return its number, or that of the control character it is the symbol of."""
     if "\u2400" <= character <= "\u2420":
         return ord(character) - 0x2400
     return 0x7F if character == "\u2421" else ord(character)
 
 
 def csv_text(text: str) -> str:
-    """Text of a spreadsheet cell: what a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Escape the text of a spreadsheet cell: an apostrophe before what would be taken for a formula."""
     shown = one_line(text)
     return f"'{shown}" if shown.lstrip()[:1] and shown.lstrip()[0] in _FORMULA else shown
 
 
 def terminal(text: str) -> str:
-    """Text of one terminal line: no colour, title, cursor or bidirectional control."""
+    """Escape the text of a terminal line: no colour, title, cursor or bidirectional control."""
     return printable(one_line(text))
+
+
+def aligned(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool] = (), rule: bool = False
+) -> str:
+    """Return aligned columns for a terminal, however wide; cells must be harmless already, see `terminal`.
+
+    Args:
+        header: names of the columns.
+        rows: a cell for each column.
+        numeric: which columns are aligned to the right; none by default.
+        rule: draw a line under the header.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    look: dict[str, Any] = (
+        {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if rule else {"box": None, "padding": (0, 2, 0, 0)}
+    )
+    table = Table(show_edge=False, pad_edge=False, **look)
+    for name, right in zip_longest(header, numeric, fillvalue=False):
+        table.add_column(Text(str(name)), justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = StringIO()
+    Console(file=out, width=1_000_000, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
