@@ -563,17 +563,21 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     compile_: Annotated[bool, typer.Option("--compile", help="Time our step with compiled layers too.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure the peak of a fit too.")] = False,
     growth: Annotated[
-        str | None, typer.Option("--growth", metavar="DIR", help="Measure time against size too; figure goes there.")
+        str | None, typer.Option("--growth", metavar="DIR", help="Moved to benchmarks/growth.py in the source tree.")
     ] = None,
 ) -> int:
     """Time a fast step against the published algorithm, plainly written, and against the machine's ceiling."""
     from ltm_eval.inference import bench as benchmark
     from ltm_eval.system.device import resolve_device
 
-    folder = filled("growth", growth)
+    if growth is not None:
+        raise UsageError(
+            "growth curves and the kernel profile are measured by a script of the source tree: "
+            "python benchmarks/growth.py --output DIR"
+        )
     where = str(resolve_device(checked_device(device)))
     config = benchmark.BenchConfig(size, tokens, batch, where, rounds, cpu_time, compile_)
-    for part in benchmark.report(config, folder=None if folder is None else Path(folder), memory=memory):
+    for part in benchmark.report(config, memory=memory):
         print(part, end="\n\n", flush=True)
     return 0
 
@@ -590,9 +594,7 @@ def register_model_commands(app: typer.Typer) -> None:
             "torchrun --nproc-per-node 8 -m ltm_eval train --config big.yaml --data DIR --output runs/big",
         )
     )(train)
-    app.command(
-        epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory", "ltm-eval bench --growth figures/")
-    )(bench)
+    app.command(epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory"))(bench)
 
 
 # `python -m ltm_eval probe`: what each layer's latents carry.
