@@ -18,6 +18,7 @@ import argparse
 import csv
 import itertools
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -262,8 +263,8 @@ def measure(case: Case, setting: Setting, t_fast: int) -> Measurement:
         *setting,
         t_fast=t_fast,
         evaluations=t_fast * setting.draws,
-        bound_nats_per_token=float(drawn.bound_nats.sum()) / tokens,
-        stderr_nats_per_token=float(drawn.bound_stderr_nats.square().sum().sqrt()) / tokens,
+        bound_nats_per_token=sum(one.bound.nats for one in drawn) / tokens,
+        stderr_nats_per_token=math.hypot(*(one.bound.stderr_nats or 0.0 for one in drawn)) / tokens,
         fit_seconds=seconds,
     )
 

@@ -1,7 +1,7 @@
 """THE YARDSTICK: the published fast step (arXiv:2502.01567), plainly written; what our speed is measured against.
 
-The code stands in `ltm_eval/naive.py`, so that `python -m ltm_eval bench` finds it in an installed wheel too. Full fp32
-logits, gradients of all weights, dense window mask. Run as a script, it times one naive step of LTM-S:
+The code is in `ltm_eval/inference/bench.py`, so that `python -m ltm_eval bench` finds it in an installed wheel too.
+Full fp32 logits, gradients of all weights, dense window mask. Run as a script, it times one naive step of LTM-S:
 
     python benchmarks/naive.py
 """

@@ -714,7 +714,7 @@ def train(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory", "ltm-eval bench --growth figures/"))
+@app.command(epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory"))
 def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     *,
     size: Annotated[str, typer.Option("--size", metavar="demo|S|M|L", help="Published size, or the demo's.")] = "S",
@@ -728,16 +728,20 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     compile_: Annotated[bool, typer.Option("--compile", help="Time our step with compiled layers too.")] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Measure the peak memory of a fit too.")] = False,
     growth: Annotated[
-        str | None, typer.Option("--growth", metavar="DIR", help="Measure time against size too; write the plot there.")
+        str | None, typer.Option("--growth", metavar="DIR", help="Moved to benchmarks/growth.py in the source tree.")
     ] = None,
 ) -> int:
     """Time a fast step against a plain implementation of the published algorithm, and against the machine's ceiling."""
     from ltm_eval.inference import bench as benchmark
     from ltm_eval.system.device import resolve_device
 
-    folder = filled("growth", growth)
+    if growth is not None:
+        raise UsageError(
+            "growth curves and the kernel profile are measured by a script of the source tree: "
+            "python benchmarks/growth.py --output DIR"
+        )
     config = benchmark.BenchConfig(size, tokens, batch, str(resolve_device(device)), rounds, cpu_time, compile_)
-    for part in benchmark.report(config, folder=None if folder is None else Path(folder), memory=memory):
+    for part in benchmark.report(config, memory=memory):
         print(part, end="\n\n", flush=True)
     return 0
 

@@ -13,10 +13,10 @@ import torch
 from ltm_eval.harness.ltm import LTM
 from ltm_eval.inference import batching as groups
 from ltm_eval.inference import decode, posterior
-from ltm_eval.inference.batching import tokens_per_pass
+from ltm_eval.inference.batching import BatchLimit, tokens_per_pass
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.inference.options import GenerationConfig, fit_config
-from ltm_eval.inference.posterior import MAX_DOCUMENTS, BatchLimit, batch_limit, fast_loop, measured_limit
+from ltm_eval.inference.posterior import MAX_DOCUMENTS, batch_limit, fast_loop, measured_limit
 from ltm_eval.inference.windows import Document, Window
 from ltm_eval.system.device import ran_out
 from ltm_eval.system.errors import MachineError

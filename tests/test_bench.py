@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 
 from ltm_eval.cli import main
 from ltm_eval.inference import bench
-from ltm_eval.inference.bench import SIZES, Bench, BenchConfig, Curve, growth, necessary_flops, write_figure
+from ltm_eval.inference.bench import SIZES, Bench, BenchConfig, necessary_flops
 from tests.tiny import TINY
 
 if TYPE_CHECKING:
@@ -54,14 +55,6 @@ def test_table_has_every_way_and_ratios_of_its_own_times(small: ModelConfig) -> 
     assert all(row.ratio == pytest.approx(plain[row.dtype] / row.seconds) and row.ceiling_share > 0 for row in rows)
 
 
-def test_shares_of_a_profile_sum_to_one(small: ModelConfig) -> None:
-    made = Bench(BenchConfig(tokens=64, rounds=1))
-    for step in (made.naive(), made.ours(torch.float32)):
-        found = made.shares(step)
-        assert found.products + found.attention + found.rest == pytest.approx(1)
-        assert min(found.products, found.attention, found.rest) > 0
-
-
 MEASURE = """
 from dataclasses import replace
 from ltm_eval.inference.bench import SIZES, BenchConfig, peak_bytes
@@ -79,15 +72,24 @@ def test_memory_of_a_fit_does_not_grow_with_its_steps(root: Path) -> None:
     assert peaks[0] > 0 and peaks[1] < peaks[0] + 8e6
 
 
-def test_growth_is_measured_and_drawn(small: ModelConfig, tmp_path: Path) -> None:
-    curves = growth(BenchConfig(tokens=64, rounds=1, cpu_time=True))
-    assert [curve.quantity for curve in curves] == ["t_fast", "length", "layers", "batch", "vocabulary"]
-    write_figure(curves, tmp_path / "growth.svg")
+def test_growth_is_measured_and_drawn(
+    small: ModelConfig, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(root / "benchmarks" / "growth.py"))
+    script["main"](["--tokens", "64", "--rounds", "1", "--cpu_time", "--device", "cpu", "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "matrix products | attention | rest" in out
+    assert re.findall(r"^\| (\w+) \| [0-9, ]+ \|", out, re.MULTILINE) == [
+        "t_fast",
+        "length",
+        "layers",
+        "batch",
+        "vocabulary",
+    ]
     assert "exponent" in (tmp_path / "growth.svg").read_text()
-
-
-def test_exponent_of_a_power() -> None:
-    assert Curve("length", (10, 20, 40), (3.0, 12.0, 48.0)).exponent == pytest.approx(2)
+    assert script["Curve"]("length", (10, 20, 40), (3.0, 12.0, 48.0)).exponent == pytest.approx(2)
+    assert main(["bench", "--growth", str(tmp_path)]) == 2
+    assert "benchmarks/growth.py" in capsys.readouterr().err
 
 
 def test_the_command_prints_ceilings_and_table(small: ModelConfig, capsys: pytest.CaptureFixture[str]) -> None:

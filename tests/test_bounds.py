@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ltm_eval.inference.batching import Batch
-from ltm_eval.inference.bounds import RowOptions, as_released, fresh_draws, iwae, prior, score_documents
+from ltm_eval.inference.bounds import DocumentBounds, RowOptions, as_released, fresh_draws, iwae, prior, score_documents
 from ltm_eval.inference.causal import CausalConfig, causal, text_of
 from ltm_eval.inference.draws import minus_log_mean, nll_of_latents
 from ltm_eval.inference.options import FitConfig, fit_config
@@ -67,6 +67,14 @@ def toy_fit(preset: str, t_fast: int) -> Posterior:
     return fit_documents(model, documents, fit_config(preset, t_fast=t_fast), seed=1)
 
 
+def nats(found: list[DocumentBounds]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([one.bound.nats for one in found])
+
+
+def errors(found: list[DocumentBounds]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([one.bound.stderr_nats for one in found], dtype=float)
+
+
 def mean_and_stderr(excess: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
     return float(excess.mean()), float(excess.std(ddof=1)) / math.sqrt(len(excess))
 
@@ -75,7 +83,9 @@ def test_integral_has_converged_and_latents_matter() -> None:
     model, documents, truth = toy()
     coarse = [evidence_nats(model, text, points=901) for text in documents[:5]]
     np.testing.assert_allclose(coarse, truth[:5], rtol=0, atol=1e-3)
-    at_zero = [float(nll_of_latents(model, text, torch.zeros(1, *model.config.latent_shape))) for text in documents]
+    at_zero = [
+        float(nll_of_latents(Batch.of(model, [text]), torch.zeros(1, *model.config.latent_shape))) for text in documents
+    ]
     assert np.abs(at_zero - truth).max() > 3
 
 
@@ -83,15 +93,15 @@ def test_integral_has_converged_and_latents_matter() -> None:
 def test_bound_is_never_below_the_truth(t_fast: int) -> None:
     model, documents, truth = toy()
     drawn = fresh_draws(model, documents, toy_fit("bound", t_fast), seed=1, draws=32)
-    excess = drawn.bound_nats.numpy() - truth
-    assert (excess >= -3 * drawn.bound_stderr_nats.numpy()).all()
+    excess = nats(drawn) - truth
+    assert (excess >= -3 * errors(drawn)).all()
     mean, stderr = mean_and_stderr(excess)
     assert mean >= -3 * stderr
 
 
 def test_more_steps_tighten_the_bound() -> None:
     model, documents, truth = toy()
-    bounds = [fresh_draws(model, documents, toy_fit("bound", t), seed=1).bound_nats.mean() for t in (0, 4, 16, 64)]
+    bounds = [nats(fresh_draws(model, documents, toy_fit("bound", t), seed=1)).mean() for t in (0, 4, 16, 64)]
     assert bounds == sorted(bounds, reverse=True)
     assert bounds[-1] - truth.mean() < 0.25 * (bounds[0] - truth.mean())
 
@@ -127,7 +137,7 @@ def test_own_noise_falls_below_the_truth_and_fresh_noise_does_not(preset: str) -
     mean, stderr = mean_and_stderr(np.array([row.nats for row in own]) - truth)
     assert mean < -3 * stderr
     assert mean < -1
-    mean, stderr = mean_and_stderr(fresh_draws(model, documents, fitted, seed=1).bound_nats.numpy() - truth)
+    mean, stderr = mean_and_stderr(nats(fresh_draws(model, documents, fitted, seed=1)) - truth)
     assert mean > 3 * stderr
 
 
@@ -167,8 +177,9 @@ def test_several_latents_in_one_pass_equal_one_at_a_time() -> None:
     """The path a GPU takes, on the CPU: equal up to rounding."""
     model, two = tiny_model(), Document((*document(1, 20).windows, *document(2, 33).windows))
     z = torch.randn(5, *TINY.latent_shape, generator=torch.Generator().manual_seed(0))
-    single = torch.cat([nll_of_latents(model, two, row.unsqueeze(0)) for row in z])
-    torch.testing.assert_close(nll_of_latents(model, two, z), single, rtol=1e-6, atol=0)
+    batch = Batch.of(model, [two])
+    single = torch.cat([nll_of_latents(batch, row.unsqueeze(0)) for row in z])
+    torch.testing.assert_close(nll_of_latents(batch, z), single, rtol=1e-6, atol=0)
     naive = 0.0
     for window in two.windows:
         logits = model(torch.tensor([window.tokens]), z[:1])[0].double().log_softmax(-1)
@@ -192,10 +203,9 @@ def test_where_latents_do_nothing_every_row_is_known() -> None:
 
 def test_kl_is_summed_in_float64() -> None:
     fitted = fit_documents(tiny_model(), [document(1, 9)], fit_config(t_fast=3), seed=1)
-    drawn = fresh_draws(tiny_model(), [document(1, 9)], fitted, seed=1)
-    assert torch.equal(drawn.kl_nats, kl_nats(fitted.mu.double(), fitted.log_var.double()))
-    assert drawn.nll_nats.dtype == torch.float64
-    assert float(drawn.bound_stderr_nats) == pytest.approx(float(drawn.nll_nats[:, 0].std()) / 8**0.5)
+    (drawn,) = fresh_draws(tiny_model(), [document(1, 9)], fitted, seed=1)
+    assert drawn.kl.nats == float(kl_nats(fitted.mu.double(), fitted.log_var.double()))
+    assert drawn.bound.stderr_nats == pytest.approx(np.std(drawn.bound.per_draw_nats, ddof=1) / 8**0.5)
 
 
 def test_as_released_reads_a_fixed_fit_and_refits_a_fresh_one() -> None:
@@ -355,26 +365,25 @@ def adaptive_config() -> FitConfig:
 def test_a_document_that_gains_nothing_stops_first() -> None:
     model, dull = tiny_model(scale=4.0), without_latents()
     text = [document(4, 64)]
-    found = fit_adaptive(dull, text, replace(adaptive_config(), log_var_start=0.0), seed=1, rule=RULE)
-    assert found.steps == (4 * RULE.window,)  # two windows to see it, as many to let the rate fall
-    longer = fit_adaptive(model, text, adaptive_config(), seed=1, rule=replace(RULE, tolerance_nats=1e-9))
-    assert longer.steps[0] > 4 * RULE.window
-    never = fit_adaptive(model, text, adaptive_config(), seed=1, rule=Adaptive(1e-9, window=20, max_steps=30))
-    assert never.steps == (30,)
+    _, found = fit_adaptive(dull, text, replace(adaptive_config(), log_var_start=0.0), seed=1, rule=RULE)
+    assert found == [4 * RULE.window]  # two windows to see it, as many to let the rate fall
+    _, longer = fit_adaptive(model, text, adaptive_config(), seed=1, rule=replace(RULE, tolerance_nats=1e-9))
+    assert longer[0] > 4 * RULE.window
+    _, never = fit_adaptive(model, text, adaptive_config(), seed=1, rule=Adaptive(1e-9, window=20, max_steps=30))
+    assert never == [30]
 
 
 def test_adaptive_fits_have_the_same_bits_in_any_order() -> None:
     model = tiny_model()
     texts = [document(seed, length) for seed, length in enumerate((17, 40, 64))]
-    found = fit_adaptive(model, texts, adaptive_config(), seed=3, rule=RULE)
-    again = fit_adaptive(model, texts[::-1], adaptive_config(), seed=3, rule=RULE)
-    assert found.steps == again.steps[::-1]
-    assert torch.equal(found.posterior.mu, again.posterior.mu.flip(0))
-    assert found.mean_steps == sum(found.steps) / 3
-    trace = found.posterior.trace.objective_nats
-    assert trace.shape == (max(found.steps) + 1, 3)
+    found, steps = fit_adaptive(model, texts, adaptive_config(), seed=3, rule=RULE)
+    again, reversed_steps = fit_adaptive(model, texts[::-1], adaptive_config(), seed=3, rule=RULE)
+    assert steps == reversed_steps[::-1]
+    assert torch.equal(found.mu, again.mu.flip(0))
+    trace = found.trace.objective_nats
+    assert trace.shape == (max(steps) + 1, 3)
     assert trace[-1].isfinite().all()
-    assert [int(column.isfinite().sum()) for column in trace.T] == [steps + 1 for steps in found.steps]
+    assert [int(column.isfinite().sum()) for column in trace.T] == [one + 1 for one in steps]
 
 
 def test_documents_leave_a_shared_batch_without_disturbing_it() -> None:
@@ -394,18 +403,17 @@ def test_adaptive_first_steps_are_those_of_a_fixed_fit() -> None:
     model, texts = tiny_model(), [document(1, 40)]
     constant = replace(adaptive_config(), lr_final=adaptive_config().lr, t_fast=10)
     fixed = fit_documents(model, texts, constant, seed=3)
-    adaptive = fit_adaptive(model, texts, constant, seed=3, rule=RULE)
-    assert torch.equal(adaptive.posterior.trace.objective_nats[:10], fixed.trace.objective_nats[:10])
+    adaptive, _ = fit_adaptive(model, texts, constant, seed=3, rule=RULE)
+    assert torch.equal(adaptive.trace.objective_nats[:10], fixed.trace.objective_nats[:10])
 
 
 def test_adaptive_fit_reaches_what_a_long_fit_reaches() -> None:
     model, documents, _ = toy()
     some = documents[:3]
-    found = fit_adaptive(model, some, fit_config("bound"), seed=1, rule=Adaptive(window=8, max_steps=128))
+    found, steps = fit_adaptive(model, some, fit_config("bound"), seed=1, rule=Adaptive(window=8, max_steps=128))
     short = fresh_draws(model, some, toy_fit("bound", 16), seed=1)  # the first rows of the longer fit
-    bound = float(fresh_draws(model, some, found.posterior, seed=1).bound_nats.mean())
-    assert bound < float(short.bound_nats.mean())
-    assert found.mean_steps < 128
+    assert nats(fresh_draws(model, some, found, seed=1)).mean() < nats(short).mean()
+    assert sum(steps) / 3 < 128
 
 
 @pytest.mark.parametrize("rule", [{"window": 0}, {"max_steps": 3}, {"tolerance_nats": 0.0}])
@@ -422,16 +430,17 @@ def test_a_draw_costs_the_same_bits_however_many_there_are(length: int, windows:
     model = tiny_model(scale=4.0)
     text = Document(tuple(document(seed, length).windows[0] for seed in range(windows)))
     fitted = fit_documents(model, [text], fit_config("bound", t_fast=3), seed=1)
-    many = fresh_draws(model, [text], fitted, seed=1, draws=21).nll_nats
+    many = fresh_draws(model, [text], fitted, seed=1, draws=21)[0].bound.per_draw_nats
     for draws in (2, 8, 11):
-        assert torch.equal(fresh_draws(model, [text], fitted, seed=1, draws=draws).nll_nats, many[:draws])
+        (found,) = fresh_draws(model, [text], fitted, seed=1, draws=draws)
+        assert found.bound.per_draw_nats == many[:draws]
 
 
 def test_draws_that_share_a_pass_equal_draws_alone() -> None:
     model, text = tiny_model(scale=4.0), document(3, 40)
     z = torch.randn(8, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
-    alone = torch.cat([nll_of_latents(model, text, one.unsqueeze(0)) for one in z])
-    torch.testing.assert_close(nll_of_latents(model, text, z), alone, rtol=1e-6, atol=0)
+    alone = torch.cat([nll_of_latents(Batch.of(model, [text]), one.unsqueeze(0)) for one in z])
+    torch.testing.assert_close(nll_of_latents(Batch.of(model, [text]), z), alone, rtol=1e-6, atol=0)
 
 
 def test_the_prelude_is_made_once_for_all_draws_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +454,7 @@ def test_the_prelude_is_made_once_for_all_draws_of_a_row(monkeypatch: pytest.Mon
 def test_draws_that_memory_cannot_hold_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     model, text, passes = tiny_model(scale=4.0), document(3, 40), []
     z = torch.randn(7, *TINY.latent_shape, generator=torch.Generator().manual_seed(4))
-    exact, plain = nll_of_latents(model, text, z), Batch.repeated
+    exact, plain = nll_of_latents(Batch.of(model, [text]), z), Batch.repeated
 
     def crowded(self: Batch, times: int) -> Batch:
         passes.append(times)
@@ -454,7 +463,7 @@ def test_draws_that_memory_cannot_hold_are_halved(monkeypatch: pytest.MonkeyPatc
         return plain(self, times)
 
     monkeypatch.setattr(Batch, "repeated", crowded)
-    torch.testing.assert_close(nll_of_latents(model, text, z), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(nll_of_latents(Batch.of(model, [text]), z), exact, rtol=1e-6, atol=0)
     assert passes == [7, 3, 4, 2, 2]
 
 
@@ -470,8 +479,6 @@ def test_a_bound_of_rounded_products_differs_by_less_than_its_monte_carlo_error(
         fitted = fit_documents(model, texts, fit_config("bound", t_fast=12), seed=1)
         found.append(fresh_draws(model, texts, fitted, seed=1))
     full, rounded = found
-    gap = (rounded.bound_nats - full.bound_nats).abs()
-    assert float((rounded.bound_nats - full.bound_nats).sum().abs()) < float(
-        full.bound_stderr_nats.square().sum().sqrt()
-    )
-    assert float(gap.max()) / 60 < 0.02
+    gap = nats(rounded) - nats(full)
+    assert abs(gap.sum()) < np.sqrt((errors(full) ** 2).sum())
+    assert np.abs(gap).max() / 60 < 0.02

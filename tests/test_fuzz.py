@@ -26,7 +26,7 @@ from ltm_eval import cli
 from ltm_eval.data.sets import GSM8K
 from ltm_eval.data.sources import load
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.model.checkpoint import check_header, read
+from ltm_eval.model.checkpoint import read
 from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.tokenizer import Tokenizer, load_ranks
 from ltm_eval.report.page import build
@@ -113,25 +113,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
-def test_headers_of_safetensors(folder: Path, tmp_path: Path) -> None:
-    whole = (folder / "model.safetensors").read_bytes()
-    end = 8 + int.from_bytes(whole[:8], "little")
-    path = tmp_path / "x.safetensors"
-    passed = 0
-    for head in mutants("header", whole[8:end], 1_500):
-        path.write_bytes(len(head).to_bytes(8, "little") + head + whole[end:])
-        passed += tried(lambda: check_header(path), CheckpointError)
-    for content in mutants("file", whole, 500):
-        path.write_bytes(content)
-        passed += tried(lambda: check_header(path), CheckpointError)
-    assert passed > 0  # bits of the data are not the header's business
-
-
 def test_folders(folder: Path, tmp_path: Path) -> None:
     """What still loads has the digest that its config names, so it is the same model."""
     place = tmp_path / "model"
     shutil.copytree(folder, place)
-    for name, count in (("model.safetensors", 150), ("config.json", 400)):
+    for name, count in (("model.safetensors", 400), ("config.json", 400)):
         whole = (folder / name).read_bytes()
         for content in mutants(name, whole, count):
             (place / name).write_bytes(content)

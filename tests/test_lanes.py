@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ltm_eval.inference import batching as lanes
-from ltm_eval.inference import batching as workers
-from ltm_eval.inference import posterior
-from ltm_eval.inference.batching import Batch, keeps_bits, lane_groups
-from ltm_eval.inference.batching import lanes as lanes_of
+from ltm_eval.inference import batching, posterior
+from ltm_eval.inference.batching import Batch, in_groups, keeps_bits
 from ltm_eval.inference.options import fit_config
-from ltm_eval.inference.posterior import Adaptive, fast_loop, fit_adaptive, fit_documents
+from ltm_eval.inference.posterior import fast_loop, fit_documents
 from ltm_eval.model.decoder import LatentThoughtModel
 from tests.test_steps import document
 from tests.tiny import tiny_model
@@ -61,23 +58,13 @@ def test_bits_are_those_of_each_document_alone(noise: str, sizes: list[int], mon
     assert max(sizes) > 8, "short documents share passes on this machine, or the test shows nothing"
     shuffled = fit_documents(model, [DOCUMENTS[i] for i in order], config, seed=1)
     some = fit_documents(model, DOCUMENTS[5:12], config, seed=1)
-    monkeypatch.setattr(lanes, "MOST", 1)
+    monkeypatch.setattr(batching, "SHARED_DOCUMENTS", 1)
     sizes.clear()
     alone = fit_documents(model, DOCUMENTS, config, seed=1)
     assert set(sizes) == {1}
     assert same(together, alone)
     assert all(same(shuffled.row(place), alone.row(i)) for place, i in enumerate(order))
     assert all(same(some.row(i - 5), alone.row(i)) for i in range(5, 12))
-
-
-def test_adaptive_fits_keep_their_bits_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, config = tiny_model(scale=4.0), fit_config("bound", t_fast=5)
-    rule = Adaptive(window=2, max_steps=40, tolerance_nats=0.02)
-    together = fit_adaptive(model, DOCUMENTS[:12], config, seed=1, rule=rule)
-    monkeypatch.setattr(lanes, "MOST", 1)
-    alone = fit_adaptive(model, DOCUMENTS[:12], config, seed=1, rule=rule)
-    assert together.steps == alone.steps and len(set(alone.steps)) > 1
-    assert torch.equal(together.posterior.mu, alone.posterior.mu)
 
 
 def test_where_a_bit_differs_documents_run_alone(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +88,7 @@ def test_where_a_bit_differs_documents_run_alone(sizes: list[int], monkeypatch: 
 
 
 @pytest.mark.parametrize("rows", [1, 5, 7])
-def test_every_number_of_documents_is_tried_with_the_products_of_few_rows(
-    rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_number_of_documents_is_tried(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that sums otherwise for one number of rows, and for no other."""
     honest = LatentThoughtModel.latent_keys_values
 
@@ -113,49 +98,54 @@ def test_every_number_of_documents_is_tried_with_the_products_of_few_rows(
 
     assert keeps_bits(tiny_model(), (1, 16), 16)
     monkeypatch.setattr(LatentThoughtModel, "latent_keys_values", other)
-    assert not keeps_bits(tiny_model(), (1, 16), 16)
+    kept = {count: keeps_bits(tiny_model(), (1, 16), count) for count in (2, 5, 7, 16)}
+    assert kept == {count: rows not in (1, count) for count in kept}
 
 
-def test_a_shape_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[Any] = []
-    monkeypatch.setattr(lanes, "_compared", lambda model, *key: compared.append(key) or True)
-    model = tiny_model()
+def test_a_shape_is_tried_once_and_forgotten_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    honest = Batch.of.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(Batch, "of", classmethod(lambda cls, *given: tried.append(1) or honest(cls, *given)))
+    model: LatentThoughtModel | None = tiny_model()
+    assert model is not None
     for _ in range(3):
-        assert keeps_bits(model, (1, 16), 16)
-    assert keeps_bits(model, (1, 32), 16) and keeps_bits(tiny_model(), (1, 16), 16)
-    model.set_matmul_dtype(torch.bfloat16)
-    assert keeps_bits(model, (1, 16), 16)
-    assert compared == [((1, 16), 16), ((1, 32), 16), ((1, 16), 16), ((1, 16), 16)]
+        assert keeps_bits(model, (1, 16), 2)
+    assert len(tried) == 3  # both, and each alone
+    assert keeps_bits(model, (1, 32), 2) and keeps_bits(model, (1, 16), 3)
+    assert len(tried) == 3 + 3 + 4
+    keeps_bits(model.set_matmul_dtype(torch.bfloat16), (1, 16), 2)
+    assert len(tried) == 10 + 3
+    before = len(batching._tried)
+    del model
+    assert len(batching._tried) == before - 1
+
+
+def groups(count: int, length: int, windows: int = 1, model: LatentThoughtModel | None = None) -> list[int]:
+    found: list[list[int]] = []
+    texts = [document(seed, length, windows) for seed in range(count)]
+    assert in_groups(model or tiny_model(), texts, lambda group: found.append(list(group)) or list(group)) == list(
+        range(count)
+    )
+    return [len(group) for group in sorted(found)]
 
 
 def test_how_many_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "keeps_bits", lambda *_: True)
+    monkeypatch.setattr(batching, "keeps_bits", lambda *_: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert {n: groups(16, n)[0] for n in (16, 32, 64, 128, 192)} == {16: 16, 32: 16, 64: 8, 128: 4, 192: 2}
+    assert groups(4, 60, 4) == [2, 2]
     model = tiny_model()
-    counts = {n: lanes_of(model, document(1, n)) for n in (16, 32, 64, 128, 192)}
-    assert counts == {16: 16, 32: 16, 64: 8, 128: 4, 192: 2}
-    assert lanes_of(model, document(1, 60, 4)) == 2
     model.compiled = True
-    assert lanes_of(model, document(1, 16)) == 1
-    monkeypatch.setattr(workers, "SMALL_PARAMETERS", 10)
-    assert lanes_of(tiny_model(), document(1, 16)) == 1
+    assert groups(3, 16, model=model) == [1, 1, 1]
+    monkeypatch.setattr(batching, "SMALL_PARAMETERS", 10)
+    assert groups(3, 16) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("threads", "expected"), [(1, [16, 3]), (2, [10, 9]), (8, [3, 3, 3, 3, 3, 3, 1]), (64, [1] * 19)]
 )
 def test_no_core_goes_without(threads: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "keeps_bits", lambda *_: True)
+    monkeypatch.setattr(batching, "keeps_bits", lambda *_: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    texts = [document(seed, 16) for seed in range(19)]
-    groups = lane_groups(tiny_model(), [list(range(19))], texts)
-    assert [len(group) for group in groups] == expected
-    assert [place for group in groups for place in group] == list(range(19))
-
-
-def test_memory_of_a_model_does_not_outlive_it() -> None:
-    model: LatentThoughtModel | None = tiny_model()
-    assert model is not None
-    keeps_bits(model, (1, 16), 2)
-    before = len(lanes._checked)
-    del model
-    assert len(lanes._checked) == before - 1
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert groups(19, 16) == expected

@@ -55,7 +55,7 @@ def by_hand(asked: Question, start: Posterior, purpose: str) -> tuple[tuple[int,
     targets = (-1,) * (len(asked.read) - 1) + tuple(y)
     document = Document((Window((*asked.read, *y[:-1]), targets),))
     fitted = fit_documents(model, [document], FIT, seed=5, starts=[Start(start.mu, start.log_var)])
-    return trace.tokens, fitted, float(fresh_draws(model, [document], fitted, seed=5, draws=8).bound_nats[0])
+    return trace.tokens, fitted, fresh_draws(model, [document], fitted, seed=5, draws=8)[0].bound.nats
 
 
 def test_the_chain_refits_on_its_own_traces_and_the_control_does_not() -> None:
@@ -105,8 +105,8 @@ def test_refitting_on_a_trace_lowers_its_bound() -> None:
         for one in thought([asked], rounds=1)[0].control:
             document = trace_document(asked.read, one.continuation, EOT)
             assert document is not None
-            before = fresh_draws(model, [document], asked.posterior, seed=5, draws=8).bound_nats[0]
-            gains.append(float(before) - one.bound_nats)
+            (before,) = fresh_draws(model, [document], asked.posterior, seed=5, draws=8)
+            gains.append(before.bound.nats - one.bound_nats)
     assert sum(gains) > 0
 
 

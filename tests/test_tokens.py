@@ -17,7 +17,6 @@ from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import run
 from ltm_eval.inference.batching import Batch
 from ltm_eval.inference.bounds import RowOptions, score_documents, score_texts
-from ltm_eval.inference.draws import TokenCosts
 from ltm_eval.inference.options import fit_config
 from ltm_eval.inference.posterior import fit_documents
 from ltm_eval.inference.windows import Document, Window
@@ -82,10 +81,11 @@ def test_costs_of_tokens_leave_every_row_as_it_is() -> None:
     posterior = fit_documents(ltm, documents, fit, seed=1)
     options = RowOptions(iwae=4, prior=4, as_released=False)
     plain = score_documents(ltm, documents, fit, options=options, seed=1, posterior=posterior)
-    costs = TokenCosts({0, 2})
-    assert score_documents(ltm, documents, fit, options=options, seed=1, posterior=posterior, costs=costs) == plain
-    assert sorted(costs.nats) == [0, 2]
-    for place, nats in costs.nats.items():
+    kept = score_documents(ltm, documents, fit, options=options, seed=1, posterior=posterior, by_token={0, 2})
+    assert [replace(one, token_nats=()) for one in kept] == plain
+    costs = {place: one.token_nats for place, one in enumerate(kept) if one.token_nats}
+    assert sorted(costs) == [0, 2]
+    for place, nats in costs.items():
         assert len(nats) == len(documents[place].windows[0].tokens)
         assert math.fsum(nats) == pytest.approx(plain[place].nll_given_z.nats, rel=1e-6)
         z = posterior.row(place).mu

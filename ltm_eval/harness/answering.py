@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
     from ltm_eval.harness.context import Context
+    from ltm_eval.inference.batching import BatchLimit
     from ltm_eval.inference.bounds import TextScore
     from ltm_eval.inference.options import FitConfig, GenerationConfig
-    from ltm_eval.inference.posterior import BatchLimit
     from ltm_eval.inference.rethink import Candidate
     from ltm_eval.inference.windows import Document
     from ltm_eval.model.decoder import LatentThoughtModel

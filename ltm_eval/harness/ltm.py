@@ -31,15 +31,17 @@ from ltm_eval.harness.answering import (
 from ltm_eval.harness.context import Context, Windows, plan
 from ltm_eval.harness.evaluation import Failure, listed
 from ltm_eval.harness.options import ModelArguments, host_arguments, recorded_of_answers
-from ltm_eval.inference.batching import undisturbed
+from ltm_eval.inference.batching import BatchLimit
 from ltm_eval.inference.bounds import TextScore, row_options, score_texts, windows_of
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.inference.options import AUTO
-from ltm_eval.inference.posterior import BatchLimit, batch_limit, why_unusable
+from ltm_eval.inference.posterior import batch_limit, why_unusable
 from ltm_eval.inference.rethink import Budget
 from ltm_eval.model.checkpoint import info_of, load_with_tokenizer
 from ltm_eval.model.compiling import compile_layers, uncompiled
-from ltm_eval.model.decoder import LatentThoughtModel, live_model, told
+from ltm_eval.model.decoder import LatentThoughtModel
+from ltm_eval.model.inputs import told
+from ltm_eval.model.live import as_read, live_model, undisturbed
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.results.files import LatentRecord, TokenRecord
 from ltm_eval.runs.processes import join
@@ -89,7 +91,7 @@ class LTM(TemplateLM):
 
         Args:
             pretrained: folder, released `ckpt_*.pt`, hub id or `demo`; or a loaded model, also in training. That one is
-                left as it is: what is computed with is a copy (`LatentThoughtModel.as_read` tells its memory) of the
+                left as it is: what is computed with is a copy (`model.live.as_read` tells its memory) of the
                 weights that it has when a method is called.
             arguments: fields of `ModelArguments`, for example `t_fast=16, condition="demos"`. Without `tokenizer` and
                 `device` a loaded model keeps its own.
@@ -137,7 +139,7 @@ class LTM(TemplateLM):
 
     def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
         """A copy of a live model to compute with."""
-        copy = uncompiled(live.as_read(device=self._device, dtype=self.dtype))
+        copy = uncompiled(as_read(live, device=self._device, dtype=self.dtype))
         return compile_layers(copy) if self.compiled else copy
 
     @classmethod

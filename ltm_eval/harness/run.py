@@ -501,7 +501,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model from Python; nothing is written.
 
-    A live model is left as it is: what computes is a frozen copy, whose memory `LatentThoughtModel.as_read` tells (none
+    A live model is left as it is: what computes is a frozen copy, whose memory `model.live.as_read` tells (none
     where float32 is computed in, as on a CPU; 2 bytes a parameter of the matrices for bfloat16, the default on a GPU).
     The process is left as it was too, its random states included, and modes that the caller is in (`torch.no_grad`,
     `torch.inference_mode`, `torch.autocast`) change no figure. A model in half, bfloat16 or double is read as float32.
@@ -525,8 +525,8 @@ def evaluate(
         UsageError: an argument is not known, of another kind, or out of range.
         LtmEvalError: checkpoint, tokenizer or data cannot be used, or a document could not be answered.
     """
-    from ltm_eval.inference.batching import undisturbed
     from ltm_eval.model.compiling import compiler_kept
+    from ltm_eval.model.live import undisturbed
 
     with undisturbed(), compiler_kept():
         name, live = _model(model)
@@ -546,7 +546,7 @@ def _model(model: Any) -> tuple[str, LatentThoughtModel | None]:
     from torch import nn
 
     from ltm_eval.model.checkpoint import check_place
-    from ltm_eval.model.decoder import live_model
+    from ltm_eval.model.live import live_model
 
     if isinstance(model, (str, os.PathLike)):
         check_place(model)

@@ -78,7 +78,7 @@ def audit(
         rows = as_released(model, documents, config, seed=seed, posterior=posterior)
         figures = [row.nats for row in rows]
     else:
-        figures = fresh_draws(model, documents, posterior, seed=seed).bound_nats.tolist()
+        figures = [one.bound.nats for one in fresh_draws(model, documents, posterior, seed=seed)]
     return _verdict(figures, config, length=length, vocab=model.config.vocab_size, seed=seed)
 
 

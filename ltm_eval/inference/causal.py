@@ -31,15 +31,12 @@ if TYPE_CHECKING:
 class CausalConfig:
     """How the causal row is computed."""
 
-    chunk: int = 64
-    """Tokens scored between two refits of z."""
-    t_fast: int = 16
-    """Fast steps of each refit; 0 leaves the prior."""
-    draws: int = DRAWS
-    """Draws z ~ q in a chunk's mixture."""
+    chunk: int = 64  # tokens scored between two refits of z
+    t_fast: int = 16  # fast steps of each refit; 0 leaves the prior
+    draws: int = DRAWS  # z ~ q in a chunk's mixture
+    # What is scored as one, for records and the keys of kept answers: a whole text. Records without it are of versions
+    # that scored each rolling window of a long text by itself.
     scope: str = field(default="text", init=False)
-    """What is scored as one, for records and the keys of kept answers: a whole text. Records without it are of versions
-    that scored each rolling window of a long text by itself."""
 
     def __post_init__(self) -> None:
         for name in ("chunk", "draws"):
@@ -48,29 +45,39 @@ class CausalConfig:
                 raise UsageError(f"causal {name} must be a whole number of at least 1, got {value!r}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Causal:
     """A text scored chunk by chunk, each under a posterior of what precedes it."""
 
-    chunk_nats: tuple[float, ...]
-    """-log of the mean over draws of p(chunk | z, preceding tokens), one joint figure per chunk."""
-    stderr_nats: float | None
-    """Monte-Carlo standard error of the sum; None for a single draw."""
-    tokens: int
-    """Tokens scored."""
-    draws: int
-    """Draws per chunk."""
-    fast_steps: int
-    """Fast steps of all refits."""
-    fitted_tokens: int
-    """Tokens those steps went through: the cost of fitting."""
-    read_tokens: int
-    """Tokens the decoder went through to score, over all draws."""
+    text: tuple[int, ...]
+    posterior: Posterior = field(compare=False)  # of the last refit
+    draws: int  # per chunk
+    # -log of the mean over draws of p(chunk | z, preceding tokens), one joint figure per chunk
+    chunks: list[Estimate] = field(default_factory=list)
+    fast_steps: int = 0  # of all refits
+    fitted_tokens: int = 0  # tokens those steps went through: the cost of fitting
+    read_tokens: int = 0  # tokens the decoder went through to score, over all draws
+
+    @property
+    def tokens(self) -> int:
+        """Tokens scored."""
+        return len(self.text) - 1
+
+    @property
+    def chunk_nats(self) -> tuple[float, ...]:
+        """Nats of each chunk."""
+        return tuple(chunk.nats for chunk in self.chunks)
 
     @property
     def nats(self) -> float:
         """Sum over chunks."""
         return math.fsum(self.chunk_nats)
+
+    @property
+    def stderr_nats(self) -> float | None:
+        """Monte-Carlo standard error of the sum; None for a single draw."""
+        errors = [chunk.stderr_nats for chunk in self.chunks if chunk.stderr_nats is not None]
+        return math.sqrt(math.fsum(error * error for error in errors)) if errors else None
 
 
 def causal(
@@ -107,38 +114,16 @@ def causal(
             f"causal: text {short} has {len(texts[short])} tokens; the first is only read, so give 2 or more"
         )
     config = replace(config, t_fast=options.t_fast, adaptive=False)
-    streams = [_Stream(tuple(text), Posterior.prior(model)) for text in texts]
+    streams = [Causal(tuple(text), Posterior.prior(model), options.draws) for text in texts]
     for first in range(0, max(map(len, texts), default=1) - 1, options.chunk):
         active = [stream for stream in streams if len(stream.text) - 1 > first]
         if first and config.t_fast:
             _refit(model, active, config, first=first, seed=seed)
         each(model, active, lambda i: _score_chunk(model, active[i], options, first=first, seed=seed))  # noqa: B023 - called before the next
-    return [stream.result(options) for stream in streams]
+    return streams
 
 
-class _Stream:
-    """A text on its way through `causal`."""
-
-    def __init__(self, text: tuple[int, ...], posterior: Posterior) -> None:
-        self.text, self.posterior = text, posterior
-        self.scores: list[Estimate] = []
-        self.fast_steps = self.fitted_tokens = self.read_tokens = 0
-
-    def result(self, options: CausalConfig) -> Causal:
-        """What the text cost."""
-        errors = [score.stderr_nats for score in self.scores if score.stderr_nats is not None]
-        return Causal(
-            chunk_nats=tuple(score.nats for score in self.scores),
-            stderr_nats=math.sqrt(math.fsum(error * error for error in errors)) if errors else None,
-            tokens=len(self.text) - 1,
-            draws=options.draws,
-            fast_steps=self.fast_steps,
-            fitted_tokens=self.fitted_tokens,
-            read_tokens=self.read_tokens,
-        )
-
-
-def _refit(model: LatentThoughtModel, streams: Sequence[_Stream], config: FitConfig, *, first: int, seed: int) -> None:
+def _refit(model: LatentThoughtModel, streams: Sequence[Causal], config: FitConfig, *, first: int, seed: int) -> None:
     """Fit each stream's z on the targets before position `first`, from where its posterior stands."""
     start = max(0, first - model.config.max_seq_len)
     seen = [Document((Window(s.text[start:first], s.text[start + 1 : first + 1]),)) for s in streams]
@@ -150,20 +135,20 @@ def _refit(model: LatentThoughtModel, streams: Sequence[_Stream], config: FitCon
         stream.fitted_tokens += config.t_fast * (first - start)
 
 
-def _score_chunk(model: LatentThoughtModel, stream: _Stream, options: CausalConfig, *, first: int, seed: int) -> None:
+def _score_chunk(model: LatentThoughtModel, stream: Causal, options: CausalConfig, *, first: int, seed: int) -> None:
     """Score targets `first` ... `first + chunk - 1` given z and the tokens before them."""
     end = min(first + options.chunk, len(stream.text) - 1)
     start = max(0, first + options.chunk - model.config.max_seq_len)  # must not depend on where the text ends
     targets = (IGNORED,) * (first - start) + stream.text[first + 1 : end + 1]
     past = stream.text[start : first + 1]
     noise = draw_noise(stream.posterior, Document((Window(past, past),)).key, "causal", seed=seed, draws=options.draws)
-    weighed = weigh(model, Document((Window(stream.text[start:end], targets),)), stream.posterior, noise=noise)
-    stream.scores.append(minus_log_mean(-weighed.nll))
+    nll, _ = weigh(model, Document((Window(stream.text[start:end], targets),)), stream.posterior, noise=noise)
+    stream.chunks.append(minus_log_mean(-nll))
     stream.read_tokens += options.draws * (end - start)
 
 
 def text_of(document: Document) -> tuple[int, ...]:
-    """The text a document's windows were cut from: its first input token, then every scored target in turn.
+    """Return the text a document's windows were cut from: its first input token, then every scored target in turn.
 
     Raises:
         UsageError: the windows do not make up one text: targets are not their own next tokens, or what a window reads
@@ -185,5 +170,6 @@ def text_of(document: Document) -> tuple[int, ...]:
 def causal_rows(
     model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, options: CausalConfig, seed: int
 ) -> list[Estimate]:
+    """Return the causal row of each document, whose windows must make up one text."""
     found = causal(model, [text_of(document) for document in documents], config, options=options, seed=seed)
     return [Estimate(row.nats, row.stderr_nats, row.draws, row.draws) for row in found]

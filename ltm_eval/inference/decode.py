@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.inference.batching import is_small, one_thread
+from ltm_eval.inference.batching import CPU_LANES, is_small, one_thread
 from ltm_eval.inference.windows import padded_length
 from ltm_eval.model.decoder import LatentThoughtModel, Linear
 from ltm_eval.system import progress
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ltm_eval.inference.options import GenerationConfig
-
-
-CPU_LANES = 16
-"""Smallest multiple of 16 rows; from 12 rows on, CPU matrix products gave each row the same bits whatever stood
-beside it.
-"""
 
 
 FEW_LANES = 4

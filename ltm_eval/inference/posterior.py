@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ltm_eval.inference.batching import Batch, alone, in_groups, tokens_per_pass, undisturbed
-from ltm_eval.inference.decode import CPU_LANES
+from ltm_eval.inference.batching import CPU_LANES, Batch, BatchLimit, alone, in_groups, tokens_per_pass
 from ltm_eval.inference.options import FitConfig, fit_config
 from ltm_eval.inference.windows import (
     Document,
@@ -30,351 +29,25 @@ from ltm_eval.inference.windows import (
     stacked,
     trimmed,
 )
-from ltm_eval.model.decoder import check_range, check_tokens, live_model
 from ltm_eval.model.elbo import IGNORED, kl_nats, kl_per_layer_nats
+from ltm_eval.model.inputs import check_range, check_tokens
+from ltm_eval.model.live import as_read, live_model, undisturbed
 from ltm_eval.system import progress
 from ltm_eval.system.device import give_back, on_gpu, ran_out, uploaded
 from ltm_eval.system.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from ltm_eval.inference.windows import Noise
     from ltm_eval.model.decoder import LatentThoughtModel
 
-
-# One fast step: gradients of z, then AdamW on mu and log_var (arXiv:1711.05101).
-#
-# On a CPU the host keeps count. On a GPU a step is a function of what lies there: it counts itself, finds its
-# rate in a table made beforehand, and needs nothing of the host but the noise. Nobody waits for anybody, and the whole
-# step can be captured as one CUDA graph, which `compiling.compile_layers` asks for.
+TORCH_IGNORED = -100  # what `torch.nn.functional.cross_entropy` leaves out by default; read as `IGNORED`
+MAX_BATCH = 64  # documents of full length that `auto` tries first
+MAX_DOCUMENTS = 512  # of a batch that tokens limit, however short they are: each has latents of its own
+DIVERGED_NATS = 1_000.0  # -ELBO per scored token beyond which a fit has diverged; equally likely tokens cost 11
 
 log = logging.getLogger(__name__)
-
-Terms = tuple[Tensor, Tensor]
-"""-log p(x|z) and KL of a step, (B,) each, before it is taken."""
-
-
-def steps_of(batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> Callable[[int, Tensor], Terms]:
-    """What takes the steps of a fit: (n, noise of step n) to the step's terms; mu and log_var move where they lie."""
-    return (DeviceSteps if on_gpu(mu.device) else HostSteps)(batch, mu, log_var, config)
-
-
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Cosine from `lr` towards `lr_final` over t_fast steps."""
-    return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)
-
-
-class AdamW:
-    """What `torch.optim.AdamW` computes, bit for bit. Making torch's own imports its compiler, which takes a second."""
-
-    def __init__(self, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
-        self.values, self.config, self.count = (mu, log_var), config, 0
-        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in (mu.detach(), log_var.detach())]
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Move along `grad` of both."""
-        config = self.config
-        self.count += 1
-        size = rate / (1 - config.beta1**self.count)
-        correction: float = (1 - config.beta2**self.count) ** 0.5
-        for value, (first, second) in zip(self.values, self.moments, strict=True):
-            assert value.grad is not None
-            value.mul_(1 - rate * config.weight_decay)
-            first.lerp_(value.grad, 1 - config.beta1)
-            second.mul_(config.beta2).addcmul_(value.grad, value.grad, value=1 - config.beta2)
-            value.addcdiv_(first, (second.sqrt() / correction).add_(config.adam_eps), value=-size)
-
-
-class HostSteps:
-    """Steps whose rates the host gives."""
-
-    def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
-        self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
-        self.optimiser = AdamW(mu, log_var, config)
-
-    def __call__(self, number: int, noise: Tensor) -> Terms:
-        """Take a step."""
-        terms = self.batch.descend(self.mu, self.log_var, noise)
-        self.optimiser.step(learning_rate(self.config, number))
-        return terms
-
-
-class DeviceSteps:
-    """Steps that know their number and rate, to be taken in order."""
-
-    def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
-        self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
-        self.table = uploaded(schedule(config), mu.device)
-        self.count = torch.zeros(1, dtype=torch.long, device=mu.device)
-        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in (mu.detach(), log_var.detach())]
-        self.noise: Tensor | None = None
-        self.replay: Callable[[], Terms] | None = None
-
-    def __call__(self, number: int, noise: Tensor) -> Terms:
-        """Take a step."""
-        return self._replayed(number, noise) if self.batch.model.captures_steps else self._take(noise)
-
-    def _take(self, noise: Tensor) -> Terms:
-        terms = self.batch.descend(self.mu, self.log_var, noise)
-        rate, shrink, correction = self.table.index_select(0, self.count).squeeze(0).unbind()
-        with torch.no_grad():
-            for value, (first, second) in zip((self.mu, self.log_var), self.moments, strict=True):
-                assert value.grad is not None
-                first.lerp_(value.grad, 1 - self.config.beta1)
-                second.mul_(self.config.beta2).addcmul_(value.grad, value.grad, value=1 - self.config.beta2)
-                spread = second.sqrt().div_(correction).add_(self.config.adam_eps)
-                value.mul_(shrink).sub_(first.mul(rate).div_(spread))
-            self.count.add_(1)
-        return terms
-
-    def _replayed(self, number: int, noise: Tensor) -> Terms:
-        """The first step as it is, which leaves everything a capture must not make; the others as one graph."""
-        if self.noise is None:
-            self.noise = noise.clone()
-            return aside(lambda: self._take(noise))
-        self.noise.copy_(noise)
-        if self.replay is None:
-            try:
-                self.replay = captured(lambda: self._take(self.noise))  # type: ignore[arg-type]
-            except Exception as error:
-                if ran_out(error):
-                    raise
-                self.batch.model.captures_steps = False
-                log.warning("compile: steps could not be captured and are taken one by one (%s)", str(error)[:200])
-                return self._take(noise)
-        nll, kl = self.replay()
-        return nll.clone(), kl.clone()
-
-
-def schedule(config: FitConfig) -> Tensor:
-    """Of every step: rate over the first moment's correction, what weight decay leaves, root of the second's
-    correction; (t_fast, 3), fp32.
-    """
-    rows = [
-        (rate / (1 - config.beta1**n), 1 - rate * config.weight_decay, math.sqrt(1 - config.beta2**n))
-        for n, rate in ((step + 1, learning_rate(config, step)) for step in range(config.t_fast))
-    ]
-    return torch.tensor(rows, dtype=torch.float64).float()
-
-
-def aside(work: Callable[[], Terms]) -> Terms:
-    """Work on a stream of its own, as what comes before a capture must run."""
-    stream, own = torch.cuda.Stream(), torch.cuda.current_stream()
-    stream.wait_stream(own)
-    with torch.cuda.stream(stream):
-        found = work()
-    own.wait_stream(stream)
-    return found
-
-
-def captured(work: Callable[[], Terms]) -> Callable[[], Terms]:
-    """Work as a CUDA graph: nothing is computed now, and all of it in one launch whenever what is returned is called.
-
-    The tensors it gives are the same ones each time.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = work()
-
-    def replay() -> Terms:
-        graph.replay()
-        return found
-
-    return replay
-
-
-# Fits of unset length (`t_fast=auto`): each document is fitted for as long as it gains.
-
-
-@dataclass(frozen=True)
-class Adaptive:
-    """When a fit of unset length (`t_fast=auto`) ends."""
-
-    tolerance_nats: float = 0.005
-    """Least improvement of the smoothed objective over a window, per scored token."""
-    window: int = 16
-    """Steps that are averaged."""
-    max_steps: int = 512
-    """Most fast steps of a document."""
-
-    def __post_init__(self) -> None:
-        if self.window < 1 or self.max_steps < self.window:
-            raise UsageError(
-                f"an adaptive fit needs a window of at least 1 step and at least as many steps in all, got window "
-                f"{self.window} and max_steps {self.max_steps}"
-            )
-        if not self.tolerance_nats > 0:
-            raise UsageError(f"tolerance_nats must be positive, got {self.tolerance_nats!r}")
-
-
-@dataclass(frozen=True)
-class AdaptiveFit:
-    """Posteriors whose number of fast steps was chosen document by document."""
-
-    posterior: Posterior
-    """In the documents' order. Its trace has a row for every step of the longest fit, NaN where a document had left,
-    and the evaluation after the last step as its last row.
-    """
-    steps: tuple[int, ...]
-    """Fast steps of each document."""
-
-    @property
-    def mean_steps(self) -> float:
-        """Mean number of fast steps."""
-        return sum(self.steps) / len(self.steps)
-
-
-def fit_adaptive(
-    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
-) -> AdaptiveFit:
-    """Fit every document for as long as it gains, then let its rate fall for as many steps again, and stop.
-
-    The rate stays at `config.lr` while the mean objective of the last `rule.window` steps is lower than that of the
-    window before by at least the tolerance; then it follows a cosine to `config.lr_final`. A fit is thus half constant,
-    half falling: stopped without the fall, or after a short one, the steps' own noise stays in the bound.
-    `config.t_fast` is not used. A document's noise is that of `fit_documents`.
-
-    Documents that share passes (`groups`) do until each is done.
-    """
-
-    def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
-        return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
-
-    done = in_groups(model, documents, together)
-    posterior = Posterior.joined([part for part, _ in done])
-    return AdaptiveFit(posterior, tuple(steps for _, steps in done))
-
-
-def adaptive_loop(
-    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
-) -> list[tuple[Posterior, int]]:
-    """`fit_adaptive` for documents of one shape: each one's posterior, with its own trace, and its number of steps."""
-    fits = [_AdaptiveDocument(model, document, config, seed=seed, rule=rule) for document in documents]
-    active, batch = fits, Batch.of(model, documents)
-    while active:
-        mu = torch.cat([own.mu.detach() for own in active]).requires_grad_()
-        log_var = torch.cat([own.log_var.detach() for own in active]).requires_grad_()
-        terms = batch.descend(mu, log_var, torch.cat([own.noise(own.steps) for own in active], dim=1))
-        progress.mark()
-        for i, own in enumerate(active):
-            own.move(_part(mu.grad, i), _part(log_var.grad, i), terms=(terms[0][i : i + 1], terms[1][i : i + 1]))
-        for own, nats in zip(active, (terms[0] + terms[1]).tolist(), strict=True):  # the step's one look at the device
-            own.judge(nats)
-        going = [own for own in active if not own.done]
-        if going and len(going) < len(active):
-            batch = Batch.of(model, [own.document for own in going])
-        active = going
-    return [(own.posterior(model), own.steps) for own in fits]
-
-
-def _part(gradient: Tensor | None, i: int) -> Tensor:
-    assert gradient is not None
-    return gradient[i : i + 1]
-
-
-class _AdaptiveDocument:
-    """One document of `adaptive_loop`: its posterior on the way, its optimiser, and whether it is done."""
-
-    def __init__(
-        self, model: LatentThoughtModel, document: Document, config: FitConfig, *, seed: int, rule: Adaptive
-    ) -> None:
-        self.document, self.rule = document, rule
-        self.config = replace(config, t_fast=rule.max_steps)
-        self.noise = document_noise(model, [document], self.config, seed)
-        start = preset_start(model, [document], self.config, seed)
-        self.mu, self.log_var = start.mu.clone().requires_grad_(), start.log_var.clone().requires_grad_()
-        self.optimiser = AdamW(self.mu, self.log_var, config)
-        self.tolerance = rule.tolerance_nats * document.scored
-        self.cooling_from: int | None = None
-        self.objective: list[float] = []
-        self.nll: list[Tensor] = []
-        self.kl: list[Tensor] = []
-
-    @property
-    def steps(self) -> int:
-        """Fast steps so far."""
-        return len(self.nll)
-
-    @property
-    def done(self) -> bool:
-        """Whether the rate has come down."""
-        return self.cooling_from is not None and self.steps >= min(2 * self.cooling_from, self.rule.max_steps)
-
-    def move(self, mu_grad: Tensor, log_var_grad: Tensor, *, terms: tuple[Tensor, Tensor]) -> None:
-        """One step along the gradients; `terms` are the -log p(x|z) and KL, (1,) each, that they belong to."""
-        self.mu.grad, self.log_var.grad = mu_grad, log_var_grad
-        self.optimiser.step(self._rate())
-        self.nll.append(terms[0])
-        self.kl.append(terms[1])
-
-    def judge(self, objective_nats: float) -> None:
-        """Let the rate fall from here on, if the step taken last shows that nothing is gained any more."""
-        self.objective.append(objective_nats)
-        if self.cooling_from is None and (self._flat() or 2 * self.steps >= self.rule.max_steps):
-            self.cooling_from = self.steps
-
-    def _rate(self) -> float:
-        if self.cooling_from is None:
-            return self.config.lr
-        return learning_rate(replace(self.config, t_fast=self.cooling_from), self.steps - self.cooling_from)
-
-    def _flat(self) -> bool:
-        """Whether the last window's mean objective is not lower than the one before by the tolerance."""
-        window = self.rule.window
-        if self.steps < 2 * window:
-            return False
-        objective = self.objective[-2 * window :]
-        return (math.fsum(objective[:window]) - math.fsum(objective[window:])) / window < self.tolerance
-
-    def posterior(self, model: LatentThoughtModel) -> Posterior:
-        """The result, evaluated once more."""
-        mu, log_var = self.mu.detach(), self.log_var.detach()
-        last = Batch.of(model, [self.document]).expected_nll_nats(mu, log_var, self.noise(self.steps))
-        return Posterior(
-            mu, log_var, Trace(torch.stack([*self.nll, last]), torch.stack([*self.kl, kl_nats(mu, log_var)]))
-        )
-
-
-# The fast loop: gradient steps on the ELBO that fit mu and log_var to a batch of documents.
-#
-# Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures: see
-# `posterior`.
-
-
-def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
-    """AdamW on mu and log_var, `config.t_fast` steps, then one evaluation.
-
-    The gradient is that of the sum over documents, so each document moves as if it were alone.
-
-    Args:
-        batch: the documents.
-        start: (B, L, N, D) each; taken as it is, also when t_fast is 0.
-        noise: called with the step 0 ... t_fast.
-    """
-    mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
-    nll, kl, layers = [], [], []
-    if config.t_fast:
-        mu.requires_grad_()
-        log_var.requires_grad_()
-        take = steps_of(batch, mu, log_var, config)
-        for step in range(config.t_fast):
-            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
-            terms = take(step, noise(step))
-            nll.append(terms[0])
-            kl.append(terms[1])
-            progress.mark()
-    with torch.no_grad():
-        mu, log_var = mu.detach(), log_var.detach()
-        nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
-        kl.append(kl_nats(mu, log_var))
-        layers.append(kl_per_layer_nats(mu, log_var))
-    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
-
-
-TORCH_IGNORED = -100
-"""What `torch.nn.functional.cross_entropy` leaves out unless told otherwise; read as `IGNORED`."""
 
 
 def fit(
@@ -415,11 +88,11 @@ def fit(
     number = _whole("seed", seed)
     documents = documents_of(tokens, targets, vocab=source.config.vocab_size)
     with undisturbed():
-        return fit_documents(source.as_read(), documents, config, seed=number)
+        return fit_documents(as_read(source), documents, config, seed=number)
 
 
 def _whole(name: str, value: Any) -> int:
-    """A whole number of any integer type."""
+    """Return `value`, a whole number of any integer type."""
     try:
         if not isinstance(value, bool):
             return operator.index(value)
@@ -429,7 +102,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def documents_of(tokens: Tensor, targets: Tensor, *, vocab: int) -> list[Document]:
-    """A document of one window per row, without the padding at its end.
+    """Return a document of one window per row, without the padding at its end.
 
     Args:
         tokens: (B, T).
@@ -463,10 +136,9 @@ def fit_documents(
     seed: int,
     starts: Sequence[Start] | None = None,
 ) -> Posterior:
-    """Fit every document; those of equal shape run together on a GPU, each alone or a few short ones on a CPU.
+    """Fit every document; those of equal shape run together on a GPU (`batching`).
 
-    On a CPU a document's bits are its own: where kernels might sum otherwise for several documents, and where a batch
-    gains nothing, it is alone (`lanes`). Where a GPU's memory runs out, the batch is fitted in two halves, and so on.
+    On a CPU a document's bits do not depend on the others. Where a GPU's memory runs out, a batch is fitted in halves.
 
     Args:
         documents: each becomes one row of the result, in this order.
@@ -479,7 +151,7 @@ def fit_documents(
         MachineError: there is not enough memory for one document.
     """
     if config.adaptive and starts is None:
-        return fit_adaptive(model, documents, config, seed=seed, rule=Adaptive()).posterior
+        return fit_adaptive(model, documents, config, seed=seed, rule=Adaptive())[0]
 
     def together(members: Sequence[int]) -> list[Posterior]:
         own = None if starts is None else [starts[i] for i in members]
@@ -506,58 +178,273 @@ def fit_together(
     return fast_loop(Batch.of(model, documents), start, document_noise(model, documents, config, seed), config)
 
 
-# How much a batch of fits may hold: so many documents, or so many padded tokens as a device was seen to bear.
+# Fast loop ------------------------------------------------------------------------------------------------------------
 
-MAX_BATCH = 64
-"""Most documents of full length that `auto` tries."""
-MAX_DOCUMENTS = 512
-"""Most documents of a batch that tokens limit, however short they are: each has latents of its own."""
+
+def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
+    """Take `config.t_fast` steps of AdamW on mu and log_var, then evaluate once.
+
+    The gradient is that of the sum over documents, so each document moves as if it were alone.
+
+    Args:
+        batch: the documents.
+        start: (B, L, N, D) each; taken as it is, also when t_fast is 0.
+        noise: called with the step 0 ... t_fast.
+    """
+    mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
+    nll, kl, layers = [], [], []
+    if config.t_fast:
+        mu.requires_grad_()
+        log_var.requires_grad_()
+        take = steps_of(batch, mu, log_var, config)
+        for step in range(config.t_fast):
+            layers.append(kl_per_layer_nats(mu.detach(), log_var.detach()))
+            terms = take(step, noise(step))
+            nll.append(terms[0])
+            kl.append(terms[1])
+            progress.mark()
+    with torch.no_grad():
+        mu, log_var = mu.detach(), log_var.detach()
+        nll.append(batch.expected_nll_nats(mu, log_var, noise(config.t_fast)))
+        kl.append(kl_nats(mu, log_var))
+        layers.append(kl_per_layer_nats(mu, log_var))
+    return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
+
+
+# One fast step: gradients of z, then AdamW on mu and log_var (arXiv:1711.05101). On a CPU the host gives the rates. On
+# a GPU a step counts itself and finds its rate in a table made beforehand, so that the host never waits and the whole
+# step can be captured as one CUDA graph, which `compiling.compile_layers` asks for.
+
+Terms = tuple[Tensor, Tensor]  # -log p(x|z) and KL of a step, (B,) each, before it is taken
+
+
+def steps_of(batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> Callable[[int, Tensor], Terms]:
+    """Return the function that takes step n with its noise, moves mu and log_var in place and returns the terms."""
+    return (DeviceSteps if on_gpu(mu.device) else HostSteps)(batch, mu, log_var, config)
+
+
+def learning_rate(config: FitConfig, step: int) -> float:
+    """Cosine from `lr` towards `lr_final` over t_fast steps."""
+    return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)
+
+
+class AdamW:
+    """`torch.optim.AdamW` bit for bit, without importing torch's compiler, which takes a second."""
+
+    def __init__(self, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
+        self.values, self.config, self.count = (mu, log_var), config, 0
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in (mu.detach(), log_var.detach())]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move mu and log_var along their `grad`."""
+        config = self.config
+        self.count += 1
+        size = rate / (1 - config.beta1**self.count)
+        correction: float = (1 - config.beta2**self.count) ** 0.5
+        for value, (first, second) in zip(self.values, self.moments, strict=True):
+            assert value.grad is not None
+            value.mul_(1 - rate * config.weight_decay)
+            first.lerp_(value.grad, 1 - config.beta1)
+            second.mul_(config.beta2).addcmul_(value.grad, value.grad, value=1 - config.beta2)
+            value.addcdiv_(first, (second.sqrt() / correction).add_(config.adam_eps), value=-size)
+
+
+class HostSteps:
+    """Steps whose rates come from the host."""
+
+    def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
+        self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
+        self.optimiser = AdamW(mu, log_var, config)
+
+    def __call__(self, number: int, noise: Tensor) -> Terms:
+        """Take a step."""
+        terms = self.batch.descend(self.mu, self.log_var, noise)
+        self.optimiser.step(learning_rate(self.config, number))
+        return terms
+
+
+class DeviceSteps:
+    """Steps that keep their number and rates on the device, to be taken in order."""
+
+    def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
+        self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
+        self.table = uploaded(schedule(config), mu.device)
+        self.count = torch.zeros(1, dtype=torch.long, device=mu.device)
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in (mu.detach(), log_var.detach())]
+        self.noise: Tensor | None = None
+        self.replay: Callable[[], Terms] | None = None
+
+    def __call__(self, number: int, noise: Tensor) -> Terms:
+        """Take a step."""
+        return self._replayed(number, noise) if self.batch.model.captures_steps else self._take(noise)
+
+    def _take(self, noise: Tensor) -> Terms:
+        terms = self.batch.descend(self.mu, self.log_var, noise)
+        rate, shrink, correction = self.table.index_select(0, self.count).squeeze(0).unbind()
+        with torch.no_grad():
+            for value, (first, second) in zip((self.mu, self.log_var), self.moments, strict=True):
+                assert value.grad is not None
+                first.lerp_(value.grad, 1 - self.config.beta1)
+                second.mul_(self.config.beta2).addcmul_(value.grad, value.grad, value=1 - self.config.beta2)
+                spread = second.sqrt().div_(correction).add_(self.config.adam_eps)
+                value.mul_(shrink).sub_(first.mul(rate).div_(spread))
+            self.count.add_(1)
+        return terms
+
+    def _replayed(self, number: int, noise: Tensor) -> Terms:
+        """Take the first step uncaptured, which allocates what a capture must not; replay the others as one graph."""
+        if self.noise is None:
+            self.noise = noise.clone()
+            return aside(lambda: self._take(noise))
+        self.noise.copy_(noise)
+        if self.replay is None:
+            try:
+                self.replay = captured(lambda: self._take(self.noise))  # type: ignore[arg-type]
+            except Exception as error:
+                if ran_out(error):
+                    raise
+                self.batch.model.captures_steps = False
+                log.warning("compile: steps could not be captured and are taken one by one (%s)", str(error)[:200])
+                return self._take(noise)
+        nll, kl = self.replay()
+        return nll.clone(), kl.clone()
+
+
+def schedule(config: FitConfig) -> Tensor:
+    """Return, for every step, the rate over the first moment's correction, what weight decay leaves and the root of
+    the second moment's correction: (t_fast, 3), fp32.
+    """
+    rows = [
+        (rate / (1 - config.beta1**n), 1 - rate * config.weight_decay, math.sqrt(1 - config.beta2**n))
+        for n, rate in ((step + 1, learning_rate(config, step)) for step in range(config.t_fast))
+    ]
+    return torch.tensor(rows, dtype=torch.float64).float()
+
+
+def aside(work: Callable[[], Terms]) -> Terms:
+    """Run `work` on a stream of its own, as CUDA requires before a capture."""
+    stream, own = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(own)
+    with torch.cuda.stream(stream):
+        found = work()
+    own.wait_stream(stream)
+    return found
+
+
+def captured(work: Callable[[], Terms]) -> Callable[[], Terms]:
+    """Capture `work` as a CUDA graph and return its replay, which returns the same tensors each time."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = work()
+
+    def replay() -> Terms:
+        graph.replay()
+        return found
+
+    return replay
+
+
+# Fits of unset length -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class BatchLimit:
-    """What a batch may hold."""
+class Adaptive:
+    """When a fit of unset length (`t_fast=auto`) ends."""
 
-    documents: int
-    """Most documents."""
-    tokens: int | None = None
-    """Most padded tokens of a pass, over all documents; None does not count them."""
-    full_length: int = 0
-    """Documents of full length that a measured limit holds; 0 where nothing was measured."""
+    tolerance_nats: float = 0.005  # least improvement of the smoothed objective over a window, per scored token
+    window: int = 16  # steps that are averaged
+    max_steps: int = 512
 
-    @property
-    def side_by_side(self) -> int:
-        """Documents of any length that are worked on at once."""
-        return self.full_length or self.documents
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.max_steps < self.window:
+            raise UsageError(
+                f"an adaptive fit needs a window of at least 1 step and at least as many steps in all, got window "
+                f"{self.window} and max_steps {self.max_steps}"
+            )
+        if not self.tolerance_nats > 0:
+            raise UsageError(f"tolerance_nats must be positive, got {self.tolerance_nats!r}")
 
-    def batches(self, documents: Iterable[Document | None]) -> Iterator[list[int]]:
-        """Places of documents that are fitted together, in the order given; None stands for one without a fit.
 
-        Where tokens count, a batch is of one shape, and holds count x padded length of them: documents of another
-        shape would run by themselves anyway. One that is too large alone makes a batch, and is tried.
-        """
-        batch: list[int] = []
-        first: Document | None = None
-        for place, document in enumerate(documents):
-            if batch and not self._joins(document, first, len(batch)):
-                yield batch
-                batch = []
-            if not batch:
-                first = document
-            batch.append(place)
-        if batch:
-            yield batch
+def fit_adaptive(
+    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
+) -> tuple[Posterior, list[int]]:
+    """Fit every document for as long as it gains, then let its rate fall for as many steps again, and stop.
 
-    def _joins(self, document: Document | None, first: Document | None, count: int) -> bool:
-        if count >= self.documents:
-            return False
-        if self.tokens is None or document is None or first is None:
-            return self.tokens is None or document is first
-        return document.shape == first.shape and (count + 1) * tokens_per_pass(document) <= self.tokens
+    The rate stays at `config.lr` while the mean objective of the last `rule.window` steps is lower than that of the
+    window before by at least the tolerance; then it follows a cosine to `config.lr_final`. A fit is thus half constant,
+    half falling: stopped without the fall, or after a short one, the steps' own noise stays in the bound.
+    `config.t_fast` is not used. A document's noise is that of `fit_documents`.
+
+    Returns:
+        Posteriors and numbers of fast steps in the documents' order. The trace has a row for every step of the longest
+        fit, NaN where a document had left, and the evaluation after the last step as its last row.
+    """
+
+    def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
+        return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
+
+    done = in_groups(model, documents, together, share=False)
+    return Posterior.joined([posterior for posterior, _ in done]), [steps for _, steps in done]
+
+
+def adaptive_loop(
+    model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
+) -> list[tuple[Posterior, int]]:
+    """Fit documents of one shape as `fit_adaptive` does, sharing passes; return each posterior and its fast steps."""
+    config = replace(config, t_fast=rule.max_steps)
+    noises = [document_noise(model, [one], config, seed) for one in documents]
+    starts = [preset_start(model, [one], config, seed) for one in documents]
+    latents = [(one.mu.clone().requires_grad_(), one.log_var.clone().requires_grad_()) for one in starts]
+    optimisers = [AdamW(mu, log_var, config) for mu, log_var in latents]
+    terms: list[list[Terms]] = [[] for _ in documents]
+    objectives: list[list[float]] = [[] for _ in documents]
+    turn: list[int | None] = [None] * len(documents)  # steps after which the rate falls
+    found: dict[int, tuple[Posterior, int]] = {}
+    active, batch, step = list(range(len(documents))), Batch.of(model, documents), 0
+    while active:
+        mu, log_var = (torch.cat([latents[i][k].detach() for i in active]).requires_grad_() for k in (0, 1))
+        nll, kl = batch.descend(mu, log_var, torch.cat([noises[i](step) for i in active], dim=1))
+        progress.mark()
+        assert mu.grad is not None and log_var.grad is not None
+        totals = (nll + kl).tolist()  # the step's one look at the device
+        done = []
+        for row, i in enumerate(active):
+            part, cooling = slice(row, row + 1), turn[i]
+            latents[i][0].grad, latents[i][1].grad = mu.grad[part], log_var.grad[part]
+            falling = config if cooling is None else replace(config, t_fast=cooling)
+            optimisers[i].step(config.lr if cooling is None else learning_rate(falling, step - cooling))
+            terms[i].append((nll[part], kl[part]))
+            objectives[i].append(totals[row])
+            if cooling is None and (_flat(objectives[i], rule, documents[i]) or 2 * (step + 1) >= rule.max_steps):
+                cooling = turn[i] = step + 1
+            if cooling is not None and step + 1 >= min(2 * cooling, rule.max_steps):
+                done.append(i)
+        step += 1
+        for i in done:
+            own_mu, own_log_var = (one.detach() for one in latents[i])
+            last = Batch.of(model, [documents[i]]).expected_nll_nats(own_mu, own_log_var, noises[i](step))
+            nlls, kls = zip(*terms[i], (last, kl_nats(own_mu, own_log_var)), strict=True)
+            found[i] = Posterior(own_mu, own_log_var, Trace(torch.stack(nlls), torch.stack(kls))), step
+        if done:
+            active = [i for i in active if i not in done]
+            batch = Batch.of(model, [documents[i] for i in active]) if active else batch
+    return [found[i] for i in range(len(documents))]
+
+
+def _flat(objective: list[float], rule: Adaptive, document: Document) -> bool:
+    """Whether the last window's mean objective is not lower than the one before by the tolerance."""
+    if len(objective) < 2 * rule.window:
+        return False
+    before, last = objective[-2 * rule.window : -rule.window], objective[-rule.window :]
+    return (math.fsum(before) - math.fsum(last)) / rule.window < rule.tolerance_nats * document.scored
+
+
+# How much a batch may hold --------------------------------------------------------------------------------------------
 
 
 def batch_limit(model: LatentThoughtModel, config: FitConfig, *, asked: int | None, most: int | None) -> BatchLimit:
-    """The limit for a model on its device.
+    """Return the limit for a model on its device.
 
     Args:
         asked: documents, as the user says; None measures on a GPU. On a CPU, where documents run alone, a batch is what
@@ -572,38 +459,24 @@ def batch_limit(model: LatentThoughtModel, config: FitConfig, *, asked: int | No
 
 
 def measured_limit(model: LatentThoughtModel, config: FitConfig, *, most: int | None = None) -> BatchLimit:
-    """What a fit step at the longest length was seen to bear, halving from `most` documents, or from 64."""
+    """Return what a fit step at full length was seen to bear, halving from `most` documents, or from 64."""
     length, size = model.config.max_seq_len, most or MAX_BATCH
     probe = replace(config, t_fast=1, adaptive=False)
     text = Document((Window((0,) * length, (0,) * length),))
-    while size > 1 and not _bears(model, [text] * size, probe):
+    while size > 1:
+        try:
+            fit_together(model, [text] * size, probe, seed=0)
+            break
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
         give_back()
         size //= 2
     return BatchLimit(most or MAX_DOCUMENTS, size * tokens_per_pass(text), size)
 
 
-def _bears(model: LatentThoughtModel, documents: list[Document], probe: FitConfig) -> bool:
-    """Whether a step on all documents at once finds enough memory."""
-    try:
-        fit_together(model, documents, probe, seed=0)
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
-        return False
-    return True
-
-
-# Documents that could not be scored: why, how many a run allows, and its figures without them.
-#
-# A number that is not finite never reaches a mean or an argmax: the document is recorded as failed, its neighbours stay
-# as they are, and the figures are aggregated over the others. A run with more failures than allowed ends incomplete.
-
-DIVERGED_NATS = 1_000.0
-"""-ELBO per scored token that no fit reaches which has not diverged; equally likely tokens cost 11."""
-
-
 def why_unusable(posterior: Posterior, *, tokens: int) -> str | None:
-    """Why the fit of one document cannot be used, or None.
+    """Return why the fit of one document cannot be used, or None.
 
     Args:
         posterior: of one row.

@@ -239,5 +239,5 @@ def _explained(
     chosen = [document for document, _ in there]
     warm = [Start(start.mu, start.log_var) for _, start in there]
     posterior = fit_documents(model, chosen, config, seed=seed, starts=warm)
-    bounds = fresh_draws(model, chosen, posterior, seed=seed, draws=RANKING_DRAWS).bound_nats.tolist()
-    return [(posterior.row(i), float(bound)) for i, bound in enumerate(bounds)]
+    bounds = fresh_draws(model, chosen, posterior, seed=seed, draws=RANKING_DRAWS)
+    return [(posterior.row(i), one.bound.nats) for i, one in enumerate(bounds)]

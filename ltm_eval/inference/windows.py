@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltm_eval.model.decoder import LatentThoughtModel, told
+from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.elbo import IGNORED
+from ltm_eval.model.inputs import told
 from ltm_eval.system.device import uploaded
 from ltm_eval.system.errors import UsageError, shown
 

@@ -2,15 +2,15 @@
 
 Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
 released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
-`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then
-all of them must be there, no other, each of its shape.
+`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then all of them must be
+there, no other, each of its shape, plain and finite. Sizes are compared with the memory that the tensors really have
+before anything is allocated.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -24,6 +24,7 @@ import torch
 from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
+from ltm_eval.system.device import existing_device
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError, TokenizerError, UsageError, shown
 from ltm_eval.system.files import (
     DEMO_MODEL,
@@ -41,55 +42,231 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-
-# Tensors of a checkpoint under our names, checked before a model is made of them.
-#
-# Parameter names are reduced to one spelling first; then all of them must be there, no other, each of its shape, plain
-# and finite. Sizes are compared with the memory that the tensors really have before anything is allocated.
-
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "ltm_eval/1"
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE]
 TIED = "output.weight"
 EMBEDDING = "tok_embeddings.weight"
 
+_CONFIG_LIMIT = 2**20  # bytes
+_SAFE_PT_TORCH = (2, 10)
+# What torch.compile, data-parallel wrappers (DDP, FSDP) and activation checkpointing put into a name, anywhere.
 _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-"""What torch.compile, data-parallel wrappers (DDP, FSDP) and activation checkpointing put into a name, anywhere."""
 _RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_TABLE_LIMIT = 2**26
-_CHUNK = 2**22
-_LISTED = 4
+_TABLE_LIMIT = 2**26  # numbers of a position table
+_CHUNK = 2**22  # numbers that are searched for NaN at once
+_LISTED = 4  # problems that an error names, or of a kind where there are several kinds
 _LISTED_OF_A_KIND = 2
-"""Where there are problems of several kinds."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Where a model came from."""
+
+    source: str  # the path or hub id as given
+    form: str  # `folder`, `released` or `live`
+    step: int | None  # training step, where recorded
+    # Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted folder.
+    weights_sha256: str
+    revision: str | None = None  # commit of a hub checkpoint
+    is_demo: bool = False  # whether it is a bundled demo model
+    notes: tuple[str, ...] = ()  # what a reader of its numbers must know: what was rounded, assumed or looks odd
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file or folder held, checked, before a model is made of it."""
+
+    info: CheckpointInfo
+    config: ModelConfig
+    weights: dict[str, Tensor]  # under our names, without the tied output
+    tokenizer_spec: str | None  # what `load_tokenizer` takes, or None where the checkpoint does not say
+    tokenizer_sha256: str | None = None  # digest that the tokenizer must have, where the checkpoint tells it
+
+
+def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
+    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`, its tokenizer, where the
+    checkpoint names one, under `model.tokenizer`.
+
+    Args:
+        source: our folder, a released `ckpt_*.pt`, a hub id `owner/name`, or `demo`.
+        revision: commit, tag or branch of a hub id.
+        device: as torch names it, or `auto`.
+
+    Raises:
+        UsageError: an argument is of another kind, or no device is named so.
+        CheckpointError: the files cannot be used; the message lists every missing, extra or mis-shaped tensor.
+        MachineError: a hub could not be reached, or there is no such device here.
+    """
+    place = existing_device(device)
+    if revision is not None and not isinstance(revision, str):
+        raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
+    checkpoint = read(source, revision=revision)
+    with torch.inference_mode(mode=False):
+        model = build(checkpoint).to(place)
+    model.tokenizer = tokenizer_of(checkpoint)
+    return model
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | partial[Tokenizer] | None:
+    """Return what `model.tokenizer` starts as; None where the checkpoint names none.
+
+    That is a file's tokenizer, or a function for the first use that looks for GPT-2's or raises what is wrong with a
+    file.
+    """
+    spec = checkpoint.tokenizer_spec
+    if spec is None:
+        return None
+    later = partial(_own_tokenizer, spec, checkpoint.tokenizer_sha256, checkpoint.config.vocab_size)
+    try:
+        return later if spec == "gpt2" else later()
+    except TokenizerError:
+        return later
+
+
+def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
+    """Return a checkpoint's tokenizer.
+
+    Raises:
+        LtmEvalError: it cannot be had, or is not the one of the checkpoint.
+    """
+    loaded = load_tokenizer(spec)
+    check_fits(loaded, rows)
+    _check_pinned(loaded, sha256)
+    return loaded
+
+
+def info_of(model: LatentThoughtModel) -> CheckpointInfo:
+    """Return where the weights come from that a live model has in memory now.
+
+    A model in training is no longer the checkpoint it was loaded from: digest and step are not that one's. What a
+    caller has put under `model.info` (`form="live"`) stays, with the digest of the weights.
+    """
+    digest = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
+    info: CheckpointInfo | None = model.info
+    if info is None:
+        return CheckpointInfo("live", "live", None, digest)
+    if info.form == "live":
+        return replace(info, weights_sha256=digest)
+    if digest == (model.loaded_sha256 or info.weights_sha256):
+        return info
+    return CheckpointInfo("live", "live", None, digest, notes=(f"weights changed since {info.source} was loaded",))
+
+
+def load_with_tokenizer(
+    source: str | Path, *, tokenizer: str | None = None, revision: str | None = None, device: str = "cpu"
+) -> tuple[LatentThoughtModel, Tokenizer]:
+    """Load a model, and the tokenizer the checkpoint names or the caller overrides it with."""
+    checkpoint = read(source, revision=revision)
+    spec = tokenizer or checkpoint.tokenizer_spec
+    if spec is None:
+        raise CheckpointError(
+            f"{source}: the checkpoint does not say which tokenizer it was trained with "
+            f"({checkpoint.config.vocab_size} rows); "
+            "pass tokenizer=gpt2 or tokenizer=FILE of mergeable ranks"
+        )
+    loaded = load_tokenizer(spec)
+    check_fits(loaded, checkpoint.config.vocab_size)
+    model = build(checkpoint).to(device)
+    notes = (*checkpoint.info.notes, *_tokenizer_notes(checkpoint, loaded))
+    model.info = replace(checkpoint.info, notes=notes)
+    model.tokenizer = loaded
+    return model, loaded
+
+
+def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
+    """Return what is not known of the tokenizer.
+
+    Raises:
+        TokenizerError: it is not the one the checkpoint was saved with.
+    """
+    pinned = checkpoint.tokenizer_sha256
+    _check_pinned(tokenizer, pinned)
+    notes = []
+    spare = checkpoint.config.vocab_size - tokenizer.n_vocab
+    if pinned is None and (tokenizer.name != "gpt2" or checkpoint.info.form == "released"):
+        notes.append(f"tokenizer not pinned: the checkpoint does not say that {tokenizer.name} is its own")
+    if spare > 1:
+        notes.append(f"{spare} rows of the embedding have no token of tokenizer {tokenizer.name}")
+    return notes
+
+
+def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
+    """Raise TokenizerError unless the tokenizer has the digest that a checkpoint tells, if it does."""
+    if sha256 is not None and sha256 != tokenizer.digest:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {sha256[:12]} in {CONFIG_FILE}; "
+            "pass the tokenizer the model was trained with"
+        )
+
+
+def build(checkpoint: Checkpoint) -> LatentThoughtModel:
+    """Make a frozen fp32 model of a checked checkpoint."""
+    model = _without_memory(checkpoint.config)
+    weights = {
+        name: checkpoint.weights[name].to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, _ in model.named_parameters()
+    }
+    model.load_state_dict(weights, assign=True)
+    model.info = checkpoint.info
+    if any(checkpoint.weights[name].dtype != torch.float32 for name in weights):
+        model.loaded_sha256 = weights_sha256(weights)
+    return model
+
+
+def _without_memory(config: ModelConfig) -> LatentThoughtModel:
+    with torch.device("meta"):
+        return LatentThoughtModel(config)
+
+
+def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint; see `load`.
+
+    Raises:
+        RefusedError: its files changed meanwhile.
+    """
+    check_place(source)
+    if str(source) == DEMO_MODEL:
+        return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
+    path = Path(source)
+    if path.exists():
+        files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
+        with steady(files):
+            return _read_folder(path, source=str(source), revision=None) if path.is_dir() else _read_released(path)
+    folder, commit = _fetch(str(source), revision)
+    return _read_folder(folder, source=str(source), revision=commit)
+
+
+def check_place(source: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
+
+    Raises:
+        UsageError: it is no name at all.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
+        raise UsageError(
+            f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
+            f"{shown(source)}"
+        )
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
+        raise CheckpointError(
+            f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
+            f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
+        )
+
+
+# Tensors --------------------------------------------------------------------------------------------------------------
 
 
 def canonical_name(name: str) -> str:
-    """Our spelling of a released parameter name: wrappers dropped wherever they stand, fused kernels' names undone."""
+    """Spell a released parameter name our way: without wrappers and fused kernels' names."""
     return ".".join(_RENAMED.get(part, part) for part in name.split(".") if part not in _WRAPPERS)
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a model of these sizes has, in the model's order.
-
-    Written out: a model on torch's meta device would tell them, after a second of imports.
-    """
-    dim, ffn, heads, kv = (
-        config.dim,
-        config.ffn_dim,
-        config.n_heads * config.head_dim,
-        config.n_kv_heads * config.head_dim,
-    )
-    attention = {"wq": (heads, dim), "wk": (kv, dim), "wv": (kv, dim), "wo": (dim, heads)}
-    layer: dict[str, tuple[int, ...]] = {
-        f"{kind}.{name}.weight": shape for kind in ("attention", "cross_attention") for name, shape in attention.items()
-    }
-    layer |= {"feed_forward.w1.weight": (ffn, dim), "feed_forward.w2.weight": (dim, ffn)}
-    layer |= {"feed_forward.w3.weight": (ffn, dim)}
-    layer |= {f"{name}.weight": (dim,) for name in ("attention_norm", "cross_attention_norm", "ffn_norm")}
-    layers = {f"layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in layer.items()}
-    return {EMBEDDING: (config.vocab_size, dim), **layers, "norm.weight": (dim,)}
-
-
 def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dict[str, Tensor]:
-    """The tensors under our names; every disagreement with the config goes into one error."""
+    """Return the tensors under our names; every disagreement with the config goes into one error."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         key = canonical_name(name) if isinstance(name, str) else shown(name)
@@ -100,7 +277,7 @@ def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dic
         found[key] = value.detach() if isinstance(value, torch.Tensor) else value
     _raise_listed(where, [oddity for name, value in found.items() if (oddity := _oddity(name, value))])
     _refuse_huge(found, config, where)
-    wanted = expected_shapes(config)
+    wanted = {name: tuple(weight.shape) for name, weight in _without_memory(config).named_parameters()}
     tied = found.pop(TIED, None)
     if tied is not None:
         found.setdefault(EMBEDDING, tied)
@@ -171,327 +348,13 @@ def _complaint(name: str, value: Tensor, shape: tuple[int, ...]) -> str | None:
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over sorted names, dtypes, shapes and bytes."""
+    """Return the sha256 over sorted names, dtypes, shapes and bytes."""
     content = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].contiguous()
         content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         content.update(tensor.view(torch.uint8).numpy().data)
     return content.hexdigest()
-
-
-# Headers of safetensors files, read before anything of the file is.
-#
-# The format (github huggingface/safetensors, README) forbids duplicate names, holes and overlaps; its reader accepts
-# the first. A header that passes here tells the size of every tensor, and together they are the file: so what is loaded
-# is never larger than what lies on disk.
-
-HEADER_LIMIT = 2**22
-"""Bytes; that of a Latent Thought Model has some ten thousand."""
-BITS = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "U16": 16,
-    "I16": 16,
-    "U32": 32,
-    "I32": 32,
-    "U64": 64,
-    "I64": 64,
-    "F16": 16,
-    "BF16": 16,
-    "F32": 32,
-    "F64": 64,
-    "C64": 64,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-}
-"""Type name to the size of a number."""
-
-
-def check_header(path: Path) -> None:
-    """Raise CheckpointError unless the header is whole, each name is told once, and the tensors fill the file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise CheckpointError(
-                f"{path}: not a complete safetensors file: of {size:,} bytes, its header should take {length:,}; copy "
-                "it again"
-            )
-        entries = _entries(file.read(length), path)
-    spans = sorted(_span(name, entry, path) for name, entry in entries.items() if name != "__metadata__")
-    end = 0
-    for begin, after, name in spans:
-        if begin != end:
-            what = "a hole before" if begin > end else "an overlap at"
-            raise CheckpointError(
-                f"{path}: {what} tensor {name[:80]!r}; the file was not written as the format demands"
-            )
-        end = after
-    if 8 + length + end != size:
-        raise CheckpointError(
-            f"{path}: not a complete safetensors file: {size:,} bytes, its header promises {8 + length + end:,}; copy "
-            "it again"
-        )
-
-
-def _entries(header: bytes, path: Path) -> dict[str, Any]:
-    """Name to what the header says of the tensor."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise CheckpointError(f"{path}: the header names {key[:80]!r} twice, so two readers may see two models")
-            found[key] = value
-        return found
-
-    try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is not JSON; not a safetensors file, or damaged") from error
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{path}: the header is not a JSON object; not a safetensors file")
-    return entries
-
-
-def _span(name: str, entry: Any, path: Path) -> tuple[int, int, str]:
-    """Where a tensor begins and ends, as far as its type and shape agree with that."""
-    told = entry if isinstance(entry, dict) else {}
-    bits, shape, offsets = (
-        BITS.get(str(told.get("dtype"))),
-        _wholes(told.get("shape")),
-        _wholes(told.get("data_offsets")),
-    )
-    if bits and shape is not None and offsets is not None and len(offsets) == 2:
-        begin, end = offsets
-        if end - begin == math.prod(shape) * bits // 8:
-            return begin, end, name
-    raise CheckpointError(
-        f"{path}: tensor {name[:80]!r}: type, shape and place in the header do not agree; the file is damaged"
-    )
-
-
-def _wholes(value: Any) -> list[int] | None:
-    """A list of sizes, or None where it is anything else."""
-    good = isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
-    return value if good else None
-
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-FORMAT = "ltm_eval/1"
-HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE]
-
-_CONFIG_LIMIT = 2**20
-_SAFE_PT_TORCH = (2, 10)
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """Where a model came from."""
-
-    source: str
-    """The path or hub id as given."""
-    form: str
-    """`folder`, `released` or `live`."""
-    step: int | None
-    """Training step, where recorded."""
-    weights_sha256: str
-    """Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted
-    folder.
-    """
-    revision: str | None = None
-    """Commit of a hub checkpoint."""
-    is_demo: bool = False
-    """Whether it is a bundled demo model."""
-    notes: tuple[str, ...] = ()
-    """What a reader of its numbers must know: what was rounded, assumed or looks odd."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a file or folder held, checked, before a model is made of it."""
-
-    info: CheckpointInfo
-    config: ModelConfig
-    weights: dict[str, Tensor]
-    """Under our names, without the tied output."""
-    tokenizer_spec: str | None
-    """What `load_tokenizer` takes, or None where the checkpoint does not say."""
-    tokenizer_sha256: str | None = None
-    """Digest that the tokenizer must have, where the checkpoint tells it."""
-
-
-def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
-    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`, its tokenizer, where the
-    checkpoint names one, under `model.tokenizer`.
-
-    Args:
-        source: our folder, a released `ckpt_*.pt`, a hub id `owner/name`, or `demo`.
-        revision: commit, tag or branch of a hub id.
-        device: as torch names it, or `auto`.
-
-    Raises:
-        UsageError: an argument is of another kind, or no device is named so.
-        CheckpointError: the files cannot be used; the message lists every missing, extra or mis-shaped tensor.
-        MachineError: a hub could not be reached, or there is no such device here.
-    """
-    from ltm_eval.system.device import existing_device
-
-    place = existing_device(device)
-    if revision is not None and not isinstance(revision, str):
-        raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
-    checkpoint = read(source, revision=revision)
-    with torch.inference_mode(mode=False):
-        model = build(checkpoint).to(place)
-    model.tokenizer = tokenizer_of(checkpoint)
-    return model
-
-
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | partial[Tokenizer] | None:
-    """What `model.tokenizer` starts as: a file's tokenizer; what looks for GPT-2's, or raises what is wrong with a
-    file, once it is asked for; None where the checkpoint names none.
-    """
-    spec = checkpoint.tokenizer_spec
-    if spec is None:
-        return None
-    later = partial(_own_tokenizer, spec, checkpoint.tokenizer_sha256, checkpoint.config.vocab_size)
-    try:
-        return later if spec == "gpt2" else later()
-    except TokenizerError:
-        return later
-
-
-def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
-    """A checkpoint's tokenizer.
-
-    Raises:
-        LtmEvalError: it cannot be had, or is not the one of the checkpoint.
-    """
-    loaded = load_tokenizer(spec)
-    check_fits(loaded, rows)
-    _check_pinned(loaded, sha256)
-    return loaded
-
-
-def info_of(model: LatentThoughtModel) -> CheckpointInfo:
-    """Where the weights come from that a live model has in memory now.
-
-    A model in training is no longer the checkpoint it was loaded from: digest and step are not that one's. What a
-    caller has put under `model.info` (`form="live"`) stays, with the digest of the weights.
-    """
-    digest = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
-    info: CheckpointInfo | None = model.info
-    if info is None:
-        return CheckpointInfo("live", "live", None, digest)
-    if info.form == "live":
-        return replace(info, weights_sha256=digest)
-    if digest == (model.loaded_sha256 or info.weights_sha256):
-        return info
-    return CheckpointInfo("live", "live", None, digest, notes=(f"weights changed since {info.source} was loaded",))
-
-
-def load_with_tokenizer(
-    source: str | Path, *, tokenizer: str | None = None, revision: str | None = None, device: str = "cpu"
-) -> tuple[LatentThoughtModel, Tokenizer]:
-    """`load`, and the tokenizer the checkpoint names or the caller overrides it with."""
-    checkpoint = read(source, revision=revision)
-    spec = tokenizer or checkpoint.tokenizer_spec
-    if spec is None:
-        raise CheckpointError(
-            f"{source}: the checkpoint does not say which tokenizer it was trained with "
-            f"({checkpoint.config.vocab_size} rows); "
-            "pass tokenizer=gpt2 or tokenizer=FILE of mergeable ranks"
-        )
-    loaded = load_tokenizer(spec)
-    check_fits(loaded, checkpoint.config.vocab_size)
-    model = build(checkpoint).to(device)
-    notes = (*checkpoint.info.notes, *_tokenizer_notes(checkpoint, loaded))
-    model.info = replace(checkpoint.info, notes=notes)
-    model.tokenizer = loaded
-    return model, loaded
-
-
-def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
-    """What is not known of the tokenizer.
-
-    Raises:
-        TokenizerError: it is not the one the checkpoint was saved with.
-    """
-    pinned = checkpoint.tokenizer_sha256
-    _check_pinned(tokenizer, pinned)
-    notes = []
-    spare = checkpoint.config.vocab_size - tokenizer.n_vocab
-    if pinned is None and (tokenizer.name != "gpt2" or checkpoint.info.form == "released"):
-        notes.append(f"tokenizer not pinned: the checkpoint does not say that {tokenizer.name} is its own")
-    if spare > 1:
-        notes.append(f"{spare} rows of the embedding have no token of tokenizer {tokenizer.name}")
-    return notes
-
-
-def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
-    """Raise TokenizerError unless the tokenizer has the digest that a checkpoint tells, if it does."""
-    if sha256 is not None and sha256 != tokenizer.digest:
-        raise TokenizerError(
-            f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {sha256[:12]} in {CONFIG_FILE}; "
-            "pass the tokenizer the model was trained with"
-        )
-
-
-def build(checkpoint: Checkpoint) -> LatentThoughtModel:
-    """A frozen fp32 model of a checked checkpoint."""
-    with torch.device("meta"):
-        model = LatentThoughtModel(checkpoint.config)
-    weights = {
-        name: checkpoint.weights[name].to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
-        for name, _ in model.named_parameters()
-    }
-    model.load_state_dict(weights, assign=True)
-    model.info = checkpoint.info
-    if any(checkpoint.weights[name].dtype != torch.float32 for name in weights):
-        model.loaded_sha256 = weights_sha256(weights)
-    return model
-
-
-def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Find, read and check a checkpoint; see `load`.
-
-    Raises:
-        RefusedError: its files changed meanwhile.
-    """
-    check_place(source)
-    if str(source) == DEMO_MODEL:
-        return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
-    path = Path(source)
-    if path.exists():
-        files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
-        with steady(files):
-            return _read_folder(path, source=str(source), revision=None) if path.is_dir() else _read_released(path)
-    folder, commit = _fetch(str(source), revision)
-    return _read_folder(folder, source=str(source), revision=commit)
-
-
-def check_place(source: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
-
-    Raises:
-        UsageError: it is no name at all.
-    """
-    if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
-        raise UsageError(
-            f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
-            f"{shown(source)}"
-        )
-    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
-        raise CheckpointError(
-            f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
-            f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
-        )
 
 
 # Our folder ----------------------------------------------------------------------------------------------------------
@@ -523,7 +386,7 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
 
 
 def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
-    """An optional text of `config.json`."""
+    """Return an optional text of `config.json`."""
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise CheckpointError(f"{folder / CONFIG_FILE}: {name} must be text, got {shown(value)}")
@@ -531,7 +394,7 @@ def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None
 
 
 def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What was assumed or rounded, and tensors that nothing was trained into."""
+    """Return what was assumed or rounded, and which tensors nothing was trained into."""
     notes = [] if "use_z_pos_emb" in sizes else ["the model config does not tell use_z_pos_emb; taken as true"]
     wide = [name for name, tensor in weights.items() if tensor.dtype == torch.float64]
     idle = [name for name, tensor in weights.items() if not tensor.any()]
@@ -543,7 +406,7 @@ def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str
 
 
 def _explain_folder(folder: Path, absent: str) -> None:
-    """Raise the error that tells how to use what the folder does hold."""
+    """Raise the error that says how to use what the folder does hold."""
     released = sorted(folder.glob("*.pt"))
     if released:
         raise CheckpointError(
@@ -555,7 +418,7 @@ def _explain_folder(folder: Path, absent: str) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A `config.json`: one JSON object of at most 1 MiB, without duplicate keys."""
+    """Read a `config.json`: one JSON object of at most 1 MiB, without duplicate keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -592,7 +455,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def printable_cause(error: BaseException) -> str:
-    """The first line of an error, short."""
+    """Return the first line of an error, shortened."""
     lines = str(error).splitlines()
     return (lines[0] if lines else type(error).__name__)[:120]
 
@@ -603,9 +466,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     refuse_impostors(path)
     try:
-        check_header(path)
         return tensors_of(path.read_bytes())
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
             "copy it again"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm_eval.system.errors import UsageError, shown
+from ltm_eval.model.inputs import check_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 ROPE_THETA = 10_000.0
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _QUERIES = 64
 """Queries of a block of self-attention on a CPU, by measurement."""
 
@@ -425,38 +424,9 @@ class LatentThoughtModel(nn.Module):
             self._output_cast = self.tok_embeddings.weight.detach().to(self._output_cast.dtype)
         return self
 
-    def as_read(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> LatentThoughtModel:
-        """A frozen copy in fp32 for evaluation, which may be moved, converted and compiled; this model stays as it is.
-
-        Weights that are in fp32 and on `device` already are shared, not copied, so that the copy follows a training
-        step. Others take memory of their own: 4 bytes a parameter on another device or of a model in half, bfloat16
-        or double; 2 bytes a parameter where matrix products are in bfloat16.
-
-        Args:
-            device: None leaves it where it is.
-            dtype: of matrix products; None takes what `set_matmul_dtype` was told, else float32.
-        """
-        own = {module: module.__new__(type(module)) for module in self.modules()}
-        for module, copy in own.items():
-            copy.__dict__ = {
-                **module.__dict__,
-                "_parameters": {name: _shared_parameter(value) for name, value in module._parameters.items()},
-                "_buffers": {name: _shared(value) for name, value in module._buffers.items()},
-                "_modules": {
-                    name: None if child is None else own[getattr(child, "_orig_mod", child)]
-                    for name, child in module._modules.items()
-                },
-                "_compiled_call_impl": None,
-            }
-        copy = own[self]
-        assert isinstance(copy, LatentThoughtModel)
-        products = dtype or (torch.float32 if self._output_cast is None else self._output_cast.dtype)
-        copy._output_cast = None
-        return copy.eval().to(device or self.device).float().set_matmul_dtype(products)
-
     def set_matmul_dtype(self, dtype: torch.dtype) -> LatentThoughtModel:
         """Compute matrix products in `dtype`, whose weights are rounded where they lie: for a model of one's own, or a
-        copy (`as_read`). Norms, residual stream, softmax sums and everything reported stay fp32.
+        copy (`live.as_read`). Norms, residual stream, softmax sums and everything reported stay fp32.
         """
         for module in self.modules():
             if isinstance(module, Linear):
@@ -525,100 +495,10 @@ class LatentThoughtModel(nn.Module):
             UsageError: shape, kind or a value of `tokens` or `z` is another.
         """
         if not torch.compiler.is_compiling():
-            check_tokens("tokens", tokens)
-            self._check_inputs(tokens.long(), z)
+            check_inputs(tokens, z, self.config, self.device)
         tokens = tokens.long()
         return self.logits(self.hidden(self.prelude(tokens), z).states)
-
-    def _check_inputs(self, tokens: Tensor, z: Tensor | None) -> None:
-        """Raise UsageError unless `forward` can compute with them."""
-        config = self.config
-        if tokens.shape[1] > config.max_seq_len:
-            raise UsageError(f"tokens: {tokens.shape[1]} in a row exceed the model's context of {config.max_seq_len}")
-        check_range("tokens", tokens, config.vocab_size)
-        if tokens.device != self.device:
-            raise UsageError(f"tokens are on {tokens.device}, the model is on {self.device}; move them there")
-        if z is None:
-            return
-        wanted = (len(tokens), *config.latent_shape)
-        if not isinstance(z, Tensor) or not z.is_floating_point() or tuple(z.shape) != wanted:
-            raise UsageError(f"z must be a tensor of floats of shape {wanted}, (B, L, N, D), got {told(z)}")
-        if z.device != self.device:
-            raise UsageError(f"z is on {z.device}, the model is on {self.device}; move it there")
-        if not z.is_meta and not bool(torch.isfinite(z.detach()).all()):
-            raise UsageError("z holds NaN or infinite values")
 
     def logits(self, states: Tensor) -> Tensor:
         """Output projection of final hidden states: (..., D) to (..., V), fp32."""
         return F.linear(states.to(self.output_weight.dtype), self.output_weight).float()
-
-
-def _shared(value: Tensor | None) -> Tensor | None:
-    """The same memory, or a copy of a tensor of `torch.inference_mode`, which takes part in no gradient."""
-    if value is None:
-        return None
-    return value.detach().clone() if value.is_inference() else value.detach()
-
-
-def _shared_parameter(value: Tensor | None) -> nn.Parameter | None:
-    kept = _shared(value)
-    return None if kept is None else nn.Parameter(kept, requires_grad=False)
-
-
-def live_model(given: Any) -> LatentThoughtModel:
-    """The model that a caller handed over, out of the wrapper of `torch.compile` or `DistributedDataParallel`.
-
-    Raises:
-        UsageError: it is no Latent Thought Model, or its weights are not there or not finite.
-    """
-    model = given
-    while isinstance(model, nn.Module) and not isinstance(model, LatentThoughtModel):
-        model = next((getattr(model, name) for name in ("_orig_mod", "module") if hasattr(model, name)), None)
-    if not isinstance(model, LatentThoughtModel):
-        raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(given)}")
-    for name, weight in model.named_parameters():
-        if weight.is_meta or not weight.numel():
-            raise UsageError(f"model: {name} has no values here; load the weights, or gather their shards, first")
-        if weight.dtype not in _FLOATS:
-            raise UsageError(f"model: {name} is of {weight.dtype}, expected a float of 16 to 64 bits")
-        if weight.device != model.device:
-            raise UsageError(f"model: {name} is on {weight.device}, others on {model.device}; move it to one device")
-    whole = torch.stack([torch.isfinite(one.detach()).all() for one in model.parameters()]).tolist()
-    broken = [name for (name, _), fine in zip(model.named_parameters(), whole, strict=True) if not fine]
-    if broken:
-        more = f" and {len(broken) - 1} more tensors" if broken[1:] else ""
-        raise UsageError(f"model: {broken[0]}{more} holds NaN or infinite values; training may have diverged")
-    return model
-
-
-def told(value: Any) -> str:
-    """What came instead of something else, for an error."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}" if isinstance(value, (list, tuple, dict, set)) else shown(value)
-
-
-def check_tokens(name: str, given: Any) -> None:
-    """Raise UsageError unless it is a tensor (B, T) of whole numbers with at least one."""
-    whole = isinstance(given, Tensor) and not (
-        given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.is_quantized
-    )
-    if not whole or given.dim() != 2 or not given.numel():  # noqa: PLR2004 - (B, T)
-        raise UsageError(
-            f"{name} must be a tensor of whole numbers of shape (B, T), at least one row and one position, got "
-            f"{told(given)}"
-        )
-
-
-def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = None, or_else: str = "") -> None:
-    """Raise UsageError unless all (`where` that is true) lie from 0 to vocab - 1; the first that does not is named."""
-    if given.is_meta:
-        return
-    wrong = (given < 0) | (given >= vocab)
-    wrong = wrong if where is None else wrong & where
-    if bool(wrong.any()):
-        row, place = wrong.nonzero()[0].tolist()
-        raise UsageError(
-            f"{name}: row {row}, position {place} is {int(given[row, place])}, expected 0 to {vocab - 1} "
-            f"(the vocabulary){or_else}"
-        )

@@ -280,8 +280,8 @@ class LatentLearner(Learner):
         bound = fresh_draws(self.model, chosen, posterior, seed=self.recipe.seed, draws=VALIDATION_DRAWS)
         unfitted = prior(self.model, chosen, seed=self.recipe.seed, draws=2 * VALIDATION_DRAWS)
         parts = {
-            f"bound_{fit.t_fast}": (bound.bound_nats.tolist(), bound.bound_stderr_nats.tolist()),
-            "kl": (bound.kl_nats.tolist(), [0.0] * len(chosen)),
+            f"bound_{fit.t_fast}": ([one.bound.nats for one in bound], [one.bound.stderr_nats or 0.0 for one in bound]),
+            "kl": ([one.kl.nats for one in bound], [0.0] * len(chosen)),
             "prior": ([row.nats for row in unfitted], [row.stderr_nats or 0.0 for row in unfitted]),
         }
         for name, (nats, errors) in parts.items():
