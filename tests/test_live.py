@@ -708,3 +708,29 @@ def test_seeds_of_a_task_reach_the_global_generators_of_a_call_alone(
             bound(model)
         streams.append((random.random(), np.random.rand(), float(torch.rand(1))))  # noqa: NPY002 - a caller's
     assert streams[0] == streams[1] and drawn[0] == drawn[1] != streams[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model, ids: ltm_eval.load("demo", revision="main"), "revision names a commit of a hub checkpoint"),
+        (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device cpu:1 is not here"),
+        (lambda model, ids: ltm_eval.fit(model, ids.to_sparse(), ids, t_fast=1), "tokens must be a dense tensor"),
+        (lambda model, ids: ltm_eval.fit(model, ids, ids.to("meta"), t_fast=1), "targets must be a dense tensor"),
+        (
+            lambda model, ids: ltm_eval.evaluate(model, tasks="ptb", data="sample", revision="a"),
+            "a loaded model was given",
+        ),
+        (
+            lambda model, ids: ltm_eval.evaluate(model, tasks="gsm8k", data="sample", n=2, k=[5]),
+            "k must be at most n = 2",
+        ),
+        (
+            lambda model, ids: ltm_eval.evaluate(model, tasks="gsm8k", data="sample", gen_kwargs="max_gen_toks=0"),
+            "max_gen_toks must be at least 1",
+        ),
+    ],
+)
+def test_arguments_without_effect_or_sense_are_refused(call: Callable[..., object], said: str) -> None:
+    with pytest.raises(LtmEvalError, match=said):
+        call(ltm_eval.load("demo"), torch.arange(8).view(1, 8))

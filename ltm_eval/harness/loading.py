@@ -134,8 +134,11 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     changes = generation_changes(config.gen_kwargs)
     definitions = {name: manager.task_index[name].cfg for name in names}
     told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
-    if changes and not told and current().leads:
-        print("ltm-eval: gen_kwargs has no effect here: none of the tasks generates text", file=sys.stderr)
+    asked = {"gen_kwargs": changes, "n": config.n > 1, "k": config.k, "rethink": config.rethink}
+    idle = [name for name, given in asked.items() if given]
+    if idle and not told and current().leads:
+        effect = "has no effect" if len(idle) == 1 else "have no effect"
+        print(f"ltm-eval: {' and '.join(idle)} {effect} here: none of the tasks generates text", file=sys.stderr)
     sampled = bool(config.n > 1 or config.rethink)
     if sampled:
         refuse_greedy(one_spelling(changes))

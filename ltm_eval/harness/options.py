@@ -432,6 +432,8 @@ class RunConfig(ModelOptions):
             raise UsageError("no task named; give --task, for example --task gsm8k")
         if self.limit is not None and self.documents:
             raise UsageError("limit and documents exclude each other; give one of them")
+        if self.n > 1 and self.k and max(self.k) > self.n:
+            raise UsageError(f"k must be at most n = {self.n}, the answers sampled per question, got {max(self.k)}")
 
 
 def changing(what: str) -> tuple[str, ...]:

@@ -593,6 +593,8 @@ def _evaluated(live: LatentThoughtModel | None, config: RunConfig, step: int | N
     """`evaluate` of checked options."""
     from ltm_eval.harness.ltm import LTM
 
+    if live is not None and config.revision is not None:
+        raise UsageError("revision names a commit of a hub checkpoint, and a loaded model was given; leave it out")
     loaded = tasks_of(config)
     lm = LTM(config.model if live is None else live, **ltm_arguments(config))
     lm.progress = progress.silent

@@ -111,8 +111,11 @@ def documents_of(tokens: Tensor, targets: Tensor, *, vocab: int) -> list[Documen
     Raises:
         UsageError: kind, shape or a value is another, or a row has nothing to score.
     """
-    check_tokens("tokens", tokens)
-    check_tokens("targets", targets)
+    for name, given in (("tokens", tokens), ("targets", targets)):
+        check_tokens(name, given)
+        if given.is_meta or given.layout != torch.strided:
+            kind = "without data (device meta)" if given.is_meta else f"of layout {given.layout}"
+            raise UsageError(f"{name} must be a dense tensor, got one {kind}; pass it as it is read, or .to_dense()")
     if tokens.shape != targets.shape:
         raise UsageError(
             f"targets must have the shape of tokens, {tuple(tokens.shape)}, got {tuple(targets.shape)}: one target "

@@ -228,9 +228,11 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
         RefusedError: its files changed meanwhile.
     """
     check_place(source)
+    path = Path(source)
+    if revision is not None and (str(source) == DEMO_MODEL or path.exists()):
+        raise UsageError(f"revision names a commit of a hub checkpoint, and {source} is a local one; leave it out")
     if str(source) == DEMO_MODEL:
         return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
-    path = Path(source)
     if path.exists():
         files = [path / CONFIG_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
         with steady(files):

@@ -83,7 +83,7 @@ def existing_device(name: str | torch.device | None) -> torch.device:
         device = torch.device(str(name))
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
-    wanted = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+    wanted = str(device) if device.index else "cuda:0" if device.type == "cuda" else device.type
     if wanted not in found:
         raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
     return device

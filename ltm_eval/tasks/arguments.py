@@ -84,7 +84,8 @@ def generation_changes(told: str | None) -> dict[str, Any]:
         if name in found:
             raise UsageError(f"gen_kwargs names {name} twice; give it once")
         found[name] = handle_arg_string(value)
-    one_spelling(found)
+    if one_spelling(found).get(NEW_TOKENS[0]) == 0:
+        raise UsageError(f"{NEW_TOKENS[0]} must be at least 1, got 0: every answer would be empty")
     return found
 
 
