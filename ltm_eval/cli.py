@@ -129,7 +129,11 @@ def write_report(data: ReportData, places: dict[str, Path], *, plots_dir: str | 
 def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     *,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Results files, or folders that hold some.")
+        list[str],
+        typer.Argument(
+            metavar="RUN_A RUN_B...",
+            help="Results files or folders; of a folder the newest results of each task count.",
+        ),
     ],
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", "--task", "-t", metavar="NAME[,...]", help="Only these tasks.")
@@ -152,28 +156,17 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     Runs with other prompts, targets, shots, seeds, limits or preparation are refused (exit code 6).
     """
     from ltm_eval.report.comparison import document
+    from ltm_eval.results.columns import compared_runs
     from ltm_eval.results.compare import compare as compared
-    from ltm_eval.results.files import find_runs
 
     formats_of(format_)  # a wrong name is told before anything is read
-    found = compared(
-        _first_ltm_first(find_runs, runs), allow_mismatch=allow_mismatch, tasks=_listed(tasks), metrics=_listed(metric)
-    )
+    found = compared(compared_runs(runs), allow_mismatch=allow_mismatch, tasks=_listed(tasks), metrics=_listed(metric))
     _say(document(found), format_, output, stem=Path("compare"))
     if fail_if_worse and found.worse:
         named = ", ".join(f"{row.task} against {row.other}" for row in found.worse)
         print(f"ltm-eval: worse: {printable(named)[:250]}", file=sys.stderr)
         return WORSE
     return 0
-
-
-def _first_ltm_first(find: Any, paths: Sequence[str]) -> list[Any]:
-    """The runs of every path, in the order of the paths; of one path's, an LTM before its baselines."""
-    found: dict[Path, Any] = {}
-    for path in paths:
-        for run in sorted(find([path]), key=lambda run: run.model_kind != "ltm"):
-            found.setdefault(run.path.resolve(), run)
-    return list(found.values())
 
 
 def _listed(values: list[str] | None) -> tuple[str, ...]:

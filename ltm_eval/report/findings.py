@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from ltm_eval.results.columns import model_of
 from ltm_eval.results.files import PREDICTED, UNFINISHED
 from ltm_eval.results.official import NOT_OFFICIAL_FILES, unofficial
 from ltm_eval.results.perplexity import KINDS, differing_protocols
@@ -310,6 +311,7 @@ def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> lis
 
 def _cut(run: Run, name: str) -> tuple[str, str] | None:
     """Why a run scored only some documents of a task, and how many; None where it scored all, or does not tell."""
+    run = run.of(name)
     result, limit = run.tasks[name], run.extra.limit
     scored, whole = result.n_effective, result.n_original
     known = scored is not None and whole is not None
@@ -327,9 +329,21 @@ def shared_warnings(models: Sequence[ModelCard]) -> list[tuple[str, tuple[str, .
     return [(warning, tuple(dict.fromkeys(labels))) for warning, labels in found.items()]
 
 
+def older_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
+    """Return a banner for each column in whose place older runs of the same settings are not shown."""
+    return [
+        Banner("note", f"{label}, {task}: {count} older run{'s' if count > 1 else ''} not shown.")
+        for label, run in named
+        for task, count in run.older.items()
+    ]
+
+
 def missing_task_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
-    """Runs that lack a task which another has: interrupted, or asked for less."""
-    lacks = {label: tuple(name for name in names if name not in run.tasks) for label, run in named}
+    """Return a banner for each model that lacks a task which another has: interrupted, or asked for less."""
+    scored: dict[tuple[str, ...], set[str]] = {}
+    for _, run in named:
+        scored.setdefault(model_of(run), set()).update(run.tasks)
+    lacks = {label: tuple(name for name in names if name not in scored[model_of(run)]) for label, run in named}
     return [
         Banner(
             "alarm",

@@ -25,6 +25,7 @@ from ltm_eval.report.tables import (
     record_of,
     value_text,
 )
+from ltm_eval.results.columns import differing, word_of
 from ltm_eval.results.figures import EVALUATED, by_own_tokens, task_figures
 from ltm_eval.results.scores import entry_of
 from ltm_eval.results.views import CurveOverSteps
@@ -171,14 +172,22 @@ def _settings(figure: FlatFigure) -> tuple[str, ...]:
 
 
 def _labels(groups: Mapping[tuple[Any, ...], Any]) -> dict[tuple[Any, ...], str]:
-    """Name of the training run; where several settings of one figure stand side by side, what sets them apart."""
-    labels = {}
+    """Return the name of each training run, and of several curves of one figure the settings in which they differ."""
+    labels: dict[tuple[Any, ...], str] = {}
     for key in groups:
-        rivals = [other for other in groups if other[:4] == key[:4]]
-        common = set(rivals[0][4]).intersection(*(other[4] for other in rivals))
-        apart = [part.replace(":", " ") for part in key[4] if part not in common]
-        labels[key] = f"{key[3]} ({', '.join(apart)})" if apart else key[3]
+        told = {other: dict(_named_part(part) for part in other[4]) for other in groups if other[:4] == key[:4]}
+        names = differing(list(told.values()))
+        if "documents" in names and "limit" in names:
+            names.remove("limit")
+        label = " · ".join((key[3], *(word_of(name, told[key][name]) for name in names if name in told[key])))
+        taken = [labels[other] for other in told if other in labels]
+        labels[key] = label if label not in taken else f"{label} #{len(taken) + 1}"
     return labels
+
+
+def _named_part(part: str) -> tuple[str, str]:
+    name, _, value = part.partition(":")
+    return name, value
 
 
 # Document

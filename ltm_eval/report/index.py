@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ltm_eval.report.findings import audit_line
-from ltm_eval.report.page import told_digest
 from ltm_eval.report.tables import (
     Cell,
     Column,
@@ -20,9 +19,10 @@ from ltm_eval.report.tables import (
     record_of,
     value_text,
 )
+from ltm_eval.results.columns import labels_of, told_digest
 from ltm_eval.results.figures import EVALUATED, FlatFigure, apart_of, by_own_tokens, groups_of, task_figures
 from ltm_eval.results.files import UNFINISHED, read_run, result_files
-from ltm_eval.results.scores import entry_of, labels_of
+from ltm_eval.results.scores import entry_of
 from ltm_eval.system.errors import InputError, MachineError, ResultsError
 
 if TYPE_CHECKING:

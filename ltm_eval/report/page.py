@@ -25,6 +25,7 @@ from ltm_eval.report.findings import (
     corrected,
     limit_banners,
     missing_task_banners,
+    older_banners,
     run_banners,
     shared_warnings,
     task_banners,
@@ -50,6 +51,7 @@ from ltm_eval.report.tables import (
     value_text,
     write_all,
 )
+from ltm_eval.results.columns import columns_of, labels_of, told_digest, told_of
 from ltm_eval.results.diagnostics import (
     answer_facts,
     attempts_lines,
@@ -64,7 +66,7 @@ from ltm_eval.results.diagnostics import (
     step_curves,
 )
 from ltm_eval.results.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, apart_of, flat_figures, groups_of
-from ltm_eval.results.files import find_runs, joined, read_answers, read_latents, read_tokens, result_files
+from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import METRICS, document_costs, of_same_tokens, perplexity_section
 from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
@@ -75,7 +77,6 @@ from ltm_eval.results.scores import (
     entry_of,
     flat,
     generation_section,
-    labels_of,
     published_for,
     score_table,
 )
@@ -334,9 +335,6 @@ def _few(rows: Sequence[Published]) -> tuple[Published, ...]:
 
 
 SAMPLE_BYTES = 3_000_000
-BRANCHES = ("main", "master")
-"""What a host tells for a revision where none was asked for."""
-DIGEST_KEYS = ("checkpoint_sha256", "checkpoint_digest", "model_sha", "model_revision")
 PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
@@ -344,7 +342,7 @@ PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
 def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
-    """The runs and the probes in `paths`, files or folders with all below them; runs by task are joined.
+    """Return the runs and the probes in `paths`, files or folders with all below them.
 
     Raises:
         ResultsError: a path holds neither, or a file is malformed.
@@ -356,11 +354,11 @@ def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
         for place in places
         if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
     ]
-    return joined(find_runs(with_runs)), find_probes(places)
+    return find_runs(with_runs, newest_only=False), find_probes(places)
 
 
 def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = False) -> ReportData:
-    """Compute the page for `runs`; the first LTM among them is compared with all others. `probes` follow.
+    """Compute the page of the columns that `runs` make; the first LTM is compared with all others. `probes` follow.
 
     Args:
         full: all documents in the sample browsers, however large the page becomes.
@@ -373,12 +371,13 @@ def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = Fal
         return _of_probes(views)
     if not runs:
         raise ResultsError("nothing to report: no runs were given; pass a results file or a folder that holds some")
+    runs = columns_of(runs)
     labels = labels_of(runs)
     subject = next((index for index, run in enumerate(runs) if run.model_kind == "ltm"), 0)
     order = [subject, *(index for index in range(len(runs)) if index != subject)]
     named = [(labels[index], runs[index]) for index in order]
     names = list(dict.fromkeys(task for _, run in named for task in run.tasks))
-    sections, verdicts, banners = [], [], run_banners(named) + limit_banners(named, names)
+    sections, verdicts, banners = [], [], run_banners(named) + limit_banners(named, names) + older_banners(named)
     for name in names:
         entries = [entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1)]
         entries = [entry for entry in entries if name in entry.run.tasks]
@@ -485,13 +484,13 @@ def _published_report(name: str, entries: Sequence[Entry]) -> tuple[Published, .
 
 def _bundled(name: str, run: Run) -> bool:
     """Whether a task ran on the bundled sample data."""
+    run = run.of(name)
     facts = read_facts((run.extra.data or {}).get("sets"), name)
     return facts.get("sample") is True or run.extra.sample_data
 
 
 def _card(label: str, run: Run) -> ModelCard:
-    arguments = run.config.get("model_args")
-    told = {**(arguments if isinstance(arguments, dict) else {}), **run.config}
+    told = told_of(run)
     parameters = next((told[key] for key in PARAMETER_KEYS if isinstance(told.get(key), int)), None)
     return ModelCard(
         label=label,
@@ -539,12 +538,6 @@ def _sources(run: Run) -> list[str]:
         where = "bundled sample" if _bundled(name, run) else str(facts.get("split") or "")
         found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
     return found
-
-
-def told_digest(told: Mapping[str, object]) -> str:
-    """The checkpoint's digest, as results tell it; a revision only where it is no name of a branch."""
-    found = (str(told[key]) for key in DIGEST_KEYS if told.get(key))
-    return next((text for text in found if text not in BRANCHES), "")
 
 
 # Layout

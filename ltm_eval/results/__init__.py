@@ -2,6 +2,7 @@
 
 __all__ = [
     "answers",
+    "columns",
     "compare",
     "diagnostics",
     "figures",

@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.results.columns import labels_of
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import KINDS, PROTOCOL_KEYS
-from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, labels_of, other_count
+from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, other_count
 from ltm_eval.results.signature import ROLLING, Tokens, causal_scope, same_tokens, tokens_of
 from ltm_eval.results.statistics import holm, paired_means, paired_rates, sign_of
 from ltm_eval.system.errors import RefusedError, ResultsError, UsageError, nearest

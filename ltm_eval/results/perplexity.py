@@ -13,8 +13,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
+from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts
 from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     STUDENT,
@@ -305,7 +306,7 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
         bits_per_byte=figures[3],
         documents=cost.result.n_effective,
         note=_note(cost, kind, [note for _, note in checked]),
-        signature=signature_of(told, cost.entry.run, cost.result) if told is not None else "",
+        signature=setting_of(cost.entry.run, cost.result.name).signature(told.metric, told.filter) if told else "",
         tokens=cost.tokens,
         own_tokens=own,
     )

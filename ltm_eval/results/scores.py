@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.results.columns import setting_of
 from ltm_eval.results.files import read_samples
-from ltm_eval.results.official import read_facts
-from ltm_eval.results.signature import Setting
 from ltm_eval.results.statistics import (
     ALPHA,
     OPEN,
@@ -46,7 +44,7 @@ from ltm_eval.system.files import reports_dir
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ltm_eval.results.files import Run, Sample, Score, TaskResult
+    from ltm_eval.results.files import Run, Sample, Score
     from ltm_eval.results.statistics import Paired
 
 
@@ -89,18 +87,6 @@ class Entry:
     """By filter, then by document hash and occurrence."""
 
 
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Model names; runs of one model get their date, and a number if that is not enough."""
-    counts = Counter(run.model_name for run in runs)
-    dated = [run.model_name if counts[run.model_name] == 1 else f"{run.model_name} ({run.date_id})" for run in runs]
-    seen: Counter[str] = Counter()
-    labels = []
-    for label in dated:
-        seen[label] += 1
-        labels.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
-    return labels
-
-
 def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
     samples: dict[str, dict[tuple[str, int], Sample]] = {}
     for sample in read_samples(run, task) if task in run.tasks else ():
@@ -109,7 +95,7 @@ def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
         while (sample.doc_hash, occurrence) in of_filter:
             occurrence += 1
         of_filter[sample.doc_hash, occurrence] = sample
-    return Entry(label=label, series=series, run=run, samples=samples)
+    return Entry(label=label, series=series, run=run.of(task), samples=samples)
 
 
 def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
@@ -233,23 +219,9 @@ def _row(
         n=result.n_effective if result.n_effective is not None else len(values) or None,
         n_shot=result.n_shot,
         note=note or _row_note(score),
-        signature=signature_of(score, entry.run, result) if score else "",
+        signature=setting_of(entry.run, task).signature(score.metric, score.filter) if score else "",
         difference=difference,
     )
-
-
-def signature_of(score: Score, run: Run, result: TaskResult) -> str:
-    """The score's signature, from what the results file declares."""
-    setting = Setting(
-        task=result.name,
-        version=result.version,
-        n_shot=result.n_shot,
-        config=run.config,
-        definition=result.config,
-        read=read_facts((run.extra.data or {}).get("sets"), result.name),
-        lm_eval=run.software.get("lm_eval_version", ""),
-    )
-    return setting.signature(score.metric, score.filter)
 
 
 def _interval(
@@ -734,7 +706,7 @@ def _signature(entry: Entry, name: str) -> str:
         if key in facts
     ]
     declared = [*((label, options.get(key)) for label, key in SIGNED if key in options), *sizes]
-    found = signature_of(score, entry.run, entry.run.tasks[name]) if score is not None else ""
+    found = setting_of(entry.run, name).signature(score.metric, score.filter) if score is not None else ""
     return "|".join([found, *(f"{label}:{value}" for label, value in declared)])
 
 
