@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import ltm_eval
 from ltm_eval import cli
 from tests.fake_runs import DATE, TASK, write_ppl_run, write_run
 
@@ -271,3 +272,29 @@ def test_the_index_lists_every_run_under_a_name_of_its_own(folder: Folder, tmp_p
     assert cli.main(["index", str(folder.path), "--format", "json", "-o", str(tmp_path / "index.json")]) == 0
     runs = json.loads((tmp_path / "index.json").read_text("utf-8"))["runs"]
     assert [run["model"] for run in runs] == ["demo · 4 steps", "demo · 2 steps", "demo · 2 steps #2"]
+
+
+def test_a_task_that_the_first_checkpoint_lacks_is_compared_by_the_next(folder: Folder) -> None:
+    folder.ltm(TASK, digest="a" * 64, step=1000)
+    folder.ltm(TASK, PPL_TASK, digest="b" * 64, step=2000)
+    folder.baseline(TASK, PPL_TASK)
+    page = folder.page()
+    assert (PPL_TASK, "gpt2-demo") in compared(page)
+    assert any(text.startswith("demo · step 2000") and PPL_TASK in text for text in verdicts(page))
+
+
+def verdicts(page: dict[str, Any]) -> list[str]:
+    return [verdict["text"] for verdict in page["verdicts"]]
+
+
+def test_the_frame_holds_the_figures_of_the_report(folder: Folder) -> None:
+    folder.ltm(TASK, PPL_TASK)
+    folder.baseline(TASK, PPL_TASK)
+    found = ltm_eval.figures(folder.path)
+    shown = [one for one in folder.page()["figures"] if not one["status"].startswith("published")]
+    assert [one.record() for one in found] == shown
+    frame = found.frame()
+    assert list(frame.columns) == list(shown[0]) and len(frame) == len(shown)
+    accuracy = frame[(frame.metric == "exact_match") & (frame["filter"] == "strict-match")]
+    assert accuracy.set_index("model").value.to_dict() == {"demo": 0.5, "gpt2-demo": 0.5}
+    assert frame.dtypes["documents"] == "Int64" and set(frame.relation) == {"", "≤"}

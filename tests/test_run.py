@@ -141,7 +141,7 @@ def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(
     run(config(folder, tmp_path, tasks=("ltm_rules",), limit=2, seed=5))
     run(config(folder, tmp_path, limit=2))
     (whole,) = columns_of(gather([tmp_path])[0])
-    assert [part.extra.settings["seed"] for part in whole.parts] == [1234, 5, 1234]  # each task's own
+    assert [(part.extra.settings or {})["seed"] for part in whole.parts] == [1234, 5, 1234]  # each task's own
     assert whole.older == {TASK: 1}
 
 

@@ -24,7 +24,7 @@ from ltm_eval.system.text import csv_text, latex, markdown, number, p_both, perc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ltm_eval.results.figures import FlatFigure
+    from ltm_eval.results.figures import Figure
     from ltm_eval.results.views import Banner, Difference, Summary, SummaryCell, SummaryRow
 
 
@@ -481,7 +481,7 @@ def _rounded(value: float | None) -> float | None:
 UNTOLD = "–"
 
 
-def value_text(figure: FlatFigure) -> str:
+def value_text(figure: Figure) -> str:
     """The figure with its unit, and "≤" before a bound."""
     if figure.value is None:
         return UNTOLD
@@ -489,7 +489,7 @@ def value_text(figure: FlatFigure) -> str:
     return f"{sign}{percent(figure.value)} %" if figure.share else f"{sign}{number(figure.value)}"
 
 
-def interval_text(figure: FlatFigure) -> str:
+def interval_text(figure: Figure) -> str:
     """Both ends of the 95 % interval, in the figure's unit."""
     if figure.low is None or figure.high is None:
         return UNTOLD
@@ -497,49 +497,18 @@ def interval_text(figure: FlatFigure) -> str:
     return f"{shown(figure.low)} to {shown(figure.high)}"
 
 
-def metric_text(figure: FlatFigure) -> str:
+def metric_text(figure: Figure) -> str:
     """Metric, filter and direction."""
     name = figure.metric if figure.filter == "none" else f"{figure.metric}, {figure.filter}"
     return f"{name} {arrow(figure)}".strip()
 
 
-def arrow(figure: FlatFigure) -> str:
+def arrow(figure: Figure) -> str:
     """↑ where higher is better, ↓ where lower is."""
     return {True: "↑", False: "↓", None: ""}[figure.higher_is_better]
 
 
-def record_of(figure: FlatFigure) -> dict[str, Any]:
-    """The figure with numbers in full, the same keys for every figure; `relation` is ≤ for a bound, else empty."""
-    difference = figure.difference
-    return {
-        "task": figure.task,
-        "metric": figure.metric,
-        "filter": figure.filter,
-        "model": figure.model,
-        "status": figure.status,
-        "relation": "≤" if figure.bound else "",
-        "value": figure.value,
-        "low": figure.low,
-        "high": figure.high,
-        "interval": figure.interval,
-        "share": figure.share,
-        "higher_is_better": figure.higher_is_better,
-        "documents": figure.n,
-        "shots": figure.n_shot,
-        "first_minus_this": difference.estimate if difference else None,
-        "first_minus_this_low": difference.low if difference and difference.known else None,
-        "first_minus_this_high": difference.high if difference and difference.known else None,
-        "p": difference.p_value if difference else None,
-        "p_holm": difference.p_holm if difference else None,
-        "paired_documents": difference.n if difference else None,
-        "first_is": difference.verdict if difference else "",
-        "note": figure.note,
-        "signature": figure.signature,
-        "source": figure.source,
-    }
-
-
-def status_note(figure: FlatFigure) -> str:
+def status_note(figure: Figure) -> str:
     """What stands beside a figure that no run of ours gave, and its own note."""
     told = [figure.status] if figure.status != EVALUATED else []
     return "; ".join(dict.fromkeys([*told, *([figure.note] if figure.note else [])]))

@@ -66,8 +66,8 @@ def columns_of(runs: Sequence[Run]) -> list[Run]:
         models.setdefault(model_of(run), []).append(run)
     cells: dict[tuple[str, ...], list[Cell]] = {}
     older: dict[tuple[str, ...], dict[tuple[Path, str], int]] = {}
-    for model, own in models.items():
-        cells[model], older[model] = _newest(own)
+    for model, found in models.items():
+        cells[model], older[model] = _newest(found)
     columns = []
     for model, own in cells.items():
         others = [cell for other, rest in cells.items() if other != model for cell in rest]

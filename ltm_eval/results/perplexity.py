@@ -37,13 +37,13 @@ from ltm_eval.results.statistics import (
 from ltm_eval.results.views import (
     BitsDifference,
     Difference,
-    Figure,
     FloorLine,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
     Spread,
     Stack,
+    Value,
     WorstDocument,
 )
 
@@ -331,7 +331,7 @@ def scale_of(metric: str) -> str:
 _VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
-def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
+def _figure_of(pairs: Pairs, scale: str) -> Value | None:
     """The figure of these documents, with its interval."""
     if not pairs:
         return None
@@ -347,13 +347,13 @@ def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
     return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
 
 
-def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Figure:
+def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Value:
     if not math.isfinite(interval.high) and not math.isinf(value):
-        return Figure(value=value, low=None, high=None, stderr=stderr, kind="")
-    return Figure(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
+        return Value(value=value, low=None, high=None, stderr=stderr, kind="")
+    return Value(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
 
 
-def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
+def _block_mean(items: Sequence[tuple[float, float]]) -> Value | None:
     """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
     if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
         return None
@@ -362,17 +362,17 @@ def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
     return _figure(block_mean_ppl(items), mean_interval([ppl([item]) for item in items], positive=True), told, STUDENT)
 
 
-def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Figure:
+def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Value:
     """A figure of which only the standard error over n documents is known."""
     if stderr is None:
-        return Figure(value=value, low=None, high=None, stderr=None, kind="")
+        return Value(value=value, low=None, high=None, stderr=None, kind="")
     if scale != "ppl" or not 0 < value < math.inf:
         return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
     told = told_interval(math.log(value), stderr / value, n, positive=True)
     return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
 
 
-def _settled(computed: Figure | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Figure | None, str]:
+def _settled(computed: Value | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Value | None, str]:
     """The figure of the samples; that of the results file where there are none, without an interval where the two
     disagree; and why.
     """
@@ -381,7 +381,7 @@ def _settled(computed: Figure | None, score: Score | None, *, n: int | None, dou
     if score.value is None:
         return computed, score.note if computed is None else ""
     if doubt:
-        return Figure(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
+        return Value(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
     return _reported(score.value, score.stderr, n=n, scale=scale_of(score.metric)), ""
 
 
@@ -393,7 +393,7 @@ def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
 
 
 def _floor_line(floor: Floor) -> FloorLine:
-    def figure(metric: str) -> Figure | None:
+    def figure(metric: str) -> Value | None:
         value = floor.figures.get(metric)
         stderr = floor.figures.get(f"{metric}_stderr")
         return None if value is None else _reported(value, stderr, n=floor.documents, scale=scale_of(metric))

@@ -696,7 +696,7 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Value:
     """A corpus figure with its uncertainty over documents."""
 
     value: float
@@ -723,13 +723,13 @@ class PerplexityLine:
     """Colour, from 1."""
     bound: bool
     """Whether the figures are upper bounds, shown with their sign."""
-    per_token: Figure | None
+    per_token: Value | None
     """Perplexity per token; nats per token for the two parts of the bound."""
-    per_word: Figure | None
+    per_word: Value | None
     """Perplexity per word."""
-    per_byte: Figure | None
+    per_byte: Value | None
     """Perplexity per byte."""
-    bits_per_byte: Figure | None
+    bits_per_byte: Value | None
     """Bits per byte."""
     documents: int | None
     """Documents."""
@@ -765,13 +765,13 @@ class FloorLine:
     """uniform or unigram, with its tokenizer."""
     what: str
     """What it is."""
-    per_token: Figure | None
+    per_token: Value | None
     """Perplexity per token of that tokenizer."""
-    per_word: Figure | None
+    per_word: Value | None
     """Perplexity per word."""
-    per_byte: Figure | None
+    per_byte: Value | None
     """Perplexity per byte."""
-    bits_per_byte: Figure | None
+    bits_per_byte: Value | None
     """Bits per byte."""
     documents: int
     """Documents."""
@@ -1105,6 +1105,8 @@ class TaskSection:
 
     name: str
     """Task name."""
+    lead: str
+    """The model that the others are subtracted from; empty if nothing is compared."""
     versions: str
     """Task versions in the runs."""
     tables: tuple[ScoreTable, ...]
