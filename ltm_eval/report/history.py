@@ -57,11 +57,8 @@ class Point:
     """One figure at one step."""
 
     step: int
-    """Training step."""
     run: Run
-    """The results it comes from."""
     figure: Figure
-    """The figure; its model is the curve's label."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,7 @@ class TrainingCurve:
     """One figure of one training run over its steps."""
 
     label: str
-    """Name of the training run, with the settings that set it apart."""
     points: tuple[Point, ...]
-    """By step, each step once."""
 
     @property
     def head(self) -> Figure:

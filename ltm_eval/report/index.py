@@ -48,13 +48,9 @@ class Listed:
     """One run of the folder."""
 
     label: str
-    """Its name, made unique within the index."""
     run: Run
-    """Its results."""
     figures: tuple[Figure, ...]
-    """Main figures of all its tasks."""
     pages: tuple[Path, ...]
-    """Report pages beside it or above it, within the folder."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,8 @@ class Index:
     """What a folder holds."""
 
     folder: Path
-    """The folder."""
     runs: tuple[Listed, ...]
-    """Its runs, newest first."""
     unreadable: tuple[tuple[Path, str], ...]
-    """Results files that cannot be read, and why."""
 
 
 def index(folder: Path) -> Index:

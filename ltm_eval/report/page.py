@@ -63,6 +63,7 @@ from ltm_eval.results.diagnostics import (
     size_rows,
     step_curves,
 )
+from ltm_eval.results.effect import budget_rows, effect_tables
 from ltm_eval.results.figures import (
     EVALUATED,
     PUBLISHED,
@@ -77,13 +78,7 @@ from ltm_eval.results.figures import (
 from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import document_costs, of_same_tokens
-from ltm_eval.results.scores import (
-    bars_of,
-    budget_rows,
-    effect_tables,
-    flat,
-    published_for,
-)
+from ltm_eval.results.scores import bars_of, flat, published_for
 from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import (
     Banner,

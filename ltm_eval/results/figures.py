@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ltm_eval.results.columns import columns_of, labels_of
 from ltm_eval.results.files import find_runs
+from ltm_eval.results.generation import METRICS as GENERATION_METRICS
+from ltm_eval.results.generation import generation_section
 from ltm_eval.results.perplexity import METRICS, perplexity_section
-from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
-from ltm_eval.results.scores import entry_of, generation_section, score_table
+from ltm_eval.results.scores import entry_of, score_table
 from ltm_eval.results.signature import PREPARATION, Tokens, own_tokens
 from ltm_eval.results.statistics import ALPHA, OPEN, holm
 
@@ -63,9 +64,7 @@ class Group(Generic[S]):
     """Figures under the same settings, as far as they tell them."""
 
     settings: dict[str, str] = field(default_factory=dict)
-    """What the members tell."""
     figures: list[S] = field(default_factory=list)
-    """The members."""
 
 
 def groups_of(figures: Sequence[S]) -> list[Group[S]]:
@@ -124,45 +123,26 @@ class Figure:
     """One figure of one model."""
 
     task: str
-    """Task."""
-    metric: str
-    """Metric, or row of a perplexity table with its unit."""
+    metric: str  # metric, or row of a perplexity table with its unit
     filter: str
-    """Filter; none is lm-eval's default."""
     model: str
-    """Label of the model."""
-    status: str
-    """evaluated, or why no model ran."""
+    status: str  # evaluated, or why no model ran
     bound: bool
-    """Whether it is an upper bound."""
-    value: float | None
-    """The figure; shares from 0 to 1."""
+    value: float | None  # the figure; shares from 0 to 1
     low: float | None
-    """Lower end of the 95 % interval."""
     high: float | None
-    """Upper end."""
     interval: str
-    """How the interval was made."""
-    share: bool
-    """Whether it is a share of documents."""
+    share: bool  # whether it is a share of documents
     higher_is_better: bool | None
-    """Direction."""
     n: int | None
-    """Documents."""
     n_shot: int | None
-    """Demonstrations per prompt."""
     note: str
-    """What must be known beside it."""
     signature: str
-    """The declared settings that make it."""
     source: str
-    """Where a published figure stands."""
-    difference: Difference | None
-    """The first model minus this one."""
+    difference: Difference | None  # the first model minus this one
+    # of figures per token the tokens that are counted, as far as they are told; None for any other unit
     tokens: Tokens | None = None
-    """Of figures per token the tokens that are counted, as far as they are told; None for any other unit."""
-    per_token: bool = False
-    """Whether the unit is a token."""
+    per_token: bool = False  # whether the unit is a token
 
     def record(self) -> dict[str, Any]:
         """Return the figure with its numbers in full, under the names of `COLUMNS`; `relation` is ≤ of a bound."""
@@ -244,7 +224,8 @@ class Figures(tuple[Figure, ...]):
         import pandas as pd
 
         rows = [figure.record() for figure in self]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        frame: DataFrame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        return frame
 
 
 def figures(*paths: str | Path) -> Figures:

@@ -78,17 +78,11 @@ class Kind:
     """One row of the table."""
 
     name: str
-    """As in the documentation of bounds."""
     what: str
-    """What it is, and is not."""
-    metric: str
-    """Per-token metric; headline rows have the other units as well."""
+    metric: str  # per-token metric; headline rows have the other units as well
     bound: bool = False
-    """Whether it may be called an upper bound."""
-    nats: bool = False
-    """Whether it is nats per token and no perplexity."""
-    in_bytes: bool = False
-    """Whether its bits per byte may be set beside other models'."""
+    nats: bool = False  # whether it is nats per token and no perplexity
+    in_bytes: bool = False  # whether its bits per byte may be set beside other models'
 
 
 BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
@@ -509,11 +503,8 @@ class DocumentCosts:
     """What every document cost one model, by its headline row."""
 
     label: str
-    """Model."""
     bits: Mapping[Key, float]
-    """Bits per byte."""
     bound: bool
-    """Whether they are upper bounds."""
 
 
 def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:
