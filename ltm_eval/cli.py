@@ -503,7 +503,11 @@ def _write(document: Document, format_: str | None, output: str | None, *, stem:
 def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     *,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Results files, or folders that contain them.")
+        list[str],
+        typer.Argument(
+            metavar="RUN_A RUN_B...",
+            help="Results files or folders; from a folder the newest results of each task are taken.",
+        ),
     ],
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", "--task", "-t", metavar="NAME[,...]", help="Only these tasks.")
@@ -526,15 +530,11 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     Runs with different prompts, targets, shots, seeds, limits or preparation are refused (exit code 6).
     """
     from ltm_eval.report.comparison import document
+    from ltm_eval.results.columns import compared_runs
     from ltm_eval.results.compare import compare as compared
-    from ltm_eval.results.files import find_runs
 
     formats_of(format_)  # reject a wrong name before anything is read
-    chosen: dict[Path, Any] = {}  # in the order of the paths; of one path's runs an LTM before its baselines
-    for path in runs:
-        for one in sorted(find_runs([path]), key=lambda one: one.model_kind != "ltm"):
-            chosen.setdefault(one.path.resolve(), one)
-    found = compared(list(chosen.values()), allow_mismatch=allow_mismatch, tasks=listed(tasks), metrics=listed(metric))
+    found = compared(compared_runs(runs), allow_mismatch=allow_mismatch, tasks=listed(tasks), metrics=listed(metric))
     _write(document(found), format_, output, stem=Path("compare"))
     if fail_if_worse and found.worse:
         named = ", ".join(f"{row.task} against {row.other}" for row in found.worse)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ltm_eval.results.effect import EffectCell as Cell
+from ltm_eval.results.effect import effect, reference_of, text_table
 from ltm_eval.results.files import read_run
-from ltm_eval.results.scores import EffectCell as Cell
-from ltm_eval.results.scores import effect, reference_of, text_table
 from ltm_eval.results.statistics import paired_means
 from tests.fake_runs import TASK, write_run
 

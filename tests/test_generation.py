@@ -7,8 +7,7 @@ import pytest
 
 from ltm_eval.report.page import build, render
 from ltm_eval.results.files import find_runs
-from ltm_eval.results.scores import HUMAN
-from ltm_eval.results.scores import METRICS_GENERATION as METRICS
+from ltm_eval.results.generation import HUMAN, METRICS
 from ltm_eval.system.files import write_json_atomic
 from ltm_eval.tasks.mauve import METRICS as TASK_METRICS
 from tests.fake_runs import DATE, write_run

@@ -63,8 +63,8 @@ def test_other_settings_make_another_curve(tmp_path: Path) -> None:
     checkpoints(tmp_path / "b", t_fast=64)
     curves, _ = curves_of(runs(tmp_path))
     assert {curve.label for curve in curves if curve.head.metric == "bound, bits per byte"} == {
-        "run (t_fast 16)",
-        "run (t_fast 64)",
+        "run · 16 steps",
+        "run · 64 steps",
     }
 
 

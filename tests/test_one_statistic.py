@@ -19,9 +19,9 @@ from ltm_eval.report.comparison import document as compare_document
 from ltm_eval.report.page import build, document, render
 from ltm_eval.report.tables import RENDERERS
 from ltm_eval.results.compare import compare
+from ltm_eval.results.effect import EffectCell as Cell
+from ltm_eval.results.effect import effect
 from ltm_eval.results.files import find_runs, read_run
-from ltm_eval.results.scores import EffectCell as Cell
-from ltm_eval.results.scores import effect
 from ltm_eval.results.statistics import holm, share_interval, tango_interval, wilson_interval
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from hostile import HOSTILE, Structure, assert_inert
 
 from ltm_eval import cli
 from ltm_eval.report.index import document, index, link
-from ltm_eval.report.page import told_digest
 from ltm_eval.report.tables import RENDERERS
+from ltm_eval.results.columns import told_digest
 from ltm_eval.system.errors import ResultsError
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from ltm_eval.harness.evaluation import folder_name
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import run, settle
 from ltm_eval.report.page import build, gather
+from ltm_eval.results.columns import columns_of
 from ltm_eval.results.files import RunExtra, find_runs, read_latents, read_samples
 from ltm_eval.system.errors import DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.system.files import sample_data_dir
@@ -104,18 +105,19 @@ def test_the_closing_page_is_the_one_that_report_makes_of_the_folder(folder: Pat
     assert (tmp_path / "again.html").read_bytes() == page
 
 
-def test_the_closing_page_is_of_this_run_where_others_lie_beside_it(
+def test_the_closing_page_is_of_this_run_if_others_lie_beside_it(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(config(folder, tmp_path, limit=2, report=True))
     assert "other run" not in capsys.readouterr().err
-    outcome = run(config(folder, tmp_path, tasks=("ltm_rules",), report=True, limit=2, seed=5))
+    outcome = run(config(folder, tmp_path, report=True, limit=2, seed=5))
     assert outcome.report is not None
     page = outcome.report.read_text(encoding="utf-8")
-    assert "ltm_rules" in page and "Incomplete: " not in page and 'id="task-2"' not in page
+    assert "Incomplete: " not in page and "· seed" not in page
     assert f"'ltm-eval report {tmp_path}' shows 1 other run of this folder beside it" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 0
-    assert 'id="task-2"' in outcome.report.read_text(encoding="utf-8")
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "· seed 1234" in page and "· seed 5" in page
 
 
 def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(
@@ -124,7 +126,7 @@ def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(
     """As one run of both tasks: a column, its commands, its files, and each document's own command."""
     first = run(config(folder, tmp_path, limit=2, command=("ltm-eval", "run", "--seed", "1")))
     second = run(config(folder, tmp_path, tasks=("ltm_ptb",), report=True, limit=2, command=("ltm-eval", "run", "-q")))
-    (one,), _ = gather([tmp_path])
+    (one,) = columns_of(gather([tmp_path])[0])
     assert [part.path for part in one.parts] == [*first.results, *second.results]
     assert list(one.tasks) == [TASK, "ltm_ptb"] and one.path == second.results[0]
     assert "gen_kwargs has no effect here" in capsys.readouterr().err
@@ -138,8 +140,9 @@ def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(
     assert f"ltm-eval run --seed 1 --task {TASK} --documents 0" in page
     run(config(folder, tmp_path, tasks=("ltm_rules",), limit=2, seed=5))
     run(config(folder, tmp_path, limit=2))
-    apart, _ = gather([tmp_path])
-    assert sorted(len(other.parts) for other in apart) == [0, 2]  # other settings stand apart
+    (whole,) = columns_of(gather([tmp_path])[0])
+    assert [(part.extra.settings or {})["seed"] for part in whole.parts] == [1234, 5, 1234]  # each task's own
+    assert whole.older == {TASK: 1}
 
 
 def test_a_stranger_s_broken_file_does_not_cost_the_closing_page(

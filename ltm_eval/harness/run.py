@@ -625,11 +625,12 @@ def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
 
 
 def write_page(results: list[Path], output: Path) -> Path:
-    """Write the page of these results, what they are joined with, and the folder's probes.
+    """Write the page of the columns that hold these results, and of the folder's probes.
 
     `report FOLDER` makes the same where no others lie.
     """
     from ltm_eval.report import page as report
+    from ltm_eval.results.columns import columns_of
 
     page = output / "report.html"
     try:
@@ -637,13 +638,13 @@ def write_page(results: list[Path], output: Path) -> Path:
     except ResultsError as unreadable:
         print(printable(f"ltm-eval: the page shows this run alone: {unreadable}"), file=sys.stderr)
         runs, probes = report.gather(results)
+    columns = columns_of(runs)
     wanted = {path.resolve() for path in results}
-    own = [run for run in runs if wanted & {part.path.resolve() for part in run.parts or (run,)}]
-    if len(own) < len(wanted):
-        own = report.gather(results)[0]
-    if others := len(runs) - len(own):
+    shown = [column for column in columns if wanted & {part.path.resolve() for part in column.parts or (column,)}]
+    if others := len(columns) - len(shown):
         words = f"{others} other run{'s' if others > 1 else ''} of this folder"
         print(printable(f"ltm-eval: 'ltm-eval report {output}' shows {words} beside it"), file=sys.stderr)
+    own = [part for column in shown for part in column.parts or (column,)]
     report.write(report.render(report.build(own, probes)), page)
     return page
 

@@ -44,8 +44,8 @@ from ltm_eval.harness.run import (
     say_if_short,
     settle,
 )
+from ltm_eval.results.effect import EffectCell, effect, text_table
 from ltm_eval.results.files import read_run
-from ltm_eval.results.scores import EffectCell, effect, text_table
 from ltm_eval.runs.processes import current, join
 from ltm_eval.runs.session import MANIFEST, check_program, differing
 from ltm_eval.runs.worklist import say_on_stderr

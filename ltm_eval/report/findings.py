@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from ltm_eval.results.columns import model_of
 from ltm_eval.results.files import PREDICTED, UNFINISHED
 from ltm_eval.results.official import NOT_OFFICIAL_FILES, unofficial
 from ltm_eval.results.perplexity import KINDS, differing_protocols
 from ltm_eval.results.scores import ROLLING_METRICS
-from ltm_eval.results.statistics import ALPHA, OPEN, ROUGH, UNPROVEN, holm
+from ltm_eval.results.statistics import OPEN, ROUGH, UNPROVEN
 from ltm_eval.results.views import Banner, Difference, Verdict
 from ltm_eval.system.text import VERDICTS, p_value, p_words, signed, signed_bits
 
@@ -28,9 +28,9 @@ ENOUGH_TEXTS = 1_000
 """Human texts of the published protocols with the fewest; mauve-text's advice is 5,000."""
 
 
-def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
-    """One sentence per baseline: bits per byte of a perplexity set, else the first filter, with others that differ."""
-    found = _perplexity_verdicts(section, subject=subject)
+def verdicts_of(section: TaskSection) -> list[Verdict]:
+    """Return a sentence per baseline: bits per byte of a text set, else the first filter, with others that differ."""
+    found = _perplexity_verdicts(section, subject=section.lead)
     for label in dict.fromkeys(row.label for table in section.tables for row in table.rows):
         rows = [
             (table, row.difference)
@@ -39,51 +39,8 @@ def verdicts_of(section: TaskSection, *, subject: str) -> list[Verdict]:
             if row.label == label and row.difference is not None and row.difference.verdict
         ]
         if rows:
-            found.append(_verdict(section.name, label, rows, subject=subject))
+            found.append(_verdict(section.name, label, rows, subject=section.lead))
     return found
-
-
-def corrected(sections: Sequence[TaskSection]) -> list[TaskSection]:
-    """The sections with Holm's correction over the first figure of every task and model, as `compare` takes it.
-
-    Verdicts of these figures follow the corrected p value; the others keep their own.
-    """
-    heads = [(index, label, found) for index, one in enumerate(sections) for label, found in _heads(one).items()]
-    values = holm([found.p_value for _, _, found in heads])
-    changed: dict[int, dict[str, tuple[Difference, Difference]]] = {}
-    for (index, label, found), value in zip(heads, values, strict=True):
-        open_now = found.verdict if value < ALPHA else OPEN
-        changed.setdefault(index, {})[label] = (found, replace(found, p_holm=value, verdict=open_now))
-    return [_with_differences(one, changed.get(index, {})) for index, one in enumerate(sections)]
-
-
-def _heads(section: TaskSection) -> dict[str, Difference]:
-    """The first difference from every model."""
-    found: dict[str, Difference] = {}
-    for one in section.perplexity.differences if section.perplexity is not None else ():
-        found.setdefault(one.label, one.difference)
-    for row in (row for table in section.tables for row in table.rows):
-        if row.difference is not None:
-            found.setdefault(row.label, row.difference)
-    return found
-
-
-def _with_differences(section: TaskSection, changed: dict[str, tuple[Difference, Difference]]) -> TaskSection:
-    def of(label: str, found: Difference | None) -> Difference | None:
-        old, new = changed.get(label, (None, None))
-        return new if found is not None and found is old else found
-
-    tables = tuple(
-        replace(table, rows=tuple(replace(row, difference=of(row.label, row.difference)) for row in table.rows))
-        for table in section.tables
-    )
-    perplexity = section.perplexity
-    if perplexity is not None:
-        own = (
-            replace(one, difference=of(one.label, one.difference) or one.difference) for one in perplexity.differences
-        )
-        perplexity = replace(perplexity, differences=tuple(own))
-    return replace(section, tables=tables, perplexity=perplexity)
 
 
 def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]:
@@ -310,6 +267,7 @@ def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> lis
 
 def _cut(run: Run, name: str) -> tuple[str, str] | None:
     """Why a run scored only some documents of a task, and how many; None where it scored all, or does not tell."""
+    run = run.of(name)
     result, limit = run.tasks[name], run.extra.limit
     scored, whole = result.n_effective, result.n_original
     known = scored is not None and whole is not None
@@ -327,9 +285,21 @@ def shared_warnings(models: Sequence[ModelCard]) -> list[tuple[str, tuple[str, .
     return [(warning, tuple(dict.fromkeys(labels))) for warning, labels in found.items()]
 
 
+def older_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
+    """Return a banner for each column in whose place older runs of the same settings are not shown."""
+    return [
+        Banner("note", f"{label}, {task}: {count} older run{'s' if count > 1 else ''} not shown.")
+        for label, run in named
+        for task, count in run.older.items()
+    ]
+
+
 def missing_task_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
-    """Runs that lack a task which another has: interrupted, or asked for less."""
-    lacks = {label: tuple(name for name in names if name not in run.tasks) for label, run in named}
+    """Return a banner for each model that lacks a task which another has: interrupted, or asked for less."""
+    scored: dict[tuple[str, ...], set[str]] = {}
+    for _, run in named:
+        scored.setdefault(model_of(run), set()).update(run.tasks)
+    lacks = {label: tuple(name for name in names if name not in scored[model_of(run)]) for label, run in named}
     return [
         Banner(
             "alarm",

@@ -22,10 +22,10 @@ from ltm_eval.report.tables import (
     Table,
     interval_text,
     metric_text,
-    record_of,
     value_text,
 )
-from ltm_eval.results.figures import EVALUATED, by_own_tokens, task_figures
+from ltm_eval.results.columns import differing, word_of
+from ltm_eval.results.figures import EVALUATED, by_own_tokens, task_tables
 from ltm_eval.results.scores import entry_of
 from ltm_eval.results.views import CurveOverSteps
 from ltm_eval.system.errors import ResultsError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ltm_eval.results.figures import FlatFigure
+    from ltm_eval.results.figures import Figure
     from ltm_eval.results.files import Run
     from ltm_eval.results.views import Banner
 
@@ -57,11 +57,8 @@ class Point:
     """One figure at one step."""
 
     step: int
-    """Training step."""
     run: Run
-    """The results it comes from."""
-    figure: FlatFigure
-    """The figure; its model is the curve's label."""
+    figure: Figure
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,10 @@ class TrainingCurve:
     """One figure of one training run over its steps."""
 
     label: str
-    """Name of the training run, with the settings that set it apart."""
     points: tuple[Point, ...]
-    """By step, each step once."""
 
     @property
-    def head(self) -> FlatFigure:
+    def head(self) -> Figure:
         """Task, metric and direction, which all points share."""
         return self.points[0].figure
 
@@ -142,43 +137,51 @@ def curves_of(runs: Sequence[Run]) -> tuple[list[TrainingCurve], list[Run]]:
     return sorted(found, key=lambda curve: tasks.index(curve.head.task)), [run for run in runs if step_of(run) is None]
 
 
-def _figures(run: Run) -> Iterator[FlatFigure]:
+def _figures(run: Run) -> Iterator[Figure]:
     """The figures that the page shows, with the same intervals."""
     for task in run.tasks:
-        figures = task_figures(task, [entry_of(run.model_name, 1, run, task=task)])
+        figures = task_tables(task, [entry_of(run.model_name, 1, run, task=task)]).figures
         yield from (one for one in figures if one.status == EVALUATED and one.value is not None)
 
 
-def _named(runs: Sequence[Run]) -> dict[Path, list[FlatFigure]]:
+def _named(runs: Sequence[Run]) -> dict[Path, list[Figure]]:
     """The figures by results file; those per token name their tokens where the training runs have different ones."""
-    found: dict[str, list[tuple[Run, FlatFigure]]] = {}
+    found: dict[str, list[tuple[Run, Figure]]] = {}
     for run in {run.path: run for run in runs}.values():
         for figure in _figures(run):
             digest = figure.tokens.digest if figure.tokens is not None else ""
             own = replace(figure, model=f"{name_of(run)} {digest[:8]}".strip())
             found.setdefault(figure.task, []).append((run, own))
-    named: dict[Path, list[FlatFigure]] = {run.path: [] for run in runs}
+    named: dict[Path, list[Figure]] = {run.path: [] for run in runs}
     for pairs in found.values():
         for (run, _), figure in zip(pairs, by_own_tokens([own for _, own in pairs]), strict=True):
             named[run.path].append(figure)
     return named
 
 
-def _settings(figure: FlatFigure) -> tuple[str, ...]:
+def _settings(figure: Figure) -> tuple[str, ...]:
     parts = tuple(part for part in figure.signature.split("|")[1:] if part.partition(":")[0] not in FREE)
     tokens = (f"tokens:{figure.tokens.digest[:8]}",) if figure.tokens is not None and figure.tokens.digest else ()
     return (*parts, *tokens, f"documents:{figure.n}")
 
 
 def _labels(groups: Mapping[tuple[Any, ...], Any]) -> dict[tuple[Any, ...], str]:
-    """Name of the training run; where several settings of one figure stand side by side, what sets them apart."""
-    labels = {}
+    """Return the name of each training run, and of several curves of one figure the settings in which they differ."""
+    labels: dict[tuple[Any, ...], str] = {}
     for key in groups:
-        rivals = [other for other in groups if other[:4] == key[:4]]
-        common = set(rivals[0][4]).intersection(*(other[4] for other in rivals))
-        apart = [part.replace(":", " ") for part in key[4] if part not in common]
-        labels[key] = f"{key[3]} ({', '.join(apart)})" if apart else key[3]
+        told = {other: dict(_named_part(part) for part in other[4]) for other in groups if other[:4] == key[:4]}
+        names = differing(list(told.values()))
+        if "documents" in names and "limit" in names:
+            names.remove("limit")
+        label = " · ".join((key[3], *(word_of(name, told[key][name]) for name in names if name in told[key])))
+        taken = [labels[other] for other in told if other in labels]
+        labels[key] = label if label not in taken else f"{label} #{len(taken) + 1}"
     return labels
+
+
+def _named_part(part: str) -> tuple[str, str]:
+    name, _, value = part.partition(":")
+    return name, value
 
 
 # Document
@@ -261,7 +264,7 @@ def _best_part(curves: Sequence[TrainingCurve]) -> Part:
     return Part("Best checkpoint", sentences, (Table("", columns, tuple(rows)),) if rows else ())
 
 
-def _inside(figure: FlatFigure, interval: FlatFigure) -> bool:
+def _inside(figure: Figure, interval: Figure) -> bool:
     value, low, high = figure.value, interval.low, interval.high
     return value is not None and low is not None and high is not None and low <= value <= high
 
@@ -320,7 +323,7 @@ def _step_tables(curves: Sequence[TrainingCurve]) -> Iterator[Table]:
         )
 
 
-def _cell(figure: FlatFigure | None, *, best: bool) -> Cell:
+def _cell(figure: Figure | None, *, best: bool) -> Cell:
     if figure is None:
         return Cell(UNTOLD)
     interval = interval_text(figure)
@@ -341,7 +344,7 @@ def _record(curve: TrainingCurve, point: Point) -> dict[str, Any]:
         "date": point.run.date_id,
         "path": point.run.path.as_posix(),
     }
-    return {**head, **{key: value for key, value in record_of(figure).items() if key not in DROPPED}}
+    return {**head, **{key: value for key, value in figure.record().items() if key not in DROPPED}}
 
 
 DROPPED = (

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ltm_eval.report.findings import audit_line
-from ltm_eval.report.page import told_digest
 from ltm_eval.report.tables import (
     Cell,
     Column,
@@ -17,12 +16,12 @@ from ltm_eval.report.tables import (
     Table,
     interval_text,
     metric_text,
-    record_of,
     value_text,
 )
-from ltm_eval.results.figures import EVALUATED, FlatFigure, apart_of, by_own_tokens, groups_of, task_figures
+from ltm_eval.results.columns import labels_of, told_digest
+from ltm_eval.results.figures import EVALUATED, Figure, apart_of, by_own_tokens, groups_of, task_tables
 from ltm_eval.results.files import UNFINISHED, read_run, result_files
-from ltm_eval.results.scores import entry_of, labels_of
+from ltm_eval.results.scores import entry_of
 from ltm_eval.system.errors import InputError, MachineError, ResultsError
 
 if TYPE_CHECKING:
@@ -49,13 +48,9 @@ class Listed:
     """One run of the folder."""
 
     label: str
-    """Its name, made unique within the index."""
     run: Run
-    """Its results."""
-    figures: tuple[FlatFigure, ...]
-    """Main figures of all its tasks."""
+    figures: tuple[Figure, ...]
     pages: tuple[Path, ...]
-    """Report pages beside it or above it, within the folder."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +58,8 @@ class Index:
     """What a folder holds."""
 
     folder: Path
-    """The folder."""
     runs: tuple[Listed, ...]
-    """Its runs, newest first."""
     unreadable: tuple[tuple[Path, str], ...]
-    """Results files that cannot be read, and why."""
 
 
 def index(folder: Path) -> Index:
@@ -100,7 +92,7 @@ def index(folder: Path) -> Index:
 
 def _named(listed: Sequence[Listed]) -> list[Listed]:
     """The runs; their figures per token name their tokens where not all runs of a task have the same."""
-    found: dict[str, list[FlatFigure]] = {}
+    found: dict[str, list[Figure]] = {}
     for one in listed:
         for figure in one.figures:
             found.setdefault(figure.task, []).append(figure)
@@ -108,10 +100,10 @@ def _named(listed: Sequence[Listed]) -> list[Listed]:
     return [replace(one, figures=tuple(next(named[figure.task]) for figure in one.figures)) for one in listed]
 
 
-def _main_figures(label: str, run: Run) -> list[FlatFigure]:
+def _main_figures(label: str, run: Run) -> list[Figure]:
     found = []
     for task in run.tasks:
-        figures = task_figures(task, [entry_of(label, 1, run, task=task)])
+        figures = task_tables(task, [entry_of(label, 1, run, task=task)]).figures
         own = [one for one in figures if one.status == EVALUATED and one.value is not None]
         heads = [one for name in HEADLINES for one in own if one.metric == name]
         found += heads or own[:MOST_FIGURES]
@@ -216,7 +208,7 @@ def _task_part(task: str, found: Index) -> Part:
     for group in groups:
         apart = apart_of(groups, group)
         names = list(dict.fromkeys(_column(figure) for figure in group.figures))
-        by_label: dict[str, dict[str, FlatFigure]] = {}
+        by_label: dict[str, dict[str, Figure]] = {}
         for figure in group.figures:
             by_label.setdefault(figure.model, {})[_column(figure)] = figure
         rows = tuple(_figure_cells(label, own, names) for label, own in by_label.items())
@@ -232,20 +224,20 @@ def _task_part(task: str, found: Index) -> Part:
     return Part(task, (note,) if len(groups) > 1 else (), tuple(tables))
 
 
-def _column(figure: FlatFigure) -> str:
+def _column(figure: Figure) -> str:
     """Bounds and exact figures of one unit share a column; the sign tells them apart."""
     row, _, unit = figure.metric.partition(", ")
     return f"{unit} ↓" if unit and row in {"bound", "exact"} else metric_text(figure)
 
 
-def _figure_cells(label: str, own: dict[str, FlatFigure], names: Sequence[str]) -> tuple[Cell, ...]:
+def _figure_cells(label: str, own: dict[str, Figure], names: Sequence[str]) -> tuple[Cell, ...]:
     first = next(iter(own.values()))
     cells = [_value_cell(own.get(name)) for name in names]
     counts = [Cell(UNTOLD if count is None else f"{count:,}") for count in (first.n, first.n_shot)]
     return (Cell(label), *cells, *counts, Cell(first.signature or UNTOLD))
 
 
-def _value_cell(figure: FlatFigure | None) -> Cell:
+def _value_cell(figure: Figure | None) -> Cell:
     if figure is None:
         return Cell(UNTOLD)
     interval = interval_text(figure)
@@ -260,8 +252,8 @@ def _unreadable_part(found: Index) -> Part:
 # Data
 
 
-def _record(one: Listed, figure: FlatFigure, base: Path) -> dict[str, Any]:
-    record = record_of(figure)
+def _record(one: Listed, figure: Figure, base: Path) -> dict[str, Any]:
+    record = figure.record()
     kept = ("task", "metric", "filter", "relation", "value", "low", "high", "share", "documents", "shots", "signature")
     return {
         "model": one.label,
@@ -286,7 +278,7 @@ def _data(found: Index, base: Path) -> dict[str, Any]:
                 "warnings": warnings_of(one.run),
                 "results": link(one.run.path, base),
                 "pages": [link(page, base) for page in one.pages],
-                "figures": [record_of(figure) for figure in one.figures],
+                "figures": [figure.record() for figure in one.figures],
             }
             for one in found.runs
         ],

@@ -22,9 +22,9 @@ from ltm_eval.probe.files import find_probes, is_probe
 from ltm_eval.probe.view import explorer_json, figures_of, probe_labels, probe_view
 from ltm_eval.report.findings import (
     audit_line,
-    corrected,
     limit_banners,
     missing_task_banners,
+    older_banners,
     run_banners,
     shared_warnings,
     task_banners,
@@ -43,13 +43,13 @@ from ltm_eval.report.tables import (
     Table,
     interval_text,
     metric_text,
-    record_of,
     status_note,
     summary_table,
     summary_texts,
     value_text,
     write_all,
 )
+from ltm_eval.results.columns import columns_of, told_digest, told_of
 from ltm_eval.results.diagnostics import (
     answer_facts,
     attempts_lines,
@@ -63,22 +63,22 @@ from ltm_eval.results.diagnostics import (
     size_rows,
     step_curves,
 )
-from ltm_eval.results.figures import EVALUATED, PUBLISHED, REFERENCE, FlatFigure, apart_of, flat_figures, groups_of
-from ltm_eval.results.files import find_runs, joined, read_answers, read_latents, read_tokens, result_files
-from ltm_eval.results.official import read_facts
-from ltm_eval.results.perplexity import METRICS, document_costs, of_same_tokens, perplexity_section
-from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
-from ltm_eval.results.scores import (
-    bars_of,
-    budget_rows,
-    effect_tables,
-    entry_of,
-    flat,
-    generation_section,
-    labels_of,
-    published_for,
-    score_table,
+from ltm_eval.results.effect import budget_rows, effect_tables
+from ltm_eval.results.figures import (
+    EVALUATED,
+    PUBLISHED,
+    REFERENCE,
+    Figure,
+    apart_of,
+    compared_tasks,
+    flat_figures,
+    groups_of,
+    subject_first,
 )
+from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
+from ltm_eval.results.official import read_facts
+from ltm_eval.results.perplexity import document_costs, of_same_tokens
+from ltm_eval.results.scores import bars_of, flat, published_for
 from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import (
     Banner,
@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ltm_eval.probe.files import Probe
+    from ltm_eval.results.figures import TaskTables
     from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.views import (
@@ -133,6 +134,9 @@ def summary_of(sections: Sequence[TaskSection], labels: Sequence[str]) -> Summar
         if section.generation is not None:
             rows.append(_generation_row(section, section.generation, labels, number=number))
         rows += [_score_row(section, table, labels, number=number) for table in section.tables]
+        if section.lead not in labels[:1]:  # the column of differences is of the first model
+            gaps = tuple(SummaryGap(label, None, "") for label in labels[1:])
+            rows = [replace(row, gaps=gaps) if row.task == section.name else row for row in rows]
     told = [row for row in rows if any(cell.value is not None for cell in row.cells)]
     return Summary(labels=tuple(labels), rows=tuple(part for row in told for part in _comparable(row)))
 
@@ -336,9 +340,6 @@ def _few(rows: Sequence[Published]) -> tuple[Published, ...]:
 
 
 SAMPLE_BYTES = 3_000_000
-BRANCHES = ("main", "master")
-"""What a host tells for a revision where none was asked for."""
-DIGEST_KEYS = ("checkpoint_sha256", "checkpoint_digest", "model_sha", "model_revision")
 PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
@@ -346,7 +347,7 @@ PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
 def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
-    """The runs and the probes in `paths`, files or folders with all below them; runs by task are joined.
+    """Return the runs and the probes in `paths`, files or folders with all below them.
 
     Raises:
         ResultsError: a path holds neither, or a file is malformed.
@@ -358,11 +359,11 @@ def gather(paths: Sequence[str | Path]) -> tuple[list[Run], list[Probe]]:
         for place in places
         if not probed[place] or not (is_probe(place) or (place.is_dir() and not result_files(place)))
     ]
-    return joined(find_runs(with_runs)), find_probes(places)
+    return find_runs(with_runs, newest_only=False), find_probes(places)
 
 
 def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = False) -> ReportData:
-    """Compute the page for `runs`; the first LTM among them is compared with all others. `probes` follow.
+    """Compute the page of the columns that `runs` make; the first LTM is compared with all others. `probes` follow.
 
     Args:
         full: all documents in the sample browsers, however large the page becomes.
@@ -375,22 +376,16 @@ def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = Fal
         return _of_probes(views)
     if not runs:
         raise ResultsError("nothing to report: no runs were given; pass a results file or a folder that holds some")
-    labels = labels_of(runs)
-    subject = next((index for index, run in enumerate(runs) if run.model_kind == "ltm"), 0)
-    order = [subject, *(index for index in range(len(runs)) if index != subject)]
-    named = [(labels[index], runs[index]) for index in order]
-    names = list(dict.fromkeys(task for _, run in named for task in run.tasks))
-    sections, verdicts, banners = [], [], run_banners(named) + limit_banners(named, names)
-    for name in names:
-        entries = [entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1)]
-        entries = [entry for entry in entries if name in entry.run.tasks]
-        share = SAMPLE_BYTES // len(names)
-        section = _section(name, entries, subject=named[0][0], share_of_page=share, full=full)
+    named = subject_first(columns_of(runs))
+    tasks = compared_tasks(named)
+    names = [task.name for task in tasks]
+    banners = run_banners(named) + limit_banners(named, names) + older_banners(named)
+    sections, verdicts = [], []
+    for task in tasks:
+        section = _section(task, share_of_page=SAMPLE_BYTES // len(tasks), full=full)
         sections.append(section)
-        banners += task_banners(name, entries, section)
-    sections = corrected(sections)
-    for section in sections:
-        verdicts += verdicts_of(section, subject=named[0][0])
+        banners += task_banners(task.name, task.entries, section)
+        verdicts += verdicts_of(section)
     banners += missing_task_banners(named, names)
     others = ", ".join(label for label, _ in named[1:])
     return ReportData(
@@ -426,15 +421,8 @@ def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
     )
 
 
-def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page: int, full: bool) -> TaskSection:
-    generation = generation_section(name, entries)
-    elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
-    scores = [s for entry in entries for s in entry.run.tasks[name].scores if s.metric not in elsewhere]
-    keys = list(dict.fromkeys((s.metric, s.filter) for s in scores))
-    tables = tuple(
-        score_table(name, entries, metric=metric, filter_=filter_, subject=subject) for metric, filter_ in keys
-    )
-    perplexity = perplexity_section(name, entries, subject=subject)
+def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection:
+    name, entries, tables, perplexity = task.name, task.entries, task.tables, task.perplexity
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
     records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
     told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
@@ -445,6 +433,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
     layers = (layers_view(label, own) for label, own in records.items())
     return TaskSection(
         name=name,
+        lead=task.lead,
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
         tables=tables,
         bars=bars_of(tables),
@@ -458,7 +447,7 @@ def _section(name: str, entries: Sequence[Entry], *, subject: str, share_of_page
         published=_published_report(name, entries),
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
-        generation=generation,
+        generation=task.generation,
         labels=tuple(entry.label for entry in entries),
         answering=answer_facts(name, entries, told),
         attempts=attempts_lines(tables),
@@ -487,13 +476,13 @@ def _published_report(name: str, entries: Sequence[Entry]) -> tuple[Published, .
 
 def _bundled(name: str, run: Run) -> bool:
     """Whether a task ran on the bundled sample data."""
+    run = run.of(name)
     facts = read_facts((run.extra.data or {}).get("sets"), name)
     return facts.get("sample") is True or run.extra.sample_data
 
 
 def _card(label: str, run: Run) -> ModelCard:
-    arguments = run.config.get("model_args")
-    told = {**(arguments if isinstance(arguments, dict) else {}), **run.config}
+    told = told_of(run)
     parameters = next((told[key] for key in PARAMETER_KEYS if isinstance(told.get(key), int)), None)
     return ModelCard(
         label=label,
@@ -541,12 +530,6 @@ def _sources(run: Run) -> list[str]:
         where = "bundled sample" if _bundled(name, run) else str(facts.get("split") or "")
         found.append(f"{name}: {', '.join(filter(None, (where, counted))) or 'not told'}")
     return found
-
-
-def told_digest(told: Mapping[str, object]) -> str:
-    """The checkpoint's digest, as results tell it; a revision only where it is no name of a branch."""
-    found = (str(told[key]) for key in DIGEST_KEYS if told.get(key))
-    return next((text for text in found if text not in BRANCHES), "")
 
 
 # Layout
@@ -640,7 +623,7 @@ def document(data: ReportData) -> Document:
             Part(title="Summary", tables=(summary_table(data.summary),)),
             *(_task_part(task, figures) for task in data.tasks),
         ),
-        records=tuple(record_of(one) for one in figures),
+        records=tuple(one.record() for one in figures),
         data={
             "title": data.title,
             "subject": data.subject,
@@ -648,18 +631,18 @@ def document(data: ReportData) -> Document:
             "verdicts": [asdict(verdict) for verdict in data.verdicts],
             "models": [asdict(model) for model in data.models],
             "tasks": [{"name": task.name, "versions": task.versions} for task in data.tasks],
-            "figures": [record_of(one) for one in figures],
+            "figures": [one.record() for one in figures],
         },
     )
 
 
-def _task_figures(task: TaskSection) -> list[FlatFigure]:
+def _task_figures(task: TaskSection) -> list[Figure]:
     own = flat_figures(task.name, task.tables, perplexity=task.perplexity, generation=task.generation)
     return own + [_published_export(task.name, one) for one in task.published]
 
 
-def _published_export(name: str, one: Published) -> FlatFigure:
-    return FlatFigure(
+def _published_export(name: str, one: Published) -> Figure:
+    return Figure(
         task=name,
         metric=one.metric,
         filter="none",
@@ -684,7 +667,7 @@ def _published_export(name: str, one: Published) -> FlatFigure:
 # Tables
 
 
-def _task_part(task: TaskSection, figures: Sequence[FlatFigure]) -> Part:
+def _task_part(task: TaskSection, figures: Sequence[Figure]) -> Part:
     own = [one for one in figures if one.task == task.name and one.status != PUBLISHED]
     groups = groups_of([one for one in own if one.status == EVALUATED])
     reference = [one for one in own if one.status == REFERENCE]
@@ -698,7 +681,7 @@ def _task_part(task: TaskSection, figures: Sequence[FlatFigure]) -> Part:
     return Part(title=f"{task.name}, version {task.versions}", tables=tuple(tables))
 
 
-def _task_table(figures: Sequence[FlatFigure], *, title: str) -> Table:
+def _task_table(figures: Sequence[Figure], *, title: str) -> Table:
     heads = (
         "figure",
         "model",
@@ -731,7 +714,7 @@ def _delta(value: float) -> str:
     return signed(100 * value)
 
 
-def _published_table(figures: Sequence[FlatFigure]) -> Table:
+def _published_table(figures: Sequence[Figure]) -> Table:
     columns = (
         Column("model"),
         Column("metric"),

@@ -56,11 +56,8 @@ class Scored:
     """A model's record of a text."""
 
     label: str
-    """Model."""
-    series: int
-    """Colour, from 1."""
+    series: int  # colour, from 1
     record: TokenRecord
-    """What was stored."""
 
 
 def stored(records: Sequence[TokenRecord]) -> Stored:

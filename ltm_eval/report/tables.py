@@ -36,7 +36,7 @@ from ltm_eval.system.text import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ltm_eval.results.figures import FlatFigure
+    from ltm_eval.results.figures import Figure
     from ltm_eval.results.views import Banner, Difference, Summary, SummaryCell, SummaryRow
 
 
@@ -409,7 +409,7 @@ def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
 # Figures in the cells of tables
 
 
-def value_text(figure: FlatFigure) -> str:
+def value_text(figure: Figure) -> str:
     """Return the figure with its unit, and "≤" before a bound."""
     if figure.value is None:
         return UNTOLD
@@ -417,7 +417,7 @@ def value_text(figure: FlatFigure) -> str:
     return f"{sign}{percent(figure.value)} %" if figure.share else f"{sign}{number(figure.value)}"
 
 
-def interval_text(figure: FlatFigure) -> str:
+def interval_text(figure: Figure) -> str:
     """Return both ends of the 95 % interval, in the figure's unit."""
     if figure.low is None or figure.high is None:
         return UNTOLD
@@ -425,44 +425,18 @@ def interval_text(figure: FlatFigure) -> str:
     return f"{shown(figure.low)} to {shown(figure.high)}"
 
 
-def metric_text(figure: FlatFigure) -> str:
-    """Return metric, filter and direction: ↑ if higher is better, ↓ if lower is."""
+def metric_text(figure: Figure) -> str:
+    """Return metric, filter and direction."""
     name = figure.metric if figure.filter == "none" else f"{figure.metric}, {figure.filter}"
-    return name + ARROWS[figure.higher_is_better]
+    return f"{name} {arrow(figure)}".strip()
 
 
-def record_of(figure: FlatFigure) -> dict[str, Any]:
-    """Return the figure with numbers in full, under the same keys for every figure."""
-    difference = figure.difference
-    return {
-        "task": figure.task,
-        "metric": figure.metric,
-        "filter": figure.filter,
-        "model": figure.model,
-        "status": figure.status,
-        "relation": "≤" if figure.bound else "",
-        "value": figure.value,
-        "low": figure.low,
-        "high": figure.high,
-        "interval": figure.interval,
-        "share": figure.share,
-        "higher_is_better": figure.higher_is_better,
-        "documents": figure.n,
-        "shots": figure.n_shot,
-        "first_minus_this": difference.estimate if difference else None,
-        "first_minus_this_low": difference.low if difference and difference.known else None,
-        "first_minus_this_high": difference.high if difference and difference.known else None,
-        "p": difference.p_value if difference else None,
-        "p_holm": difference.p_holm if difference else None,
-        "paired_documents": difference.n if difference else None,
-        "first_is": difference.verdict if difference else "",
-        "note": figure.note,
-        "signature": figure.signature,
-        "source": figure.source,
-    }
+def arrow(figure: Figure) -> str:
+    """Return ↑ if higher is better, ↓ if lower is."""
+    return {True: "↑", False: "↓", None: ""}[figure.higher_is_better]
 
 
-def status_note(figure: FlatFigure) -> str:
+def status_note(figure: Figure) -> str:
     """Return its status, unless a run of ours gave it, and its own note."""
     told = [figure.status] if figure.status != EVALUATED else []
     return "; ".join(dict.fromkeys([*told, *([figure.note] if figure.note else [])]))

@@ -2,10 +2,13 @@
 
 __all__ = [
     "answers",
+    "columns",
     "compare",
     "diagnostics",
+    "effect",
     "figures",
     "files",
+    "generation",
     "official",
     "perplexity",
     "scores",

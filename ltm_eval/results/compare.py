@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.results.columns import labels_of
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import KINDS, PROTOCOL_KEYS
-from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, labels_of, other_count
+from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, other_count
 from ltm_eval.results.signature import ROLLING, Tokens, causal_scope, same_tokens, tokens_of
 from ltm_eval.results.statistics import holm, paired_means, paired_rates, sign_of
 from ltm_eval.system.errors import RefusedError, ResultsError, UsageError, nearest
@@ -56,21 +57,13 @@ class Series:
     """One figure of one run, by document."""
 
     metric: str
-    """As the results file names it."""
     filter: str
-    """Filter."""
-    kind: str
-    """mean, exact, bound, iwae, prior, causal, as_released, part, or that the audit failed."""
-    scale: str
-    """mean, ppl, bits or nats."""
+    kind: str  # mean, exact, bound, iwae, prior, causal, as_released, part, or that the audit failed
+    scale: str  # mean, ppl, bits or nats
     unit: str
-    """document, token, word, byte or target."""
-    values: Mapping[Key, tuple[float, float]]
-    """Score and 1, or nats and units, of each document."""
+    values: Mapping[Key, tuple[float, float]]  # score and 1, or nats and units, of each document
     higher_is_better: bool | None
-    """Direction."""
     tokens: Tokens | None = None
-    """Of a figure per token the tokens that are counted, where they are told."""
 
     @property
     def share(self) -> bool:
@@ -246,25 +239,15 @@ class Comparison:
     """One figure of the first run against the same of another."""
 
     task: str
-    """Task."""
     other: str
-    """Label of the other run."""
     first: Series
-    """The first run's figure."""
     second: Series
-    """The other run's figure."""
     found: Paired
-    """Difference, interval and test over the documents that both scored."""
     unmatched: tuple[int, int]
-    """Documents that the first run alone, and the other alone, scored."""
     headline: bool
-    """Whether it is the task's first figure, which Holm's correction counts."""
-    p_holm: float | None
-    """p value of a headline after Holm's correction; None for other figures."""
-    verdict: str
-    """better or worse (of the first run), open, or bounds: lower, bounds: higher."""
+    p_holm: float | None  # p value of a headline after Holm's correction; None for other figures
+    verdict: str  # better or worse (of the first run), open, or bounds: lower, bounds: higher
     conclusion: str
-    """What follows, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -272,15 +255,10 @@ class Comparisons:
     """Everything `compare` found."""
 
     labels: tuple[str, ...]
-    """The runs, the first one first."""
     runs: tuple[Run, ...]
-    """The same."""
     rows: tuple[Comparison, ...]
-    """By other run, then by task."""
     mismatches: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """Other run, task and in what the two are not like for like; filled only where that was allowed."""
     left_out: tuple[tuple[str, str, str], ...]
-    """Other run, task, and why something is not compared."""
 
     @property
     def worse(self) -> tuple[Comparison, ...]:

@@ -1,29 +1,40 @@
-"""Every figure of a task as one flat record: what tables of the report, `history` and `index` are made of."""
+"""Every figure that an output shows, as one record: `figures("results/")`, and `.frame()` of it for pandas.
+
+The page, its exports, `history` and `index` are made of these records.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from ltm_eval.results.columns import columns_of, labels_of
+from ltm_eval.results.files import find_runs
+from ltm_eval.results.generation import METRICS as GENERATION_METRICS
+from ltm_eval.results.generation import generation_section
 from ltm_eval.results.perplexity import METRICS, perplexity_section
-from ltm_eval.results.scores import METRICS_GENERATION as GENERATION_METRICS
-from ltm_eval.results.scores import generation_section, score_table
+from ltm_eval.results.scores import entry_of, score_table
 from ltm_eval.results.signature import PREPARATION, Tokens, own_tokens
+from ltm_eval.results.statistics import ALPHA, OPEN, holm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    from pandas import DataFrame
+
+    from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.views import (
         BitsDifference,
         Difference,
-        Figure,
         FloorLine,
         GenerationSection,
         PerplexityLine,
         PerplexityRow,
         PerplexitySection,
         ScoreTable,
+        Value,
     )
 
 
@@ -53,9 +64,7 @@ class Group(Generic[S]):
     """Figures under the same settings, as far as they tell them."""
 
     settings: dict[str, str] = field(default_factory=dict)
-    """What the members tell."""
     figures: list[S] = field(default_factory=list)
-    """The members."""
 
 
 def groups_of(figures: Sequence[S]) -> list[Group[S]]:
@@ -100,63 +109,179 @@ UNITS = (
 )
 
 
+COLUMNS = (
+    *("task", "metric", "filter", "model", "status", "relation", "value", "low", "high", "interval", "share"),
+    *("higher_is_better", "documents", "shots", "first_minus_this", "first_minus_this_low", "first_minus_this_high"),
+    *("p", "p_holm", "paired_documents", "first_is", "note", "signature", "source"),
+)
+"""Of the frame, of CSV and of a figure's record in JSON."""
+COUNTS = ("documents", "shots", "paired_documents")
+
+
 @dataclass(frozen=True)
-class FlatFigure:
+class Figure:
     """One figure of one model."""
 
     task: str
-    """Task."""
-    metric: str
-    """Metric, or row of a perplexity table with its unit."""
+    metric: str  # metric, or row of a perplexity table with its unit
     filter: str
-    """Filter; none is lm-eval's default."""
     model: str
-    """Label of the model."""
-    status: str
-    """evaluated, or why no model ran."""
+    status: str  # evaluated, or why no model ran
     bound: bool
-    """Whether it is an upper bound."""
-    value: float | None
-    """The figure; shares from 0 to 1."""
+    value: float | None  # the figure; shares from 0 to 1
     low: float | None
-    """Lower end of the 95 % interval."""
     high: float | None
-    """Upper end."""
     interval: str
-    """How the interval was made."""
-    share: bool
-    """Whether it is a share of documents."""
+    share: bool  # whether it is a share of documents
     higher_is_better: bool | None
-    """Direction."""
     n: int | None
-    """Documents."""
     n_shot: int | None
-    """Demonstrations per prompt."""
     note: str
-    """What must be known beside it."""
     signature: str
-    """The declared settings that make it."""
     source: str
-    """Where a published figure stands."""
-    difference: Difference | None
-    """The first model minus this one."""
+    difference: Difference | None  # the first model minus this one
+    # of figures per token the tokens that are counted, as far as they are told; None for any other unit
     tokens: Tokens | None = None
-    """Of figures per token the tokens that are counted, as far as they are told; None for any other unit."""
-    per_token: bool = False
-    """Whether the unit is a token."""
+    per_token: bool = False  # whether the unit is a token
+
+    def record(self) -> dict[str, Any]:
+        """Return the figure with its numbers in full, under the names of `COLUMNS`; `relation` is ≤ of a bound."""
+        found = self.difference
+        ends = (found.low, found.high) if found is not None and found.known else (None, None)
+        values = (
+            *(self.task, self.metric, self.filter, self.model, self.status, "≤" if self.bound else ""),
+            *(self.value, self.low, self.high, self.interval, self.share, self.higher_is_better, self.n, self.n_shot),
+            *((found.estimate, *ends, found.p_value, found.p_holm, found.n) if found is not None else (None,) * 6),
+            *(found.verdict if found is not None else "", self.note, self.signature, self.source),
+        )
+        return dict(zip(COLUMNS, values, strict=True))
 
 
-def task_figures(name: str, entries: Sequence[Entry]) -> list[FlatFigure]:
-    """The figures of a task in every run, without differences between them."""
+@dataclass(frozen=True)
+class TaskTables:
+    """One task's figures in the tables that show them."""
+
+    name: str
+    entries: tuple[Entry, ...]  # the runs that have the task
+    lead: str  # label of the run that the others are subtracted from; empty if there is none
+    tables: tuple[ScoreTable, ...]
+    perplexity: PerplexitySection | None
+    generation: GenerationSection | None
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures in the tables' order: perplexities, generated texts, scores."""
+        return flat_figures(self.name, self.tables, perplexity=self.perplexity, generation=self.generation)
+
+
+def task_tables(name: str, entries: Sequence[Entry], *, lead: str = "") -> TaskTables:
+    """Return the figures of a task in every run; those of the run `lead`, the first, minus the others beside them.
+
+    Raises:
+        ResultsError: a samples file is malformed.
+    """
     generation = generation_section(name, entries)
     elsewhere = METRICS | (GENERATION_METRICS if generation is not None else set())
     scores = [score for entry in entries for score in entry.run.tasks[name].scores if score.metric not in elsewhere]
     keys = dict.fromkeys((score.metric, score.filter) for score in scores)
-    tables = [score_table(name, entries, metric=metric, filter_=filter_, subject="") for metric, filter_ in keys]
-    perplexity = perplexity_section(name, entries, subject="")
-    found = flat_figures(name, tables, perplexity=perplexity, generation=generation)
-    labels = {entry.label for entry in entries}
-    return [figure for figure in found if figure.model in labels]
+    tables = (score_table(name, entries, metric=metric, filter_=filter_, subject=lead) for metric, filter_ in keys)
+    perplexity = perplexity_section(name, entries, subject=lead)
+    return TaskTables(name, tuple(entries), lead, tuple(tables), perplexity, generation)
+
+
+def compared_tasks(named: Sequence[tuple[str, Run]]) -> list[TaskTables]:
+    """Return the tables of all tasks of a page's columns, the first of which is compared with the others.
+
+    Where the first has no results of a task, the first LTM that has some takes its place.
+
+    Raises:
+        ResultsError: a samples file is malformed.
+    """
+    found = []
+    for name in dict.fromkeys(task for _, run in named for task in run.tasks):
+        entries = [
+            entry_of(label, series, run, task=name) for series, (label, run) in enumerate(named, 1) if name in run.tasks
+        ]
+        leads = (one for one in entries if one.series == 1 or one.run.model_kind == "ltm")
+        lead = next(leads, None)
+        entries.sort(key=lambda one: one is not lead)
+        found.append(task_tables(name, entries, lead=lead.label if lead is not None else ""))
+    return _corrected(found)
+
+
+def subject_first(columns: Sequence[Run]) -> list[tuple[str, Run]]:
+    """Return the columns with their labels, the first LTM before all others."""
+    named = list(zip(labels_of(columns), columns, strict=True))
+    subject = next((index for index, run in enumerate(columns) if run.model_kind == "ltm"), 0)
+    return [*named[subject : subject + 1], *named[:subject], *named[subject + 1 :]]
+
+
+class Figures(tuple[Figure, ...]):
+    """Figures of results files, in the order of the report."""
+
+    def frame(self) -> DataFrame:
+        """Return a pandas frame of one row a figure; counts are `Int64`, which knows missing ones."""
+        import pandas as pd
+
+        rows = [figure.record() for figure in self]
+        frame: DataFrame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        return frame
+
+
+def figures(*paths: str | Path) -> Figures:
+    """Return every figure of the results in `paths`, files or folders with all below them.
+
+    They are those of `ltm-eval report`, without the published ones: one for each model, the settings it depends on,
+    task and metric, with its interval, its sign (≤ of a bound), its signature and the first model's difference from it.
+
+    Raises:
+        ResultsError: a path holds no results, or a file is malformed.
+    """
+    named = subject_first(columns_of(find_runs(paths, newest_only=False)))
+    return Figures(figure for task in compared_tasks(named) for figure in task.figures)
+
+
+def _corrected(tasks: Sequence[TaskTables]) -> list[TaskTables]:
+    """Return the tasks with Holm's correction over the first figure of every task and model, as `compare` takes it.
+
+    Verdicts of these figures follow the corrected p value; the others keep their own.
+    """
+    heads = [(index, label, found) for index, one in enumerate(tasks) for label, found in _heads(one).items()]
+    values = holm([found.p_value for _, _, found in heads])
+    changed: dict[int, dict[str, tuple[Difference, Difference]]] = {}
+    for (index, label, found), value in zip(heads, values, strict=True):
+        open_now = found.verdict if value < ALPHA else OPEN
+        changed.setdefault(index, {})[label] = (found, replace(found, p_holm=value, verdict=open_now))
+    return [_with_differences(one, changed.get(index, {})) for index, one in enumerate(tasks)]
+
+
+def _heads(task: TaskTables) -> dict[str, Difference]:
+    """Return the first difference from each model."""
+    found: dict[str, Difference] = {}
+    for one in task.perplexity.differences if task.perplexity is not None else ():
+        found.setdefault(one.label, one.difference)
+    for row in (row for table in task.tables for row in table.rows):
+        if row.difference is not None:
+            found.setdefault(row.label, row.difference)
+    return found
+
+
+def _with_differences(task: TaskTables, changed: dict[str, tuple[Difference, Difference]]) -> TaskTables:
+    def of(label: str, found: Difference | None) -> Difference | None:
+        old, new = changed.get(label, (None, None))
+        return new if found is not None and found is old else found
+
+    tables = tuple(
+        replace(table, rows=tuple(replace(row, difference=of(row.label, row.difference)) for row in table.rows))
+        for table in task.tables
+    )
+    perplexity = task.perplexity
+    if perplexity is not None:
+        own = (
+            replace(one, difference=of(one.label, one.difference) or one.difference) for one in perplexity.differences
+        )
+        perplexity = replace(perplexity, differences=tuple(own))
+    return replace(task, tables=tables, perplexity=perplexity)
 
 
 def flat_figures(
@@ -165,9 +290,9 @@ def flat_figures(
     *,
     perplexity: PerplexitySection | None,
     generation: GenerationSection | None,
-) -> list[FlatFigure]:
+) -> list[Figure]:
     """The figures of a task's tables, in their order: perplexities, generated texts, scores."""
-    found: list[FlatFigure] = []
+    found: list[Figure] = []
     if perplexity is not None:
         figures = [one for row in perplexity.rows for one in _perplexity_figures(name, row, perplexity)]
         found += by_own_tokens(figures)
@@ -176,7 +301,7 @@ def flat_figures(
     return found + [one for table in tables for one in _score_figures(name, table)]
 
 
-def by_own_tokens(figures: Sequence[FlatFigure]) -> list[FlatFigure]:
+def by_own_tokens(figures: Sequence[Figure]) -> list[Figure]:
     """The figures of a task that stand together; those per token name their tokens where these are not the same.
 
     Args:
@@ -191,7 +316,7 @@ def by_own_tokens(figures: Sequence[FlatFigure]) -> list[FlatFigure]:
     ]
 
 
-def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySection) -> Iterator[FlatFigure]:
+def _perplexity_figures(name: str, row: PerplexityRow, section: PerplexitySection) -> Iterator[Figure]:
     """One record per unit and model, so that a column holds one unit."""
     for unit, words in UNITS:
         for line in row.lines:
@@ -218,7 +343,7 @@ def _bits_difference(section: PerplexitySection, row: PerplexityRow, line: Perpl
     return next(pairs, None)
 
 
-def _floor_figures(name: str, line: FloorLine) -> Iterator[FlatFigure]:
+def _floor_figures(name: str, line: FloorLine) -> Iterator[Figure]:
     for unit, words in UNITS:
         figure = getattr(line, unit)
         if figure is not None:
@@ -230,8 +355,8 @@ def _floor_figures(name: str, line: FloorLine) -> Iterator[FlatFigure]:
             )
 
 
-def _record(name: str, metric: str, figure: Figure, *, line: PerplexityLine | FloorLine) -> FlatFigure:
-    return FlatFigure(
+def _record(name: str, metric: str, figure: Value, *, line: PerplexityLine | FloorLine) -> Figure:
+    return Figure(
         task=name,
         metric=metric,
         filter="none",
@@ -253,13 +378,13 @@ def _record(name: str, metric: str, figure: Figure, *, line: PerplexityLine | Fl
     )
 
 
-def _generation_figures(name: str, section: GenerationSection) -> Iterator[FlatFigure]:
+def _generation_figures(name: str, section: GenerationSection) -> Iterator[Figure]:
     """MAUVE, its standard deviation over seeds in the note: that is no interval over documents."""
     for line in section.lines:
         if line.mauve is None:
             continue
         spread = f"sd over seeds {line.mauve_sd:.4f}" if line.mauve_sd is not None else ""
-        yield FlatFigure(
+        yield Figure(
             task=name,
             metric="mauve",
             filter="none",
@@ -281,10 +406,10 @@ def _generation_figures(name: str, section: GenerationSection) -> Iterator[FlatF
         )
 
 
-def _score_figures(name: str, table: ScoreTable) -> Iterator[FlatFigure]:
+def _score_figures(name: str, table: ScoreTable) -> Iterator[Figure]:
     for row in table.rows:
         low, high = row.interval if row.interval is not None else (None, None)
-        yield FlatFigure(
+        yield Figure(
             task=name,
             metric=table.metric,
             filter=table.filter,

@@ -14,10 +14,9 @@ Results of any model are read, ours and others'.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from ltm_eval.system.files import digest
 from ltm_eval.system.records import AuditResult, checked, count, finite, mapping, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 # How a model without latents answered a request: one line of the sidecar of answers.
@@ -355,7 +354,11 @@ class Run:
     extra: RunExtra
     """What ltm_eval adds."""
     parts: tuple[Run, ...] = ()
-    """The runs it was joined from (`joined`); empty of one results file."""
+    """The runs whose tasks it holds, as a column of several (`columns.columns_of`); empty of one results file."""
+    older: Mapping[str, int] = field(default_factory=dict)
+    """Of a column, task to the number of older runs of the same model and settings, which are not shown."""
+    named: bool = False
+    """Whether the file itself was named, not a folder that holds it."""
 
     def of(self, task: str) -> Run:
         """The run that scored a task: itself, or one of its parts."""
@@ -494,7 +497,7 @@ def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[
     """
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
-        found = [read_run(path)] if path.is_file() else _runs_below(path, newest_only=newest_only)
+        found = [replace(read_run(path), named=True)] if path.is_file() else _runs_below(path, newest_only=newest_only)
         for run in found:
             runs.setdefault(run.path.resolve(), run)
     return list(runs.values())
@@ -845,90 +848,3 @@ def _parsed(data: bytes, *, where: str) -> Any:
         raise ResultsError(f"{where}: not JSON: {error.msg} at {place}; the file was cut short or edited") from None
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{where}: unusable JSON: {error}") from None
-
-
-# Runs of one model that were made one task after the other, as the one run that they would have been.
-#
-# Only runs of the same folder, checkpoint, settings, program and machine are joined, and only where no task stands
-# twice; whatever differs beyond the tasks keeps them apart.
-
-FREE = frozenset(
-    ("tasks", "num_fewshot", "baselines", "output_path", "batch_size", "device", "max_failed", "report", "quiet")
-    + ("fresh", "command")
-)
-"""Settings that may differ: what is told for each task, or changes no figure."""
-FREE_OF_CONFIG = frozenset(("batch_size", "batch_sizes"))
-
-
-def joined(runs: Sequence[Run]) -> list[Run]:
-    """`runs` with those joined that belong together, each in the place of its first part."""
-    groups: list[tuple[str, list[Run]]] = []
-    for run in runs:
-        key = _key(run)
-        group = next((own for other, own in groups if other == key and not _share_a_task(run, own)), None)
-        if group is None:
-            groups.append((key, [run]))
-        else:
-            group.append(run)
-    return [group[0] if len(group) == 1 else _one(group) for _, group in groups]
-
-
-def _share_a_task(run: Run, group: Sequence[Run]) -> bool:
-    return any(set(run.tasks) & set(part.tasks) for part in group)
-
-
-def _key(run: Run) -> str:
-    """Equal for runs that may be joined; unfinished ones, sweeps and runs without tasks stand alone."""
-    extra = run.extra
-    if extra.status in UNFINISHED or extra.effect or extra.sweep_cell or not run.tasks:
-        return str(run.path)
-    config = {name: value for name, value in run.config.items() if name not in FREE_OF_CONFIG}
-    if isinstance(config.get("model_args"), dict):
-        config["model_args"] = {name: value for name, value in config["model_args"].items() if name not in FREE}
-    settings = {name: value for name, value in (extra.settings or {}).items() if name not in FREE}
-    told = [
-        config,
-        settings,
-        extra.provenance,
-        extra.limit,
-        run.software,
-        extra.sample_data,
-        (extra.data or {}).get("choice"),
-    ]
-    return json.dumps([str(run.path.parent), run.model_name, run.model_kind, *told], sort_keys=True, default=str)
-
-
-def _one(parts: Sequence[Run]) -> Run:
-    """The newest part with the tasks of all."""
-    newest = max(parts, key=lambda part: part.date_id)
-    seconds = [part.seconds for part in parts]
-    return replace(
-        newest,
-        tasks={name: result for part in parts for name, result in part.tasks.items()},
-        seconds=math.fsum(filter(None, seconds)) if all(one is not None for one in seconds) else None,
-        extra=_extra_joined(newest.extra, [part.extra for part in parts]),
-        parts=tuple(parts),
-    )
-
-
-def _extra_joined(newest: RunExtra, all_: Sequence[RunExtra]) -> RunExtra:
-    sets = {**(newest.data or {}), "sets": _merged((one.data or {}).get("sets") for one in all_)}
-    settings = dict(newest.settings or {})
-    for name in settings.keys() & FREE:
-        values = [(one.settings or {}).get(name) for one in all_]
-        settings[name] = values[0] if all(value == values[0] for value in values) else values
-    return replace(
-        newest,
-        warnings=tuple(dict.fromkeys(warning for one in all_ for warning in one.warnings)),
-        data=sets if newest.data else newest.data,
-        settings=settings or newest.settings,
-        content_free=_merged(one.content_free for one in all_),
-        rethink_budget=_merged(one.rethink_budget for one in all_),
-        floors=_merged(one.floors for one in all_),
-        cost=_merged(one.cost for one in all_),
-        groups=_merged(one.groups for one in all_),
-    )
-
-
-def _merged(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
-    return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}

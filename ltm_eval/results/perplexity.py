@@ -13,8 +13,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts, signature_of
+from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts
 from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     STUDENT,
@@ -36,13 +37,13 @@ from ltm_eval.results.statistics import (
 from ltm_eval.results.views import (
     BitsDifference,
     Difference,
-    Figure,
     FloorLine,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
     Spread,
     Stack,
+    Value,
     WorstDocument,
 )
 
@@ -77,17 +78,11 @@ class Kind:
     """One row of the table."""
 
     name: str
-    """As in the documentation of bounds."""
     what: str
-    """What it is, and is not."""
-    metric: str
-    """Per-token metric; headline rows have the other units as well."""
+    metric: str  # per-token metric; headline rows have the other units as well
     bound: bool = False
-    """Whether it may be called an upper bound."""
-    nats: bool = False
-    """Whether it is nats per token and no perplexity."""
-    in_bytes: bool = False
-    """Whether its bits per byte may be set beside other models'."""
+    nats: bool = False  # whether it is nats per token and no perplexity
+    in_bytes: bool = False  # whether its bits per byte may be set beside other models'
 
 
 BOUND = Kind("bound", "headline: −ELBO over fresh noise draws", "ppl_per_token_bound", bound=True, in_bytes=True)
@@ -305,7 +300,7 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
         bits_per_byte=figures[3],
         documents=cost.result.n_effective,
         note=_note(cost, kind, [note for _, note in checked]),
-        signature=signature_of(told, cost.entry.run, cost.result) if told is not None else "",
+        signature=setting_of(cost.entry.run, cost.result.name).signature(told.metric, told.filter) if told else "",
         tokens=cost.tokens,
         own_tokens=own,
     )
@@ -330,7 +325,7 @@ def scale_of(metric: str) -> str:
 _VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
-def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
+def _figure_of(pairs: Pairs, scale: str) -> Value | None:
     """The figure of these documents, with its interval."""
     if not pairs:
         return None
@@ -346,13 +341,13 @@ def _figure_of(pairs: Pairs, scale: str) -> Figure | None:
     return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
 
 
-def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Figure:
+def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Value:
     if not math.isfinite(interval.high) and not math.isinf(value):
-        return Figure(value=value, low=None, high=None, stderr=stderr, kind="")
-    return Figure(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
+        return Value(value=value, low=None, high=None, stderr=stderr, kind="")
+    return Value(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
 
 
-def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
+def _block_mean(items: Sequence[tuple[float, float]]) -> Value | None:
     """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
     if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
         return None
@@ -361,17 +356,17 @@ def _block_mean(items: Sequence[tuple[float, float]]) -> Figure | None:
     return _figure(block_mean_ppl(items), mean_interval([ppl([item]) for item in items], positive=True), told, STUDENT)
 
 
-def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Figure:
+def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Value:
     """A figure of which only the standard error over n documents is known."""
     if stderr is None:
-        return Figure(value=value, low=None, high=None, stderr=None, kind="")
+        return Value(value=value, low=None, high=None, stderr=None, kind="")
     if scale != "ppl" or not 0 < value < math.inf:
         return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
     told = told_interval(math.log(value), stderr / value, n, positive=True)
     return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
 
 
-def _settled(computed: Figure | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Figure | None, str]:
+def _settled(computed: Value | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Value | None, str]:
     """The figure of the samples; that of the results file where there are none, without an interval where the two
     disagree; and why.
     """
@@ -380,7 +375,7 @@ def _settled(computed: Figure | None, score: Score | None, *, n: int | None, dou
     if score.value is None:
         return computed, score.note if computed is None else ""
     if doubt:
-        return Figure(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
+        return Value(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
     return _reported(score.value, score.stderr, n=n, scale=scale_of(score.metric)), ""
 
 
@@ -392,7 +387,7 @@ def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
 
 
 def _floor_line(floor: Floor) -> FloorLine:
-    def figure(metric: str) -> Figure | None:
+    def figure(metric: str) -> Value | None:
         value = floor.figures.get(metric)
         stderr = floor.figures.get(f"{metric}_stderr")
         return None if value is None else _reported(value, stderr, n=floor.documents, scale=scale_of(metric))
@@ -508,11 +503,8 @@ class DocumentCosts:
     """What every document cost one model, by its headline row."""
 
     label: str
-    """Model."""
     bits: Mapping[Key, float]
-    """Bits per byte."""
     bound: bool
-    """Whether they are upper bounds."""
 
 
 def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.results.columns import setting_of
 from ltm_eval.results.files import read_samples
-from ltm_eval.results.official import read_facts
-from ltm_eval.results.signature import Setting
 from ltm_eval.results.statistics import (
-    ALPHA,
-    OPEN,
     STUDENT,
     TOLD,
-    interval_of,
     mean_interval,
     paired_means,
     share_interval,
@@ -29,25 +24,17 @@ from ltm_eval.results.statistics import (
 )
 from ltm_eval.results.views import (
     Bar,
-    BudgetRow,
     Difference,
-    Divergence,
-    EffectRow,
-    EffectTable,
-    GenerationLine,
-    GenerationSection,
     Published,
     ScoreRow,
     ScoreTable,
 )
-from ltm_eval.system.errors import ResultsError
 from ltm_eval.system.files import reports_dir
-from ltm_eval.system.text import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ltm_eval.results.files import Run, Sample, Score, TaskResult
+    from ltm_eval.results.files import Run, Sample, Score
     from ltm_eval.results.statistics import Paired
 
 
@@ -87,19 +74,6 @@ class Entry:
     series: int
     run: Run
     samples: Mapping[str, Mapping[tuple[str, int], Sample]]
-    """By filter, then by document hash and occurrence."""
-
-
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Model names; runs of one model get their date, and a number if that is not enough."""
-    counts = Counter(run.model_name for run in runs)
-    dated = [run.model_name if counts[run.model_name] == 1 else f"{run.model_name} ({run.date_id})" for run in runs]
-    seen: Counter[str] = Counter()
-    labels = []
-    for label in dated:
-        seen[label] += 1
-        labels.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
-    return labels
 
 
 def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
@@ -110,7 +84,7 @@ def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
         while (sample.doc_hash, occurrence) in of_filter:
             occurrence += 1
         of_filter[sample.doc_hash, occurrence] = sample
-    return Entry(label=label, series=series, run=run, samples=samples)
+    return Entry(label=label, series=series, run=run.of(task), samples=samples)
 
 
 def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
@@ -234,23 +208,9 @@ def _row(
         n=result.n_effective if result.n_effective is not None else len(values) or None,
         n_shot=result.n_shot,
         note=note or _row_note(score),
-        signature=signature_of(score, entry.run, result) if score else "",
+        signature=setting_of(entry.run, task).signature(score.metric, score.filter) if score else "",
         difference=difference,
     )
-
-
-def signature_of(score: Score, run: Run, result: TaskResult) -> str:
-    """The score's signature, from what the results file declares."""
-    setting = Setting(
-        task=result.name,
-        version=result.version,
-        n_shot=result.n_shot,
-        config=run.config,
-        definition=result.config,
-        read=read_facts((run.extra.data or {}).get("sets"), result.name),
-        lm_eval=run.software.get("lm_eval_version", ""),
-    )
-    return setting.signature(score.metric, score.filter)
 
 
 def _interval(
@@ -394,8 +354,6 @@ def _published_row(row: Mapping[str, Any]) -> Published:
     )
 
 
-# How questions were answered: extraction failures, why generation ended, what fitted the context, pass@k over k.
-
 PASS = "pass@"  # noqa: S105 - a metric
 LONGEST_K = 10
 """Digits of a k that is a number to draw."""
@@ -405,371 +363,3 @@ def attempts_of(metric: str) -> int:
     """k of `pass@k`; 0 of every other metric, whatever a results file calls it."""
     k = metric.removeprefix(PASS)
     return int(k) if k != metric and k.isascii() and k.isdigit() and len(k) < LONGEST_K else 0
-
-
-# What demonstrations do: one figure under every condition and number of demonstrations, each compared with `demos`.
-#
-# Differences are paired by document. A cell is compared with the reference condition at its own number of
-# demonstrations; a cell without demonstrations, and the reference's own cells, with the reference at the largest
-# number.
-
-METRICS = ("exact_match", "pass@", "maj@")
-DIFFERENCE = ("estimate", "interval", "p_value", "n", "discordant")
-"""Fields of a paired comparison that are kept."""
-
-
-@dataclass(frozen=True)
-class EffectCell:
-    """One combination that was run."""
-
-    condition: str
-    """What z was fitted on and what the decoder read."""
-    run: Run
-    """Its results."""
-
-    def shots(self, task: str) -> int:
-        """Demonstrations per prompt."""
-        return self.run.tasks[task].n_shot or 0
-
-    def values(self, task: str, *, metric: str, filter_: str) -> dict[str, float]:
-        """The figure of every document, by document."""
-        return {
-            f"{sample.doc_id} {sample.doc_hash}": float(sample.metrics[metric])
-            for sample in self.samples(task)
-            if sample.filter == filter_ and metric in sample.metrics
-        }
-
-    def samples(self, task: str) -> tuple[Sample, ...]:
-        """The task's samples."""
-        return read_samples(self.run, task)
-
-
-def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
-    """The block `effect` of a sweep's results: all cells of every task, metric and filter, each with its difference.
-
-    Args:
-        cells: what was run.
-        reference: condition the others are compared with.
-    """
-    tasks = list(dict.fromkeys(name for cell in cells for name in cell.run.tasks))
-    return {"reference": reference, "tasks": {task: list(_tables(cells, task, reference)) for task in tasks}}
-
-
-def _tables(cells: Sequence[EffectCell], task: str, reference: str) -> Iterator[dict[str, Any]]:
-    there = [cell for cell in cells if task in cell.run.tasks]
-    for score in there[0].run.tasks[task].scores:
-        if not score.metric.startswith(METRICS):
-            continue
-        values = [cell.values(task, metric=score.metric, filter_=score.filter) for cell in there]
-        keys = [(cell.condition, cell.shots(task)) for cell in there]
-        yield {
-            "metric": score.metric,
-            "filter": score.filter,
-            "cells": [_row_effect(keys, values, i, reference) for i in range(len(keys)) if values[i]],
-        }
-
-
-def _row_effect(
-    keys: Sequence[tuple[str, int]], values: Sequence[Mapping[str, float]], i: int, reference: str
-) -> dict[str, Any]:
-    condition, shots = keys[i]
-    row = {"condition": condition, "shots": shots, **interval_of(list(values[i].values()))}
-    against = reference_of(keys, keys[i], reference)
-    if against is None or not values[against]:
-        return {**row, "difference": None}
-    shared = [key for key in values[i] if key in values[against]]
-    found = paired_means([values[i][key] for key in shared], [values[against][key] for key in shared])
-    told = {key: value for key, value in asdict(found).items() if key in DIFFERENCE}
-    return {**row, "difference": {**told, "against": keys[against][0], "against_shots": keys[against][1]}}
-
-
-def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], reference: str) -> int | None:
-    """Position of the cell that `own` is compared with; None where it is itself the one, or there is none.
-
-    Args:
-        keys: condition and shots of every cell.
-    """
-    most = max((shots for condition, shots in keys if condition == reference), default=None)
-    wanted = (reference, own[1] if own[0] != reference and own[1] else most)
-    if wanted not in keys:
-        wanted = (reference, most)
-    return keys.index(wanted) if wanted in keys and wanted != own else None
-
-
-def text_table(block: Mapping[str, Any]) -> str:
-    """The block as plain text, one table per task, metric and filter; shares in percent."""
-    parts = []
-    for task, tables in block["tasks"].items():
-        for table in tables:
-            parts.append(f"Effect of the demonstrations: {task}, {table['metric']}, {table['filter']}")
-            parts.append(aligned(HEAD, [_cells(row) for row in table["cells"]]))
-            parts.append("")
-    return "\n".join(parts).rstrip()
-
-
-HEAD = ("condition", "shots", "score", "95 % interval", "n", "minus", "difference", "95 % interval", "p")
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line of the table."""
-    score = (f"{100 * row['value']:.1f} %", f"{100 * row['low']:.1f} to {100 * row['high']:.1f}", f"{row['n']}")
-    head = (row["condition"], str(row["shots"]), *score)
-    found = row["difference"]
-    if found is None:
-        return (*head, "", "", "", "")
-    low, high = found["interval"]["low"], found["interval"]["high"]
-    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
-    against = f"{found['against']}, {found['against_shots']}"
-    return (*head, against, f"{100 * found['estimate']:+.1f}", interval, f"{found['p_value']:.3g}")
-
-
-# The effect of the demonstrations and the compute of rethinking, from a results file's block to rows of the page.
-
-SIDES = (("rethink", "rethinking"), ("independent", "independent draws"))
-
-
-def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...]:
-    """The sweep's tables of a task, per run that has some.
-
-    Raises:
-        ResultsError: the block is not as this program writes it.
-    """
-    found = []
-    for entry in entries:
-        block = entry.run.extra.effect or {}
-        try:
-            found += [_table(entry.label, block, one) for one in block.get("tasks", {}).get(name, [])]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ResultsError(
-                f"{entry.run.path}: field ltm_eval.effect: {type(error).__name__} ({error}); was the file edited?"
-            ) from error
-    return tuple(found)
-
-
-def _table(label: str, block: Mapping[str, Any], table: Mapping[str, Any]) -> EffectTable:
-    return EffectTable(
-        label=label,
-        metric=table["metric"],
-        filter=table["filter"],
-        reference=block["reference"],
-        rows=tuple(map(_row_effect_tables, table["cells"])),
-    )
-
-
-def _row_effect_tables(cell: Mapping[str, Any]) -> EffectRow:
-    found = cell["difference"]
-    return EffectRow(
-        condition=cell["condition"],
-        shots=cell["shots"],
-        value=cell["value"],
-        low=cell["low"],
-        high=cell["high"],
-        n=cell["n"],
-        against=f"{found['against']}, {found['against_shots']} shots" if found else "",
-        difference=_difference(found) if found else None,
-    )
-
-
-def _difference(found: Mapping[str, Any]) -> Difference:
-    low, high = found["interval"]["low"], found["interval"]["high"]
-    clear = found["p_value"] < ALPHA and (low > 0 or high < 0)
-    return Difference(
-        estimate=found["estimate"],
-        low=low,
-        high=high,
-        p_value=found["p_value"],
-        n=found["n"],
-        discordant=found["discordant"],
-        other_prompts=0,
-        unpaired=0,
-        verdict=("better" if low > 0 else "worse") if clear else OPEN,
-    )
-
-
-def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[BudgetRow, ...]:
-    """What rethinking and its control cost, per run that did it.
-
-    Raises:
-        ResultsError: the block is not as this program writes it.
-    """
-    rows = []
-    for entry in entries:
-        block = (entry.run.extra.rethink_budget or {}).get(name)
-        try:
-            rows += [BudgetRow(entry.label, words, **block[side]) for side, words in SIDES] if block else []
-        except (KeyError, TypeError) as error:
-            raise ResultsError(
-                f"{entry.run.path}: field ltm_eval.rethink_budget: {type(error).__name__} ({error}); was it edited?"
-            ) from error
-    return tuple(rows)
-
-
-# MAUVE on the page: every model's figure with its spread, the ceiling of human texts, lengths, repetition, curves.
-#
-# The figures are in any lm-eval results file of a `ltm_mauve` task; curves, seeds and options only where `run` wrote
-# it.
-
-METRICS_GENERATION = frozenset(
-    ("mauve", "mauve_sd", "mauve_ceiling", "mauve_ceiling_sd")
-    + tuple(f"{name}{side}" for name in ("words", "distinct_2", "rep_3") for side in ("", "_human"))
-)
-"""What the table shows; the score tables leave it out of a task that has `mauve`."""
-UNTOLD = "–"
-HUMAN = "human texts, half against half"
-SIGNED = (
-    ("texts", "texts"),
-    ("prompt", "prompt_tokens"),
-    ("new", "max_gen_toks"),
-    ("sampling", "sampling"),
-    ("features", "feature_model"),
-    ("max", "max_text_length"),
-    ("c", "scaling"),
-)
-
-
-def generation_section(name: str, entries: Sequence[Entry]) -> GenerationSection | None:
-    """The section of a task with a `mauve`; nothing for any other."""
-    with_figure = [entry for entry in entries if _score_generation(entry, name, "mauve") is not None]
-    if not with_figure:
-        return None
-    lines = [_line(entry, name) for entry in with_figure]
-    ceilings = _ceilings(with_figure, name)
-    told = [_mapping(entry.run.tasks[name].generation.get("options")) for entry in with_figure]
-    keys = list(dict.fromkeys(key for options in told for key in options))
-    rows = [(key, tuple(_shown(options, key) for options in told)) for key in keys]
-    sizes = [size for entry in with_figure if (size := _count(entry.run.tasks[name].generation.get("n_human")))]
-    return GenerationSection(
-        lines=(*lines, *ceilings),
-        curves=_curves(with_figure, name),
-        options=tuple((key, values, len(set(values) - {UNTOLD}) > 1) for key, values in rows),
-        n_human=min(sizes) if sizes else None,
-    )
-
-
-def _line(entry: Entry, name: str) -> GenerationLine:
-    facts = entry.run.tasks[name].generation
-    scores = facts.get("scores")
-    seeds = f"{len(scores)} × {len(scores[0])}" if isinstance(scores, list) and scores and scores[0] else ""
-    generated, human = _count(facts.get("n_generated")), _count(facts.get("n_human"))
-    texts = f"{generated:,} with {human:,}" if generated and human else ""
-    return GenerationLine(
-        label=entry.label,
-        series=entry.series,
-        **_figures(entry, name, "mauve"),
-        sd_kmeans=_real(facts.get("sd_kmeans")),
-        sd_generation=_real(facts.get("sd_generation")),
-        seeds=seeds,
-        texts=texts,
-        buckets=_count(facts.get("buckets")),
-        **_facts(entry, name, "generated", suffix=""),
-        copies=_real(facts.get("copies")),
-        signature=_signature(entry, name),
-    )
-
-
-def _ceilings(entries: Sequence[Entry], name: str) -> list[GenerationLine]:
-    """One line for human texts, or one per run where the runs differ in them."""
-    lines = []
-    for entry in entries:
-        facts = entry.run.tasks[name].generation
-        ceiling, human = facts.get("ceiling"), _count(facts.get("n_human"))
-        line = GenerationLine(
-            label=HUMAN,
-            series=0,
-            **_figures(entry, name, "mauve_ceiling"),
-            sd_kmeans=None,
-            sd_generation=None,
-            seeds=f"{len(ceiling)}" if isinstance(ceiling, list) and ceiling else "",
-            texts=f"{human // 2:,} with {human // 2:,}" if human else "",
-            buckets=_count(facts.get("ceiling_buckets")),
-            **_facts(entry, name, "human", suffix="_human"),
-            copies=_real(facts.get("copies_human")),
-            signature="",
-        )
-        if line not in lines:
-            lines.append(line)
-    return lines
-
-
-def _figures(entry: Entry, name: str, metric: str) -> dict[str, Any]:
-    values = [_score_generation(entry, name, one) for one in (metric, f"{metric}_sd")]
-    return dict(zip(("mauve", "mauve_sd"), (None if one is None else one.value for one in values), strict=True))
-
-
-def _facts(entry: Entry, name: str, side: str, *, suffix: str) -> dict[str, Any]:
-    """Lengths and repetition from the block, else the few that are metrics."""
-    facts = _mapping(entry.run.tasks[name].generation.get(side))
-    if facts:
-        distinct, repeated = _mapping(facts.get("distinct")), _mapping(facts.get("repeated"))
-        return {
-            "words": _real(facts.get("words")),
-            "words_sd": _real(facts.get("words_sd")),
-            "distinct": tuple(_real(distinct.get(n)) for n in ("1", "2", "3")),
-            "repeated": tuple(_real(repeated.get(n)) for n in ("2", "3", "4")),
-            "empty": _count(facts.get("empty")),
-        }
-    words, distinct_2, rep_3 = (
-        _score_generation(entry, name, f"{one}{suffix}") for one in ("words", "distinct_2", "rep_3")
-    )
-    return {
-        "words": None if words is None else words.value,
-        "words_sd": None,
-        "distinct": (None, None if distinct_2 is None else distinct_2.value, None),
-        "repeated": (None, None if rep_3 is None else rep_3.value, None),
-        "empty": None,
-    }
-
-
-def _signature(entry: Entry, name: str) -> str:
-    score = _score_generation(entry, name, "mauve")
-    facts = entry.run.tasks[name].generation
-    options = _mapping(facts.get("options"))
-    sizes = [
-        (label, facts.get(key))
-        for label, key in (("n", "n_generated"), ("human", "n_human"), ("buckets", "buckets"))
-        if key in facts
-    ]
-    declared = [*((label, options.get(key)) for label, key in SIGNED if key in options), *sizes]
-    found = signature_of(score, entry.run, entry.run.tasks[name]) if score is not None else ""
-    return "|".join([found, *(f"{label}:{value}" for label, value in declared)])
-
-
-def _curves(entries: Sequence[Entry], name: str) -> tuple[Divergence, ...]:
-    found = [
-        Divergence(entry.label, entry.series, points)
-        for entry in entries
-        if (points := _points(entry.run.tasks[name].generation.get("curve")))
-    ]
-    ceilings = [_points(entry.run.tasks[name].generation.get("ceiling_curve")) for entry in entries]
-    human = [Divergence(HUMAN, 0, points) for points in dict.fromkeys(ceilings) if points]
-    return (*human, *found)
-
-
-def _points(value: Any) -> tuple[tuple[float, float], ...]:
-    """Pairs of finite numbers; nothing where the file holds anything else."""
-    rows = value if isinstance(value, list) else []
-    points = [tuple(map(_real, row)) for row in rows if isinstance(row, list) and len(row) == 2]
-    whole = len(points) == len(rows) and all(x is not None and y is not None for x, y in points)
-    return tuple((float(x or 0), float(y or 0)) for x, y in points) if whole else ()
-
-
-def _score_generation(entry: Entry, name: str, metric: str) -> Score | None:
-    return next((score for score in entry.run.tasks[name].scores if score.metric == metric), None)
-
-
-def _shown(options: Mapping[str, Any], key: str) -> str:
-    value = options.get(key, UNTOLD)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _real(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

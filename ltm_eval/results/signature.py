@@ -42,9 +42,7 @@ class Tokens:
     """What figures per token were divided by."""
 
     name: str
-    """Of the tokenizer."""
-    digest: str
-    """sha256 of what splits a text; empty where it is not told."""
+    digest: str  # sha256 of what splits a text; empty if it is not told
 
 
 def tokens_of(run: Run, task: str) -> Tokens | None:
@@ -106,19 +104,12 @@ class Setting:
     """What the figures of one task depend on, as the results file declares it."""
 
     task: str
-    """Task name."""
-    version: str
-    """Task version; empty where it is not told."""
+    version: str  # task version; empty if it is not told
     n_shot: int | None
-    """Demonstrations per prompt."""
     config: Mapping[str, Any]
-    """lm-eval's `config` block, `get_model_info()` included."""
     definition: Mapping[str, Any] = field(default_factory=dict)
-    """The task as lm-eval dumped it."""
     read: Mapping[str, Any] = field(default_factory=dict)
-    """Facts of the data that were read."""
     lm_eval: str = ""
-    """Version of lm-eval."""
 
     def signature(self, metric: str, filter_: str = "none") -> str:
         """Name and value of every declared setting, in a fixed order; what is not told is left out."""

@@ -58,9 +58,7 @@ class Interval:
     """A range of plausible values; infinite where the data say nothing."""
 
     low: float
-    """Lower end."""
     high: float
-    """Upper end."""
 
     @property
     def known(self) -> bool:
@@ -76,19 +74,12 @@ class Perplexity:
     """Perplexity of a corpus, exp(sum of nats / sum of units)."""
 
     ppl: float
-    """The estimate; infinite where it exceeds every float."""
     interval: Interval
-    """95 % interval; infinite for a single document."""
-    stderr: float | None
-    """Standard error by the delta method over documents; None for a single document."""
-    nats: float
-    """Sum of nats."""
-    units: float
-    """Sum of units (tokens, words or bytes)."""
+    stderr: float | None  # standard error by the delta method over documents; None for a single document
+    nats: float  # sum of nats
+    units: float  # sum of units (tokens, words or bytes)
     documents: int
-    """Number of documents."""
-    rate_interval: Interval
-    """95 % interval of nats per unit."""
+    rate_interval: Interval  # 95 % interval of nats per unit
 
 
 def wilson_interval(successes: int, n: int, *, level: float = LEVEL) -> Interval:
@@ -461,13 +452,9 @@ class Contest:
     """Yes-or-no documents by who is right."""
 
     both: int
-    """Both runs."""
     first: int
-    """The first run alone."""
     second: int
-    """The second run alone."""
     neither: int
-    """Neither run."""
 
 
 @dataclass(frozen=True)
@@ -475,29 +462,17 @@ class Paired:
     """The first run minus the second over the documents that both scored."""
 
     first: float
-    """The first run's figure over these documents."""
     second: float
-    """The second run's."""
-    estimate: float
-    """First minus second."""
+    estimate: float  # first minus second
     interval: Interval
-    """95 % interval of the difference."""
     interval_kind: str
-    """How the interval was made."""
     p_value: float
-    """Two-sided p value of no difference."""
     test: str
-    """How the p value was made."""
     n: int
-    """Pairs."""
     discordant: int
-    """Pairs that differ."""
-    contest: Contest | None = None
-    """Who is right where; None unless every score is 0 or 1."""
+    contest: Contest | None = None  # who is right where; None unless every score is 0 or 1
     ratio: float | None = None
-    """First over second; of perplexities alone."""
     ratio_interval: Interval | None = None
-    """95 % interval of that ratio."""
 
 
 def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:

@@ -1,0 +1,209 @@
+"""What demonstrations do: one figure under every condition and number of demonstrations, each compared with `demos`.
+
+Differences are paired by document. A cell is compared with the reference condition at its own number of
+demonstrations; a cell without demonstrations, and the reference's own cells, with the reference at the largest number.
+A sweep writes the block `effect` of its first results file; the page reads it, and the compute of rethinking beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltm_eval.results.files import read_samples
+from ltm_eval.results.statistics import ALPHA, OPEN, interval_of, paired_means
+from ltm_eval.results.views import BudgetRow, Difference, EffectRow, EffectTable
+from ltm_eval.system.errors import ResultsError
+from ltm_eval.system.text import aligned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ltm_eval.results.files import Run, Sample
+    from ltm_eval.results.scores import Entry
+
+METRICS = ("exact_match", "pass@", "maj@")
+DIFFERENCE = ("estimate", "interval", "p_value", "n", "discordant")
+"""Fields of a paired comparison that are kept."""
+
+
+@dataclass(frozen=True)
+class EffectCell:
+    """One combination that was run."""
+
+    condition: str
+    run: Run
+
+    def shots(self, task: str) -> int:
+        """Demonstrations per prompt."""
+        return self.run.tasks[task].n_shot or 0
+
+    def values(self, task: str, *, metric: str, filter_: str) -> dict[str, float]:
+        """The figure of every document, by document."""
+        return {
+            f"{sample.doc_id} {sample.doc_hash}": float(sample.metrics[metric])
+            for sample in self.samples(task)
+            if sample.filter == filter_ and metric in sample.metrics
+        }
+
+    def samples(self, task: str) -> tuple[Sample, ...]:
+        """The task's samples."""
+        return read_samples(self.run, task)
+
+
+def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
+    """The block `effect` of a sweep's results: all cells of every task, metric and filter, each with its difference.
+
+    Args:
+        cells: what was run.
+        reference: condition the others are compared with.
+    """
+    tasks = list(dict.fromkeys(name for cell in cells for name in cell.run.tasks))
+    return {"reference": reference, "tasks": {task: list(_tables(cells, task, reference)) for task in tasks}}
+
+
+def _tables(cells: Sequence[EffectCell], task: str, reference: str) -> Iterator[dict[str, Any]]:
+    there = [cell for cell in cells if task in cell.run.tasks]
+    for score in there[0].run.tasks[task].scores:
+        if not score.metric.startswith(METRICS):
+            continue
+        values = [cell.values(task, metric=score.metric, filter_=score.filter) for cell in there]
+        keys = [(cell.condition, cell.shots(task)) for cell in there]
+        yield {
+            "metric": score.metric,
+            "filter": score.filter,
+            "cells": [_cell_row(keys, values, i, reference) for i in range(len(keys)) if values[i]],
+        }
+
+
+def _cell_row(
+    keys: Sequence[tuple[str, int]], values: Sequence[Mapping[str, float]], i: int, reference: str
+) -> dict[str, Any]:
+    condition, shots = keys[i]
+    row = {"condition": condition, "shots": shots, **interval_of(list(values[i].values()))}
+    against = reference_of(keys, keys[i], reference)
+    if against is None or not values[against]:
+        return {**row, "difference": None}
+    shared = [key for key in values[i] if key in values[against]]
+    found = paired_means([values[i][key] for key in shared], [values[against][key] for key in shared])
+    told = {key: value for key, value in asdict(found).items() if key in DIFFERENCE}
+    return {**row, "difference": {**told, "against": keys[against][0], "against_shots": keys[against][1]}}
+
+
+def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], reference: str) -> int | None:
+    """Position of the cell that `own` is compared with; None where it is itself the one, or there is none.
+
+    Args:
+        keys: condition and shots of every cell.
+    """
+    most = max((shots for condition, shots in keys if condition == reference), default=None)
+    wanted = (reference, own[1] if own[0] != reference and own[1] else most)
+    if wanted not in keys:
+        wanted = (reference, most)
+    return keys.index(wanted) if wanted in keys and wanted != own else None
+
+
+def text_table(block: Mapping[str, Any]) -> str:
+    """The block as plain text, one table per task, metric and filter; shares in percent."""
+    parts = []
+    for task, tables in block["tasks"].items():
+        for table in tables:
+            parts.append(f"Effect of the demonstrations: {task}, {table['metric']}, {table['filter']}")
+            parts.append(aligned(HEAD, [_cells(row) for row in table["cells"]]))
+            parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+HEAD = ("condition", "shots", "score", "95 % interval", "n", "minus", "difference", "95 % interval", "p")
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of the table."""
+    score = (f"{100 * row['value']:.1f} %", f"{100 * row['low']:.1f} to {100 * row['high']:.1f}", f"{row['n']}")
+    head = (row["condition"], str(row["shots"]), *score)
+    found = row["difference"]
+    if found is None:
+        return (*head, "", "", "", "")
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    against = f"{found['against']}, {found['against_shots']}"
+    return (*head, against, f"{100 * found['estimate']:+.1f}", interval, f"{found['p_value']:.3g}")
+
+
+SIDES = (("rethink", "rethinking"), ("independent", "independent draws"))
+
+
+def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...]:
+    """The sweep's tables of a task, per run that has some.
+
+    Raises:
+        ResultsError: the block is not as this program writes it.
+    """
+    found = []
+    for entry in entries:
+        block = entry.run.extra.effect or {}
+        try:
+            found += [_table(entry.label, block, one) for one in block.get("tasks", {}).get(name, [])]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultsError(
+                f"{entry.run.path}: field ltm_eval.effect: {type(error).__name__} ({error}); was the file edited?"
+            ) from error
+    return tuple(found)
+
+
+def _table(label: str, block: Mapping[str, Any], table: Mapping[str, Any]) -> EffectTable:
+    return EffectTable(
+        label=label,
+        metric=table["metric"],
+        filter=table["filter"],
+        reference=block["reference"],
+        rows=tuple(map(_effect_row, table["cells"])),
+    )
+
+
+def _effect_row(cell: Mapping[str, Any]) -> EffectRow:
+    found = cell["difference"]
+    return EffectRow(
+        condition=cell["condition"],
+        shots=cell["shots"],
+        value=cell["value"],
+        low=cell["low"],
+        high=cell["high"],
+        n=cell["n"],
+        against=f"{found['against']}, {found['against_shots']} shots" if found else "",
+        difference=_difference(found) if found else None,
+    )
+
+
+def _difference(found: Mapping[str, Any]) -> Difference:
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    clear = found["p_value"] < ALPHA and (low > 0 or high < 0)
+    return Difference(
+        estimate=found["estimate"],
+        low=low,
+        high=high,
+        p_value=found["p_value"],
+        n=found["n"],
+        discordant=found["discordant"],
+        other_prompts=0,
+        unpaired=0,
+        verdict=("better" if low > 0 else "worse") if clear else OPEN,
+    )
+
+
+def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[BudgetRow, ...]:
+    """What rethinking and its control cost, per run that did it.
+
+    Raises:
+        ResultsError: the block is not as this program writes it.
+    """
+    rows = []
+    for entry in entries:
+        block = (entry.run.extra.rethink_budget or {}).get(name)
+        try:
+            rows += [BudgetRow(entry.label, words, **block[side]) for side, words in SIDES] if block else []
+        except (KeyError, TypeError) as error:
+            raise ResultsError(
+                f"{entry.run.path}: field ltm_eval.rethink_budget: {type(error).__name__} ({error}); was it edited?"
+            ) from error
+    return tuple(rows)
