@@ -115,7 +115,7 @@ def test_score_is_the_mean_over_posterior_draws_of_the_context(folder: Path) -> 
     lm = model(folder)
     text, continuation = prompt(3), " 42."
     ((found, _),) = lm.loglikelihood(instances("loglikelihood", [(text, continuation)]))
-    context = lm._scoring_job(0, (instances("loglikelihood", [(text, continuation)])[0], 0)).context
+    context = lm._scoring_request(0, (instances("loglikelihood", [(text, continuation)])[0], 0)).context
     assert context.document is not None
     posterior = fit_documents(lm.model, [context.document], lm.fit_config, seed=1234)
     assert [t for w in context.document.windows for t in w.targets] == lm.tok_encode(text)

@@ -147,7 +147,7 @@ def test_an_answers_tokens_cost_what_its_text_costs(folder: Path, options: dict[
     """The costs noted while decoding are those of one pass over prompt and answer under the same z."""
     lm = model(folder, 2)
     requests = generating(3, {"max_gen_toks": 12, "until": ["q"], **options})
-    jobs = [lm._generation_job(i, (request, 0), {("t", i)}) for i, request in enumerate(requests)]
+    jobs = [lm._generation_request(i, (request, 0), {("t", i)}) for i, request in enumerate(requests)]
     fits = lm._fits(jobs)
     answering = Generating(fits, lm.encoding, lm._recorder, batch_size=1)
     for job, fitted in fits.of(jobs):
@@ -176,7 +176,7 @@ def test_the_wanted_answers_tokens_cost_what_scoring_says(folder: Path) -> None:
     assert [one.doc_id for one in kept] == [0, 1]
     for one in kept:
         request = requests[one.doc_id]
-        (job,) = [lm._generation_job(0, (request, 0))]
+        (job,) = [lm._generation_request(0, (request, 0))]
         ((_, fitted),) = lm._fits([job]).of([job])
         wanted = lm.tok_encode(request.reference)  # type: ignore[attr-defined]
         read = torch.tensor([[*job.context.read, *wanted]])

@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.utils import postprocess_generated_text
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ltm_eval.inference.decode import Continuation, Prompt, generate
 from ltm_eval.inference.draws import RollingScore
+from ltm_eval.inference.options import GenerationConfig
 from ltm_eval.inference.posterior import fit_documents, why_unusable
 from ltm_eval.inference.rethink import Question, Rethought, rethink
 from ltm_eval.inference.windows import Posterior, generator, padded_length, standard_normal
@@ -27,14 +28,14 @@ from ltm_eval.system.device import finish
 from ltm_eval.system.files import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from lm_eval.api.instance import Instance
 
     from ltm_eval.harness.context import Context
     from ltm_eval.inference.batching import BatchLimit
     from ltm_eval.inference.bounds import TextScore
-    from ltm_eval.inference.options import FitConfig, GenerationConfig
+    from ltm_eval.inference.options import FitConfig
     from ltm_eval.inference.rethink import Candidate
     from ltm_eval.inference.windows import Document
     from ltm_eval.model.decoder import LatentThoughtModel
@@ -42,21 +43,17 @@ if TYPE_CHECKING:
 
 # The sidecar line of every request: what latent inference did, as `results.LatentRecord`.
 
-AT_PRIOR_NATS = 0.01
-"""A latent dimension with less KL than this counts as back at the prior."""
+AT_PRIOR_NATS = 0.01  # A latent dimension with less KL than this counts as back at the prior
 
-TRACED_DOCUMENTS = 32
-"""Documents of a task, by their index, of which every step's KL is kept layer by layer."""
+TRACED_DOCUMENTS = 32  # Documents of a task, by their index, of which every step's KL is kept layer by layer
 
 
 @dataclass(frozen=True)
 class Recorder:
     """Makes records of one model's settings."""
 
-    condition: str
-    """What z is fitted on."""
-    fit: FitConfig
-    """Of the fast loop."""
+    condition: str  # What z is fitted on
+    fit: FitConfig  # Of the fast loop
 
     def answered(
         self,
@@ -237,72 +234,48 @@ def named(request: Instance) -> dict[str, Any]:
     }
 
 
-LETTERS_PER_NEW_TOKEN = 4
-"""What a new token costs beside a letter of the prompt, where work is shared out."""
+LETTERS_PER_NEW_TOKEN = 4  # What a new token costs beside a letter of the prompt, where work is shared out
 
 
 @dataclass(frozen=True)
-class GenerationJob:
-    """One continuation to generate."""
+class Request:
+    """One repeat of lm-eval's instance, with what z is fitted on and how it is continued or scored."""
 
-    index: int
-    request: Instance
+    index: int  # In its call
+    instance: Instance
     repeat: int
     context: Context
-    config: GenerationConfig
-    by_token: bool = False
-    """Whether what each token costs is kept."""
+    config: GenerationConfig = GenerationConfig()  # Of the continuation to generate
+    continuation: tuple[int, ...] = ()  # Tokens to score
+    by_token: bool = False  # Whether the per-token NLL is kept
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Continuations that are finished together: one, or all of a request that rethinks."""
-
-    place: int
-    jobs: tuple[GenerationJob, ...]
-
-    @property
-    def rethinks(self) -> bool:
-        """Whether it is a request that rethinks."""
-        return bool(self.jobs[0].config.rethink)
-
-    @property
-    def item(self) -> Item:
-        """As an item of the worklist."""
-        first = self.jobs[0]
-        item = item_of(first.request, repeat=None if self.rethinks else first.repeat, by_token=first.by_token)
-        return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(self.jobs))
+def answered_together(requests: Sequence[Request]) -> list[list[Request]]:
+    """Group requests that share an answer: all repeats of an instance that rethinks, else each by itself."""
+    together: dict[tuple[int, int], list[Request]] = defaultdict(list)
+    for request in requests:
+        together[id(request.instance), 0 if request.config.rethink else request.repeat].append(request)
+    return list(together.values())
 
 
-@dataclass(frozen=True)
-class ScoringJob:
-    """One continuation to score."""
-
-    index: int
-    request: Instance
-    repeat: int
-    context: Context
-    continuation: tuple[int, ...]
+def generation_item(requests: Sequence[Request]) -> Item:
+    """Return the worklist's item of requests that are answered together."""
+    first = requests[0]
+    item = item_of(first.instance, repeat=None if first.config.rethink else first.repeat, by_token=first.by_token)
+    return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(requests))
 
 
-Job = TypeVar("Job", "GenerationJob", "ScoringJob")
-
-
-def units_of(jobs: Sequence[GenerationJob]) -> list[Unit]:
-    """Jobs as units, in their order."""
-    together: dict[tuple[int, int], list[GenerationJob]] = defaultdict(list)
-    for job in jobs:
-        together[id(job.request), 0 if job.config.rethink else job.repeat].append(job)
-    return [Unit(place, tuple(own)) for place, own in enumerate(together.values())]
-
-
-def decoded_together(jobs: Sequence[GenerationJob]) -> list[tuple[GenerationConfig, list[GenerationJob]]]:
-    """Jobs that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
-    limits = {(job.config.max_new_tokens, job.config.until): job.config for job in jobs if job.config.do_sample}
-    groups: dict[GenerationConfig, list[GenerationJob]] = defaultdict(list)
-    for job in jobs:
-        own = job.config
-        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(job)
+def decoded_together(requests: Sequence[Request]) -> list[tuple[GenerationConfig, list[Request]]]:
+    """Requests that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
+    limits = {
+        (request.config.max_new_tokens, request.config.until): request.config
+        for request in requests
+        if request.config.do_sample
+    }
+    groups: dict[GenerationConfig, list[Request]] = defaultdict(list)
+    for request in requests:
+        own = request.config
+        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(request)
     return list(groups.items())
 
 
@@ -311,21 +284,17 @@ def key_of(context: Context) -> bytes:
     return context.document.key if context.document else b"prior"
 
 
-# Posteriors of the contexts of one call of a model: fitted in batches, when the first job of a batch is asked for.
+# Posteriors of the contexts of one call of a model: fitted in batches, when the first request of a batch is asked for.
 
 
 @dataclass(frozen=True)
 class Fitted:
     """One distinct context with its posterior, ready to condition answers."""
 
-    posterior: Posterior
-    """Of one row, on the CPU or the model's device."""
-    key: bytes
-    """Names the fitted text."""
-    fit_seconds: float
-    """Share of the batch's fitting time."""
-    failure: str | None = None
-    """Why the fit cannot be used; its request gets no answer then."""
+    posterior: Posterior  # Of one row, on the CPU or the model's device
+    key: bytes  # Names the fitted text
+    fit_seconds: float  # Share of the batch's fitting time
+    failure: str | None = None  # Why the fit cannot be used; its request gets no answer then
 
     @property
     def usable(self) -> Posterior:
@@ -343,13 +312,13 @@ class Fitted:
 
 
 class Fits:
-    """One posterior for each distinct context of a call's jobs."""
+    """One posterior for each distinct context of a call's requests."""
 
     def __init__(
         self,
         model: LatentThoughtModel,
         config: FitConfig,
-        jobs: Sequence[GenerationJob | ScoringJob],
+        requests: Sequence[Request],
         *,
         seed: int,
         limit: BatchLimit,
@@ -358,7 +327,7 @@ class Fits:
         """Nothing is fitted yet.
 
         Args:
-            jobs: those of the call that share their context's time.
+            requests: those of the call that share their context's time.
             seed: of the noise.
             limit: of contexts that are fitted together.
             sync: called before each batch: what the one before has answered must reach the disk.
@@ -366,26 +335,26 @@ class Fits:
         self.model, self.config, self.seed = model, config, seed
         self.limit, self._sync = limit, sync
         self._last: dict[bytes, Fitted] = {}
-        self._sharing = Counter(key_of(job.context) for job in jobs)
+        self._sharing = Counter(key_of(request.context) for request in requests)
 
-    def seconds(self, job: GenerationJob | ScoringJob, fitted: Fitted) -> float:
-        """A job's share of its fit's time."""
-        return fitted.fit_seconds / max(1, self._sharing[key_of(job.context)])
+    def seconds(self, request: Request, fitted: Fitted) -> float:
+        """Return a request's share of its fit's time."""
+        return fitted.fit_seconds / max(1, self._sharing[key_of(request.context)])
 
-    def of(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fitted]]:
-        """Every job with its context's posterior; jobs of one context follow one another and share it.
+    def of(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Fitted]]:
+        """Every request with its context's posterior; requests of one context follow one another and share it.
 
-        Contexts are fitted in batches, longest first, when the first job of a batch is asked for.
+        Contexts are fitted in batches, longest first, when the first request of a batch is asked for.
         """
-        sharing = _by_context(jobs)
+        sharing = _by_context(requests)
         for batch in self.limit.batches(own[0].context.document for own in sharing):
             fitted = self._fit_contexts([sharing[place][0].context for place in batch])
             for place in batch:
-                for job in sharing[place]:
-                    yield job, fitted[key_of(job.context)]
+                for request in sharing[place]:
+                    yield request, fitted[key_of(request.context)]
 
     def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
-        """One posterior per distinct context; those of the batch before are kept, for jobs of another configuration."""
+        """Return one posterior per distinct context; those of the batch before are kept, for another configuration."""
         distinct = {key_of(context): context for context in contexts}
         kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
         missing = {key: context for key, context in distinct.items() if key not in kept}
@@ -407,36 +376,35 @@ class Fits:
         return kept
 
 
-def _by_context(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that share a context together, those of the longest fit first; those of equal shape follow one another."""
-    sharing: dict[bytes, list[Job]] = defaultdict(list)
-    for job in sorted(jobs, key=lambda job: (-len(job.context.read), job.index)):
-        sharing[key_of(job.context)].append(job)
+def _by_context(requests: Sequence[Request]) -> list[list[Request]]:
+    """Group requests by context: the longest fit first, those of equal shape one after another."""
+    sharing: dict[bytes, list[Request]] = defaultdict(list)
+    for request in sorted(requests, key=lambda request: (-len(request.context.read), request.index)):
+        sharing[key_of(request.context)].append(request)
     return sorted(sharing.values(), key=_length)
 
 
-def _length(jobs: Sequence[GenerationJob | ScoringJob]) -> tuple[int, int, int, bytes]:
+def _length(requests: Sequence[Request]) -> tuple[int, int, int, bytes]:
     """Sorts what takes longest to the front."""
-    context = jobs[0].context
+    context = requests[0].context
     windows, padded = context.document.shape if context.document else (0, 0)
     return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, key_of(context)
 
 
 # Continuations of a model's requests scored under the fit of their context.
 
-SCORE_DRAWS = 8
-"""Draws z ~ q averaged when a continuation is scored."""
+SCORE_DRAWS = 8  # Draws z ~ q averaged when a continuation is scored
 
 
-def score(model: LatentThoughtModel, job: ScoringJob, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
+def score(model: LatentThoughtModel, request: Request, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
     """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
     if fitted.failure is not None:
         return math.nan, False
-    if not job.continuation:
+    if not request.continuation:
         return 0.0, True
-    wanted = torch.tensor(job.continuation, device=model.device)
+    wanted = torch.tensor(request.continuation, device=model.device)
     with torch.no_grad():
-        log_probs = _log_probs(model, job.context.read, job.continuation)
+        log_probs = _log_probs(model, request.context.read, request.continuation)
         greedy = bool((log_probs(fitted.z(None)).argmax(-1) == wanted).all())
         stream = generator(seed, "score", fitted.key)
         shape = (1, *model.config.latent_shape)
@@ -480,13 +448,13 @@ def _log_probs(
 
 
 class Generating:
-    """Answers the units of one call."""
+    """Answers the requests of one call."""
 
     def __init__(self, fits: Fits, encoding: Tokenizer, recorder: Recorder, *, batch_size: int) -> None:
         """Nothing is fitted or decoded yet.
 
         Args:
-            fits: of all the units' contexts.
+            fits: of all the requests' contexts.
             encoding: of the model.
             recorder: makes the sidecar's lines.
             batch_size: prompts decoded side by side.
@@ -494,23 +462,25 @@ class Generating:
         self.fits, self.encoding, self.recorder, self.batch_size = fits, encoding, recorder, batch_size
         self.model, self.seed = fits.model, fits.seed
 
-    def answered(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
-        """Every unit with its answer and the number of new tokens, in the order in which they end."""
-        plain = {unit.jobs[0].index: unit for unit in units if not unit.rethinks}
-        for config, group in decoded_together([unit.jobs[0] for unit in plain.values()]):
-            held: dict[int, tuple[GenerationJob, Fitted]] = {}
-            for continuation in self._decode(self._prompts(group, held), config, len(group)):
-                job, fitted = held.pop(continuation.index)
-                yield plain[job.index], self._generated(job, fitted, continuation), len(continuation.tokens)
-        yield from self._rethought([unit for unit in units if unit.rethinks])
+    def answered(self, groups: Mapping[int, Sequence[Request]]) -> Iterator[tuple[int, Answer, int]]:
+        """Yield the key of every group with its answer and the number of new tokens, in the order in which they end."""
+        plain = {group[0].index: key for key, group in groups.items() if not group[0].config.rethink}
+        firsts = [group[0] for group in groups.values() if not group[0].config.rethink]
+        for config, together in decoded_together(firsts):
+            running: dict[int, tuple[Request, Fitted]] = {}
 
-    def _prompts(
-        self, jobs: Sequence[GenerationJob], held: dict[int, tuple[GenerationJob, Fitted]]
-    ) -> Iterator[Prompt]:
-        """What is decoded for each job, made when its turn comes; `held` gets job and posterior by position."""
-        for place, (job, fitted) in enumerate(self.fits.of(jobs)):
-            held[place] = (job, fitted)
-            yield self._prompt(job, fitted)
+            def prompts(
+                requests: Sequence[Request] = together, running: dict[int, tuple[Request, Fitted]] = running
+            ) -> Iterator[Prompt]:
+                for index, (request, fitted) in enumerate(self.fits.of(requests)):
+                    running[index] = request, fitted
+                    yield self._prompt(request, fitted)
+
+            for continuation in self._decode(prompts(), config, len(together)):
+                request, fitted = running.pop(continuation.index)
+                answer = self._generated(request, fitted, continuation)
+                yield plain[request.index], answer, len(continuation.tokens)
+        yield from self._rethought({key: group for key, group in groups.items() if group[0].config.rethink})
 
     def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
         """Continuations of any number of prompts, each place refilled as its continuation ends."""
@@ -523,25 +493,28 @@ class Generating:
             batch_size=min(self.batch_size, number),
         )
 
-    def _rethought(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Answer, int]]:
-        """The answers of rethinking requests, `batch_size` questions at a time."""
-        for config in dict.fromkeys(unit.jobs[0].config for unit in units):
-            own = [unit for unit in units if unit.jobs[0].config == config]
+    def _rethought(self, groups: Mapping[int, Sequence[Request]]) -> Iterator[tuple[int, Answer, int]]:
+        """Yield the answers of requests that rethink, `batch_size` questions at a time."""
+        for config in dict.fromkeys(group[0].config for group in groups.values()):
+            own = [(key, group) for key, group in groups.items() if group[0].config == config]
             for start in range(0, len(own), self.batch_size):
                 part = own[start : start + self.batch_size]
-                found, failed = self._rethink_batch([one.jobs[0] for one in part], config)
-                for unit, done, reason in zip(part, found, failed, strict=True):
+                found, failed = self._rethink_batch([group[0] for _, group in part], config)
+                for (key, group), done, reason in zip(part, found, failed, strict=True):
                     candidates = (*done.chain, *done.control)
-                    answer = replace(self._slots(unit, done), failed=reason)
-                    yield unit, answer, sum(len(one.continuation.tokens) for one in candidates)
+                    answer = replace(self._slots(group, done), failed=reason)
+                    yield key, answer, sum(len(one.continuation.tokens) for one in candidates)
 
     def _rethink_batch(
-        self, jobs: Sequence[GenerationJob], config: GenerationConfig
+        self, requests: Sequence[Request], config: GenerationConfig
     ) -> tuple[list[Rethought], list[str]]:
         """Chain and control of a batch of questions, and why the fit of each cannot be used."""
-        fitted = {job.index: own for job, own in self.fits.of(jobs)}
-        failed = [fitted[job.index].failure or "" for job in jobs]
-        questions = [Question(job.context.read, fitted[job.index].usable, fitted[job.index].key) for job in jobs]
+        fitted = {request.index: own for request, own in self.fits.of(requests)}
+        failed = [fitted[request.index].failure or "" for request in requests]
+        questions = [
+            Question(request.context.read, fitted[request.index].usable, fitted[request.index].key)
+            for request in requests
+        ]
         found = rethink(
             self.model,
             questions,
@@ -553,53 +526,54 @@ class Generating:
         )
         return found, failed
 
-    def _slots(self, unit: Unit, done: Rethought) -> Answer:
+    def _slots(self, group: Sequence[Request], done: Rethought) -> Answer:
         """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
         slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
         slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
-        pairs = list(zip(unit.jobs, slots, strict=True))
+        pairs = list(zip(group, slots, strict=True))
         records = [
-            self.recorder.rethought(job.request, job.context, candidate, repeat=job.repeat)
-            for job, (candidate, own) in pairs
+            self.recorder.rethought(request.instance, request.context, candidate, repeat=request.repeat)
+            for request, (candidate, own) in pairs
             if own
         ]
-        texts = [self._answer(candidate.continuation, job.config) for job, (candidate, _) in pairs]
+        texts = [self._answer(candidate.continuation, request.config) for request, (candidate, _) in pairs]
         value = {"texts": texts, "budget": asdict(done.budget)}
-        return Answer(value, tuple(record.to_json() for record in records))
+        return Answer(value, tuple(records))
 
-    def _prompt(self, job: GenerationJob, fitted: Fitted) -> Prompt:
+    def _prompt(self, request: Request, fitted: Fitted) -> Prompt:
         """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
-        if not job.config.do_sample:
-            return Prompt(job.context.read, fitted.z(None), by_token=job.by_token)
-        content = fitted.key + repr(job.context.read).encode()
-        noise = standard_normal(generator(self.seed, "z", content, job.repeat), (1, *self.model.config.latent_shape))
-        stream = generator(self.seed, "token", content, job.repeat)
-        return Prompt(job.context.read, fitted.z(noise), stream, by_token=job.by_token)
+        if not request.config.do_sample:
+            return Prompt(request.context.read, fitted.z(None), by_token=request.by_token)
+        content = fitted.key + repr(request.context.read).encode()
+        noise = standard_normal(
+            generator(self.seed, "z", content, request.repeat), (1, *self.model.config.latent_shape)
+        )
+        stream = generator(self.seed, "token", content, request.repeat)
+        return Prompt(request.context.read, fitted.z(noise), stream, by_token=request.by_token)
 
-    def _generated(self, job: GenerationJob, fitted: Fitted, continuation: Continuation) -> Answer:
+    def _generated(self, request: Request, fitted: Fitted, continuation: Continuation) -> Answer:
         """The answer of a request; no text where the fit or the decoder failed."""
         odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
         reason = fitted.failure or odd
-        text = "" if reason else self._answer(continuation, job.config)
-        seconds = self.fits.seconds(job, fitted)
+        text = "" if reason else self._answer(continuation, request.config)
+        seconds = self.fits.seconds(request, fitted)
         record = self.recorder.answered(
-            job.request,
-            job.context,
+            request.instance,
+            request.context,
             fitted.posterior,
-            repeat=job.repeat,
+            repeat=request.repeat,
             continuation=continuation,
             seconds=(seconds, continuation.seconds),
         )
-        kept = self._tokens(job, fitted, continuation, text) if job.by_token and not reason else []
-        tokens = tuple(one.to_json() for one in kept)
-        return Answer({"texts": [text], "budget": None}, (record.to_json(),), reason, tokens)
+        tokens = self._tokens(request, fitted, continuation, text) if request.by_token and not reason else []
+        return Answer({"texts": [text], "budget": None}, (record,), reason, tuple(tokens))
 
-    def _tokens(self, job: GenerationJob, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
+    def _tokens(self, request: Request, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
         """What the tokens of the answer cost, and of the data set's answer under z = mu."""
-        own = answer_tokens(job.request, continuation, self.encoding, text=text)
-        ids = self.encoding.encode(reference_of(job.request))
-        nats = token_nats(self.model, job.context.read, ids, fitted.z(None))
-        target = target_tokens(job.request, ids, nats, self.encoding)
+        own = answer_tokens(request.instance, continuation, self.encoding, text=text)
+        ids = self.encoding.encode(reference_of(request.instance))
+        nats = token_nats(self.model, request.context.read, ids, fitted.z(None))
+        target = target_tokens(request.instance, ids, nats, self.encoding)
         return [own] if target is None else [own, target]
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:

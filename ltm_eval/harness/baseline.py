@@ -15,7 +15,7 @@ import random
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,11 @@ if TYPE_CHECKING:
 
 # What a `transformers` tokenizer makes of a text: its identity, the tokens it adds, what each token stands for.
 
+# Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken
 PROBES = ("a", "1", ".", "the", "\u8a9e")
-"""Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken."""
-SPACE_MARK = "\u2581"
-"""How SentencePiece's vocabularies write a space, and what they put before a text."""
+SPACE_MARK = "\u2581"  # How SentencePiece's vocabularies write a space, and what they put before a text
+# The pre-tokenizer that splits as GPT-2 does
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-"""The pre-tokenizer that splits as GPT-2 does."""
 PLAIN_BPE = {
     "type": "BPE",
     "dropout": None,
@@ -73,8 +72,8 @@ PLAIN_BPE = {
     "byte_fallback": (None, False),
 }
 
+# Bytes that GPT-2's byte-level tokens write as the character of that number; the others follow from 256 on
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-"""Bytes that GPT-2's byte-level tokens write as the character of that number; the others follow from 256 on."""
 
 
 @cache
@@ -360,26 +359,21 @@ def encode_alike(host: Any) -> HostEncoding:
 # with the same arguments and returns its result, so that answers stay what they are. No pass of the model is added.
 
 METHODS = ("_model_call", "tok_batch_encode", "_model_generate")
+# What is read, and the tokens that are scored after its last positions
 Window = tuple[tuple[int, ...], tuple[int, ...]]
-"""What is read, and the tokens that are scored after its last positions."""
 
 
 @dataclass(frozen=True)
 class Generated:
     """One continuation as it came out of the model."""
 
-    text: str
-    """Cut as lm-eval cuts it."""
-    stop_reason: str
-    """stop_string, end_of_text or length."""
-    new_tokens: int
-    """Up to and with the stop string's."""
-    prompt_tokens: int
-    """Of the whole prompt."""
-    read_tokens: int
-    """Of these, how many the model read."""
+    text: str  # Cut as lm-eval cuts it
+    stop_reason: str  # stop_string, end_of_text or length
+    new_tokens: int  # Up to and with the stop string's
+    prompt_tokens: int  # Of the whole prompt
+    read_tokens: int  # Of these, how many the model read
+    # The text's pieces with their costs; None where they were not asked for or its tokens are no text of its own
     pieces: Pieces | None
-    """The text's pieces with their costs; None where they were not asked for or its tokens are no text of its own."""
 
 
 @dataclass
@@ -395,16 +389,14 @@ class _Batch:
 class HostWatch:
     """Watches one model; `watch` makes it."""
 
-    host: Any
-    """lm-eval's `hf`."""
-    by_token: set[str] = field(default_factory=set)
-    """Prompts whose answers are wanted token by token."""
+    host: Any  # lm-eval's `hf`
+    by_token: set[str] = field(default_factory=set)  # Prompts whose answers are wanted token by token
+    # Windows that will be scored; what each scored token costs, once it is known
     windows: dict[Window, tuple[float, ...] | None] = field(default_factory=dict)
-    """Windows that will be scored; what each scored token costs, once it is known."""
     _generated: dict[str, list[Generated]] = field(default_factory=lambda: defaultdict(list))
     _batch: _Batch | None = None
+    # Tokens and windows of the texts that are waited for
     _cut: dict[str, tuple[list[int], list[Window]]] = field(default_factory=dict)
-    """Tokens and windows of the texts that are waited for."""
 
     def begin(self, texts: Iterable[str] = (), *, prompts: Collection[str] = ()) -> None:
         """Before a call of the model.
@@ -606,8 +598,7 @@ def _before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
 
 # Sidecar lines of a model without latents: how it answered, and what its tokens cost.
 
-AGREEMENT = 1e-4
-"""Relative difference from the sum that lm-eval tells beyond which a text's tokens are not kept."""
+AGREEMENT = 1e-4  # Relative difference from the sum that lm-eval tells beyond which a text's tokens are not kept
 
 
 def answer_record(request: Instance, repeat: int, seen: Generated, host: Any) -> AnswerRecord:
@@ -670,8 +661,7 @@ def _tokens(request: Instance, pieces: Pieces, part: str, *, host: Any, nats: fl
     )
 
 
-CHUNK = 32
-"""Requests given to the host at once, at least; its batch size where that is more."""
+CHUNK = 32  # Requests given to the host at once, at least; its batch size where that is more
 METHODS_BASELINES = {"generate_until": "generating", "loglikelihood": "scoring", "loglikelihood_rolling": "scoring"}
 
 
@@ -701,7 +691,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
     watched = watch(host)
     for name, label in METHODS_BASELINES.items():
-        setattr(host, name, _kept(host, name, seed=seed, show=partial(_bar, progress, label), watched=watched))
+        setattr(host, name, _kept(host, name, seed=seed, label=label, progress=progress, watched=watched))
     return host
 
 
@@ -726,7 +716,13 @@ def settings_of(host: Any, seed: int) -> dict[str, Any]:
 
 
 def _kept(
-    host: Any, name: str, *, seed: int, show: Callable[[int], Progress], watched: HostWatch | None
+    host: Any,
+    name: str,
+    *,
+    seed: int,
+    label: str,
+    progress: Callable[[int, str], Progress],
+    watched: HostWatch | None,
 ) -> Callable[..., list[Any]]:
     """The host's method of this name with the journal around it."""
     ask = getattr(host, name)
@@ -738,14 +734,16 @@ def _kept(
             item_of(request, repeat=repeat, by_token=own)
             for (request, repeat), own in zip(placed, by_token, strict=True)
         ]
-        chunks = list(_chunks([item.size for item in items], max(CHUNK, _batch_size(host))))
+        size = getattr(host, "batch_size", 1)
+        length = max(CHUNK, size) if isinstance(size, int) else CHUNK
+        chunks = list(_chunks([item.size for item in items], length))
         for number, chunk in enumerate(chunks):
             for place in chunk:
                 items[place] = replace(items[place], together=number)
         names = [host.worklist.key(content_of(request, repeat=repeat)) for request, repeat in placed]
         work = host.worklist.open(name, items)
         todo = set(work.todo)
-        bar = show(len(todo))
+        bar = progress(len(todo), label)
         for chunk in chunks:
             if not todo.isdisjoint(chunk):
                 if watched is not None:
@@ -761,7 +759,9 @@ def _kept(
         bar.close()
         answers = work.close()
         for request, answer in zip(requests, answers, strict=True):
-            _keep(host, request, answer)
+            own_place = named(request)  # an equal request of another document may have been answered first
+            host.answer_records.extend(replace(record, **own_place) for record in answer.records)
+            host.token_records.extend(replace(record, **own_place) for record in answer.tokens)
         return [_read_back(answer.value) for answer in answers]
 
     return method
@@ -816,20 +816,9 @@ def _told(watched: HostWatch | None, request: Instance, repeat: int, answer: Any
         tokens = [text_tokens(request, pieces, watched.host, nats=-float(answer))]
     return Answer(
         _plain(answer),
-        tuple(record.to_json() for record in records),
-        tokens=tuple(one.to_json() for one in tokens if one is not None),
+        records,
+        tokens=tuple(one for one in tokens if one is not None),
     )
-
-
-def _keep(host: Any, request: Instance, answer: Answer) -> None:
-    """Keep an answer's sidecar lines, whichever document it was first made for."""
-    place = named(request)
-    host.answer_records.extend(AnswerRecord.from_json({**row, **place}, where="journal") for row in answer.records)
-    host.token_records.extend(TokenRecord.from_json({**row, **place}, where="journal") for row in answer.tokens)
-
-
-def _bar(progress: Callable[[int, str], Progress], label: str, total: int) -> Progress:
-    return progress(total, label)
 
 
 def _chunks(sizes: Sequence[int], length: int) -> Iterator[list[int]]:
@@ -837,11 +826,6 @@ def _chunks(sizes: Sequence[int], length: int) -> Iterator[list[int]]:
     ordered = sorted(range(len(sizes)), key=lambda place: (-sizes[place], place))
     for start in range(0, len(ordered), length):
         yield ordered[start : start + length]
-
-
-def _batch_size(host: Any) -> int:
-    size = getattr(host, "batch_size", 1)
-    return size if isinstance(size, int) else 1
 
 
 def _plain(answer: Any) -> Any:

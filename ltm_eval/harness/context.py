@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 class Windows:
     """How demonstrations are laid out in the windows z is fitted on."""
 
-    tokens: int
-    """Most tokens of a window."""
-    each: bool = False
-    """Whether every demonstration, and the question, gets a window of its own."""
+    tokens: int  # Most tokens of a window
+    each: bool = False  # Whether every demonstration, and the question, gets a window of its own
 
     @staticmethod
     def of(fit_window: int | str | None, *, context: int) -> Windows:
@@ -46,22 +44,14 @@ class Windows:
 class Context:
     """A plan for one prompt."""
 
-    read: tuple[int, ...]
-    """Tokens the decoder reads, the end-of-text token first."""
-    text: str
-    """The text behind `read`; where the question was cut, the whole question."""
-    document: Document | None
-    """What z is fitted on; None is the prior."""
-    demonstrations: int
-    """Demonstrations in the prompt."""
-    demonstrations_read: int
-    """Of these, how many the decoder reads."""
-    demonstrations_fitted: int
-    """Of these, how many z is fitted on."""
-    prompt_tokens: int
-    """Tokens of the whole prompt."""
-    truncated: bool
-    """Whether the question itself was cut."""
+    read: tuple[int, ...]  # Tokens the decoder reads, the end-of-text token first
+    text: str  # The text behind `read`; where the question was cut, the whole question
+    document: Document | None  # What z is fitted on; None is the prior
+    demonstrations: int  # Demonstrations in the prompt
+    demonstrations_read: int  # Of these, how many the decoder reads
+    demonstrations_fitted: int  # Of these, how many z is fitted on
+    prompt_tokens: int  # Tokens of the whole prompt
+    truncated: bool  # Whether the question itself was cut
 
     @property
     def fitted_tokens(self) -> int:
@@ -69,8 +59,7 @@ class Context:
         return 0 if self.document is None else sum(len(window.tokens) for window in self.document.windows)
 
 
-QUESTION_ONLY = ("demos", "shuffled", OTHER)
-"""Conditions under which the decoder reads no demonstration."""
+QUESTION_ONLY = ("demos", "shuffled", OTHER)  # Conditions under which the decoder reads no demonstration
 
 
 def plan(  # noqa: PLR0913 - two of them concern one condition each

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 # Every sentence names the task and counts; it is printed, stored with the results and shown above the report.
 
 ROLLING = "loglikelihood_rolling"
-NOTICED = 0.01
-"""Share of prompts beyond the context from which on it is said."""
+NOTICED = 0.01  # Share of prompts beyond the context from which on it is said
 
 
 def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence[LatentRecord], lm: Any) -> list[str]:
@@ -223,12 +222,9 @@ LISTED = 3
 class Failure:
     """One document that could not be scored."""
 
-    task: str
-    """Task name."""
-    doc_id: int
-    """Index of the document in its split."""
-    reason: str
-    """What went wrong."""
+    task: str  # Task name
+    doc_id: int  # Index of the document in its split
+    reason: str  # What went wrong
 
 
 def listed(failures: Sequence[Failure]) -> str:
@@ -329,20 +325,14 @@ def _unscored(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
 class TaskFacts:
     """What a task's results hold beside lm-eval's own."""
 
-    fast_steps: tuple[int, ...]
-    """Fast steps of every fit on record."""
+    fast_steps: tuple[int, ...]  # Fast steps of every fit on record
+    # Figures of several samples per question, with intervals over questions; None where there was one answer
     sampled: dict[str, Any] | None
-    """Figures of several samples per question, with intervals over questions; None where there was one answer."""
-    content_free: dict[str, Any]
-    """What the commonest training answers score; empty where answers are no numbers."""
-    budget: dict[str, Any] | None
-    """Compute of rethinking and of its control."""
-    documents: int = 0
-    """Documents that were evaluated, failed ones included."""
-    failures: tuple[Failure, ...] = ()
-    """Documents that could not be scored; no figure contains them."""
-    caveats: tuple[str, ...] = ()
-    """What was found odd in documents and prompts."""
+    content_free: dict[str, Any]  # What the commonest training answers score; empty where answers are no numbers
+    budget: dict[str, Any] | None  # Compute of rethinking and of its control
+    documents: int = 0  # Documents that were evaluated, failed ones included
+    failures: tuple[Failure, ...] = ()  # Documents that could not be scored; no figure contains them
+    caveats: tuple[str, ...] = ()  # What was found odd in documents and prompts
 
     @property
     def notes(self) -> list[str]:
@@ -396,18 +386,14 @@ def mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]
 class Subject:
     """One model to be evaluated."""
 
-    name: str
-    """As in the results file and its folder."""
-    kind: str
-    """`ltm` or `hf`."""
-    arguments: dict[str, Any]
-    """What lm-eval would take as model_args."""
+    name: str  # As in the results file and its folder
+    kind: str  # `ltm` or `hf`
+    arguments: dict[str, Any]  # What lm-eval would take as model_args
 
 
 # A run's results in lm-eval's layout: the block about it, rows of samples, names of folders.
 
-BOOTSTRAP_ITERS = 100_000
-"""lm-eval's default; 0 would leave out standard errors that need no bootstrap as well."""
+BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard errors that need no bootstrap as well
 
 
 AUDIT_BLOCKS = 2

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from ltm_eval.harness.options import RunConfig
 
 
-ZERO_SHOT = 0
-"""A task that says so itself has no demonstrations, whatever is asked for."""
+ZERO_SHOT = 0  # A task that says so itself has no demonstrations, whatever is asked for
 
 
 PREFIX = "ltm_"
@@ -41,8 +40,7 @@ def tasks_of(config: RunConfig) -> list[Any]:
     return load_tasks(manager, names, config)
 
 
-ELSEWHERE = ("condition",)
-"""Task options that every command which runs tasks sets by an option of its own."""
+ELSEWHERE = ("condition",)  # Task options that every command which runs tasks sets by an option of its own
 
 
 def task_manager(config: RunConfig) -> TaskManager:

@@ -20,13 +20,13 @@ from lm_eval.utils import simple_parse_args_string
 from ltm_eval.harness.answering import (
     Fits,
     Generating,
-    GenerationJob,
     Recorder,
-    ScoringJob,
+    Request,
+    answered_together,
+    generation_item,
     named,
     score,
     text_tokens,
-    units_of,
 )
 from ltm_eval.harness.context import Context, Windows, plan
 from ltm_eval.harness.evaluation import Failure, listed
@@ -241,24 +241,24 @@ class LTM(TemplateLM):
         """
         _refuse_cached_requests()
         wanted = first_documents(requests, self.token_nll)
-        jobs = [self._generation_job(i, request, wanted) for i, request in enumerate(numbered(requests))]
-        self._check_rethinking(jobs)
-        units = units_of(jobs)
-        work = self.worklist.open("generate_until", [unit.item for unit in units])
-        left = [units[place] for place in work.todo]
-        fits = self._fits([job for unit in left for job in unit.jobs if not unit.rethinks])
+        planned = [self._generation_request(i, request, wanted) for i, request in enumerate(numbered(requests))]
+        self._check_rethinking(planned)
+        groups = answered_together(planned)
+        work = self.worklist.open("generate_until", [generation_item(group) for group in groups])
+        left = {index: groups[index] for index in work.todo}
+        fits = self._fits([one for group in left.values() for one in group if not one.config.rethink])
         generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
-        bar = self.progress(sum(len(unit.jobs) for unit in left), "generating")
-        for unit, answer, tokens in generating.answered(left):
-            work.done(unit.place, answer)
-            bar.advance(len(unit.jobs), tokens)
+        bar = self.progress(sum(map(len, left.values())), "generating")
+        for index, answer, tokens in generating.answered(left):
+            work.done(index, answer)
+            bar.advance(len(groups[index]), tokens)
         bar.close()
-        answers = [""] * len(jobs)
-        for unit, answer in zip(units, work.close(), strict=True):
-            self._keep(unit.jobs[0].request, answer)
+        answers = [""] * len(planned)
+        for group, answer in zip(groups, work.close(), strict=True):
+            self._keep(group[0].instance, answer)
             self.budget = self.budget + Budget.from_json(answer.value["budget"])
-            for job, text in zip(unit.jobs, answer.value["texts"], strict=True):
-                answers[job.index] = text
+            for one, text in zip(group, answer.value["texts"], strict=True):
+                answers[one.index] = text
         self._refuse_failures()
         return answers
 
@@ -269,28 +269,28 @@ class LTM(TemplateLM):
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
         _refuse_cached_requests()
-        jobs = [self._scoring_job(i, request) for i, request in enumerate(numbered(requests))]
-        work = self.worklist.open("loglikelihood", [item_of(job.request, repeat=job.repeat) for job in jobs])
-        left = [jobs[place] for place in work.todo]
+        planned = [self._scoring_request(i, request) for i, request in enumerate(numbered(requests))]
+        work = self.worklist.open("loglikelihood", [item_of(one.instance, repeat=one.repeat) for one in planned])
+        left = [planned[index] for index in work.todo]
         fits, recorder = self._fits(left), self._recorder
         bar = self.progress(len(left), "scoring")
-        for job, own in fits.of(left):
-            nats, greedy = score(self.model, job, own, seed=self.seed)
+        for one, own in fits.of(left):
+            nats, greedy = score(self.model, one, own, seed=self.seed)
             odd = f"its log-likelihood is {nats}" if math.isnan(nats) or nats == math.inf else ""
             record = recorder.answered(
-                job.request,
-                job.context,
+                one.instance,
+                one.context,
                 own.posterior,
-                repeat=job.repeat,
+                repeat=one.repeat,
                 continuation=None,
-                seconds=(fits.seconds(job, own), 0.0),
+                seconds=(fits.seconds(one, own), 0.0),
             )
-            work.done(job.index, Answer([nats, greedy], (record.to_json(),), own.failure or odd))
-            bar.advance(1, len(job.continuation))
+            work.done(one.index, Answer([nats, greedy], (record,), own.failure or odd))
+            bar.advance(1, len(one.continuation))
         bar.close()
         answers = work.close()
-        for job, answer in zip(jobs, answers, strict=True):
-            self._keep(job.request, answer)
+        for one, answer in zip(planned, answers, strict=True):
+            self._keep(one.instance, answer)
         self._refuse_failures()
         return [(answer.value[0], answer.value[1]) for answer in answers]
 
@@ -333,8 +333,8 @@ class LTM(TemplateLM):
         if reason:
             rows = dict.fromkeys(rows, math.nan)
         costs = None if reason else text_tokens(request, done, self.encoding, draws=self.rows.draws)
-        tokens = (costs.to_json(),) if costs is not None else ()
-        return Answer({"rows": rows, "tokens": done.score.tokens}, (record.to_json(),), reason, tokens)
+        tokens = (costs,) if costs is not None else ()
+        return Answer({"rows": rows, "tokens": done.score.tokens}, (record,), reason, tokens)
 
     def _refuse_failures(self) -> None:
         """End where something failed and nobody above counts it: a host would take the blank for an answer."""
@@ -349,10 +349,10 @@ class LTM(TemplateLM):
 
     # Planning --------------------------------------------------------------------------------------------------------
 
-    def _generation_job(
+    def _generation_request(
         self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
-    ) -> GenerationJob:
-        """A request as a job; of the first repeat of `wanted` documents each token's cost is kept."""
+    ) -> Request:
+        """Plan a continuation; the per-token NLL is kept of the first repeat of `wanted` documents."""
         request, repeat = numbered
         text, raw = request.args
         text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
@@ -364,9 +364,9 @@ class LTM(TemplateLM):
         reserved = min(config.max_new_tokens, self.max_length // 2)
         by_token = not config.rethink and is_by_token(request, repeat, wanted)
         context = self._plan(request, text, self.max_length - reserved)
-        return GenerationJob(index, request, repeat, context, config, by_token)
+        return Request(index, request, repeat, context, config, by_token=by_token)
 
-    def _scoring_job(self, index: int, numbered: tuple[Instance, int]) -> ScoringJob:
+    def _scoring_request(self, index: int, numbered: tuple[Instance, int]) -> Request:
         request, repeat = numbered
         text, wanted = self._split_pair(*request.args)
         if len(wanted) > self.max_length:
@@ -376,7 +376,7 @@ class LTM(TemplateLM):
                 "score it as rolling log-likelihood"
             )
         context = self._plan(request, text, self.max_length + 1 - len(wanted))
-        return ScoringJob(index, request, repeat, context, tuple(wanted))
+        return Request(index, request, repeat, context, continuation=tuple(wanted))
 
     def _split_pair(self, context: str, continuation: str) -> tuple[str, list[int]]:
         """What is read of a pair, and the tokens that are scored after it.
@@ -385,7 +385,7 @@ class LTM(TemplateLM):
         continuation's tokens are those that follow the context's in both texts together; where the two share a token
         it is encoded by itself, so that nothing is read and scored twice.
         """
-        context = context.removeprefix(END_OF_TEXT)  # as in `_generation_job`
+        context = context.removeprefix(END_OF_TEXT)  # as in `_generation_request`
         read = context.rstrip()
         scored = context[len(read) :] + continuation
         before, both = self.tok_encode(read), self.tok_encode(read + scored)
@@ -403,9 +403,9 @@ class LTM(TemplateLM):
             others=getattr(request, "other_prompt", None),
         )
 
-    def _check_rethinking(self, jobs: Sequence[GenerationJob]) -> None:
+    def _check_rethinking(self, requests: Sequence[Request]) -> None:
         """Refuse a wish for rethinking that no task has heard."""
-        if self.rethink and not any(job.config.rethink for job in jobs):
+        if self.rethink and not any(request.config.rethink for request in requests):
             raise UsageError(
                 f"rethink={self.rethink} needs a task that asks for its candidates: those of ltm_eval do, told by "
                 "--model_args or --metadata"
@@ -430,19 +430,18 @@ class LTM(TemplateLM):
     def _recorder(self) -> Recorder:
         return Recorder(self.condition, self.fit_config)
 
-    def _fits(self, jobs: Sequence[GenerationJob | ScoringJob]) -> Fits:
+    def _fits(self, requests: Sequence[Request]) -> Fits:
         """Of the contexts of a call's jobs."""
         limit, sync = self.batch_limit, self.worklist.sync
-        return Fits(self.model, self.fit_config, jobs, seed=self.seed, limit=limit, sync=sync)
+        return Fits(self.model, self.fit_config, requests, seed=self.seed, limit=limit, sync=sync)
 
     def _keep(self, request: Instance, answer: Answer) -> None:
         """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
         if answer.failed:
             self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
-        rows = ({**row, **named(request)} for row in answer.records)
-        self.records.extend(LatentRecord.from_json(row, where="journal") for row in rows)
-        costs = ({**row, **named(request)} for row in answer.tokens)
-        self.token_records.extend(TokenRecord.from_json(row, where="journal") for row in costs)
+        own = named(request)
+        self.records.extend(replace(one, **own) for one in answer.records if isinstance(one, LatentRecord))
+        self.token_records.extend(replace(one, **own) for one in answer.tokens)
 
 
 def _refuse_cached_requests() -> None:

@@ -155,10 +155,8 @@ def guard_saving(loggers: ModuleType) -> None:
     tracker.save_results_aggregated, tracker.save_results_samples = save_results_or_leave, save_samples_or_leave
 
 
-NAME_BYTES = 255
-"""Longest name of a file or folder that common file systems take."""
-LONGEST_FILE = "samples_" + "x" * 80
-"""As long as the name of a file of samples."""
+NAME_BYTES = 255  # Longest name of a file or folder that common file systems take
+LONGEST_FILE = "samples_" + "x" * 80  # As long as the name of a file of samples
 
 
 def _places(tracker: Any) -> tuple[Path, Path]:

@@ -34,12 +34,10 @@ if TYPE_CHECKING:
 class Changes:
     """What is done otherwise than in the run."""
 
-    k: tuple[int, ...] = ()
-    """For which k pass@k is reported; empty leaves it."""
+    k: tuple[int, ...] = ()  # For which k pass@k is reported; empty leaves it
+    # Further extractions: name and regular expression, whose last match is the answer
     filters: tuple[tuple[str, str], ...] = ()
-    """Further extractions: name and regular expression, whose last match is the answer."""
-    group: str | None = None
-    """Field of the documents by which shares with intervals are told."""
+    group: str | None = None  # Field of the documents by which shares with intervals are told
 
 
 class Replay:

@@ -36,7 +36,7 @@ from ltm_eval.harness.evaluation import (
 )
 from ltm_eval.harness.loading import data_caveats, tasks_of
 from ltm_eval.harness.options import ModelOptions, RunConfig
-from ltm_eval.runs.processes import Job, current, join
+from ltm_eval.runs.processes import current, join
 from ltm_eval.runs.session import check_program
 from ltm_eval.system import files, progress
 from ltm_eval.system.errors import (
@@ -189,10 +189,8 @@ def construct(subject: Subject, config: RunConfig) -> LM:
 class Loading:
     """What transformers found of a model's weights in its files."""
 
-    missing: list[str]
-    """Weights of the model that no file holds, by name."""
-    unused: list[str]
-    """Weights of the files that the model does not have."""
+    missing: list[str]  # Weights of the model that no file holds, by name
+    unused: list[str]  # Weights of the files that the model does not have
 
 
 @contextmanager
@@ -227,16 +225,11 @@ def loading_told() -> Iterator[Loading]:
 
 JOURNAL_BYTES, SIDECAR_BYTES, SAMPLE_BYTES, FIGURES_BYTES = 1_200, 900, 700, 1_000
 TOKEN_BYTES = 5
-COST_BYTES, COSTS_BYTES = 10, 450
-"""What a token costs, and what stands beside that; in the sidecar and in the journal."""
-PROMPT_SHARE = 1.3
-"""A question in a prompt over the same as JSON: words of the template."""
-FIXED_BYTES = 2**20
-"""Results, manifest and the page without its samples."""
-PAGE_LIMIT = 20 * 2**20
-"""The page holds no more of the samples than this."""
-LOOKED_AT = 64
-"""Documents whose size is measured."""
+COST_BYTES, COSTS_BYTES = 10, 450  # What a token costs, and what stands beside that; in the sidecar and in the journal
+PROMPT_SHARE = 1.3  # A question in a prompt over the same as JSON: words of the template
+FIXED_BYTES = 2**20  # Results, manifest and the page without its samples
+PAGE_LIMIT = 20 * 2**20  # The page holds no more of the samples than this
+LOOKED_AT = 64  # Documents whose size is measured
 
 
 def estimated_bytes(tasks: Sequence[Any], config: RunConfig) -> int:
@@ -310,8 +303,8 @@ def _words(number: int) -> str:
 # What is settled and looked at before a run spends any model time.
 
 NEEDED_BYTES = 50 * 2**20
+# Bytes of a path that folders of models and conditions and the names of files below the output folder may take
 NAME_ROOM = 350
-"""Bytes of a path that folders of models and conditions and the names of files below the output folder may take."""
 
 
 NOT_GSM8K = "demo model, sample data: not GSM8K"
@@ -404,12 +397,10 @@ def quiet_hosts() -> None:
 class Outcome:
     """Where a run left its results."""
 
-    results: tuple[Path, ...]
-    """One `results_*.json` per model; none in a process that does not lead its job."""
-    report: Path | None
-    """The HTML page."""
+    results: tuple[Path, ...]  # One `results_*.json` per model; none in a process that does not lead its job
+    report: Path | None  # The HTML page
+    # Which task has more failed documents than `max_failed` allows: the run is incomplete. Else empty.
     failed: str = ""
-    """Which task has more failed documents than `max_failed` allows: the run is incomplete. Else empty."""
 
 
 def run(config: RunConfig) -> Outcome:
@@ -418,56 +409,54 @@ def run(config: RunConfig) -> Outcome:
     Raises:
         LtmEvalError: something cannot be used; nothing that was finished is lost.
     """
-    from ltm_eval.model.checkpoint import check_place
-
-    job = join()
-    config, notes = settle(quieted(config, job))
-    allowed(config.max_failed, 1)
-    refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
-    output = check_output(Path(config.output_path))
-    with stopping(), held(output, job):
-        check_place(str(config.model))
-        quiet_hosts()
-        return _run(config, output, notes)
+    with begun(config) as (config, output, notes):  # noqa: PLR1704 - from here on, the settled one
+        tasks = tasks_of(config)
+        if current().leads:
+            say_if_short(tasks, config, output)
+        subjects = [ltm_subject(config), *map(baseline_subject, config.baselines)]
+        check_program([folder_of(subject, output) for subject in subjects], fresh=config.fresh)
+        lm = construct(subjects[0], config)
+        show_notes(notes)
+        written = [evaluate_subject(subjects[0], lm, tasks, config, output, notes)]
+        del lm  # before a baseline takes its memory
+        return outcome([*written, *run_baselines(subjects[1:], tasks, config, output, notes)], config, output)
 
 
 @contextmanager
-def held(output: Path, job: Job) -> Iterator[None]:
-    """Hold an output folder for all processes of a job, which wait for one another at both ends.
+def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
+    """Settle the options and hold the output folder, for all processes of a job, which wait for one another at the end.
+
+    Yields:
+        The options as settled, the output folder, and the sentences that every output must carry.
 
     Raises:
+        UsageError: an option cannot be used.
         RefusedError: another command works there, or the processes differ in program or options.
     """
-    with holding(output) if job.leads else nullcontext():
+    from ltm_eval.model.checkpoint import check_place
+
+    job = join()
+    config, notes = settle(config if job.leads else replace(config, quiet=True))
+    allowed(config.max_failed, 1)
+    refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
+    output = check_output(Path(config.output_path))
+    with stopping(), holding(output) if job.leads else nullcontext():
         job.agree(program())
-        yield
+        check_place(str(config.model))
+        quiet_hosts()
+        yield config, output, notes
         job.wait()
 
 
-def quieted(config: RunConfig, job: Job) -> RunConfig:
-    """The options of a process that does not speak for its job, or as they are."""
-    return config if job.leads else replace(config, quiet=True)
-
-
-def _run(config: RunConfig, output: Path, notes: list[str]) -> Outcome:
-    """`run` in a folder that is held."""
-    tasks = tasks_of(config)
-    if current().leads:
-        say_if_short(tasks, config, output)
-    subjects = [ltm_subject(config), *(baseline_subject(spec) for spec in config.baselines)]
-    check_program([folder_of(subject, output) for subject in subjects], fresh=config.fresh)
-    written: list[Path] = []
-    for subject in subjects:
-        lm = construct(subject, config)
-        if not written:
-            show_notes(notes)
-        written.append(evaluate_subject(subject, lm, tasks, config, output, notes))
-        del lm
-    return outcome(written, config, output)
+def run_baselines(
+    subjects: Sequence[Subject], tasks: list[Any], config: RunConfig, output: Path, notes: list[str]
+) -> list[Path]:
+    """Evaluate the baselines and return their results files."""
+    return [evaluate_subject(subject, construct(subject, config), tasks, config, output, notes) for subject in subjects]
 
 
 def outcome(written: list[Path], config: RunConfig, output: Path, *, counted: Sequence[Path] = ()) -> Outcome:
-    """What a run leaves, its page written; nothing for a process that does not lead.
+    """Write the page and return what the run leaves; nothing for a process that does not lead.
 
     Args:
         counted: further results files whose failed documents count.
@@ -478,16 +467,8 @@ def outcome(written: list[Path], config: RunConfig, output: Path, *, counted: Se
     return Outcome(tuple(written), page, beyond_allowed([*written, *counted], config))
 
 
-def run_baselines(config: RunConfig, output: Path, notes: list[str]) -> list[Path]:
-    """The baselines' results files."""
-    tasks, written = tasks_of(config), []
-    for subject in map(baseline_subject, config.baselines):
-        written.append(evaluate_subject(subject, construct(subject, config), tasks, config, output, notes))
-    return written
-
-
+# Options of `run` that tell what it writes and does beside answering; `evaluate` has no use for them
 NOT_FOR_PYTHON = ("baselines", "output_path", "report", "command", "fresh", "max_failed", "token_nll")
-"""Options of `run` that tell what it writes and does beside answering; `evaluate` has no use for them."""
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.data.metadata import refuse_unread
 from ltm_eval.harness import run as runner
-from ltm_eval.harness.evaluation import allowed, evaluate_subject, folder_of, show_notes
+from ltm_eval.harness.evaluation import evaluate_subject, folder_of, show_notes
 from ltm_eval.harness.loading import (
     ELSEWHERE,
     heeding,
@@ -39,14 +39,12 @@ from ltm_eval.harness.run import (
     check_output,
     construct,
     ltm_subject,
-    quiet_hosts,
-    refuse_inside,
     say_if_short,
     settle,
 )
 from ltm_eval.results.effect import EffectCell, effect, text_table
 from ltm_eval.results.files import read_run
-from ltm_eval.runs.processes import current, join
+from ltm_eval.runs.processes import current
 from ltm_eval.runs.session import MANIFEST, check_program, differing
 from ltm_eval.runs.worklist import say_on_stderr
 from ltm_eval.system.errors import (
@@ -57,7 +55,6 @@ from ltm_eval.system.errors import (
     UsageError,
     error_line,
     printable,
-    stopping,
 )
 from ltm_eval.system.files import DEMO_MODEL, holder_of, holding, write_json_atomic
 from ltm_eval.system.launch import read_launch
@@ -75,8 +72,7 @@ if TYPE_CHECKING:
 # The combination that the others are compared with (`demos` with most demonstrations) is the model's results file; each
 # further one has a folder of its own below the model's. The first file also holds the table (`ltm_eval.effect`).
 
-NEEDS_TWO = "shuffled"
-"""The condition that has nothing to exchange with a single demonstration."""
+NEEDS_TWO = "shuffled"  # The condition that has nothing to exchange with a single demonstration
 
 
 @dataclass(frozen=True)
@@ -120,43 +116,34 @@ def run(config: SweepConfig) -> runner.Outcome:
     Raises:
         LtmEvalError: something cannot be used; nothing that was finished is lost.
     """
-    from ltm_eval.model.checkpoint import check_place
-
-    job = join()
-    base, notes = settle(runner.quieted(config.base, job))
-    allowed(base.max_failed, 1)
-    refuse_inside(Path(base.output_path), (str(base.model), *base.baselines))
-    output = check_output(Path(base.output_path))
-    with stopping(), runner.held(output, job):
-        check_place(str(base.model))
-        quiet_hosts()
+    with runner.begun(config.base) as (base, output, notes):
         return _run(config, base, output, notes)
 
 
 def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -> runner.Outcome:
-    """`run` in a folder that is held."""
+    """Run the combinations in a folder that is held."""
     wanted = combinations(config)
     prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
     tasks = {one: _checked(tasks_of(own)) for one, own in prepared}
     if current().leads:
         say_if_short(tasks[wanted[0]], prepared[0][1], output, runs=len(wanted))
     subject = ltm_subject(base)
-    folders = [folder_of(subject, output, one.folder if place else "") for place, one in enumerate(wanted)]
-    folders += [folder_of(baseline_subject(spec), output) for spec in base.baselines]
-    check_program(folders, fresh=base.fresh)
+    baselines = [baseline_subject(spec) for spec in base.baselines]
+    folders = [folder_of(subject, output, one.folder if index else "") for index, one in enumerate(wanted)]
+    check_program([*folders, *(folder_of(own, output) for own in baselines)], fresh=base.fresh)
     lm: Any = construct(ltm_subject(prepared[0][1]), base)
     show_notes(notes)
     written = []
-    for place, (one, own) in enumerate(prepared):
+    for index, (one, own) in enumerate(prepared):
         lm.condition = one.condition
         if not base.quiet:
-            print(f"ltm-eval: {one.words} ({place + 1} of {len(prepared)})", file=sys.stderr)
-        cell = one.folder if place else ""
-        subject = ltm_subject(own)
-        written.append(evaluate_subject(subject, lm, tasks[one], own, output, notes, cell=cell))
+            print(f"ltm-eval: {one.words} ({index + 1} of {len(prepared)})", file=sys.stderr)
+        cell = one.folder if index else ""
+        written.append(evaluate_subject(ltm_subject(own), lm, tasks[one], own, output, notes, cell=cell))
         if current().leads:
             _store(written, wanted, config.reference)
-    results = [written[0], *runner.run_baselines(prepared[0][1], output, notes)]
+    first = prepared[0][1]
+    results = [written[0], *runner.run_baselines(baselines, tasks_of(first), first, output, notes)]
     return runner.outcome(results, base, output, counted=written[1:])
 
 
@@ -188,9 +175,6 @@ def table(results: Path) -> str:
     return text_table(json.loads(results.read_text("utf-8"))["ltm_eval"]["effect"])
 
 
-__all__ = ["Combination", "combinations", "run", "table"]
-
-
 # The cells of a sweep: which there are, what of each is on disk, and how one is run.
 #
 #     <output>/cells/<name>/             a cell's own run: journal, results, lock
@@ -210,8 +194,7 @@ NAME_LENGTH = 80
 class Cell:
     """One run of a sweep."""
 
-    config: RunConfig
-    """Its options; results go to its own folder."""
+    config: RunConfig  # Its options; results go to its own folder
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -245,24 +228,16 @@ def _files_of(model: str | None) -> list[list[Any]]:
 class Done:
     """What became of a cell."""
 
-    axes: Mapping[str, Any]
-    """The cell's."""
-    fingerprint: str
-    """The cell's."""
-    state: str
-    """`complete` or `failed`."""
-    seconds: float
-    """It took, in the last attempt."""
-    results: str | None = None
-    """Its results file, seen from the cell's folder."""
-    scores: tuple[Mapping[str, Any], ...] = ()
-    """Metric, filter, value, stderr."""
-    line: str = ""
-    """Why it failed."""
-    kept: bool = field(default=False, compare=False)
-    """Whether it was finished before."""
+    axes: Mapping[str, Any]  # The cell's
+    fingerprint: str  # The cell's
+    state: str  # `complete` or `failed`
+    seconds: float  # It took, in the last attempt
+    results: str | None = None  # Its results file, seen from the cell's folder
+    scores: tuple[Mapping[str, Any], ...] = ()  # Metric, filter, value, stderr
+    line: str = ""  # Why it failed
+    kept: bool = field(default=False, compare=False)  # Whether it was finished before
+    # `provenance.program` that finished it; what another one finished is not used
     program: Mapping[str, str | None] = field(default_factory=dict)
-    """`provenance.program` that finished it; what another one finished is not used."""
 
 
 def cells_of(config: GridConfig) -> list[Cell]:
@@ -352,8 +327,8 @@ def _ran(cell: Cell, begun: float) -> Done:
 
 SUMMARY = "sweep.json"
 LOCAL = "local"
+# Times that Ray tries a cell again when the process that runs it dies; errors of the cell itself are not retried
 RETRIES = 3
-"""Times that Ray tries a cell again when the process that runs it dies; errors of the cell itself are not retried."""
 HEADLINES = ("exact_match", "ppl_per_token_bound", "ppl_per_token", "mauve", "acc", "pass@", "maj@")
 
 
@@ -361,10 +336,8 @@ HEADLINES = ("exact_match", "ppl_per_token_bound", "ppl_per_token", "mauve", "ac
 class Swept:
     """All cells of a sweep."""
 
-    done: tuple[Done, ...]
-    """In the order of the options."""
-    summary: Path
-    """JSON of all of them."""
+    done: tuple[Done, ...]  # In the order of the options
+    summary: Path  # JSON of all of them
 
     @property
     def failed(self) -> list[Done]:

@@ -115,7 +115,7 @@ class Session:
                 self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
                 answer.source,
                 answer.spent_seconds,
-                [LatentRecord(**row) for row in answer.records if "fitted_tokens" in row],  # the model has checked them
+                [record for record in answer.records if isinstance(record, LatentRecord)],
             )
             for answer in self.worklist.take()
         ]

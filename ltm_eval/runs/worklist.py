@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.results.files import AnswerRecord, LatentRecord, TokenRecord
 from ltm_eval.runs.journal import Journal, digest
 from ltm_eval.runs.processes import Job, share
 from ltm_eval.system import progress
@@ -49,11 +50,9 @@ class Answer:
     """What a model said to one item."""
 
     value: Any  # the answer, as JSON
-    # sidecar lines, as `LatentRecord.to_json` gives them; the reader puts its own task and document into them
-    records: tuple[Mapping[str, Any], ...] = ()
+    records: tuple[LatentRecord | AnswerRecord, ...] = ()  # of the sidecar; the reader puts its task and document in
     failed: str = ""  # why there is no answer; `value` is then what stands for one
-    # NLL of its tokens, as `TokenRecord.to_json` gives it; of items that ask for it
-    tokens: tuple[Mapping[str, Any], ...] = ()
+    tokens: tuple[TokenRecord, ...] = ()  # NLL by token, of items that ask for it
     # wall time since the answer before it was done in the same process
     spent_seconds: float = field(default=0.0, compare=False)
     # the journal's file that held it, or the rank that made it; empty if it was made here
@@ -62,18 +61,23 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Return a plain mapping; `from_json` reads it back."""
         row: dict[str, Any] = {"spent_seconds": self.spent_seconds} if self.spent_seconds else {}
-        row |= {"value": self.value, "records": list(self.records)}
-        row |= {"tokens": list(self.tokens)} if self.tokens else {}
+        row |= {"value": self.value, "records": [one.to_json() for one in self.records]}
+        row |= {"tokens": [one.to_json() for one in self.tokens]} if self.tokens else {}
         return {**row, "failed": self.failed} if self.failed else row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Answer:
-        """Return the answer that `row` describes."""
+        """Return the answer that `row` describes.
+
+        Raises:
+            ResultsError: a field of one of its records is absent, unknown or of the wrong type.
+        """
+        kinds = [(LatentRecord if "fitted_tokens" in one else AnswerRecord, one) for one in row["records"]]
         return cls(
             row["value"],
-            tuple(row["records"]),
+            tuple(kind.from_json(one, where="journal") for kind, one in kinds),
             str(row.get("failed", "")),
-            tuple(row.get("tokens", ())),
+            tuple(TokenRecord.from_json(one, where="journal") for one in row.get("tokens", ())),
             float(row.get("spent_seconds", 0.0)),
             str(row.get("source", "")),
         )
