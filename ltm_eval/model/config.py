@@ -20,30 +20,18 @@ def _check_size(name: str, value: Any) -> None:
 class ModelConfig:
     """Sizes of a decoder, under the names of the released `model_args`."""
 
-    dim: int
-    """Width D; latents share it."""
-    n_layers: int
-    """Decoder layers L."""
-    n_heads: int
-    """Query heads."""
-    vocab_size: int
-    """Rows of the embedding, V."""
-    max_seq_len: int
-    """Longest sequence T the position table covers."""
-    window_size: int
-    """Self-attention of position i sees i - window_size + 1 ... i."""
-    max_z_len: int
-    """Latent vectors in all, N_z = L * N."""
-    n_kv_heads: int
-    """Key and value heads; fewer than n_heads is grouped-query attention."""
-    multiple_of: int
-    """The hidden size of SwiGLU is 8/3 * D rounded up to this."""
-    hidden_dim: int | None = None
-    """Hidden size of SwiGLU where it does not follow `multiple_of`."""
-    norm_eps: float = 1e-5
-    """RMSNorm's epsilon."""
-    use_z_pos_emb: bool = True
-    """Whether cross-attention keys are rotated by the latents' positions."""
+    dim: int  # width D; latents share it
+    n_layers: int  # decoder layers L
+    n_heads: int  # query heads
+    vocab_size: int  # rows of the embedding, V
+    max_seq_len: int  # longest sequence T the position table covers
+    window_size: int  # self-attention of position i sees i - window_size + 1 ... i
+    max_z_len: int  # latent vectors in all, N_z = L * N
+    n_kv_heads: int  # key and value heads; fewer than n_heads is grouped-query attention
+    multiple_of: int  # the hidden size of SwiGLU is 8/3 * D rounded up to this
+    hidden_dim: int | None = None  # hidden size of SwiGLU where it does not follow `multiple_of`
+    norm_eps: float = 1e-5  # RMSNorm's epsilon
+    use_z_pos_emb: bool = True  # whether cross-attention keys are rotated by the latents' positions
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,8 +45,7 @@ class ModelConfig:
             "max_z_len",
             "multiple_of",
         ):
-            value = getattr(self, name)
-            _check_size(name, value)
+            _check_size(name, getattr(self, name))
         if self.hidden_dim is not None:
             _check_size("hidden_dim", self.hidden_dim)
         if type(self.norm_eps) not in (int, float) or not 0 < self.norm_eps < 1:
@@ -109,7 +96,7 @@ class ModelConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str) -> ModelConfig:
-        """Build from a `config.json` or released `model_args`; what training alone used is ignored.
+        """Build sizes from a `config.json` or released `model_args`; what training alone used is ignored.
 
         Raises:
             CheckpointError: a size that shapes cannot tell is absent, or a value is out of range.
