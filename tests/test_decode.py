@@ -194,23 +194,3 @@ def test_cache_equals_no_cache_for_ragged_prompts_under_any_batch_size() -> None
 def test_time_is_shared_out_over_what_is_decoded() -> None:
     found = list(generate(tiny_model(), prompts([5, 9, 12]), replace(GREEDY, max_new_tokens=6)))
     assert all(0 < c.seconds < 60 for c in found)
-
-
-def test_few_lanes_are_taken_only_where_they_keep_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ltm_eval.inference import decode
-
-    model, sampling = tiny_model(), replace(GREEDY, do_sample=True, max_new_tokens=30)
-    here = decode.cpu_lanes(model, 1) == decode.FEW_LANES
-    found = {}
-    for kept in (True, False):
-        monkeypatch.setattr(decode, "few_rows_keep_bits", lambda *_, kept=kept: kept)
-        assert [decode.cpu_lanes(model, size) for size in (1, 4, 5, 64)] == ([4, 4, 16, 16] if kept else [16] * 4)
-        found[kept] = [c.tokens for c in ordered(generate(model, prompts([3, 40, 90]), sampling, batch_size=3))]
-    assert found[True] == found[False] or not here
-
-
-def test_a_product_that_changes_bits_with_its_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ltm_eval.inference import decode
-
-    monkeypatch.setattr(decode.F, "linear", lambda x, weight: x @ weight.T + 1e-6 * len(x))
-    assert not decode.few_rows_keep_bits.__wrapped__(((8, 8),), torch.float32, 0)

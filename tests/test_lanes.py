@@ -11,7 +11,7 @@ import torch
 from ltm_eval.inference import batching, posterior
 from ltm_eval.inference.batching import Batch, in_groups, keeps_bits
 from ltm_eval.inference.options import fit_config
-from ltm_eval.inference.posterior import fast_loop, fit_documents
+from ltm_eval.inference.posterior import Adaptive, fast_loop, fit_adaptive, fit_documents
 from ltm_eval.model.decoder import LatentThoughtModel
 from tests.test_steps import document
 from tests.tiny import tiny_model
@@ -65,6 +65,16 @@ def test_bits_are_those_of_each_document_alone(noise: str, sizes: list[int], mon
     assert same(together, alone)
     assert all(same(shuffled.row(place), alone.row(i)) for place, i in enumerate(order))
     assert all(same(some.row(i - 5), alone.row(i)) for i in range(5, 12))
+
+
+def test_adaptive_fits_keep_their_bits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = tiny_model(scale=4.0), fit_config("bound", t_fast=5)
+    rule = Adaptive(window=2, max_steps=40, tolerance_nats=0.02)
+    together, steps = fit_adaptive(model, DOCUMENTS[:12], config, seed=1, rule=rule)
+    monkeypatch.setattr(batching, "SHARED_DOCUMENTS", 1)
+    alone, alone_steps = fit_adaptive(model, DOCUMENTS[:12], config, seed=1, rule=rule)
+    assert steps == alone_steps and len(set(steps)) > 1
+    assert torch.equal(together.mu, alone.mu)
 
 
 def test_where_a_bit_differs_documents_run_alone(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

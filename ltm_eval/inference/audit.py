@@ -1,10 +1,11 @@
 """The random-token audit: does a fit preset report figures that a bound cannot reach?
 
-Uniformly random tokens cost T ln V nats under their true distribution, and no model does better than by luck: for any
-normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure is
-lower by more than 20 nats per block is therefore no bound.
+Uniformly random tokens cost T ln V nats under their true distribution, and no model does better except by chance: for
+any normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure
+is lower by more than 20 nats per block is therefore no bound.
 
-Source: Markov's inequality; DESIGN section 4 for the finding about github mingluzhao/Latent-Thought-LM @498e39e.
+Source: Markov's inequality. The evaluator of github mingluzhao/Latent-Thought-LM @498e39e scores at the very noise of
+the fit, whose figure falls far below T ln V (reports/NOTES.md).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from ltm_eval.inference.options import FitConfig
 
 
+# Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20.
 LIMIT_NATS = 20.0
-"""Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20."""
-LEAST_STEPS = 64
-"""Fast steps from which left-over KL does not hide a leak."""
+LEAST_STEPS = 64  # fast steps from which left-over KL does not hide a leak
+# Small enough to be audited in seconds, with as many latent dimensions per token (12) as the published models.
 UNTRAINED = ModelConfig(
     dim=64,
     n_layers=3,
@@ -45,7 +46,6 @@ UNTRAINED = ModelConfig(
     max_z_len=24,
     multiple_of=32,
 )
-"""Small enough to be audited in seconds, with as many latent dimensions per token (12) as the published models."""
 
 
 def audit(
@@ -79,42 +79,35 @@ def audit(
         figures = [row.nats for row in rows]
     else:
         figures = [one.bound.nats for one in fresh_draws(model, documents, posterior, seed=seed)]
-    return _verdict(figures, config, length=length, vocab=model.config.vocab_size, seed=seed)
-
-
-def _verdict(figures: list[float], config: FitConfig, *, length: int, vocab: int, seed: int) -> AuditResult:
-    blocks = len(figures)
-    deficits = [length * math.log(vocab) - nats for nats in figures]
+    deficits = [length * math.log(model.config.vocab_size) - nats for nats in figures]
     mean = math.fsum(deficits) / blocks
-    spread = math.fsum((deficit - mean) ** 2 for deficit in deficits)
     caught = not mean <= LIMIT_NATS  # nan is no bound either
+    stderr = None
+    if blocks > 1:
+        stderr = math.sqrt(math.fsum((deficit - mean) ** 2 for deficit in deficits) / (blocks - 1) / blocks)
     return AuditResult(
         preset=config.preset,
-        deficit_nats_per_block=_number(mean),
-        stderr_nats=_number(math.sqrt(spread / (blocks - 1) / blocks)) if blocks > 1 else None,
+        deficit_nats_per_block=mean if math.isfinite(mean) else None,
+        stderr_nats=stderr if stderr is not None and math.isfinite(stderr) else None,
         caught=caught,
         is_bound=config.is_bound and not caught,
         t_fast=config.t_fast,
         figure="as_released" if config.noise == "fixed" else "bound",
         blocks=blocks,
         length=length,
-        vocab=vocab,
+        vocab=model.config.vocab_size,
         seed=seed,
     )
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def random_document(vocab: int, length: int, *, seed: int, block: int = 0) -> Document:
-    """One window of uniformly random tokens, every position scored."""
+    """Make a document of one window of uniformly random tokens, every position scored."""
     tokens = generator(seed, "audit", b"", block).integers(0, vocab, size=length + 1).tolist()
     return Document((Window(tuple(tokens[:-1]), tuple(tokens[1:])),))
 
 
 def untrained_model(config: ModelConfig = UNTRAINED, *, seed: int = 0) -> LatentThoughtModel:
-    """A decoder that has seen no data, with all matrices drawn from N(0, 1/D).
+    """Make a decoder that has seen no data, with all matrices drawn from N(0, 1/D).
 
     The released start, N(0, 0.02), leaves logits nearly flat at widths far below its own 512, so that no latent could
     change them; any normalised model may stand here.
@@ -129,5 +122,5 @@ def untrained_model(config: ModelConfig = UNTRAINED, *, seed: int = 0) -> Latent
 
 
 def to_json(results: Iterable[AuditResult]) -> str:
-    """`[{preset, deficit_nats_per_block, is_bound, ...}]`, one object per preset."""
+    """Return `[{preset, deficit_nats_per_block, is_bound, ...}]` as JSON, one object per preset."""
     return json.dumps([asdict(result) for result in results], indent=1) + "\n"

@@ -168,45 +168,46 @@ def in_groups(
     documents: Sequence[Document],
     work: Callable[[Sequence[int]], list[_Result]],
     *,
-    share: bool = True,
+    shrinking: bool = False,
 ) -> list[_Result]:
     """Return one result per document, in order, of `work` on the indices of documents that are computed together.
 
     Args:
-        share: whether short documents may share a pass on a CPU.
+        shrinking: whether documents leave their group one by one while `work` goes on.
     """
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, document in enumerate(documents):
         shapes[document.shape].append(i)
+    groups: list[Sequence[int]] = list(shapes.values())
     if alone(model):
-        groups = [group for members in shapes.values() for group in _cut(model, documents, members, share=share)]
+        groups = [group for members in groups for group in _cut(model, documents, members, shrinking=shrinking)]
         largest = max((len(group) * tokens_per_pass(documents[group[0]]) for group in groups), default=0)
         # A step keeps about 24 fp32 numbers of the width in each layer for its backward pass, per token.
         bytes_each = largest * 24 * 4 * model.config.dim * model.config.n_layers
         found = side_by_side(groups, work, bytes_each=bytes_each)
     else:
-        groups = list(shapes.values())
         found = [in_halves(members, work) for members in groups]
     parts = {i: part for members, own in zip(groups, found, strict=True) for i, part in zip(members, own, strict=True)}
     return [parts[i] for i in range(len(documents))]
 
 
 def _cut(
-    model: LatentThoughtModel, documents: Sequence[Document], members: Sequence[int], *, share: bool
+    model: LatentThoughtModel, documents: Sequence[Document], members: Sequence[int], *, shrinking: bool
 ) -> list[Sequence[int]]:
     """Cut documents of one shape into those that share a pass on a CPU, evenly over its cores."""
     first = documents[members[0]]
     most = 1
-    if share and is_small(model) and not model.compiled:  # a compiler would make code for each number of documents
+    if is_small(model) and not model.compiled:  # a compiler would make code for each number of documents
         most = min(SHARED_DOCUMENTS, SHARED_TOKENS // tokens_per_pass(first))
     each_core = -(-len(members) // min(torch.get_num_threads(), len(members)))
     size = max(1, min(most, each_core))
     groups = [members[start : start + size] for start in range(0, len(members), size)]
-    return [
-        part
-        for group in groups
-        for part in ([group] if keeps_bits(model, first.shape, len(group)) else [[i] for i in group])
-    ]
+    found: list[Sequence[int]] = []
+    for group in groups:
+        counts = range(2, len(group) + 1) if shrinking else [len(group)]
+        shared = all(keeps_bits(model, first.shape, count) for count in counts)
+        found += [group] if shared else [[i] for i in group]
+    return found
 
 
 _tried: WeakKeyDictionary[LatentThoughtModel, dict[tuple[object, ...], bool]] = WeakKeyDictionary()

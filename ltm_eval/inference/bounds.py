@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -109,7 +109,7 @@ def score_documents(  # noqa: PLR0913 - documents, what is computed of them, and
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
     found = fresh_draws(model, documents, posterior, seed=seed, draws=options.draws, by_token=by_token)
-    columns: dict[str, list[Estimate]] = {}
+    columns: dict[str, list[Any]] = {}  # of estimates
     if options.iwae:
         columns["iwae"] = iwae(model, documents, posterior, seed=seed, draws=options.iwae)
     if options.prior:

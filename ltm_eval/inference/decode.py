@@ -1,10 +1,8 @@
-"""Generation with a key/value cache: self-attention keeps one window per layer in a ring, z's keys and values are made
-once.
+"""Generation with a key/value cache: self-attention keeps a window per layer in a ring, z's keys and values are fixed.
 
 Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number
 of lanes is 16 whatever the batch size, because a matrix product's summation order depends on its number of rows: so a
-prompt's tokens do not depend on what else is decoded. Where this machine's products of 4 rows are seen to give the same
-bits as those of 16, few prompts take 4 lanes. Against the released `generate` (github
+prompt's tokens do not depend on what else is decoded. Against the released `generate` (github
 mingluzhao/Latent-Thought-LM @498e39e, no cache) the tokens are the same up to the context limit; where the released
 code slides the context on, this one stops.
 """
@@ -13,7 +11,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +19,7 @@ from torch.nn import functional as F
 
 from ltm_eval.inference.batching import CPU_LANES, is_small, one_thread
 from ltm_eval.inference.windows import padded_length
-from ltm_eval.model.decoder import LatentThoughtModel, Linear
+from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system import progress
 from ltm_eval.system.device import give_back, ran_out
 from ltm_eval.system.errors import UsageError
@@ -35,84 +32,63 @@ if TYPE_CHECKING:
     from ltm_eval.inference.options import GenerationConfig
 
 
-FEW_LANES = 4
-_PROJECTED = 1024
-"""Rows of the output projection in one product on a CPU: a part that fits the cache need not be packed in memory."""
-
-
-def cpu_lanes(model: LatentThoughtModel, batch_size: int) -> int:
-    """Lanes on a CPU: few where few are wanted and the products' bits allow it."""
-    if batch_size > FEW_LANES:
-        return CPU_LANES
-    blocks = [module.weight for block in model.blocks for module in block.modules() if isinstance(module, Linear)]
-    parts = [part.shape for weight in (model.output_weight, *blocks) for part in weight.split(_PROJECTED)]
-    whole = [weight.shape for weight in blocks]
-    shapes = tuple(sorted({(int(rows), int(columns)) for rows, columns in (*parts, *whole)}))
-    return FEW_LANES if few_rows_keep_bits(shapes, model.output_weight.dtype, torch.get_num_threads()) else CPU_LANES
-
-
-@cache
-def few_rows_keep_bits(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, _threads: int) -> bool:
-    """Whether products of `FEW_LANES` rows with weights of these shapes equal the rows of `CPU_LANES`, bit for bit.
-
-    Tried out on random numbers, at every place a row can have; kernels are chosen by shape, not by content.
-    """
-    stream = torch.Generator().manual_seed(0)
-    for rows, columns in shapes:
-        weight = torch.randn(rows, columns, generator=stream).to(dtype)
-        x = torch.randn(CPU_LANES, columns, generator=stream).to(dtype)
-        many = F.linear(x, weight)
-        for start in range(0, CPU_LANES, FEW_LANES):
-            if not torch.equal(F.linear(x[start : start + FEW_LANES], weight), many[start : start + FEW_LANES]):
-                return False
-    return True
+_PROJECTED = 1024  # rows of the output projection in one product on a CPU: they fit the cache and need no packing
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One continuation to generate."""
 
-    tokens: tuple[int, ...]
-    """What the decoder reads, at least one token."""
-    z: Tensor
-    """(L, N, D)."""
+    tokens: tuple[int, ...]  # what the decoder reads, at least one token
+    z: Tensor  # (L, N, D)
+    # Uniform draws for sampling, of its own for every prompt and repeat; without one the continuation is greedy.
     stream: np.random.Generator | None = None
-    """Uniform draws for sampling; its own for every prompt and repeat. Without one the prompt is continued greedily."""
-    by_token: bool = False
-    """Whether what each new token costs is kept."""
+    by_token: bool = False  # whether what each new token costs is kept
 
 
 @dataclass(frozen=True)
 class Continuation:
     """What was generated."""
 
-    index: int
-    """Which prompt it continues."""
-    tokens: tuple[int, ...]
-    """Without the end-of-text token; a stop string's tokens are still there."""
-    stop_reason: str
-    """`stop_string`, `end_of_text` or `length`; `not_finite` where the logits were no numbers."""
+    index: int  # which prompt it continues
+    tokens: tuple[int, ...]  # without the end-of-text token; a stop string's tokens are still there
+    stop_reason: str  # `stop_string`, `end_of_text`, `length`, or `not_finite` where the logits were no numbers
+    # Wall time of reading the prompt, and its share of the steps it was decoded in.
     seconds: float = field(default=0.0, compare=False)
-    """Wall time: of reading the prompt, and its share of the steps it was decoded in."""
-    token_nats: tuple[float, ...] = ()
-    """-log p of each token under the model, whatever the sampling; empty where it was not kept."""
+    token_nats: tuple[float, ...] = ()  # -log p of each token, whatever the sampling; empty where it was not kept
 
 
 @dataclass
 class _Lane:
-    """Bookkeeping of one running prompt."""
+    """A prompt on its way to a continuation."""
 
     index: int
+    prompt: Prompt
     limit: int
-    stream: np.random.Generator | None
+    seconds: float
     tokens: list[int] = field(default_factory=list)
+    token_nats: list[float] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
-    seconds: float = 0.0
-    token_nats: list[float] | None = None
+
+    def take(
+        self, token: int, eot_id: int | None, stops: Sequence[bytes], to_bytes: Callable[[Sequence[int]], bytes] | None
+    ) -> str:
+        """Add a token; return the reason to stop, or an empty string."""
+        if token < 0:
+            return "not_finite"
+        if token == eot_id:
+            return "end_of_text"
+        self.tokens.append(token)
+        if to_bytes is not None and stops:
+            piece = to_bytes([token])
+            self.text += piece
+            tail = bytes(self.text[-(len(piece) + max(map(len, stops))) :])
+            if any(stop in tail for stop in stops):
+                return "stop_string"
+        return "length" if len(self.tokens) >= self.limit else ""
 
     def ended(self, reason: str) -> Continuation:
-        """What was generated, once it has ended."""
-        nats = (self.token_nats or [])[: len(self.tokens)]  # an end-of-text is no token of the continuation
+        nats = self.token_nats[: len(self.tokens)]  # an end-of-text is no token of the continuation
         return Continuation(self.index, tuple(self.tokens), reason, self.seconds, tuple(nats))
 
 
@@ -125,7 +101,7 @@ def generate(
     to_bytes: Callable[[Sequence[int]], bytes] | None = None,
     batch_size: int = CPU_LANES,
 ) -> Iterator[Continuation]:
-    """Continue every prompt; continuations come as they finish, and the next prompt takes the place.
+    """Continue every prompt; continuations are yielded as they finish, and the next prompt takes the place.
 
     Args:
         prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing. Taken one by one
@@ -141,101 +117,66 @@ def generate(
     if config.until and to_bytes is None:
         raise UsageError("stop strings need a tokenizer")
     stepper = _Stepper(model, batch_size)
-    stops = tuple(stop.encode() for stop in config.until)
+    stops = [stop.encode() for stop in config.until]
     waiting = enumerate(prompts)
     lanes: list[_Lane | None] = [None] * stepper.lanes
     while True:
-        yield from _fill(lanes, waiting, stepper=stepper, config=config, places=min(batch_size, stepper.lanes))
+        for slot in range(min(batch_size, stepper.lanes)):
+            while lanes[slot] is None and (following := next(waiting, None)) is not None:
+                index, prompt = following
+                begun = time.monotonic()
+                with one_thread(when=stepper.small):
+                    stepper.place(slot, prompt)
+                limit = min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens))
+                lane = _Lane(index, prompt, limit, time.monotonic() - begun)
+                if limit < 1:
+                    yield lane.ended("length")
+                else:
+                    lanes[slot] = lane
         active = [(slot, lane) for slot, lane in enumerate(lanes) if lane is not None]
         if not active:
             return
         chosen = _choose(stepper.logits, lanes, config)
-        _keep_costs(stepper.logits, lanes, chosen)
+        _keep_costs(stepper.logits, active, chosen)
         for slot, lane in active:
-            reason = _advance(lane, chosen[slot], eot_id, stops, to_bytes) if chosen[slot] >= 0 else "not_finite"
-            if reason:
+            if reason := lane.take(chosen[slot], eot_id, stops, to_bytes):
                 lanes[slot] = None
                 yield lane.ended(reason)
-        if any(lanes):
+        going = [lane for lane in lanes if lane is not None]
+        if going:
             begun = time.monotonic()
             with one_thread(when=stepper.small):
                 stepper.step([max(token, 0) for token in chosen])
             progress.mark()
-            going = [lane for lane in lanes if lane is not None]
             for lane in going:
                 lane.seconds += (time.monotonic() - begun) / len(going)
 
 
-def _fill(
-    lanes: list[_Lane | None],
-    waiting: Iterator[tuple[int, Prompt]],
-    *,
-    stepper: _Stepper,
-    config: GenerationConfig,
-    places: int,
-) -> Iterator[Continuation]:
-    """Put waiting prompts into free lanes; those that have no room to go on end at once."""
-    for slot in range(places):
-        while lanes[slot] is None and (following := next(waiting, None)) is not None:
-            index, prompt = following
-            begun = time.monotonic()
-            with one_thread(when=stepper.small):
-                stepper.place(slot, prompt)
-            limit = min(config.max_new_tokens, stepper.model.config.max_seq_len - len(prompt.tokens))
-            lane = _Lane(index, limit, prompt.stream, seconds=time.monotonic() - begun)
-            lane.token_nats = [] if prompt.by_token else None
-            if limit < 1:
-                yield lane.ended("length")
-            else:
-                lanes[slot] = lane
-
-
-def _advance(
-    lane: _Lane,
-    token: int,
-    eot_id: int | None,
-    stops: tuple[bytes, ...],
-    to_bytes: Callable[[Sequence[int]], bytes] | None,
-) -> str:
-    """Take one token into a lane; the reason it stops, or an empty string."""
-    if token == eot_id:
-        return "end_of_text"
-    lane.tokens.append(token)
-    if to_bytes is not None and stops:
-        piece = to_bytes([token])
-        lane.text += piece
-        tail = bytes(lane.text[-(len(piece) + max(map(len, stops))) :])
-        if any(stop in tail for stop in stops):
-            return "stop_string"
-    return "length" if len(lane.tokens) >= lane.limit else ""
-
-
 def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
-    """Next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy, idle ones get whatever.
+    """Return the next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy.
 
-    A lane whose logits are no numbers gets -1.
+    A lane whose logits are no numbers gets -1, an idle one anything.
     """
     top = logits.argmax(-1, keepdim=True)  # of NaN, where there is one
     likeliest = [int(i) for i in torch.where(logits.gather(1, top).isfinite(), top, -1).squeeze(1).tolist()]
     if not config.do_sample:
         return likeliest
-    streams = [None if lane is None else lane.stream for lane in lanes]
+    streams = [None if lane is None else lane.prompt.stream for lane in lanes]
     uniform = torch.tensor([0.0 if stream is None else stream.random() for stream in streams], dtype=torch.float64)
     drawn = sample_token(logits, uniform.to(logits.device), config).tolist()
     return [own if streams[i] is None or own < 0 else int(drawn[i]) for i, own in enumerate(likeliest)]
 
 
-def _keep_costs(logits: Tensor, lanes: Sequence[_Lane | None], chosen: Sequence[int]) -> None:
+def _keep_costs(logits: Tensor, active: Sequence[tuple[int, _Lane]], chosen: Sequence[int]) -> None:
     """Note -log p of the chosen token in every lane that keeps it: (lanes, V) logits."""
-    keeping = [(slot, lane.token_nats) for slot, lane in enumerate(lanes) if lane is not None and chosen[slot] >= 0]
-    kept = [(slot, nats) for slot, nats in keeping if nats is not None]
+    kept = [(slot, lane) for slot, lane in active if lane.prompt.by_token and chosen[slot] >= 0]
     if not kept:
         return
     slots = [slot for slot, _ in kept]
     log_p = logits[slots].float().log_softmax(-1)  # each row by itself: the same bits beside any others
     ids = torch.tensor([[chosen[slot]] for slot in slots], device=logits.device)
-    for (_, nats), value in zip(kept, log_p.gather(1, ids).squeeze(1).tolist(), strict=True):
-        nats.append(-value)
+    for (_, lane), value in zip(kept, log_p.gather(1, ids).squeeze(1).tolist(), strict=True):
+        lane.token_nats.append(-value)
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
@@ -262,20 +203,18 @@ def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> T
 
 
 class _Stepper:
-    """The model, one token at a time, for a fixed number of lanes."""
+    """The model with its cache, one token at a time, for a fixed number of lanes."""
 
     def __init__(self, model: LatentThoughtModel, batch_size: int) -> None:
         config = model.config
         self.model = model
         self.on_cpu = model.device.type == "cpu"
         self.small = is_small(model)
-        with one_thread(when=self.small):
-            lanes = cpu_lanes(model, batch_size) if self.on_cpu else max(1, batch_size)
         self.window = min(config.window_size, config.max_seq_len)
-        self.lanes = self._allocated(lanes)
+        self.lanes = self._allocated(CPU_LANES if self.on_cpu else max(1, batch_size))
 
     def _allocated(self, lanes: int) -> int:
-        """Make room for `lanes`, or for half as many where memory runs out, and so on; for how many there is."""
+        """Make room for `lanes`, or for half as many where memory runs out, and so on; return for how many."""
         try:
             self._allocate(lanes)
         except RuntimeError as error:
@@ -335,10 +274,8 @@ class _Stepper:
         self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes run on harmlessly
         table = self.model.rope[:, self.position].unsqueeze(2).unsqueeze(2)  # (2, lanes, 1, 1, head_dim / 2)
         slot = self.position % self.window
-        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[
-            :, None, None
-        ]  # (lanes, 1, 1, W)
-        x = self.model.tok_embeddings(ids).unsqueeze(1)
+        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[:, None, None]
+        x = self.model.tok_embeddings(ids).unsqueeze(1)  # (lanes, 1, D)
         for layer, block in enumerate(self.model.blocks):
             attention, normed = block.attention, block.attention_norm(x)
             k, v = attention.keys_values(normed, table)

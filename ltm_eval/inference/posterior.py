@@ -387,7 +387,7 @@ def fit_adaptive(
     def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
         return adaptive_loop(model, [documents[i] for i in members], config, seed=seed, rule=rule)
 
-    done = in_groups(model, documents, together, share=False)
+    done = in_groups(model, documents, together, shrinking=True)
     return Posterior.joined([posterior for posterior, _ in done]), [steps for _, steps in done]
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,23 +34,19 @@ if TYPE_CHECKING:
     from ltm_eval.model.decoder import LatentThoughtModel
 
 
-RANKING_DRAWS = 8
-"""Fresh draws z ~ q that rank a candidate."""
+RANKING_DRAWS = 8  # fresh draws z ~ q that rank a candidate
 
+# Continues prompts; the continuations' indices are positions in the list.
 Decode = Callable[[list[Prompt]], Iterable[Continuation]]
-"""Continues prompts; the continuations' indices are positions in the list."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is thought about."""
+    """A question that is rethought."""
 
-    read: tuple[int, ...]
-    """Tokens the decoder reads."""
-    posterior: Posterior
-    """q_0, one row."""
-    key: bytes
-    """Names what q_0 was fitted on."""
+    read: tuple[int, ...]  # tokens the decoder reads
+    posterior: Posterior  # q_0, one row
+    key: bytes  # names what q_0 was fitted on
 
 
 @dataclass(frozen=True)
@@ -58,28 +54,21 @@ class Candidate:
     """One trace with the posterior that explains it."""
 
     continuation: Continuation
-    posterior: Posterior
-    """One row."""
+    posterior: Posterior  # one row
+    # -ELBO of the trace given the question, summed over its tokens, at fresh noise; infinite for an empty trace.
     bound_nats: float
-    """-ELBO of the trace given the question, summed over its tokens, at fresh noise; infinite for an empty trace."""
-    fast_steps: int
-    """Fast steps spent on this trace."""
-    fitted_tokens: int
-    """Tokens scored by its fit."""
-    fit_seconds: float
-    """Its share of the time of the fits made together, ranking included."""
+    fast_steps: int  # fast steps spent on this trace
+    fitted_tokens: int  # tokens scored by its fit
+    fit_seconds: float  # its share of the time of the fits made together, ranking included
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one side of the comparison cost."""
+    """Compute that one side of the comparison used."""
 
-    fast_steps: int = 0
-    """Fast steps of all refits; the fit of q_0, which both sides share, is not counted."""
-    fitted_tokens: int = 0
-    """Tokens those steps went through: steps times scored tokens."""
-    new_tokens: int = 0
-    """Tokens generated."""
+    fast_steps: int = 0  # fast steps of all refits; the fit of q_0, which both sides share, is not counted
+    fitted_tokens: int = 0  # tokens those steps went through: steps times scored tokens
+    new_tokens: int = 0  # tokens generated
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(
@@ -101,7 +90,7 @@ class Budget:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Mapping[str, int]] | None) -> Budget:
-        """What `asdict` gave, or nothing spent."""
+        """Read what `asdict` gave, or nothing spent."""
         return cls() if row is None else cls(Spent(**row["rethink"]), Spent(**row["independent"]))
 
 
@@ -109,24 +98,22 @@ class Budget:
 class Rethought:
     """All candidates of one question."""
 
-    chain: tuple[Candidate, ...]
-    """Rounds 1 to K."""
-    control: tuple[Candidate, ...]
-    """K independent draws."""
+    chain: tuple[Candidate, ...]  # rounds 1 to K
+    control: tuple[Candidate, ...]  # K independent draws
 
     @property
     def budget(self) -> Budget:
-        """What both cost."""
+        """Compute of both."""
         return Budget(spent(self.chain), spent(self.control))
 
     @staticmethod
     def best(candidates: Sequence[Candidate]) -> Candidate:
-        """The one with the lowest bound; of equal ones the first."""
+        """Return the one with the lowest bound; of equal ones the first."""
         return min(candidates, key=lambda one: one.bound_nats)
 
 
 def spent(candidates: Sequence[Candidate]) -> Spent:
-    """Compute of some candidates."""
+    """Return the compute of some candidates."""
     return Spent(
         sum(one.fast_steps for one in candidates),
         sum(one.fast_steps * one.fitted_tokens for one in candidates),
@@ -134,7 +121,7 @@ def spent(candidates: Sequence[Candidate]) -> Spent:
     )
 
 
-def rethink(  # noqa: PLR0913 - what `decode` cannot know
+def rethink(  # noqa: PLR0913 - what `decode` does not have
     model: LatentThoughtModel,
     questions: Sequence[Question],
     config: FitConfig,
@@ -179,32 +166,33 @@ class _Task:
     """One trace to generate and explain."""
 
     question: Question
-    start: Posterior
-    """Where z is drawn from and the fit starts."""
-    purpose: str
-    """Names side and round in the streams."""
+    start: Posterior  # where z is drawn from and the fit starts
+    purpose: str  # names side and round in the streams
 
 
 def _candidates(  # noqa: PLR0913 - what `rethink` got
     model: LatentThoughtModel, tasks: Sequence[_Task], config: FitConfig, seed: int, eot_id: int, decode: Decode
 ) -> list[Candidate]:
     """Generate a trace per task, fit it from the task's start, and rank it."""
-    traces: list[Continuation | None] = [None] * len(tasks)
-    for continuation in decode([_prompt(model, task, seed) for task in tasks]):
-        traces[continuation.index] = continuation
-    pairs = [(task, trace) for task, trace in zip(tasks, traces, strict=True) if trace is not None]
+    traces = {one.index: one for one in decode([_prompt(model, task, seed) for task in tasks])}
+    pairs = [(task, traces[i]) for i, task in enumerate(tasks) if i in traces]
     documents = [trace_document(task.question.read, trace, eot_id) for task, trace in pairs]
+    chosen = [(one, task.start) for (task, _), one in zip(pairs, documents, strict=True) if one is not None]
+    explained: Iterator[tuple[Posterior, float]] = iter(())
     begun = time.monotonic()
-    explained = iter(_explained(model, documents, [task.start for task, _ in pairs], config, seed))
-    seconds = (time.monotonic() - begun) / max(1, sum(document is not None for document in documents))
+    if chosen:
+        texts, starts = [text for text, _ in chosen], [Start(own.mu, own.log_var) for _, own in chosen]
+        fitted = fit_documents(model, texts, config, seed=seed, starts=starts)
+        bounds = fresh_draws(model, texts, fitted, seed=seed, draws=RANKING_DRAWS)
+        explained = iter([(fitted.row(i), one.bound.nats) for i, one in enumerate(bounds)])
+    seconds = (time.monotonic() - begun) / max(1, len(chosen))
     found = []
     for (task, trace), document in zip(pairs, documents, strict=True):
         if document is None:
             found.append(Candidate(trace, task.start, math.inf, 0, 0, 0.0))
-            continue
-        posterior, bound = next(explained)
-        scored = sum(target != IGNORED for target in document.windows[0].targets)
-        found.append(Candidate(trace, posterior, bound, config.t_fast, scored, seconds))
+        else:
+            posterior, bound = next(explained)
+            found.append(Candidate(trace, posterior, bound, config.t_fast, document.scored, seconds))
     return found
 
 
@@ -216,28 +204,10 @@ def _prompt(model: LatentThoughtModel, task: _Task, seed: int) -> Prompt:
 
 
 def trace_document(read: Sequence[int], trace: Continuation, eot_id: int) -> Document | None:
-    """The trace as a text to fit: the question is read, every token of the trace is scored; None for an empty one."""
+    """Return the trace as a text to fit, with the question read and every token scored; None for an empty one."""
     wanted = [*trace.tokens, *([eot_id] if trace.stop_reason == "end_of_text" else [])]
     if not wanted:
         return None
     tokens = [*read, *wanted]
     targets = [*[IGNORED] * (len(read) - 1), *wanted]
     return Document((Window(tuple(tokens[:-1]), tuple(targets)),))
-
-
-def _explained(
-    model: LatentThoughtModel,
-    documents: Sequence[Document | None],
-    starts: Sequence[Posterior],
-    config: FitConfig,
-    seed: int,
-) -> list[tuple[Posterior, float]]:
-    """Posterior and fresh-noise bound of every document there is."""
-    there = [(document, start) for document, start in zip(documents, starts, strict=True) if document is not None]
-    if not there:
-        return []
-    chosen = [document for document, _ in there]
-    warm = [Start(start.mu, start.log_var) for _, start in there]
-    posterior = fit_documents(model, chosen, config, seed=seed, starts=warm)
-    bounds = fresh_draws(model, chosen, posterior, seed=seed, draws=RANKING_DRAWS)
-    return [(posterior.row(i), one.bound.nats) for i, one in enumerate(bounds)]

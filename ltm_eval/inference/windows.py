@@ -1,4 +1,8 @@
-"""What z is fitted to: windows of tokens with the targets scored after them, and documents: windows of one z."""
+"""What z is fitted to, and what a fit gives: windows, documents, random streams, posteriors.
+
+A window is input tokens with the targets scored after them; a document is windows that share one z. Each document draws
+from random streams of its own, so that what is drawn for it depends on nothing around it.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,7 @@ class Document:
 
 
 def trimmed(tokens: list[int], targets: list[int], *, where: str) -> Window:
-    """A row without its padding; `where` names it in an error."""
+    """Drop the padding of a row; `where` names it in an error."""
     scored = [i for i, target in enumerate(targets) if target != IGNORED]
     if not scored:
         raise UsageError(f"{where} has no scored position (all targets are ignored); leave it out")
@@ -76,37 +80,35 @@ def trimmed(tokens: list[int], targets: list[int], *, where: str) -> Window:
 
 
 def padded_length(tokens: int) -> int:
-    """Length a window of so many tokens is padded to: 16, 32, then multiples of 64."""
+    """Return the length a window of so many tokens is padded to: 16, 32, then multiples of 64."""
     for small in (16, 32):
         if tokens <= small:
             return small
     return -(-tokens // 64) * 64
 
 
-# Random numbers of a document: streams of its own, so that what is drawn for it depends on nothing around it.
+# Random numbers -------------------------------------------------------------------------------------------------------
 
-Noise = Callable[[int], Tensor]
-"""Step to standard normal noise (draws, B, L, N, D)."""
+Noise = Callable[[int], Tensor]  # step to standard normal noise (draws, B, L, N, D)
 
 
 def generator(seed: int, role: str, key: bytes, repeat: int = 0) -> np.random.Generator:
-    """A counter-based stream of its own for a document, a role and a repeat.
+    """Return a counter-based stream for a document, a role and a repeat.
 
     Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox,
-    because
-    torch's CPU generator keeps 32 bits of a seed.
+    because torch's CPU generator keeps 32 bits of a seed.
     """
     digest = hashlib.sha256(f"{seed}|{role}|{repeat}|".encode() + key).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def standard_normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor:
-    """Next standard normal numbers of a stream, fp32."""
+    """Draw the next standard normal numbers of a stream, fp32."""
     return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def document_noise(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Noise:
-    """Noise of the fit: each document's stream in turn; more steps never change earlier ones."""
+    """Return the noise of the fit, from each document's stream; more steps never change earlier ones."""
     streams = [generator(seed, "fit", document.key) for document in documents]
     paired = config.noise == "antithetic"
     shape = (config.draws // 2 if paired else config.draws, *model.config.latent_shape)
@@ -121,19 +123,16 @@ def document_noise(model: LatentThoughtModel, documents: Sequence[Document], con
     return lambda step: draw()
 
 
-# q(z|x) = N(mu, exp(log_var)) of documents: where a fit begins, what it ends in, and how it went.
+# Posteriors -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Trace:
     """The objective over the fast loop, at the noise of each step."""
 
-    nll_nats: Tensor
-    """(t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step."""
-    kl_nats: Tensor
-    """(t_fast + 1, B)."""
-    kl_layers_nats: Tensor | None = None
-    """(t_fast + 1, B, L): KL of each layer; None where it was not kept."""
+    nll_nats: Tensor  # (t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step
+    kl_nats: Tensor  # (t_fast + 1, B)
+    kl_layers_nats: Tensor | None = None  # (t_fast + 1, B, L): KL of each layer; None where it was not kept
 
     @property
     def objective_nats(self) -> Tensor:
@@ -145,15 +144,12 @@ class Trace:
 class Posterior:
     """Fitted posteriors of B documents."""
 
-    mu: Tensor
-    """(B, L, N, D), fp32."""
-    log_var: Tensor
-    """(B, L, N, D), fp32."""
-    trace: Trace
-    """How the fit went."""
+    mu: Tensor  # (B, L, N, D), fp32
+    log_var: Tensor  # (B, L, N, D), fp32
+    trace: Trace  # how the fit went
 
     def at(self, noise: Tensor) -> Tensor:
-        """z = mu + noise * sigma, (B, L, N, D).
+        """Return z = mu + noise * sigma, (B, L, N, D).
 
         Args:
             noise: standard normal draws, (B, L, N, D) or what broadcasts to it, such as (L, N, D).
@@ -168,7 +164,7 @@ class Posterior:
         return self.mu + noise * (0.5 * self.log_var).exp()
 
     def row(self, i: int) -> Posterior:
-        """The posterior of document i alone; -1 is the last.
+        """Return the posterior of document i alone; -1 is the last.
 
         Raises:
             UsageError: there is no such document.
@@ -184,7 +180,7 @@ class Posterior:
 
     @staticmethod
     def joined(parts: Sequence[Posterior]) -> Posterior:
-        """Several posteriors as one; the traces of shorter fits get rows of NaN before their last.
+        """Join several posteriors; the traces of shorter fits get rows of NaN before their last.
 
         Raises:
             UsageError: there is none, they are something else, or of models of different sizes.
@@ -205,7 +201,7 @@ class Posterior:
 
     @staticmethod
     def prior(model: LatentThoughtModel) -> Posterior:
-        """N(0, I) as a posterior of one document, with an empty trace.
+        """Return N(0, I) as a posterior of one document, with an empty trace.
 
         Raises:
             UsageError: `model` is something else.
@@ -226,12 +222,12 @@ class Start:
 
     @staticmethod
     def spread(config: FitConfig, *, mu: Tensor, log_var: Tensor) -> Start:
-        """The preset's start, spread by standard normal numbers, (B, L, N, D) each."""
+        """Return the preset's start, spread by standard normal numbers, (B, L, N, D) each."""
         return Start(config.mu_spread * mu, config.log_var_start + config.log_var_spread * log_var)
 
 
 def _stretched(part: Posterior, rows: int) -> Posterior:
-    """The same posterior with a trace of `rows` rows: NaN before its last row."""
+    """Lengthen the trace to `rows` rows, with NaN before its last."""
 
     def longer(values: Tensor) -> Tensor:
         gap = values.new_full((rows - len(values), *values.shape[1:]), math.nan)
@@ -243,7 +239,7 @@ def _stretched(part: Posterior, rows: int) -> Posterior:
 
 
 def preset_start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:
-    """The preset's start; with t_fast 0, the prior."""
+    """Return the preset's start; with t_fast 0, the prior."""
     shape = (len(documents), *model.config.latent_shape)
     if config.t_fast == 0:
         return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))
@@ -255,5 +251,5 @@ def preset_start(model: LatentThoughtModel, documents: Sequence[Document], confi
 
 
 def stacked(starts: Sequence[Start]) -> Start:
-    """Starts of single documents as one of all."""
+    """Join starts of single documents."""
     return Start(torch.cat([start.mu for start in starts]), torch.cat([start.log_var for start in starts]))

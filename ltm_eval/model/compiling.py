@@ -1,9 +1,9 @@
-"""`torch.compile` over the parts of a layer, for whoever asks for it; without a compiler the parts run as they are.
+"""`torch.compile` over the parts of a layer, on request; without a compiler the parts run uncompiled.
 
 Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
 padded to few lengths, `windows.padded_length`). What a fit computes once (`LatentThoughtModel.prelude`) stays as it is.
-On a GPU the fast step around them is captured as one CUDA graph (`steps`). Compiled sums differ from uncompiled ones in
-their last bits.
+On a GPU the fast step around them is captured as one CUDA graph (`posterior`). Compiled sums differ from uncompiled
+ones in their last bits.
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ if TYPE_CHECKING:
     from ltm_eval.model.decoder import LatentThoughtModel
 
 
+# Methods of a layer that the fast loop calls, by device: a compiler takes self-attention on a CPU apart, block by
+# block, so only what stands around it is compiled there.
 PARTS = {"cpu": ("project", "merge", "read_latents", "transform"), "cuda": ("attend", "read_latents", "transform")}
-"""Methods of a layer that the fast loop calls, by device: a compiler takes self-attention on a CPU apart, block by
-block, so only what stands around it is compiled there.
-"""
-SELF_ATTENTION = ("project", "merge", "attend")
-"""Of them, what the first layer does in the prelude alone."""
-DEFAULT_LENGTHS = 8
-"""torch's own limit of lengths that get code of their own."""
-LENGTHS = 64
-"""Ours; torch's would send the others back to Python."""
+SELF_ATTENTION = ("project", "merge", "attend")  # of them, what the first layer does in the prelude alone
+DEFAULT_LENGTHS = 8  # torch's own limit of lengths that get code of their own
+LENGTHS = 64  # ours; torch's would send the others back to Python
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +78,16 @@ def uncompiled(model: LatentThoughtModel) -> LatentThoughtModel:
 
 
 def parts_of(model: LatentThoughtModel, place: int) -> list[str]:
-    """Methods of the layer at a place that are compiled."""
+    """Return the names of the layer's methods that are compiled."""
     parts = PARTS.get(model.device.type, PARTS["cuda"])
     return [name for name in parts if place or name not in SELF_ATTENTION]
 
 
 @dataclass
 class Compiler:
-    """What the parts of one model know in common."""
+    """State that the compiled parts of one model share."""
 
-    failed: bool = False
-    """Whether one of them could not be compiled."""
+    failed: bool = False  # whether one of them could not be compiled
 
 
 class Compiled:
@@ -103,7 +98,7 @@ class Compiled:
         self.compiler = compiler
 
     def __call__(self, *given: Any) -> Any:
-        """What the function returns."""
+        """Call the compiled function, or the plain one once compiling has failed."""
         if self.compiler.failed:
             return self.plain(*given)
         try:

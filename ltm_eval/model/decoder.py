@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 
 ROPE_THETA = 10_000.0
-_QUERIES = 64
-"""Queries of a block of self-attention on a CPU, by measurement."""
+_QUERIES = 64  # queries of a block of self-attention on a CPU, by measurement
 
 
 class Linear(nn.Linear):
@@ -36,7 +35,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def reset_parameters(self) -> None:
-        """Nothing without memory: drawing numbers there would import torch's compiler, which takes a second."""
+        """Draw numbers, unless there is no memory: drawing on the meta device imports torch's compiler (a second)."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
@@ -45,16 +44,16 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Drawn as `Linear` is."""
+    """With numbers drawn as in `Linear`."""
 
     def reset_parameters(self) -> None:
-        """Nothing without memory."""
+        """Draw numbers, unless there is no memory."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in fp32; handed on in the dtype of the matrix products that follow."""
+    """x / rms(x) * weight in fp32, returned in the dtype of the matrix products that follow."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class _Normed(torch.autograd.Function):
 
 
 def rope_table(head_dim: int, length: int) -> Tensor:
-    """Cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
+    """Return cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
 
     Made on the CPU, wherever a model is. In memory each cosine stands beside its sine, so that `rotate` can read the
     table as complex numbers.
@@ -144,7 +143,7 @@ class Attention(nn.Module):
         return self.wo(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def over(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Every query sees every key (cross-attention to z): (B, T, D)."""
+        """Attend from every query to every key (cross-attention to z): (B, T, D)."""
         return self.merge(F.scaled_dot_product_attention(q, self.expand(k), self.expand(v)))
 
 
@@ -190,8 +189,8 @@ class _Windowed(torch.autograd.Function):
         grad = grad_outputs[0].reshape(q.shape)
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (queries, keys), share in zip(_query_blocks(q.shape[1], ctx.window), shares, strict=True):
-            above = torch.bmm(grad[:, queries], v[:, keys].mT)
-            slope = torch._softmax_backward_data(above, share, -1, share.dtype)
+            above = torch.bmm(grad[:, queries], v[:, keys].mT)  # (B * H, R, S)
+            slope = torch._softmax_backward_data(above, share, -1, share.dtype)  # (B * H, R, S)
             q_grad[:, queries] = torch.bmm(slope, k[:, keys])
             k_grad[:, keys] += torch.bmm(slope.mT, q[:, queries])
             v_grad[:, keys] += torch.bmm(share.mT, grad[:, queries])
@@ -207,7 +206,7 @@ def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
-    """What share of its attention each query gives each key: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
+    """Return the share of its attention each query gives each key: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
 
     The last query stands at the last key's position.
     """
@@ -228,8 +227,9 @@ def _window_mask(queries: int, keys: int, window: int, device: torch.device) -> 
 
 
 def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Elsewhere: torch's fused kernels over blocks of `window` queries. The first block sees itself alone; every other
-    one also sees the block before it, through one mask that all of them share.
+    """Elsewhere: torch's fused kernels over blocks of `window` queries.
+
+    The first block sees itself alone; every other one also sees the block before it, through one mask that all share.
     """
     batch, heads, length, width = q.shape
     first = F.scaled_dot_product_attention(
@@ -249,7 +249,7 @@ def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def _block_pairs(x: Tensor) -> Tensor:
-    """Every block but the first, after the one before it: (B, H, C + 1, W, hd) to (B, H, C, 2W, hd)."""
+    """Join every block but the first to the one before it: (B, H, C + 1, W, hd) to (B, H, C, 2W, hd)."""
     return torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3)
 
 
@@ -289,28 +289,28 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def attend(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Self-attention over whole sequences: the new residual stream, and the keys and values that a cache keeps."""
-        q, k, v = self.project(x, table)
+        """Attend over whole sequences; return the residual stream, and the keys and values that a cache keeps."""
+        q, k, v = self.project(x, table)  # (B, H, T, hd), (B, H_kv, T, hd) twice
         expand = self.attention.expand
         return self.merge(x, windowed_attention(q, expand(k), expand(v), self.window)), k, v
 
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of self-attention, rotated."""
+        """Project queries, keys and values of self-attention, rotated."""
         normed = self.attention_norm(x)
         return self.attention.queries(normed, table), *self.attention.keys_values(normed, table)
 
     def merge(self, x: Tensor, heads: Tensor) -> Tensor:
-        """What self-attention gave, put into the residual stream: (B, T, D)."""
+        """Add what self-attention gave to the residual stream: (B, T, D)."""
         return x + self.attention.merge(heads)
 
     def latent_queries(self, x: Tensor, table: Tensor) -> Tensor:
-        """What cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
+        """Project what cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
         return self.cross_attention.queries(self.cross_attention_norm(x), table)
 
     def read_latents(
         self, x: Tensor, table: Tensor, latents: tuple[Tensor, Tensor] | None, queries: Tensor | None = None
     ) -> Tensor:
-        """Cross-attention to this layer's latents, given as keys and values; None skips it.
+        """Cross-attend to this layer's latents, given as keys and values; None skips it.
 
         Args:
             queries: `latent_queries` of x, where they are known already.
@@ -321,7 +321,7 @@ class Block(nn.Module):
         return x + self.cross_attention.over(q, *latents)
 
     def transform(self, x: Tensor) -> Tensor:
-        """SwiGLU with its residual."""
+        """Add SwiGLU to the residual stream."""
         return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
 
 
@@ -329,17 +329,13 @@ class Block(nn.Module):
 class Hidden:
     """Final hidden states and, if asked for, every layer's keys and values."""
 
-    states: Tensor
-    """(B, T, D), after the final norm."""
-    keys: list[Tensor]
-    """L tensors (B, H_kv, T, head_dim)."""
-    values: list[Tensor]
-    """L tensors (B, H_kv, T, head_dim)."""
-    queries: Tensor | None = None
-    """Of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)."""
+    states: Tensor  # (B, T, D), after the final norm
+    keys: list[Tensor]  # L tensors (B, H_kv, T, head_dim)
+    values: list[Tensor]  # L tensors (B, H_kv, T, head_dim)
+    queries: Tensor | None = None  # of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)
 
     def repeated(self, times: int) -> Hidden:
-        """The same rows `times` times over; a single row is not copied."""
+        """Repeat the rows `times` times; a single row is not copied."""
 
         def over(x: Tensor) -> Tensor:
             return x.expand(times, *x.shape).flatten(0, 1)
@@ -360,15 +356,11 @@ class LatentThoughtModel(nn.Module):
         self.tok_embeddings = Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.info: Any = None
-        """Where the weights came from, a `checkpoint.CheckpointInfo`."""
-        self.loaded_sha256 = ""
-        """Digest of the weights as they were loaded, in float32."""
+        self.info: Any = None  # where the weights came from, a `checkpoint.CheckpointInfo`
+        self.loaded_sha256 = ""  # digest of the weights as they were loaded, in float32
         self._tokenizer: Any = None
-        self.compiled = False
-        """Whether layers are compiled; set by `compiling`."""
-        self.captures_steps = False
-        """Whether a GPU takes fast steps as CUDA graphs; set by `compiling`."""
+        self.compiled = False  # whether layers are compiled; set by `compiling`
+        self.captures_steps = False  # whether a GPU takes fast steps as CUDA graphs; set by `compiling`
         self._output_cast: Tensor | None = None
         self.reset_tables()
         self.eval().requires_grad_(False)
@@ -414,7 +406,7 @@ class LatentThoughtModel(nn.Module):
         self._tokenizer = tokenizer
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentThoughtModel:
-        """As any module is moved or converted; positions stay fp32, since 16 bits cannot tell distant ones apart."""
+        """Move or convert as any module; positions stay fp32, since 16 bits cannot tell distant ones apart."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.rope.dtype != torch.float32:
             device = self.rope.device
@@ -437,7 +429,7 @@ class LatentThoughtModel(nn.Module):
         return self
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Random weights as the released trainer starts from: N(0, 0.02), residual projections scaled by 1/sqrt(2L)."""
+        """Draw weights as the released trainer does: N(0, 0.02), residual projections scaled by 1/sqrt(2L)."""
         small = 0.02 / (2 * self.config.n_layers) ** 0.5
         with torch.no_grad():
             for name, weight in self.named_parameters():
@@ -449,27 +441,24 @@ class LatentThoughtModel(nn.Module):
                     )
 
     def latent_keys_values(self, z: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's cross-attention keys and values of z (B, L, N, D)."""
+        """Return every layer's cross-attention keys and values of z (B, L, N, D): (B, H_kv, N, hd) each."""
         table = self.rope_latents if self.config.use_z_pos_emb else None
         return [block.cross_attention.keys_values(z[:, i], table) for i, block in enumerate(self.blocks)]
 
     def prelude(self, tokens: Tensor) -> Hidden:
-        """What no latent can change: embedding, self-attention of layer 0 and its queries to the latents.
-
-        (B, T) to states (B, T, D).
-        """
-        block, table = self.blocks[0], self.rope[:, : tokens.shape[1]]
-        x, k, v = block.attend(self.tok_embeddings(tokens).float(), table)
+        """Compute what no latent can change: embedding, self-attention of layer 0 and its queries to the latents."""
+        block, table = self.blocks[0], self.rope[:, : tokens.shape[1]]  # (2, T, hd / 2)
+        x, k, v = block.attend(self.tok_embeddings(tokens).float(), table)  # (B, T, D), (B, H_kv, T, hd) twice
         return Hidden(x, [k], [v], block.latent_queries(x, table))
 
     def hidden(self, prelude: Hidden, z: Tensor | None) -> Hidden:
-        """The rest of the stack, up to the final norm.
+        """Compute the rest of the stack, up to the final norm.
 
         Args:
             prelude: of the same tokens; its batch may be 1 where z's is larger only if the caller expands it.
             z: (B, L, N, D), or None to skip cross-attention.
         """
-        x, keys, values = prelude.states, list(prelude.keys), list(prelude.values)
+        x, keys, values = prelude.states, list(prelude.keys), list(prelude.values)  # x: (B, T, D)
         table = self.rope[:, : x.shape[1]]
         latents = None if z is None else self.latent_keys_values(z)
         for i, block in enumerate(self.blocks):
@@ -482,7 +471,7 @@ class LatentThoughtModel(nn.Module):
         return Hidden(self.norm(x), keys, values)
 
     def forward(self, tokens: Tensor, z: Tensor | None = None) -> Tensor:
-        """Logits of the next token at every position.
+        """Return logits of the next token at every position.
 
         Args:
             tokens: (B, T), whole numbers from 0 to V - 1, T at most `max_seq_len`.
@@ -500,5 +489,5 @@ class LatentThoughtModel(nn.Module):
         return self.logits(self.hidden(self.prelude(tokens), z).states)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Output projection of final hidden states: (..., D) to (..., V), fp32."""
+        """Project final hidden states to the vocabulary: (..., D) to (..., V), fp32."""
         return F.linear(states.to(self.output_weight.dtype), self.output_weight).float()

@@ -16,17 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-IGNORED = -1
-"""Target value of a position that is not scored."""
+IGNORED = -1  # target value of a position that is not scored
 
+# Logits of a chunk on a CPU, a quarter of it in bf16: by measurement. More leave the last cache, with fewer the fp32
+# product reads its weight too often.
 _CHUNK_BYTES = 64 * 2**20
-"""Logits of a chunk on a CPU, a quarter of it in bf16: by measurement. More leave the last cache, with fewer the fp32
-product reads its weight too often.
-"""
-_BLOCK_BYTES = 2**20
-"""Logits of a block in fp32; they stay in a core's own cache."""
-_GPU_ROWS = 2048
-"""Positions of a chunk on a GPU."""
+_BLOCK_BYTES = 2**20  # logits of a block in fp32; they stay in a core's own cache
+_GPU_ROWS = 2048  # positions of a chunk on a GPU
 
 
 def kl_nats(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -28,10 +28,8 @@ RANKS_FILE = "tokenizer.tiktoken"
 END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCAB = 50_257
 RELEASED_VOCAB = 50_258
-FILE_LIMIT = 2**26
-"""Bytes of a ranks file; the largest published ones have 4 million."""
-SPARE_ROWS = 128
-"""Embedding rows without a token; trainers round the number of rows up to a multiple of this at most."""
+FILE_LIMIT = 2**26  # bytes of a ranks file; the largest published ones have 4 million
+SPARE_ROWS = 128  # embedding rows without a token; trainers round the number of rows up to a multiple of this at most
 _LONGEST_PIECE = 100_000
 
 
@@ -39,10 +37,8 @@ _LONGEST_PIECE = 100_000
 class Tokenizer:
     """Text to ids and back. Special tokens inside text are encoded as plain text."""
 
-    encoding: Encoding
-    """tiktoken's encoding."""
-    name: str
-    """`gpt2`, or the name of the ranks file."""
+    encoding: Encoding  # tiktoken's encoding
+    name: str  # `gpt2`, or the name of the ranks file
 
     def __deepcopy__(self, memo: dict[int, object]) -> Tokenizer:
         """Itself: nothing in it changes, and a copy of its ranks takes as long as reading them."""
@@ -201,10 +197,10 @@ def check_fits(tokenizer: Tokenizer, rows: int) -> None:
         )
 
 
-# Byte-pair encodings of our own: learnt from text, written as tiktoken's ranks, and given to transformers as well.
+# Byte-pair encodings learnt from text, written as tiktoken's ranks and for transformers.
 #
-# Learning is the `tokenizers` library's; the splitting pattern is GPT-2's, with every digit alone, so that numbers keep
-# their places. A ranks file and the folder made of it encode every text to the same ids.
+# Learning is left to the `tokenizers` library; the splitting pattern is GPT-2's, with every digit alone, so that
+# numbers keep their places. A ranks file and the folder made of it encode every text to the same ids.
 
 BYTES = 256
 
