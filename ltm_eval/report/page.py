@@ -98,7 +98,7 @@ from ltm_eval.system.text import VERDICTS, p_both, signed, signed_bits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Plot
 
     from ltm_eval.probe.files import Probe
     from ltm_eval.results.figures import TaskTables
@@ -535,7 +535,7 @@ def _sources(run: Run) -> list[str]:
 # Layout
 
 
-def render(data: ReportData, plots: Mapping[str, Figure] | None = None) -> str:
+def render(data: ReportData, plots: Mapping[str, Plot] | None = None) -> str:
     """Return the page: one self-contained HTML document, the same bytes for the same data.
 
     Args:
