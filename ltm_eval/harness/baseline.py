@@ -682,6 +682,7 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     """
     causal = getattr(host, "backend", "") == "causal"
     encoding = encode_alike(host) if causal else None
+    host.unused_decoding = plain_decoding(host.model)
     host.settings, host.worklist = settings_of(host, seed), Worklist()
     host.text_caveats = encoding.caveats if encoding is not None else lambda texts: []
     host.own_tokens = identity_of(host.tokenizer) if encoding is not None else None
@@ -693,6 +694,30 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     for name, label in METHODS_BASELINES.items():
         setattr(host, name, _kept(host, name, seed=seed, label=label, progress=progress, watched=watched))
     return host
+
+
+KEPT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def plain_decoding(model: Any) -> list[str]:
+    """Let a model decode as it is asked to, and return the options of its own that would have changed that.
+
+    `generate` takes from a checkpoint's generation_config.json whatever a call does not name: beams, penalties, a time
+    limit. Only the ids of special tokens are kept.
+    """
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        return []
+    kept = {name: getattr(own, name, None) for name in KEPT_DECODING}
+    model.generation_config = type(own)(**kept)
+    # named by every request, or without influence on an answer
+    idle = {"do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "use_cache"}
+    idle |= {"transformers_version", *KEPT_DECODING}
+    return sorted(
+        name
+        for name, value in own.to_dict().items()
+        if name not in idle and not name.startswith(("_", "output_", "return_")) and value and value != 1
+    )
 
 
 def settings_of(host: Any, seed: int) -> dict[str, Any]:
@@ -740,7 +765,7 @@ def _kept(
         for number, chunk in enumerate(chunks):
             for place in chunk:
                 items[place] = replace(items[place], together=number)
-        names = [host.worklist.key(content_of(request, repeat=repeat)) for request, repeat in placed]
+        contents = [content_of(request, repeat=repeat) for request, repeat in placed]
         work = host.worklist.open(name, items)
         todo = set(work.todo)
         bar = progress(len(todo), label)
@@ -749,7 +774,7 @@ def _kept(
                 if watched is not None:
                     texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
                     watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)
-                seed_host(int(digest([seed, names[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
+                seed_host(int(digest([seed, contents[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
                 found = _asked(ask, [requests[place] for place in chunk], host)
                 own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
                 for place, answer in own:

@@ -464,9 +464,15 @@ def _audit(fit: FitConfig) -> dict[str, Any]:
 def _warnings(subject: Subject, lm: LM) -> list[str]:
     """What a reader of the numbers must know."""
     if subject.kind != "ltm":
-        unused = getattr(lm, "unused_weights", [])
+        unused, aside = getattr(lm, "unused_weights", []), getattr(lm, "unused_decoding", [])
         told = f"{subject.name}: its files hold {len(unused)} weights that the model does not have"
-        return [f"{told} ({', '.join(unused[:3])}{' …' if len(unused) > 3 else ''})"] if unused else []
+        decoding = (
+            f"{subject.name}: {', '.join(aside)} of its generation_config.json are not used; the task says how to"
+        )
+        return [
+            *([f"{told} ({', '.join(unused[:3])}{' …' if len(unused) > 3 else ''})"] if unused else []),
+            *([f"{decoding} decode"] if aside else []),
+        ]
     dtype, fit, info = str(getattr(lm, "dtype", "")), getattr(lm, "fit_config", None), lm.model.info
     found = [f"checkpoint: {note}" for note in (info.notes if info else ())]
     if "bfloat16" in dtype:

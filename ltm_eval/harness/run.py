@@ -173,6 +173,11 @@ def construct(subject: Subject, config: RunConfig) -> LM:
                 f"baseline {subject.name}: {len(told.missing)} weights that its config asks for are not in its files "
                 f"({told.missing[0]} …), and transformers filled them with random numbers; complete the files"
             )
+        for name, weight in lm.model.named_parameters():
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise CheckpointError(
+                    f"baseline {subject.name}: {name} holds NaN or infinite values; load other weights"
+                )
         kept = keep_answers(lm, seed=config.seed, progress=shown, token_nll=config.token_nll)
     except BaseException as error:
         if not is_hosts(error):
