@@ -673,17 +673,22 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     from ltm_eval.harness.baseline import seed_host
 
     seed_host(config.seed)
+    chosen = chosen_documents(config, task)
     found = lm_evaluate(
         lm=lm,
         task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
-        samples=chosen_documents(config, task),
+        samples=chosen,
         bootstrap_iters=BOOTSTRAP_ITERS,
         log_samples=True,
         confirm_run_unsafe_code=False,
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
+    for kind in ("records", "answer_records", "token_records", "failures") if chosen else ():
+        # lm-eval counts the documents that were asked for; its samples, and so what is recorded, have those of the set
+        indices, made = chosen[task.task_name], getattr(lm, kind, [])
+        made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == task.task_name else one for one in made]
     part = _without_failed(dict(found), lm, task)
     documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:

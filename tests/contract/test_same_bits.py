@@ -88,7 +88,6 @@ def test_another_order_and_a_subset(whole: dict[str, Any], subset: dict[str, Any
         assert bare[0] == bare[1] and expected, name
 
 
-@pytest.mark.xfail(reason="with --documents sidecars count the documents asked for; samples lose their stop_reasons")
 def test_a_subset_keeps_the_numbers_of_its_documents(whole: dict[str, Any], subset: dict[str, Any]) -> None:
     for name in whole.keys() - {"results"}:
         assert subset[name] == [one for one in whole[name] if one["doc_id"] in (1, 3)], name
