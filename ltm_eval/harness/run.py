@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -428,6 +428,18 @@ def run(config: RunConfig) -> Outcome:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Keep a process that does not lead its job from logging what the leading one logs too; errors are heard."""
+    log = logging.getLogger("ltm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
     """Settle the options and hold the output folder, for all processes of a job, which wait for one another at the end.
 
@@ -445,7 +457,7 @@ def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
     allowed(config.max_failed, 1)
     refuse_inside(Path(config.output_path), (str(config.model), *config.baselines))
     output = check_output(Path(config.output_path))
-    with stopping(), holding(output) if job.leads else nullcontext():
+    with stopping(), holding(output) if job.leads else unheard():
         job.agree(program())
         check_place(str(config.model))
         quiet_hosts()
