@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+LONGEST_PATH = 4_095  # bytes; PATH_MAX of Linux less its end
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ltm_eval/1"
@@ -103,6 +104,9 @@ def load(source: str | Path, *, revision: str | None = None, device: str = "cpu"
     place = existing_device(device)
     if revision is not None and not isinstance(revision, str):
         raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
+    check_place(source)
+    if revision is not None and (str(source) == DEMO_MODEL or Path(source).exists()):
+        raise UsageError(f"revision names a commit of a hub checkpoint, and {source} is a local one; leave it out")
     checkpoint = read(source, revision=revision)
     with torch.inference_mode(mode=False):
         model = build(checkpoint).to(place)
@@ -229,8 +233,6 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """
     check_place(source)
     path = Path(source)
-    if revision is not None and (str(source) == DEMO_MODEL or path.exists()):
-        raise UsageError(f"revision names a commit of a hub checkpoint, and {source} is a local one; leave it out")
     if str(source) == DEMO_MODEL:
         return _read_folder(demo_model_dir(), source=DEMO_MODEL, revision=None)
     if path.exists():
@@ -252,6 +254,8 @@ def check_place(source: str | os.PathLike[str]) -> None:
             f"checkpoint: expected {DEMO_MODEL}, a folder, a released ckpt_*.pt or a hub id (owner/name), got "
             f"{shown(source)}"
         )
+    if len(os.fsencode(source)) > LONGEST_PATH:
+        raise UsageError(f"checkpoint: a path of {len(str(source))} characters is too long; shorten it")
     if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
