@@ -84,7 +84,7 @@ def test_demo_model_and_sample_data_are_told_apart() -> None:
         run(),
     )
     assert alarms(("d", demo)) == ["Demo model: d is bundled to try the program with."]
-    assert alarms(("s", sample)) == ["Sample data: not benchmark results. The bundled samples are few and made up."]
+    assert alarms(("s", sample)) == ["Sample data: not benchmark results. The bundled samples are small and synthetic."]
     assert alarms(("b", both)) == ["Demo model, sample data: not benchmark results. Bundled model: b."]
     assert alarms(("s", sample), ("r", real))[-1] == "Different data: only s ran on the bundled sample data."
     assert alarms(("r", real)) == []
