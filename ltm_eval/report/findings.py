@@ -132,8 +132,8 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
     elif sample:
         banners.append(Banner("alarm", f"Sample data: not {what}. The bundled samples are small and synthetic."))
     if demo and any("ltm_rules" in run.tasks for _, run in named if run.extra.demo_model and run.extra.sample_data):
-        text = "Known rules: the bundled models' training episodes held every rule and question of the sample episodes"
-        banners.append(Banner("note", f"{text}, so ltm_rules shows what is carried from the demonstrations, not learning."))
+        seen = "Known rules: the bundled models' training episodes held every rule and question of the sample episodes"
+        banners.append(Banner("note", f"{seen}; ltm_rules shows what the demonstrations carry over, not learning."))
     if 0 < len(sample) < len(named):
         banners.append(Banner("alarm", f"Different data: only {', '.join(sample)} ran on the bundled sample data."))
     return banners + _unfinished_banners(named) + _audit_banners(named)
