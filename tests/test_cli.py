@@ -331,7 +331,8 @@ def test_report_writes_where_it_says(
     written: dict[Path, str] = {}
     monkeypatch.setattr(report, "gather", lambda found: (found, ()))
     monkeypatch.setattr(report, "build", lambda runs, probes, full: runs)
-    monkeypatch.setattr(report, "render", lambda data: f"page of {data}")
+    monkeypatch.setattr(report, "render", lambda data, plots=None: f"page of {data}")
+    monkeypatch.setattr(report, "page_plots", lambda data: {})
     monkeypatch.setattr(report, "write", lambda html, path: written.__setitem__(path, html))
     folder, file = str(tmp_path), str(tmp_path / "results_a.json")
     for args, target in (

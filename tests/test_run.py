@@ -223,7 +223,7 @@ def test_an_option_that_no_task_reads_is_refused(
 
 
 def test_python_refuses_it_too(folder: Path) -> None:
-    for given in ('{"protocl": "documents"}', {"protocol": "documents"}, "[]"):
+    for given in ('{"protocl": "documents"}', {"protocl": "documents"}, "[]"):
         with pytest.raises(UsageError, match="metadata"):
             ltm_eval.evaluate(str(folder), tasks=["ptb"], data="sample", metadata=given)
 

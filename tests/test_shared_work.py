@@ -67,7 +67,10 @@ def test_everything_is_answered_once_and_known_to_all(world: int) -> None:
 
     done = together(world, one)
     places = [place for own, _ in done for place in own]
-    assert sorted(places) == list(range(12)) and len({tuple(map(str, known)) for _, known in done}) == 1
+    assert (
+        sorted(places) == list(range(12))
+        and len({tuple(str(one.to_json()) for one in known) for _, known in done}) == 1
+    )
     values = [answer.value for answer in done[0][1]]
     assert [value[0] for value in values] == [*range(12), 11]
     for value in values:

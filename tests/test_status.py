@@ -153,7 +153,7 @@ def test_shares_by_group(done: tuple[RunConfig, Path], capsys: pytest.CaptureFix
     ("arguments", "words"),
     [
         (["--k", "9"], "n = 3"),
-        (["--k", "x"], "whole numbers"),
+        (["--k", "x"], "whole number"),
         (["--filter", "x"], "NAME=REGEX"),
         (["--filter", "x=("], "no regular expression"),
     ],

@@ -433,7 +433,7 @@ class RunConfig(ModelOptions):
         if self.limit is not None and self.documents:
             raise UsageError("limit and documents exclude each other; give one of them")
         if self.n > 1 and self.k and max(self.k) > self.n:
-            raise UsageError(f"k must be at most n = {self.n}, the answers sampled per question, got {max(self.k)}")
+            raise UsageError(f"pass@{max(self.k)} needs at least {max(self.k)} samples per question, n is {self.n}")
 
 
 def changing(what: str) -> tuple[str, ...]:

@@ -130,8 +130,12 @@ def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
         return None
     if len(known) == 1:
         return Estimate(known[0], None, None)
+    if not any(known):  # a set of layers compared with itself
+        return Estimate(0.0, 0.0, 0.0)
     interval = mean_interval(known)
-    low, high = interval.low, interval.high
+    low, high = (interval.low, interval.high) if interval.known else (None, None)
+    if low is None or high is None:
+        return Estimate(fmean(known), None, None)
     return Estimate(fmean(known), *((max(low, 0.0), min(high, 1.0)) if unit == PERCENT else (low, high)))
 
 

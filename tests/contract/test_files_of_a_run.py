@@ -129,7 +129,9 @@ def test_journal(pair: Path, model: str) -> None:
 def told(value: Any) -> str:
     """What of an answer in the journal is the response of its sample."""
     if isinstance(value, dict):
-        return str(value["texts"][0]) if "texts" in value else str(-value["rows"]["bound"])
+        if "texts" in value:
+            return str(value["texts"][0])
+        return str(-value["rows"]["bound"] if "rows" in value else value["log_likelihood"])
     return str(value)
 
 
