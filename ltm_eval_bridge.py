@@ -1,4 +1,4 @@
-"""Calls `ltm_eval.harness.plug` when lm-eval is imported, so that `lm_eval --model ltm` works without a word from the user.
+"""Calls `ltm_eval.harness.plug` when lm-eval is imported, so that `lm_eval --model ltm` works by itself.
 
 `ltm_eval_bridge.pth` imports this module at every start of Python. It therefore lies outside `ltm_eval`, imports
 nothing but `sys`, is short (it may have to be compiled each time), and never prints or raises: whatever is wrong with
