@@ -713,10 +713,13 @@ def plain_decoding(model: Any) -> list[str]:
     # named by every request, or without influence on an answer
     idle = {"do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "use_cache"}
     idle |= {"transformers_version", *KEPT_DECODING}
+    at_one = {"num_beams", "num_beam_groups", "num_return_sequences", "repetition_penalty", "length_penalty"}
+    at_one |= {"encoder_repetition_penalty", "typical_p", "guidance_scale"}  # of which 1 changes nothing
     return sorted(
         name
         for name, value in own.to_dict().items()
-        if name not in idle and not name.startswith(("_", "output_", "return_")) and value and value != 1
+        if name not in idle and not name.startswith(("_", "output_", "return_"))
+        if value and not (value == 1 and name in at_one)
     )
 
 
