@@ -685,9 +685,10 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     )
     if found is None:
         raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    for kind in ("records", "answer_records", "token_records", "failures") if chosen else ():
+    indices = chosen[task.task_name] if chosen else []
+    for kind in ("records", "answer_records", "token_records", "failures") if indices else ():
         # lm-eval counts the documents that were asked for; its samples, and so what is recorded, have those of the set
-        indices, made = chosen[task.task_name], getattr(lm, kind, [])
+        made = getattr(lm, kind, [])
         made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == task.task_name else one for one in made]
     part = _without_failed(dict(found), lm, task)
     documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
