@@ -133,9 +133,9 @@ def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
     if not any(known):  # a set of layers compared with itself
         return Estimate(0.0, 0.0, 0.0)
     interval = mean_interval(known)
-    low, high = (interval.low, interval.high) if interval.known else (None, None)
-    if low is None or high is None:
+    if not interval.known:
         return Estimate(fmean(known), None, None)
+    low, high = interval.low, interval.high
     return Estimate(fmean(known), *((max(low, 0.0), min(high, 1.0)) if unit == PERCENT else (low, high)))
 
 
