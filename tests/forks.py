@@ -1,7 +1,7 @@
 """Runs in forks of one process that has imported everything and computed nothing: a whole run takes a part of a second.
 
 `python -m tests.forks` reads a JSON object a line from stdin and answers each with one on stdout:
-`{"options": {…RunConfig…}, "fails": "…", "signals": [[seconds, number], …]}` gets the fields of `Ended`.
+`{"options": {…RunConfig…}, "fails": "…", "signals": [[seconds, number], …], "once": "…"}` gets the fields of `Ended`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,14 @@ class Forks:
         )
         self._ask({"warm": warm})
 
-    def run(self, options: dict[str, Any], *, fails: str = "", signals: Sequence[tuple[float, int]] = ()) -> Ended:
-        """One run; `fails` is what `failing.arm` takes, `signals` are sent so many seconds after it began."""
-        self._ask({"options": options, "fails": fails, "signals": list(signals)})
+    def run(
+        self, options: dict[str, Any], *, fails: str = "", signals: Sequence[tuple[float, int]] = (), once: str = ""
+    ) -> Ended:
+        """One run; `fails` is what `failing.arm` takes.
+
+        `signals` are sent so many seconds after it began or, with `once`, after its output folder held such a file.
+        """
+        self._ask({"options": options, "fails": fails, "signals": list(signals), "once": once})
         assert self._process.stdout is not None
         return Ended(**json.loads(self._process.stdout.readline()))
 
@@ -113,7 +118,7 @@ def serve() -> None:
             child = os.fork()
             if child == 0:
                 _run(asked["options"], asked["fails"], said.fileno())
-            status = _wait(child, [(begun + after, number) for after, number in asked["signals"]])
+            status = _wait(child, asked["signals"], Path(asked["options"]["output_path"]), asked["once"])
             seconds = time.monotonic() - begun
             said.seek(0)
             code = os.waitstatus_to_exitcode(status)
@@ -159,13 +164,16 @@ def _cache_templates() -> None:
     lm_eval.utils.env.from_string = cache(lm_eval.utils.env.from_string)
 
 
-def _wait(child: int, signals: list[tuple[float, int]]) -> int:
-    for due, number in signals:
-        while time.monotonic() < due:
+def _wait(child: int, signals: list[tuple[float, int]], output: Path, once: str) -> int:
+    begun = 0.0 if once else time.monotonic()
+    for after, number in signals:
+        while not begun or time.monotonic() < begun + after:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return status
-            time.sleep(min(0.002, max(0.0, due - time.monotonic())))
+            if not begun and any(output.rglob(once)):
+                begun = time.monotonic()
+            time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
     return os.waitpid(child, 0)[1]

@@ -212,16 +212,19 @@ def stopped(place: Place, output: Path) -> Path:
 
 
 def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple[Path, Ended, float]:
-    """A run that gets signals after a share of the time a run takes, sooner where it ended before: its folder."""
+    """A run that gets signals a share of the time a run takes after its journal is there, sooner where it ended before.
+
+    Returns the folder, how the run ended, and how many seconds at most it went on after the signal.
+    """
     for attempt in range(9):
         moment = share * place.seconds * 0.7**attempt
         folder = output / str(attempt)
         signals = [(moment + 0.001 * late, number) for late, number in enumerate(numbers)]
-        ended = place.server.run(options(place.checkpoint, folder), signals=signals)
-        if ended.code not in (0, None):
+        ended = place.server.run(options(place.checkpoint, folder), signals=signals, once="*.jsonl")
+        if ended.code != 0:
             break
         (path,) = model_folder(folder, place.checkpoint).glob("results_*.json")
-        assert status_of(path) == "complete", "a signal ended it where its handlers should have stood"
+        assert status_of(path) == "complete"
     return folder, ended, ended.seconds - moment
 
 
