@@ -49,15 +49,15 @@ def test_a_record_survives_json() -> None:
         ("prompt_hash", 5, "text"),
         ("truncated", 1, "true or false"),
         ("kl_nats", "many", "a number"),
-        ("objective_nats", 1.0, "a list of numbers"),
-        ("objective_nats", [1.0, "x"], "a number"),
+        ("objective_nats", 1.0, "a list, each item a number"),
+        ("objective_nats[1]", [1.0, "x"], "a number"),
         ("stop_reason", "tired", "stop_string, end_of_text, length"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, name: str, value: object, expected: str) -> None:
     path = write_run(tmp_path, model="m", right=right, n=2, latents=True)
     sidecar = path.parent / f"latents_{TASK}_{DATE}.jsonl"
-    rows = [LATENT.to_json(), {**LATENT.to_json(), name: value}]
+    rows = [LATENT.to_json(), {**LATENT.to_json(), name.partition("[")[0]: value}]
     sidecar.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(ResultsError) as caught:
         read_latents(find_runs([path])[0], TASK)
@@ -96,7 +96,7 @@ def test_lines_stay_lines(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\x85c\u2029d\n\x1b[31m"}, LATENT]
     write_jsonl_atomic(path, rows)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert [strict(line) for line in lines] == [rows[0], LATENT.to_json()]
+    assert [strict(line) for line in lines] == [rows[0], json.loads(json.dumps(LATENT.to_json()))]
     assert "\x1b" not in path.read_text(encoding="utf-8")
 
 
@@ -295,15 +295,15 @@ def test_the_audit_is_read_as_the_run_wrote_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"is_bound": "yes"}, "field ltm_eval.audit: field is_bound: expected true or false, got 'yes'"),
-        ({"t_fast": -1}, "field t_fast: expected a whole number of at least 0, got '-1'"),
-        ({"preset": None}, "field preset: expected text, got 'None'"),
+        ({"is_bound": "yes"}, "field ltm_eval.audit.is_bound: expected true or false, got 'yes'"),
+        ({"t_fast": -1}, "field ltm_eval.audit.t_fast: expected a whole number of at least 0, got -1"),
+        ({"preset": None}, "field ltm_eval.audit.preset: expected text, got None"),
     ],
 )
 def test_a_malformed_audit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ResultsError, match=re.escape(message)):
         run_with_audit(tmp_path, {**AUDIT, **change})
-    with pytest.raises(ResultsError, match="field ltm_eval.audit: expected an object, got list"):
+    with pytest.raises(ResultsError, match="field ltm_eval.audit: expected an object, got a list"):
         run_with_audit(tmp_path, [AUDIT])
 
 
@@ -321,10 +321,13 @@ def test_reference_rows_are_read_as_the_run_wrote_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("floors", "message"),
     [
-        ([], "field ltm_eval.floors: expected an object of lists"),
-        ({TASK: FLOORS[0]}, "field ltm_eval.floors: expected an object of lists"),
-        ({TASK: ["uniform"]}, f"field ltm_eval.floors.{TASK}: expected a list of objects"),
-        ({TASK: [{**FLOORS[0], "tokens": 1.5}]}, "field tokens: expected a whole number of at least 0, got '1.5'"),
+        ([], "field ltm_eval.floors: expected an object, got a list"),
+        ({TASK: FLOORS[0]}, f"field ltm_eval.floors.{TASK}: expected a list, each item an object, got a dict"),
+        ({TASK: ["uniform"]}, f"field ltm_eval.floors.{TASK}[0]: expected an object, got 'uniform'"),
+        (
+            {TASK: [{**FLOORS[0], "tokens": 1.5}]},
+            f"field ltm_eval.floors.{TASK}[0].tokens: expected a whole number of at least 0, got 1.5",
+        ),
     ],
 )
 def test_malformed_reference_rows_are_named(tmp_path: Path, floors: Any, message: str) -> None:

@@ -128,7 +128,7 @@ def test_only_the_leading_rank_plans(tmp_path: Path) -> None:
 
     together(2, one)
     (plan,) = read(tmp_path).plans
-    assert (plan["task"], plan["kind"], plan["total"], plan["left"]) == ("t", "k", 4, 4) and said == []
+    assert (plan.task, plan.kind, plan.total, plan.left) == ("t", "k", 4, 4) and said == []
     together(2, one)
     assert said == [f"resuming: 5 of 5 answers found in {tmp_path} (t)"] and len(read(tmp_path).plans) == 1
 

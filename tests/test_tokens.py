@@ -269,7 +269,7 @@ def test_a_record_comes_back_from_json() -> None:
         ({"part": "letter"}, "text, answer, target"),
         ({"piece_nats": [1.0]}, "2 and 1"),
         ({"piece_characters": [2, -1]}, "whole number"),
-        ({"piece_characters": "2,3"}, "list of whole numbers"),
+        ({"piece_characters": "2,3"}, "a list, each item a whole number"),
         ({"nats": None}, "a number"),
         ({"drawz": 1}, "'drawz'"),
     ],

@@ -139,4 +139,4 @@ def test_what_is_said_and_planned(tmp_path: Path) -> None:
         second.done(place, Answer(place))
     assert [answer.value for answer in second.close()] == [0, 1, 2, 3, 4, 0]
     plans = Journal(tmp_path, {}).contents.plans
-    assert sorted((plan["task"], plan["total"], plan["left"]) for plan in plans) == [("t", 5, 3), ("t", 5, 5)]
+    assert sorted((plan.task, plan.total, plan.left) for plan in plans) == [("t", 5, 3), ("t", 5, 5)]

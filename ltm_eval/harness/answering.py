@@ -21,7 +21,7 @@ from ltm_eval.inference.rethink import Question, Rethought, rethink
 from ltm_eval.inference.windows import Posterior, generator, padded_length, standard_normal
 from ltm_eval.model.elbo import kl_per_layer_nats
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
-from ltm_eval.results.files import ANSWER, TARGET, TEXT, LatentRecord, TokenRecord, rounded
+from ltm_eval.results.files import ANSWER, TARGET, TEXT, LatentRecord, Part, TokenRecord, rounded
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes
 from ltm_eval.runs.worklist import Answer, Item, item_of, reference_of
 from ltm_eval.system.device import finish
@@ -188,7 +188,7 @@ def target_tokens(
 def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
     request: Instance,
     pieces: Pieces,
-    part: str,
+    part: Part,
     *,
     tokenizer: str,
     draws: int,

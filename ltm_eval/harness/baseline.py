@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from ltm_eval.harness.answering import named
 from ltm_eval.model.checkpoint import weights_sha256
 from ltm_eval.model.tokenizer import END_OF_TEXT
-from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, TokenRecord, rounded
+from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, Ending, Part, TokenRecord, rounded
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes, pieces_of_offsets
 from ltm_eval.runs.journal import digest
 from ltm_eval.runs.worklist import (
@@ -368,7 +368,7 @@ class Generated:
     """One continuation as it came out of the model."""
 
     text: str  # Cut as lm-eval cuts it
-    stop_reason: str  # stop_string, end_of_text or length
+    stop_reason: Ending
     new_tokens: int  # Up to and with the stop string's
     prompt_tokens: int  # Of the whole prompt
     read_tokens: int  # Of these, how many the model read
@@ -510,13 +510,14 @@ class HostWatch:
 
     def _ended(
         self, ids: Sequence[int], stops: Sequence[str], nats: Sequence[float] | None
-    ) -> tuple[str, str, int, Pieces | None]:
+    ) -> tuple[str, Ending, int, Pieces | None]:
         """Text, stop reason, new tokens and pieces of a continuation."""
         host = self.host
         think = host.think_end_token if isinstance(getattr(host, "think_end_token", None), str) else None
         text = str(postprocess_generated_text(host.tok_decode(ids), list(stops), think))
         own = _before_end(ids, _end_ids(host))
-        reason, count = "end_of_text" if len(own) < len(ids) else "length", len(own)
+        reason: Ending = "end_of_text" if len(own) < len(ids) else "length"
+        count = len(own)
 
         def stopped(length: int) -> bool:
             decoded = host.tok_decode(own[:length])
@@ -647,7 +648,7 @@ def target_tokens(request: Instance, seen: Generated, watched: HostWatch) -> Tok
     return _tokens(request, own, TARGET, host=watched.host, nats=math.fsum(pieces.nats))
 
 
-def _tokens(request: Instance, pieces: Pieces, part: str, *, host: Any, nats: float) -> TokenRecord:
+def _tokens(request: Instance, pieces: Pieces, part: Part, *, host: Any, nats: float) -> TokenRecord:
     return TokenRecord(
         **named(request),
         repeat=0,

@@ -188,8 +188,8 @@ def _config_of(run: Run, changes: Changes) -> RunConfig:
 def _settings_of(run: Run, found: Contents) -> Mapping[str, Any]:
     """What the answers of the run are kept under."""
     for head in found.heads:
-        if head.get("run", {}).get("date_id") == run.date_id:
-            return dict(head["run"]["settings"])
+        if head.run is not None and head.run.get("date_id") == run.date_id:
+            return dict(head.run["settings"])
     manifest = Manifest.read(run.path.parent)
     if manifest is None or manifest.date_id != run.date_id:
         raise ResultsError(f"{run.path}: no journal of this run beside it; its metrics cannot be made anew")

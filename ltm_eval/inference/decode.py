@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -46,13 +46,16 @@ class Prompt:
     by_token: bool = False  # whether what each new token costs is kept
 
 
+StopReason = Literal["stop_string", "end_of_text", "length", "not_finite"]  # the last: the logits were no numbers
+
+
 @dataclass(frozen=True)
 class Continuation:
     """What was generated."""
 
     index: int  # which prompt it continues
     tokens: tuple[int, ...]  # without the end-of-text token; a stop string's tokens are still there
-    stop_reason: str  # `stop_string`, `end_of_text`, `length`, or `not_finite` where the logits were no numbers
+    stop_reason: StopReason
     # Wall time of reading the prompt, and its share of the steps it was decoded in.
     seconds: float = field(default=0.0, compare=False)
     token_nats: tuple[float, ...] = ()  # -log p of each token, whatever the sampling; empty where it was not kept
@@ -72,7 +75,7 @@ class _Lane:
 
     def take(
         self, token: int, eot_id: int | None, stops: Sequence[bytes], to_bytes: Callable[[Sequence[int]], bytes] | None
-    ) -> str:
+    ) -> StopReason | Literal[""]:
         """Add a token; return the reason to stop, or an empty string."""
         if token < 0:
             return "not_finite"
@@ -87,7 +90,7 @@ class _Lane:
                 return "stop_string"
         return "length" if len(self.tokens) >= self.limit else ""
 
-    def ended(self, reason: str) -> Continuation:
+    def ended(self, reason: StopReason) -> Continuation:
         nats = self.token_nats[: len(self.tokens)]  # an end-of-text is no token of the continuation
         return Continuation(self.index, tuple(self.tokens), reason, self.seconds, tuple(nats))
 

@@ -1,6 +1,6 @@
-"""Results on disk: lm-eval's own files and the sidecar of latents, read into frozen records.
+"""Results on disk: lm-eval's own files and the sidecars beside them, read into frozen records.
 
-Layout, as lm-eval 0.4.13 writes it (`lm_eval/loggers/evaluation_tracker.py`), plus our sidecar:
+Layout, as lm-eval 0.4.13 writes it (`lm_eval/loggers/evaluation_tracker.py`), plus our sidecars:
 
     DIR/<model>/results_<date>.json           one per run
     DIR/<model>/samples_<task>_<date>.jsonl   one line per document and filter
@@ -16,169 +16,95 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ltm_eval.system.errors import MachineError, ResultsError, nearest
 from ltm_eval.system.files import digest
-from ltm_eval.system.records import AuditResult, checked, count, finite, mapping, record_of
+from ltm_eval.system.options import Many
+from ltm_eval.system.records import (
+    AuditResult,
+    OpenRecord,
+    Reals,
+    Record,
+    Whole,
+    Wholes,
+    checked,
+    count,
+    finite,
+    mapping,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+
+# Sidecars: what a model did for a request, one line each --------------------------------------------------------------
 
 
-# How a model without latents answered a request: one line of the sidecar of answers.
-#
-#     DIR/<model>/answers_<task>_<date>.jsonl   one line per request and repeat, of baselines that this program ran
-#
-# What an LTM does stands in its sidecar of latents, under the same names.
-
-ENDINGS = ("stop_string", "end_of_text", "length")
+Ending = Literal["stop_string", "end_of_text", "length"]
 
 
 @dataclass(frozen=True)
-class AnswerRecord:
-    """How one continuation was generated."""
+class SidecarLine(Record):
+    """Which request and repeat a line is of."""
 
     task: str
-    """Task name."""
-    doc_id: int
-    """Index of the document in its split."""
-    idx: int
-    """Index of the request within the document."""
-    repeat: int
-    """Index of the repeat within the request."""
-    prompt_hash: str
-    """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
-    demonstrations: int
-    """Demonstrations in the prompt."""
-    demonstrations_read: int
-    """Of these, how many the model read whole."""
-    prompt_tokens: int
-    """Tokens of the whole prompt."""
-    read_tokens: int
-    """Tokens the model read: lm-eval cuts what does not fit from the left, wherever that is."""
-    truncated: bool
-    """Whether something of the prompt was cut."""
-    new_tokens: int
-    """Tokens generated, up to and with those of the first stop string; what the batch went on to is not counted."""
-    stop_reason: str
-    """stop_string, end_of_text or length."""
-
-    def __post_init__(self) -> None:
-        if self.stop_reason not in ENDINGS:
-            raise ResultsError(f"field stop_reason: expected one of {', '.join(ENDINGS)}, got {self.stop_reason!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain mapping; `from_json` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any], *, where: str) -> AnswerRecord:
-        """The record that `row` describes; `where` (file:line) opens every message.
-
-        Raises:
-            ResultsError: a field is absent, unknown or of the wrong type.
-        """
-        return record_of(cls, row, where=where)
-
-
-# What latent inference did for a request: one line of the sidecar of latents.
-
-STOP_REASONS = ("stop_string", "end_of_text", "length", "not_finite", "")
+    doc_id: Whole  # index of the document in its split
+    idx: Whole  # index of the request within the document
+    repeat: Whole  # index of the repeat within the request
+    prompt_hash: str  # SHA-256 (hex) of the prompt text, as in lm-eval's samples
 
 
 @dataclass(frozen=True)
-class LatentRecord:
-    """What latent inference did for one request and repeat; one line of the sidecar."""
+class AnswerRecord(SidecarLine):
+    """How a model without latents generated one continuation."""
 
-    task: str
-    """Task name."""
-    doc_id: int
-    """Index of the document in its split."""
-    idx: int
-    """Index of the request within the document."""
-    repeat: int
-    """Index of the repeat within the request."""
-    prompt_hash: str
-    """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
-    condition: str
-    """What z was fitted on and what the decoder read: prompt, demos, demos+prompt, shuffled, other or prior."""
-    preset: str
-    """Name of the fast loop's preset."""
-    t_fast: int
-    """Fast steps; of a text in several windows, those of the longest fit."""
-    demonstrations: int
-    """Demonstrations in the prompt."""
-    demonstrations_read: int
-    """Of these, how many the decoder read."""
-    demonstrations_fitted: int
-    """Of these, how many z was fitted on."""
-    prompt_tokens: int
-    """Tokens of the whole prompt."""
-    read_tokens: int
-    """Tokens the decoder read before its first own token."""
-    fitted_tokens: int
-    """Tokens z was fitted on, over all windows, with those that a window reads before its first target."""
-    fitted_windows: int
-    """Windows that shared the one z; of a text that is scored as a whole, its windows, each with a z of its own."""
-    truncated: bool
-    """Whether something of the prompt was dropped."""
-    nll_nats: float | None
-    """-log p(fitted tokens | z), summed; None without a fit."""
-    kl_nats: float | None
-    """KL(q || prior), summed over layers, latents and dimensions; None without a fit."""
-    objective_nats: tuple[float, ...]
-    """Objective (NLL + KL, summed) at every fast step; empty where it was not kept."""
-    kl_per_layer_nats: tuple[float, ...]
-    """KL(q || prior) of each layer's latents."""
-    mean_log_var_per_layer: tuple[float, ...]
-    """Mean log variance of each layer's latents."""
-    share_at_prior: float | None
-    """Share of latent dimensions whose posterior is back at the prior, 0 to 1."""
-    new_tokens: int
-    """Tokens the decoder generated."""
-    stop_reason: str
-    """stop_string, end_of_text or length; not_finite where the logits were no numbers; empty where nothing was
-    generated.
-    """
-    fit_seconds: float
-    """Wall time of the fit, shared out over its batch."""
-    decode_seconds: float
-    """Wall time of decoding, shared out over its batch."""
-    draws_nats: tuple[float, ...] = ()
-    """Of a text that is scored as a whole: what each fresh draw of the bound alone says, NLL + KL; their mean is the
-    bound.
-    """
-    kl_steps_nats: tuple[tuple[float, ...], ...] = ()
-    """KL(q || prior) of each layer at every fast step, to four digits; of the first documents of a task only."""
+    demonstrations: Whole  # in the prompt
+    demonstrations_read: Whole  # of these, how many the model read whole
+    prompt_tokens: Whole  # of the whole prompt
+    read_tokens: Whole  # that the model read: lm-eval cuts what does not fit from the left, wherever that is
+    truncated: bool  # whether something of the prompt was cut
+    new_tokens: Whole  # up to and with those of the first stop string; what the batch went on to is not counted
+    stop_reason: Ending
+
+
+@dataclass(frozen=True)
+class LatentRecord(SidecarLine):
+    """What latent inference did for one request and repeat."""
+
+    condition: str  # what z was fitted on and the decoder read: prompt, demos, demos+prompt, shuffled, other or prior
+    preset: str  # of the fast loop
+    t_fast: Whole  # fast steps; of a text in several windows, those of the longest fit
+    demonstrations: Whole  # in the prompt
+    demonstrations_read: Whole  # of these, how many the decoder read
+    demonstrations_fitted: Whole  # of these, how many z was fitted on
+    prompt_tokens: Whole  # of the whole prompt
+    read_tokens: Whole  # that the decoder read before its first own token
+    fitted_tokens: Whole  # over all windows, with those that a window reads before its first target
+    fitted_windows: Whole  # that shared the one z; of a text scored as a whole, its windows, each with a z of its own
+    truncated: bool  # whether something of the prompt was dropped
+    nll_nats: float | None  # -log p(fitted tokens | z), summed; None without a fit
+    kl_nats: float | None  # KL(q || prior), summed over layers, latents and dimensions; None without a fit
+    objective_nats: Reals  # NLL + KL, summed, at every fast step; empty if it was not kept
+    kl_per_layer_nats: Reals  # KL(q || prior) of each layer's latents
+    mean_log_var_per_layer: Reals
+    share_at_prior: float | None  # latent dimensions whose posterior is back at the prior, 0 to 1
+    new_tokens: Whole  # that the decoder generated
+    # not_finite if the logits were no numbers; empty if nothing was generated
+    stop_reason: Literal["stop_string", "end_of_text", "length", "not_finite", ""]
+    fit_seconds: float  # wall time, shared out over the batch
+    decode_seconds: float  # likewise
+    draws_nats: Reals = ()  # of a text scored as a whole: NLL + KL of each fresh draw; their mean is the bound
+    # KL(q || prior) of each layer at every fast step, to four digits; of the first documents of a task only
+    kl_steps_nats: Many[Reals] = ()
+    # Names the fit: answers that share one have the same, and its cost counts once. Empty without a fit, and in 0.1.0
     fit: str = ""
-    """Names the fit: answers that share one have the same, and its cost counts once. Empty without a fit, and in files
-    of 0.1.0.
-    """
-
-    def __post_init__(self) -> None:
-        if self.stop_reason not in STOP_REASONS:
-            expected = ", ".join(filter(None, STOP_REASONS))
-            raise ResultsError(f"field stop_reason: expected one of {expected} or nothing, got {self.stop_reason!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain mapping; `from_json` reads it back."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any], *, where: str) -> LatentRecord:
-        """The record that `row` describes; `where` (file:line) opens every message.
-
-        Raises:
-            ResultsError: a field is absent, unknown or of the wrong type.
-        """
-        return record_of(cls, row, where=where)
 
 
 def fits_of(records: Sequence[LatentRecord]) -> list[LatentRecord]:
-    """The first record of each fit; where a file names none, equal fits of a document are one."""
+    """Return the first record of each fit; if a file names none, equal fits of a document are one."""
     found: dict[str, LatentRecord] = {}
     for one in records:
         if one.kl_nats is not None:
@@ -188,34 +114,60 @@ def fits_of(records: Sequence[LatentRecord]) -> list[LatentRecord]:
 
 
 def made_once(records: Sequence[LatentRecord]) -> list[LatentRecord]:
-    """The records less copies: documents with the same prompt are given one answer, which has cost its time once."""
+    """Return the records less copies: documents with the same prompt share an answer, whose time counts once."""
     copied = (replace(one, task="", doc_id=0) if one.fit else one for one in records)
     return list(dict.fromkeys(copied))
 
 
-def _plain(value: Any) -> Any:
-    return list(map(_plain, value)) if isinstance(value, tuple) else value
+Part = Literal["text", "answer", "target"]
+TEXT: Part = "text"  # the whole text of a rolling request: in the samples file, the prompt
+ANSWER: Part = "answer"  # what the model generated, up to its stop string, each token under the model that generated it
+TARGET: Part = "target"  # the answer of the data set, after the same prompt
+DECIMALS = 3  # of the nats of a piece; no metric is made of them
 
 
-# What a results file and its samples hold, as frozen records.
+@dataclass(frozen=True)
+class TokenRecord(SidecarLine):
+    """What the tokens of one text cost, of the first documents of a task (`--token_nll N`)."""
+
+    part: Part
+    tokenizer: str
+    draws: Whole  # of z, whose mean the figures are; 0 if nothing is averaged (one z, or no latents)
+    nats: float  # sum, not rounded: -log p(text | z) of an LTM, without its KL; -log p(text) of a model without latents
+    # KL of the posterior fitted to a `text`: the price of z for the text as a whole, in no piece. None without latents,
+    # and of other parts: there z was fitted to the prompt, and the text owes nothing for it
+    kl_nats: float | None
+    # Code points of each piece, in order. A piece is a token, or several that share a character; one of 0 characters
+    # stands for a token without text, such as end-of-text in front
+    piece_characters: Wholes
+    piece_nats: Reals  # -log p of each piece, rounded
+
+    def __post_init__(self) -> None:
+        if len(self.piece_characters) != len(self.piece_nats):
+            raise ValueError(
+                f"piece_nats: expected a number for each of the piece_characters, got {len(self.piece_characters)} and "
+                f"{len(self.piece_nats)}"
+            )
+
+
+def rounded(nats: Sequence[float]) -> tuple[float, ...]:
+    """Round the nats of pieces as they are stored."""
+    return tuple(round(value, DECIMALS) + 0.0 for value in nats)  # + 0.0: no minus before a zero
+
+
+# Results and samples --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Score:
     """One aggregated figure of a results file."""
 
-    metric: str
-    """Metric name, such as exact_match."""
-    filter: str
-    """Filter name; lm-eval calls the default one none."""
-    value: float | None
-    """The figure; None where the file holds no finite number."""
+    metric: str  # such as exact_match
+    filter: str  # lm-eval calls the default one none
+    value: float | None  # None if the file holds no finite number
     stderr: float | None
-    """Its standard error, where known."""
-    higher_is_better: bool | None
-    """Direction, where the file tells it."""
-    note: str = ""
-    """What stood in the file in place of a finite number."""
+    higher_is_better: bool | None  # None if the file does not tell
+    note: str = ""  # what stood in the file in place of a finite number
 
 
 @dataclass(frozen=True)
@@ -223,112 +175,59 @@ class TaskResult:
     """Everything a results file says about one task."""
 
     name: str
-    """Task name."""
-    alias: str
-    """Name to show."""
+    alias: str  # name to show
     version: str
-    """Task version."""
-    n_shot: int | None
-    """Demonstrations per prompt."""
-    n_original: int | None
-    """Documents in the split."""
-    n_effective: int | None
-    """Documents evaluated."""
-    task_hash: str
-    """lm-eval's hash over documents, prompts and targets; empty without samples."""
-    config: Mapping[str, Any]
-    """Task definition as lm-eval dumped it."""
-    scores: tuple[Score, ...]
-    """Figures in the file's order."""
-    samples_path: Path | None
-    """Samples file beside the results, where it exists."""
+    n_shot: int | None  # demonstrations per prompt
+    n_original: int | None  # documents in the split
+    n_effective: int | None  # documents evaluated
+    task_hash: str  # lm-eval's hash over documents, prompts and targets; empty without samples
+    config: Mapping[str, Any]  # the task's definition as lm-eval dumped it
+    scores: tuple[Score, ...]  # in the file's order
+    samples_path: Path | None  # of files beside the results, where they exist
     latents_path: Path | None
-    """Sidecar of latents beside the results, where it exists."""
     answers_path: Path | None
-    """Sidecar of answers, where it exists: of baselines."""
     tokens_path: Path | None
-    """Sidecar of tokens, where it exists."""
-    generation: Mapping[str, Any]
-    """Curves, seeds and lengths of a MAUVE task; empty where the file has none."""
+    generation: Mapping[str, Any]  # curves, seeds and lengths of a MAUVE task; empty if the file has none
 
 
 @dataclass(frozen=True)
-class Floor:
+class Floor(OpenRecord):
     """A model without content on the documents of a perplexity set: a reference row, not a model evaluated."""
 
-    name: str
-    """uniform or unigram."""
-    what: str
-    """What it is, in a few words."""
-    tokenizer: str
-    """Name of the tokenizer whose tokens are counted."""
-    n_vocab: int
-    """Its vocabulary size, V."""
-    documents: int
-    """Documents."""
-    nats: float
-    """Sum over the documents."""
-    tokens: int
-    """Tokens of that tokenizer."""
-    words: int
-    """Words."""
-    bytes: int
-    """UTF-8 bytes."""
-    figures: Mapping[str, float | None]
-    """`ppl_per_token`, `ppl_per_word`, `ppl_per_byte` and `bits_per_byte`, each with its `_stderr` over documents."""
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any], *, where: str) -> Floor:
-        """The row that `row` describes; fields of other versions are left alone.
-
-        Raises:
-            ResultsError: a field is absent or of the wrong type.
-        """
-        types = {field.name: str(field.type) for field in fields(cls)}
-        del types["figures"]
-        values = {name: checked(row, name, kind=kind, where=where) for name, kind in types.items()}
-        figures = {str(key): finite(value) for key, value in mapping(row.get("figures")).items()}
-        return cls(**values, figures=figures)
+    name: str  # uniform or unigram
+    what: str  # what it is, in a few words
+    tokenizer: str  # whose tokens are counted
+    n_vocab: Whole  # vocabulary size, V
+    documents: Whole
+    nats: float  # sum over the documents
+    tokens: Whole
+    words: Whole
+    bytes: Whole  # of UTF-8
+    # ppl_per_token, ppl_per_word, ppl_per_byte and bits_per_byte, each with its _stderr over documents
+    figures: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class RunExtra:
+class RunExtra(OpenRecord):
     """The block `ltm_eval` of a results file; empty for other models' results."""
 
-    warnings: tuple[str, ...] = ()
-    """Warnings the run gave."""
-    demo_model: bool = False
-    """Whether a bundled demo model ran."""
-    sample_data: bool = False
-    """Whether the bundled sample data were scored."""
-    limit: float | None = None
-    """Limit on documents: a count, or below 1 a share."""
-    data: Mapping[str, Any] | None = None
-    """Data source, row counts and digests."""
+    warnings: Many[str] = ()
+    demo_model: bool = False  # whether a bundled demo model ran
+    sample_data: bool = False  # whether the bundled sample data were scored
+    limit: float | None = None  # of documents: a count, or below 1 a share
+    data: Mapping[str, Any] | None = None  # source, row counts and digests
     command: str = ""
-    """Command line of the run."""
-    settings: Mapping[str, Any] | None = None
-    """Every option of the run, defaults included."""
-    provenance: Mapping[str, Any] | None = None
-    """Commit, versions, machine."""
-    audit: AuditResult | None = None
-    """The random-token audit of the fit settings; None where none was made."""
-    content_free: Mapping[str, Any] | None = None
-    """Task to what always answering the commonest training answers scores."""
-    effect: Mapping[str, Any] | None = None
-    """Table of a sweep over conditions and numbers of demonstrations, as module `effect` makes it."""
-    sweep_cell: str = ""
-    """Name of the combination where the run is a further one of a sweep."""
-    rethink_budget: Mapping[str, Any] | None = None
-    """Task to the compute of rethinking and of its control."""
-    floors: Mapping[str, tuple[Floor, ...]] | None = None
-    """Reference rows of perplexity sets, by task; None where the run tells none."""
-    cost: Mapping[str, Any] | None = None
-    """Task to wall time and peak memory, as `telemetry.TaskCost`."""
-    status: str = ""
-    """running, incomplete or complete; empty where the file does not tell."""
-    groups: Mapping[str, Any] | None = None
-    """Task to figures by a field of its documents, where `rescore` made them."""
+    settings: Mapping[str, Any] | None = None  # every option of the run, defaults included
+    provenance: Mapping[str, Any] | None = None  # commit, versions, machine
+    audit: AuditResult | None = None  # of the fit settings on random tokens; None if none was made
+    content_free: Mapping[str, Any] | None = None  # by task: what always giving the commonest training answers scores
+    effect: Mapping[str, Any] | None = None  # table of a sweep over conditions and shots (`results.effect`)
+    sweep_cell: str = ""  # name of the combination, if the run is a further one of a sweep
+    rethink_budget: Mapping[str, Any] | None = None  # by task: compute of rethinking and of its control
+    floors: Mapping[str, Many[Floor]] | None = None  # by task: reference rows of perplexity sets
+    cost: Mapping[str, Any] | None = None  # by task: wall time and peak memory (`machine.TaskCost`)
+    status: str = ""  # running, incomplete or complete; empty if the file does not tell
+    groups: Mapping[str, Any] | None = None  # by task: figures by a field of its documents, if `rescore` made them
 
 
 @dataclass(frozen=True)
@@ -336,32 +235,22 @@ class Run:
     """One results file."""
 
     path: Path
-    """The results file, as found."""
-    date_id: str
-    """Date in the file's name; empty where it has none."""
-    model_name: str
-    """Model as lm-eval names it."""
-    model_kind: str
-    """lm-eval's model type, such as ltm or hf."""
-    config: Mapping[str, Any]
-    """lm-eval's `config` block: model arguments, get_model_info(), seeds, limit."""
-    tasks: Mapping[str, TaskResult]
-    """Results by task name, in the file's order."""
-    software: Mapping[str, str]
-    """Versions and commits the file names."""
-    seconds: float | None
-    """Wall time of the evaluation."""
+    date_id: str  # date in the file's name; empty if it has none
+    model_name: str  # as lm-eval names it
+    model_kind: str  # lm-eval's model type, such as ltm or hf
+    config: Mapping[str, Any]  # lm-eval's block: model arguments, get_model_info(), seeds, limit
+    tasks: Mapping[str, TaskResult]  # in the file's order
+    software: Mapping[str, str]  # versions and commits that the file names
+    seconds: float | None  # wall time of the evaluation
     extra: RunExtra
-    """What ltm_eval adds."""
+    # The runs whose tasks it holds, as a column of several (`columns.columns_of`); empty of one results file
     parts: tuple[Run, ...] = ()
-    """The runs whose tasks it holds, as a column of several (`columns.columns_of`); empty of one results file."""
+    # Of a column, by task: the number of older runs of the same model and settings, which are not shown
     older: Mapping[str, int] = field(default_factory=dict)
-    """Of a column, task to the number of older runs of the same model and settings, which are not shown."""
-    named: bool = False
-    """Whether the file itself was named, not a folder that holds it."""
+    named: bool = False  # whether the file itself was named, not a folder that holds it
 
     def of(self, task: str) -> Run:
-        """The run that scored a task: itself, or one of its parts."""
+        """Return the run that scored a task: itself, or one of its parts."""
         return next((part for part in self.parts if task in part.tasks), self)
 
 
@@ -369,120 +258,32 @@ class Run:
 class Sample:
     """One document under one filter, from a samples file."""
 
-    doc_id: int
-    """Index of the document in its split."""
+    doc_id: int  # index of the document in its split
     filter: str
-    """Filter name."""
-    prompt: str
-    """Text of the first request."""
-    target: str
-    """Gold answer."""
-    responses: tuple[str, ...]
-    """Model output per request and repeat."""
-    filtered: tuple[str, ...]
-    """The same after the filter."""
-    metrics: Mapping[str, Any]
-    """Per-document value of each metric: a number, or a list for corpus-level metrics."""
-    doc_hash: str
-    """SHA-256 (hex) of the document; pairs runs."""
-    prompt_hash: str
-    """SHA-256 (hex) of the prompt."""
-    doc: Mapping[str, Any]
-    """The document as loaded."""
+    prompt: str  # of the first request
+    target: str  # the gold answer
+    responses: tuple[str, ...]  # per request and repeat
+    filtered: tuple[str, ...]  # the same after the filter
+    metrics: Mapping[str, Any]  # a number each, or a list for corpus-level metrics
+    doc_hash: str  # SHA-256 (hex) of the document; pairs runs
+    prompt_hash: str  # SHA-256 (hex) of the prompt
+    doc: Mapping[str, Any]  # as loaded
 
 
-# What the tokens of one text cost under one model: one line of the sidecar of tokens.
-#
-#     DIR/<model>/tokens_<task>_<date>.jsonl   one line per text, of the first documents of a task (`--token_nll N`)
-#
-# The text itself stands in the samples file: for `text` it is the prompt, for `answer` the response of that request and
-# repeat, for `target` the target. Figures are rounded; no metric is made of them.
+# Reading --------------------------------------------------------------------------------------------------------------
 
-TEXT, ANSWER, TARGET = "text", "answer", "target"
-PARTS = (TEXT, ANSWER, TARGET)
-DECIMALS = 3
-"""Of the nats of a piece."""
-
-
-@dataclass(frozen=True)
-class TokenRecord:
-    """What the tokens of one text cost."""
-
-    task: str
-    """Task name."""
-    doc_id: int
-    """Index of the document in its split."""
-    idx: int
-    """Index of the request within the document."""
-    repeat: int
-    """Index of the repeat within the request."""
-    prompt_hash: str
-    """SHA-256 (hex) of the prompt text, as in lm-eval's samples."""
-    part: str
-    """`text`: the whole text of a rolling request; `answer`: what the model generated, up to its stop string, each
-    token under the model that generated it; `target`: the answer of the data set, after the same prompt.
-    """
-    tokenizer: str
-    """Whose tokens they are."""
-    draws: int
-    """Draws of z whose mean the figures are; 0 where nothing is averaged (one z, or no latents)."""
-    nats: float
-    """Sum over the tokens, not rounded: -log p(text | z) of an LTM, without its KL; -log p(text) of a model without
-    latents.
-    """
-    kl_nats: float | None
-    """KL of the posterior that was fitted to a `text`: the price of z for the text as a whole, in no piece. None
-    without latents, and of other parts: there z was fitted to the prompt, and the text owes nothing for it.
-    """
-    piece_characters: tuple[int, ...]
-    """Characters (code points) of each piece of the text, in order. A piece is a token, or several that share a
-    character; one of 0 characters stands for a token without text, such as end-of-text in front.
-    """
-    piece_nats: tuple[float, ...]
-    """-log p of each piece, to three decimals."""
-
-    def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise ResultsError(f"field part: expected one of {', '.join(PARTS)}, got {self.part!r}")
-        if len(self.piece_characters) != len(self.piece_nats):
-            raise ResultsError(
-                f"fields piece_characters and piece_nats: expected as many of the one as of the other, got "
-                f"{len(self.piece_characters)} and {len(self.piece_nats)}"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain mapping; `from_json` reads it back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any], *, where: str) -> TokenRecord:
-        """The record that `row` describes; `where` (file:line) opens every message.
-
-        Raises:
-            ResultsError: a field is absent, unknown or of the wrong type.
-        """
-        return record_of(cls, row, where=where)
-
-
-def rounded(nats: Sequence[float]) -> tuple[float, ...]:
-    """As they are stored."""
-    return tuple(round(value, DECIMALS) + 0.0 for value in nats)  # + 0.0: no minus before a zero
-
-
+Line = TypeVar("Line", bound=SidecarLine)
 DATE_ID = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?)\.json$")
+# lm-eval's model arguments that name a model, the most telling first
 MODEL_KEYS = ("peft", "delta", "pretrained", "model", "path", "engine")
-PREDICTED = "bypass"
-"""lm-eval's stand-in for a metric with `--predict_only`; its 999 is no score."""
+PREDICTED = "bypass"  # lm-eval's stand-in for a metric with `--predict_only`; its 999 is no score
+SOFTWARE = ("lm_eval_version", "transformers_version", "git_hash", "upper_git_hash")
 NO_METRICS = frozenset({"name", "alias", "sample_len", "sample_count"})
-SCHEMA = 1
-"""Of the block `ltm_eval`; files without the number are of the first one."""
-FILE_LIMIT = 2**28
-"""Bytes of a results file; samples and latents, which lie beside it, may be larger."""
-PROBE_PREFIX = "probe_"
-"""A probe's file beside the runs; `probe_results` reads it."""
+SCHEMA = 1  # of the block `ltm_eval`; files without the number are of the first one
+FILE_LIMIT = 2**28  # bytes of a results file; samples and sidecars may be larger
+PROBE_PREFIX = "probe_"  # of a probe's file beside the runs, which `probe.files` reads
 UNFINISHED = ("running", "incomplete")
-SIDECARS = ("latents", "answers", "tokens")
-"""Files beside a task's samples, `<kind>_<task>_<date>.jsonl`."""
+SIDECARS = ("latents", "answers", "tokens")  # files beside a task's samples, `<kind>_<task>_<date>.jsonl`
 
 
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
@@ -571,7 +372,7 @@ def read_run(path: Path) -> Run:
         model_kind=str(config.get("model", "")),
         config=config,
         tasks=tasks,
-        software=_software(content),
+        software={name: str(content[name]) for name in SOFTWARE if content.get(name)},
         seconds=finite(content.get("total_evaluation_time_seconds")),
         extra=_extra(content, where=str(path)),
     )
@@ -655,66 +456,19 @@ def _model_name(content: Mapping[str, Any], *, path: Path) -> str:
     return named[0] if named else str(config.get("model") or path.parent.name or path.stem)
 
 
-def _software(content: Mapping[str, Any]) -> dict[str, str]:
-    names = ("lm_eval_version", "transformers_version", "git_hash", "upper_git_hash")
-    return {name: str(content[name]) for name in names if content.get(name)}
-
-
 def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
     block = content.get("ltm_eval")
-    limit = finite(mapping(content.get("config")).get("limit"))
-    if block is None:
-        return RunExtra(limit=limit)
-    if not isinstance(block, dict):
-        raise ResultsError(f"{where}: field ltm_eval: expected an object, got {type(block).__name__}")
-    schema = block.get("schema", SCHEMA)
+    schema = mapping(block).get("schema", SCHEMA)
     if type(schema) is not int or schema > SCHEMA:
         raise ResultsError(
             f"{where}: schema {str(schema)[:40]} is not known, this version reads {SCHEMA}; update ltm-eval"
         )
-    warnings = block.get("warnings") or []
-    if not isinstance(warnings, list):
-        raise ResultsError(f"{where}: field ltm_eval.warnings: expected a list, got {type(warnings).__name__}")
-    return RunExtra(
-        warnings=tuple(str(warning) for warning in warnings),
-        demo_model=block.get("demo_model") is True,
-        sample_data=block.get("sample_data") is True,
-        limit=finite(block.get("limit")) if block.get("limit") is not None else limit,
-        data=mapping(block.get("data")),
-        command=str(block.get("command") or ""),
-        settings=mapping(block.get("settings")),
-        provenance=mapping(block.get("provenance")),
-        audit=_audit(block.get("audit"), where=f"{where}: field ltm_eval.audit"),
-        content_free=mapping(block.get("content_free")),
-        effect=mapping(block.get("effect")),
-        sweep_cell=str(block.get("sweep_cell") or ""),
-        rethink_budget=mapping(block.get("rethink_budget")),
-        floors=_floors(block.get("floors"), where=f"{where}: field ltm_eval.floors"),
-        cost=mapping(block.get("cost")),
-        status=str(block.get("status") or ""),
-        groups=mapping(block.get("groups")),
-    )
-
-
-def _audit(value: Any, *, where: str) -> AuditResult | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise ResultsError(f"{where}: expected an object, got {type(value).__name__}")
-    return AuditResult.from_json(value, where=where)
-
-
-def _floors(value: Any, *, where: str) -> dict[str, tuple[Floor, ...]] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or not all(isinstance(rows, list) for rows in value.values()):
-        raise ResultsError(f"{where}: expected an object of lists, one list per task")
-    found = {}
-    for task, rows in value.items():
-        if not all(isinstance(row, dict) for row in rows):
-            raise ResultsError(f"{where}.{task}: expected a list of objects")
-        found[str(task)] = tuple(Floor.from_json(row, where=f"{where}.{task}") for row in rows)
-    return found
+    limit = finite(mapping(content.get("config")).get("limit"))
+    if block is None:
+        return RunExtra(limit=limit)
+    if isinstance(block, dict):
+        block = {"limit": limit} | {name: value for name, value in block.items() if value is not None}
+    return RunExtra.from_json(block, where=where, at="ltm_eval")
 
 
 def _beside(path: Path, name: str) -> Path | None:
@@ -726,7 +480,7 @@ def _beside(path: Path, name: str) -> Path | None:
 
 
 def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
-    """The samples of `task`, in the file's order; empty where the run logged none.
+    """Return the samples of a task, in the file's order; none if the run logged none.
 
     Raises:
         ResultsError: a line is malformed; the message names file and line.
@@ -736,33 +490,26 @@ def read_samples(run: Run, task: str) -> tuple[Sample, ...]:
 
 
 def read_latents(run: Run, task: str) -> tuple[LatentRecord, ...]:
-    """The sidecar of `task`; empty where the run has none.
+    """Return the sidecar of latents of a task; nothing if the run has none.
 
     Raises:
         ResultsError: a line is malformed; the message names file, line and field.
     """
-    path = _task_of(run, task).latents_path
-    return () if path is None else tuple(LatentRecord.from_json(row, where=where) for where, row in _rows(path))
+    return _sidecar(LatentRecord, _task_of(run, task).latents_path)
 
 
 def read_answers(run: Run, task: str) -> tuple[AnswerRecord, ...]:
-    """The sidecar of answers of `task`; empty where the run has none.
-
-    Raises:
-        ResultsError: a line is malformed; the message names file, line and field.
-    """
-    path = _task_of(run, task).answers_path
-    return () if path is None else tuple(AnswerRecord.from_json(row, where=where) for where, row in _rows(path))
+    """Return the sidecar of answers of a task, like `read_latents`."""
+    return _sidecar(AnswerRecord, _task_of(run, task).answers_path)
 
 
 def read_tokens(run: Run, task: str) -> tuple[TokenRecord, ...]:
-    """The sidecar of tokens of `task`; empty where the run has none.
+    """Return the sidecar of tokens of a task, like `read_latents`."""
+    return _sidecar(TokenRecord, _task_of(run, task).tokens_path)
 
-    Raises:
-        ResultsError: a line is malformed; the message names file, line and field.
-    """
-    path = _task_of(run, task).tokens_path
-    return () if path is None else tuple(TokenRecord.from_json(row, where=where) for where, row in _rows(path))
+
+def _sidecar(kind: type[Line], path: Path | None) -> tuple[Line, ...]:
+    return () if path is None else tuple(kind.from_json(row, where=where) for where, row in _rows(path))
 
 
 def _task_of(run: Run, task: str) -> TaskResult:
@@ -772,14 +519,11 @@ def _task_of(run: Run, task: str) -> TaskResult:
 
 
 def _sample(row: Mapping[str, Any], *, where: str) -> Sample:
-    doc_id = row.get("doc_id")
-    if isinstance(doc_id, bool) or not isinstance(doc_id, int):
-        raise ResultsError(f"{where}: field doc_id: expected a whole number, got {str(doc_id)[:80]!r}")
     prompt = _prompt(row.get("arguments"))
     doc = row.get("doc")
     names = row.get("metrics")
     return Sample(
-        doc_id=doc_id,
+        doc_id=checked(int, row.get("doc_id"), where=where, at="doc_id"),
         filter=str(row.get("filter", "none")),
         prompt=prompt,
         target=str(row.get("target", "")),
@@ -790,7 +534,7 @@ def _sample(row: Mapping[str, Any], *, where: str) -> Sample:
         else _numbers(row),
         doc_hash=str(row.get("doc_hash") or digest(json.dumps(doc, indent=2, ensure_ascii=False))),
         prompt_hash=str(row.get("prompt_hash") or digest(prompt)),
-        doc=doc if isinstance(doc, dict) else {},
+        doc=mapping(doc),
     )
 
 

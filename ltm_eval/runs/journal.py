@@ -18,21 +18,21 @@ import os
 import time
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from ltm_eval.system.errors import MachineError, RefusedError
+from ltm_eval.system.errors import MachineError, RefusedError, ResultsError
 from ltm_eval.system.files import cause, remedy
+from ltm_eval.system.records import OpenRecord, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 FORMAT = 1
 FOLDER = "journal"
-FILE = "file"  # added to heads and plans that are read: the name of their file
 SYNC_SECONDS = 0.1  # answers that end sooner after a flush may wait for the next one, or the batch's end
 _CRC = 9
 _KEY = slice(_CRC + 8, _CRC + 8 + 64)
@@ -110,13 +110,36 @@ class Place(NamedTuple):
     length: int
 
 
+@dataclass(frozen=True)
+class Head(OpenRecord):
+    """First line of a file: what its answers are of."""
+
+    launch: str  # start of the command that wrote it
+    settings: Mapping[str, Any]
+    run: Mapping[str, Any] | None = None  # the manifest of a run (`session.Manifest`)
+    file: str = ""  # name of the file, when it was read
+
+
+@dataclass(frozen=True)
+class Plan(OpenRecord):
+    """A call of the model that begins: what is asked for of one task."""
+
+    launch: str
+    time: float  # Unix time
+    task: str
+    kind: str  # the model's method
+    total: Whole  # answers asked for
+    left: Whole  # of these, still to be made
+    file: str = ""
+
+
 @dataclass
 class Contents:
     """What all files of a journal hold."""
 
     answers: dict[str, Place] = field(default_factory=dict)  # by key; read when asked for
-    heads: list[dict[str, Any]] = field(default_factory=list)  # settings of the runs that wrote here
-    plans: list[dict[str, Any]] = field(default_factory=list)  # calls of the model that were begun
+    heads: list[Head] = field(default_factory=list)  # of the files
+    plans: list[Plan] = field(default_factory=list)  # calls of the model that were begun
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # answers by file name and task
     damaged: int = 0  # whole lines that are not as they were written
 
@@ -166,11 +189,13 @@ def _take(line: bytes, place: Place, found: Contents) -> None:
         found.counts[place.path.name, task.decode("ascii", "replace")] += 1
     else:
         try:
-            row = decode(line)
-        except ValueError:
+            row = {**decode(line), "file": place.path.name}
+            if "plan" in row:
+                found.plans.append(Plan.from_json(row, where=str(place.path)))
+            else:
+                found.heads.append(Head.from_json(row, where=str(place.path)))
+        except (ValueError, ResultsError):
             found.damaged += 1
-            return
-        (found.plans if "plan" in row else found.heads).append({**row, FILE: place.path.name})
 
 
 def _take_answer(key: str, place: Place, found: Contents) -> None:

@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import LatentRecord
-from ltm_eval.runs.journal import FILE, Contents, Journal, digest, files_of, read
+from ltm_eval.results.files import LatentRecord, read_object
+from ltm_eval.runs.journal import Contents, Journal, digest, files_of, read
 from ltm_eval.runs.processes import Job
 from ltm_eval.runs.worklist import Worklist, say_on_stderr
 from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.system.files import unused_date, write_json_atomic
 from ltm_eval.system.machine import described, program
+from ltm_eval.system.records import OpenRecord, mapping
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -49,14 +51,14 @@ SHOWN = 4  # differing fields that an error names
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(OpenRecord):
     """What `run.json` holds."""
 
     date_id: str  # in the names of results, samples and latents
     settings: Mapping[str, Any]  # what finished answers are kept under
     asked: Mapping[str, Any]  # tasks and options that choose the requests and the figures
     data: Mapping[str, Any]  # by task: files, counts and digests
-    version: str = field(default_factory=described)  # the program that began it, for readers
+    version: str  # the program that began it, for readers
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -67,18 +69,17 @@ class Manifest:
         """
         path = folder / MANIFEST
         try:
-            row = json.loads(path.read_text("utf-8"))
-            return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+            return cls.from_json(json.loads(path.read_text("utf-8")), where=str(path))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, RecursionError, ResultsError):
             raise ResultsError(f"{path}: damaged or edited; {REBUILD}") from None
 
     def write(self, folder: Path) -> None:
         """Write it, complete or not at all."""
-        write_json_atomic(folder / MANIFEST, asdict(self))
+        write_json_atomic(folder / MANIFEST, self)
 
     def results(self, folder: Path) -> Path:
         """Return its results file."""
@@ -164,22 +165,23 @@ def session(
         MachineError: the folder cannot be read or written.
     """
     job = job or Job()
-    wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data))
+    wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data), described())
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
     journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)
-    journal.head |= {"run": asdict(manifest), "launch": journal.launch}
+    journal.head |= {"run": manifest.to_json(), "launch": journal.launch}
     damaged = journal.contents.damaged
     warnings = [f"{damaged} damaged lines of the journal were skipped; what they held is done again"] if damaged else []
     for line in warnings if job.leads else ():
         say_on_stderr(line)
+    costs = mapping(_block_of(manifest.results(folder)).get("cost"))
     state = Session(
         folder,
         manifest,
         Worklist(journal, say=say_on_stderr, job=job),
         was_complete=status_of(manifest.results(folder)) == COMPLETE,
         warnings=warnings,
-        launches={head[FILE]: str(head.get("launch")) for head in journal.contents.heads},
-        costs_before=_costs_in(manifest.results(folder)),
+        launches={head.file: head.launch for head in journal.contents.heads},
+        costs_before={task: cost for task, cost in costs.items() if isinstance(cost, dict)},
     )
     before, lm.worklist = lm.worklist, state.worklist
     try:
@@ -206,7 +208,7 @@ def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[J
     if job.leads:
         journal = Journal(folder, wanted.settings)
         manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
-        told = json.dumps([journal.launch, asdict(manifest)]).encode()
+        told = json.dumps([journal.launch, manifest.to_json()]).encode()
     launch, settled = json.loads(job.exchange(told)[0])
     if not job.leads:
         journal, manifest = Journal(folder, wanted.settings), Manifest(**settled)
@@ -228,11 +230,16 @@ def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
 
 def status_of(results: Path) -> str:
     """Return how far a results file says it is; empty if there is none, or it does not say."""
+    block = _block_of(results)
+    return str(block.get("status", COMPLETE if block else ""))
+
+
+def _block_of(results: Path) -> dict[str, Any]:
+    """Return what this program adds to a results file; nothing if the file or the block cannot be read."""
     try:
-        block = json.loads(results.read_text("utf-8")).get("ltm_eval", {})
-        return str(block.get("status", COMPLETE if block else ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+        return mapping(read_object(results).get("ltm_eval"))
+    except (ResultsError, MachineError):
+        return {}
 
 
 def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) -> Manifest:
@@ -318,19 +325,10 @@ def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[s
     say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
 
 
-def _costs_in(results: Path) -> dict[str, Any]:
-    """Return by task what a results file says of the cost; nothing if there is none."""
-    try:
-        found = json.loads(results.read_text("utf-8"))["ltm_eval"]["cost"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-    return {task: cost for task, cost in found.items() if isinstance(cost, dict)} if isinstance(found, dict) else {}
-
-
 def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
     """Return how many answers in a journal are of these settings."""
     wanted = digest(settings)
-    files = {head[FILE] for head in found.heads if digest(head.get("settings")) == wanted}
+    files = {head.file for head in found.heads if digest(head.settings) == wanted}
     return sum(place.path.name in files for place in found.answers.values())
 
 
@@ -353,9 +351,9 @@ def rebuild(folder: Path) -> Path:
     Raises:
         ResultsError: no file of the journal tells of a run.
     """
-    heads = {head[FILE]: head for head in read(folder).heads if isinstance(head.get("run"), dict)}
-    newest = max((path for path in files_of(folder) if path.name in heads), key=os.path.getmtime, default=None)
+    runs = {head.file: head.run for head in read(folder).heads if head.run is not None}
+    newest = max((path for path in files_of(folder) if path.name in runs), key=os.path.getmtime, default=None)
     if newest is None:
         raise ResultsError(f"{folder}: no journal that tells of a run; evaluate with --output_path first")
-    Manifest(**heads[newest.name]["run"]).write(folder)
+    Manifest.from_json(runs[newest.name], where=str(newest)).write(folder)
     return folder / MANIFEST

@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.runs.journal import FILE, Contents, files_of, read
+from ltm_eval.runs.journal import Contents, files_of, read
 from ltm_eval.runs.session import COMPLETE, MANIFEST, Manifest, status_of
 from ltm_eval.system.errors import ResultsError, printable
 from ltm_eval.system.files import NAME, Holder, holder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -76,23 +76,23 @@ def _model(folder: Path, output: Path, *, working: bool) -> Model:
 
 def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iterator[Line]:
     """Yield a line by task, from the last plan of each and what its start has added."""
-    launches = {head[FILE]: str(head["launch"]) for head in found.heads}
-    own = {head[FILE] for head in found.heads if _is_same(head.get("run"), manifest)}
-    plans = {str(plan["task"]): plan for plan in sorted(found.plans, key=lambda one: one["time"]) if plan[FILE] in own}
+    launches = {head.file: head.launch for head in found.heads}
+    own = {head.file for head in found.heads if _is_same(head.run, manifest)}
+    plans = {plan.task: plan for plan in sorted(found.plans, key=lambda one: one.time) if plan.file in own}
     written = {path.name: path.stat().st_mtime for path in files_of(folder)}
     for task, plan in plans.items():
-        files = [file for file, launch in launches.items() if launch == plan["launch"]]
+        files = [file for file, launch in launches.items() if launch == plan.launch]
         new = sum(found.counts[file, task] for file in files)
         last = max(written[file] for file in files)
-        done = plan["total"] - plan["left"] + new
-        rate = new / (last - plan["time"]) if new and last > plan["time"] else None
-        left = plan["total"] - done
-        yield Line(name, task, done, plan["total"], rate, left / rate if rate and left else None, last)
+        done = plan.total - plan.left + new
+        rate = new / (last - plan.time) if new and last > plan.time else None
+        left = plan.total - done
+        yield Line(name, task, done, plan.total, rate, left / rate if rate and left else None, last)
 
 
-def _is_same(run: Any, manifest: Manifest) -> bool:
+def _is_same(run: Mapping[str, Any] | None, manifest: Manifest) -> bool:
     """Return whether a run of the journal is the manifest's, or the same command begun under another name."""
-    return isinstance(run, dict) and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
+    return run is not None and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
 
 
 def text(found: Status, *, now: float | None = None) -> list[str]:

@@ -18,12 +18,16 @@ import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Discriminator, Tag
 
 from ltm_eval.results.files import AnswerRecord, LatentRecord, TokenRecord
 from ltm_eval.runs.journal import Journal, digest
 from ltm_eval.runs.processes import Job, share
 from ltm_eval.system import progress
+from ltm_eval.system.options import Many
+from ltm_eval.system.records import OpenRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -45,42 +49,36 @@ class Item:
     together: Any = None
 
 
+def _kind(record: Any) -> str:
+    """Return the class of a line of an answer, read or made."""
+    is_latent = isinstance(record, LatentRecord) or (isinstance(record, dict) and "fitted_tokens" in record)
+    return (LatentRecord if is_latent else AnswerRecord).__name__
+
+
+SidecarRecord = Annotated[
+    Annotated[LatentRecord, Tag(LatentRecord.__name__)] | Annotated[AnswerRecord, Tag(AnswerRecord.__name__)],
+    Discriminator(_kind),
+]
+
+
 @dataclass(frozen=True)
-class Answer:
+class Answer(OpenRecord):
     """What a model said to one item."""
 
     value: Any  # the answer, as JSON
-    records: tuple[LatentRecord | AnswerRecord, ...] = ()  # of the sidecar; the reader puts its task and document in
+    records: Many[SidecarRecord] = ()  # of the sidecar; the reader puts its task and document in
     failed: str = ""  # why there is no answer; `value` is then what stands for one
-    tokens: tuple[TokenRecord, ...] = ()  # NLL by token, of items that ask for it
+    tokens: Many[TokenRecord] = ()  # NLL by token, of items that ask for it
     # wall time since the answer before it was done in the same process
     spent_seconds: float = field(default=0.0, compare=False)
     # the journal's file that held it, or the rank that made it; empty if it was made here
     source: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain mapping; `from_json` reads it back."""
-        row: dict[str, Any] = {"spent_seconds": self.spent_seconds} if self.spent_seconds else {}
-        row |= {"value": self.value, "records": [one.to_json() for one in self.records]}
-        row |= {"tokens": [one.to_json() for one in self.tokens]} if self.tokens else {}
-        return {**row, "failed": self.failed} if self.failed else row
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Answer:
-        """Return the answer that `row` describes.
-
-        Raises:
-            ResultsError: a field of one of its records is absent, unknown or of the wrong type.
-        """
-        kinds = [(LatentRecord if "fitted_tokens" in one else AnswerRecord, one) for one in row["records"]]
-        return cls(
-            row["value"],
-            tuple(kind.from_json(one, where="journal") for kind, one in kinds),
-            str(row.get("failed", "")),
-            tuple(TokenRecord.from_json(one, where="journal") for one in row.get("tokens", ())),
-            float(row.get("spent_seconds", 0.0)),
-            str(row.get("source", "")),
-        )
+        """Return the row of a journal, in which fields that say nothing are left out."""
+        row = super().to_json()
+        names = ("spent_seconds", "value", "records", "tokens", "failed")
+        return {name: row[name] for name in names if row[name] or name in ("value", "records")}
 
 
 def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
@@ -219,10 +217,12 @@ class Work:
         """
         if self.worklist.job.world == 1:
             return
-        own = [[key, {**self.answers[key].to_json(), "source": self.answers[key].source}] for key in self._sent]
+        own = {key: (self.answers[key].source, self.answers[key].to_json()) for key in self._sent}
         for rank, text in enumerate(self.worklist.job.exchange(json.dumps(own).encode())):
-            for key, row in json.loads(text):
-                self.answers.setdefault(key, Answer.from_json({**row, "source": row["source"] or f"rank {rank}"}))
+            for key, (source, row) in json.loads(text).items():
+                if key not in self.answers:
+                    row["source"] = source or f"rank {rank}"
+                    self.answers[key] = Answer.from_json(row, where=f"rank {rank}")
 
     def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
         """Keep the answer of an item; it outlasts this process from here on.
@@ -262,7 +262,8 @@ class Work:
         for key in dict.fromkeys(self.keys) if journal is not None else ():
             row = journal.find(key) if journal is not None else None
             if journal is not None and row is not None:
-                found[key] = Answer.from_json({**row, "source": journal.contents.answers[key].path.name})
+                file = journal.contents.answers[key].path
+                found[key] = Answer.from_json({**row, "source": file.name}, where=str(file))
         return found
 
     def _announce(self, missing: Mapping[str, int]) -> None:

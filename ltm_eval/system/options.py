@@ -9,8 +9,8 @@ command line or lm-eval makes of one (`"16"`, `16.0`, `"true"`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -139,20 +139,30 @@ def changing(cls: type, what: str) -> tuple[str, ...]:
     return tuple(name for name in names_of(cls) if what in option_of(cls, name).changes)
 
 
-@cache
-def kind_of(cls: type, name: str, *, item: bool = False) -> Any:
-    """The annotation of a field, or of one item of it."""
-    kind = _hints(cls)[name]
-    if item:
-        while get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        kind = get_args(kind)[0] if get_origin(kind) is tuple else _hints(cls)[name]
+def _bare(kind: Any) -> Any:
+    """Return a type without marks, and without None beside it."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    members = [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    return _bare(members[0]) if len(members) == 1 else kind
+
+
+def kind_at(kind: Any, path: Iterable[Any]) -> Any:
+    """Return the annotation of what lies at a path of names and indices; what has no parts lies at any index."""
+    for step in path:
+        bare = _bare(kind)
+        if is_dataclass(bare):
+            kind = _hints(bare)[step]  # type: ignore[arg-type]
+        elif get_origin(bare) in (tuple, Mapping):
+            kind = get_args(bare)[0 if isinstance(step, int) else 1]
+        elif get_origin(bare) in (Union, UnionType):  # pydantic names the member that was tried
+            kind = next((one for one in get_args(bare) if getattr(one, "__name__", None) == step), kind)
     return kind
 
 
 @cache
 def _adapter(cls: type, name: str, item: bool) -> TypeAdapter[Any]:
-    return TypeAdapter(kind_of(cls, name, item=item))
+    return TypeAdapter(kind_at(cls, (name, 0) if item else (name,)))
 
 
 def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = False) -> Any:
@@ -171,9 +181,9 @@ def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = Fa
         loc = found.errors()[0]["loc"]
         inside = bool(loc) and isinstance(loc[0], int)
         given = found.errors()[0]["input"] if inside else value
-        kind = kind_of(cls, name, item=item or inside)
+        kind = kind_at(cls, (name, 0) if item or inside else (name,))
         told = spelled or option_of(cls, name).name or name
-        raise UsageError(_expected(told, kind, given, optional=value is None)) from None
+        raise UsageError(_must_be(told, kind, given, optional=value is None)) from None
 
 
 def split(cls: type, name: str, text: str, *, spelled: str = "") -> tuple[Any, ...]:
@@ -192,25 +202,25 @@ def complaint(cls: type, found: ValidationError) -> str:
     spelled = option_of(cls, name).name or name
     if first["type"] == "missing":
         return f"{spelled} is missing"
-    kind = kind_of(cls, name, item=bool(inside) and isinstance(inside[0], int))
-    return _expected(spelled, kind, first["input"], optional=True)
+    path = (name, 0) if inside and isinstance(inside[0], int) else (name,)
+    return _must_be(spelled, kind_at(cls, path), first["input"])
 
 
-def _expected(spelled: str, kind: Any, value: Any, *, optional: bool) -> str:
+def _must_be(spelled: str, kind: Any, value: Any, *, optional: bool = True) -> str:
     """The line that tells what was expected and what came."""
-    choices = _choices(kind)
-    expected = f"one of {', '.join(choices)}" if choices else in_words(kind, optional=optional)
-    hint = f".{nearest(value, choices)}" if choices and isinstance(value, str) else ""
-    if expected.startswith("text") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        hint = f"; quote it: {spelled}='...'"
-    return f"{spelled} must be {expected}, got {shown(value)}{hint}"
+    words = expected(kind, value, optional=optional)
+    is_text = words.startswith("text") and isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{spelled} must be {words}" + (f"; quote it: {spelled}='...'" if is_text else "")
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    """The words that may be chosen from, if there is nothing else."""
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def expected(kind: Any, value: Any, *, optional: bool = True) -> str:
+    """Return what was expected and what came, such as `a number, got 'x'`."""
+    bare = _bare(kind)
+    if get_origin(bare) is not Literal:
+        return f"{in_words(kind, optional=optional)}, got {shown(value)}"
+    choices = tuple(filter(None, get_args(bare)))
+    hint = f".{nearest(value, choices)}" if isinstance(value, str) else ""
+    return f"one of {', '.join(choices)}, got {shown(value)}{hint}"
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "None"}
@@ -233,7 +243,7 @@ def in_words(kind: Any, *, optional: bool = True) -> str:
         return " or ".join(map(repr, args))
     if origin is tuple:
         return f"a list, each item {in_words(args[0], optional=False)}"
-    words = _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    words = _WORDS.get(kind, "an object" if is_dataclass(kind) or origin is Mapping else f"a {kind.__name__}")
     if any(isinstance(one, pydantic.AllowInfNan) for one in bounds):
         words = "a finite number"
     above, low, high = (
