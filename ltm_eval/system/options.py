@@ -23,7 +23,7 @@ from typing_extensions import dataclass_transform
 from ltm_eval.system.errors import LtmEvalError, UsageError, nearest, shown
 
 T = TypeVar("T")
-UNTOLD = 2**31  # an upper bound from there on only keeps numbers from overflowing, messages leave it out
+UNTOLD = 2**31  # bounds from there on only keep numbers from overflowing, messages leave them out
 
 Many = Annotated[tuple[T, ...], Strict(False)]
 """A field of several values, which may be given as a list."""
@@ -250,6 +250,7 @@ def in_words(kind: Any, *, optional: bool = True) -> str:
         next((getattr(one, name) for one in bounds if getattr(one, name, None) is not None), None)
         for name in ("gt", "ge", "le")
     )
+    above, low = (None if end is not None and end <= -UNTOLD else end for end in (above, low))
     below = next((one.lt for one in bounds if getattr(one, "lt", None) is not None and one.lt < UNTOLD), None)
     if above == 0 and high is None and below is None:
         return words.replace("a ", "a positive ", 1)
