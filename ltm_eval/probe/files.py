@@ -321,16 +321,15 @@ class Probe(OpenRecord):
     path: Path = Path()
 
     def __post_init__(self) -> None:
-        places = [(f"texts[{at}]", one.cells) for at, one in enumerate(self.texts)]
-        places += [(f"explored[{at}]", one.cells) for at, one in enumerate(self.explored)]
-        for place, cells in places:
-            for key in cells:
-                try:
-                    inside = all(layer <= self.n_layers for layer in layers_of(key))
-                except ValueError:
-                    inside = False
-                if not inside:
-                    raise ValueError(f"{place}.cells: expected sets of {self.n_layers} layers, got {shown(key)}")
+        keys = [(f"texts[{at}]", key) for at, one in enumerate(self.texts) for key in one.cells]
+        keys += [(f"explored[{at}]", key) for at, one in enumerate(self.explored) for key in one.cells]
+        for place, key in keys:
+            try:
+                inside = all(layer <= self.n_layers for layer in layers_of(key))
+            except ValueError:
+                inside = False
+            if not inside:
+                raise ValueError(f"{place}.cells: expected sets of {self.n_layers} layers, got {shown(key)}")
         for at, one in enumerate(self.explored):
             _check_most(f"explored[{at}].index", one.index, max(0, len(self.texts) - 1))
 

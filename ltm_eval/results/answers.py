@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-DELIMITER = "\n\n"
-"""Stands after each demonstration: lm-eval's `fewshot_delimiter`."""
-INVALID = "[invalid]"
-"""What lm-eval's filters return where nothing matches."""
+DELIMITER = "\n\n"  # after each demonstration: lm-eval's `fewshot_delimiter`
+INVALID = "[invalid]"  # what lm-eval's filters return if nothing matches
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -32,27 +30,27 @@ _FINAL_STOP = re.compile(r"\.$")
 _PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _SIGNS = "-\N{MINUS SIGN}\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}"
+# A sign, a dollar, and digits with what may stand between them
 _RUN = re.compile(
     rf"(?P<sign>(?<![\w)\]%])[{_SIGNS}])?\$?(?P<second>[{_SIGNS}](?<=\$.))?"
     r"(?P<digits>(?:(?<![\w.])\.)?[0-9]+(?:[.,/][0-9]+)*)"
 )
-"""A sign, a dollar, and digits with what may stand between them."""
 _EXACT = Context(prec=50, traps=[Inexact, InvalidOperation, DivisionByZero])
 
 
 def worked(question: str, answer: object) -> str:
-    """A question and its answer as a demonstration of lm-eval's GSM8K prompt shows them."""
+    """Return a question and its answer as a demonstration of lm-eval's GSM8K prompt shows them."""
     return f"Question: {question}\nAnswer: {answer}"
 
 
 def strict_match(response: str) -> str:
-    """The first number after `#### `, else `[invalid]`: filter `strict-match`."""
+    """Return the first number after `#### `, else `[invalid]`: filter `strict-match`."""
     found = _STRICT.search(response)
     return found.group(1) if found else INVALID
 
 
 def flexible_extract(response: str) -> str:
-    """The last thing that looks like a number (`..` and `$,` do), else `[invalid]`: filter `flexible-extract`."""
+    """Return the last thing like a number (`..` and `$,` are), else `[invalid]`: filter `flexible-extract`."""
     last = INVALID
     for found in _FLEXIBLE.finditer(response):
         last = found.group()
@@ -60,7 +58,7 @@ def flexible_extract(response: str) -> str:
 
 
 def exact_match(extracted: str, target: str) -> bool:
-    """Whether both are the same text once commas, `$`, all up to the last `#### `, a final stop and case are set aside.
+    """Return whether both are the same text without commas, `$`, all up to the last `#### `, a final stop and case.
 
     `target` is the worked answer of the data set or its number alone.
     """
@@ -68,18 +66,18 @@ def exact_match(extracted: str, target: str) -> bool:
 
 
 def gold_number(answer: str) -> str:
-    """The number after the last `#### ` of a worked answer, without commas and final stop; else `[invalid]`."""
+    """Return the number after the last `#### ` of a worked answer, without commas and final stop; else `[invalid]`."""
     found = _STRICT.findall(answer)
     return _normalised(found[-1]) if found else INVALID
 
 
 def vote_key(extracted: str) -> str:
-    """Answers with the same key are one candidate in a majority vote: those that `exact_match` cannot tell apart."""
+    """Return the key under which answers count as one candidate in a majority vote: what `exact_match` compares."""
     return _normalised(extracted)
 
 
 def canonical_number(text: str) -> str:
-    """A number in its shortest decimal form, so that equal numbers are equal text: 18.0, `$18`, 1,800 % and 018.
+    """Return a number in its shortest decimal form, so that equal numbers are equal text: 18.0, `$18`, 1,800 % and 018.
 
     A `$`, a `%`, a final stop and commas between groups of three digits are set aside; what is no number then stays as
     it is.
@@ -91,17 +89,17 @@ def canonical_number(text: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is a plain decimal number."""
+    """Return whether `text` is a plain decimal number."""
     return _PLAIN.fullmatch(text) is not None
 
 
 def has_gold_number(answer: str) -> bool:
-    """Whether a worked answer ends in a number, as `exact_match` reads it; without one no answer can be right."""
+    """Return whether a worked answer ends in a number, as `exact_match` reads it; otherwise no answer is right."""
     return is_number(_normalised(answer))
 
 
 def first_number(response: str) -> str:
-    """The one number right after the first `#### ` that digits follow, in its shortest form; else `[invalid]`."""
+    """Return the one number after the first `#### ` that digits follow, in its shortest form; else `[invalid]`."""
     for marker in re.finditer("#### ", response):
         if found := _RUN.match(response, marker.end()):
             numbers = _numbers_in(found)
@@ -110,13 +108,13 @@ def first_number(response: str) -> str:
 
 
 def last_number(response: str) -> str:
-    """The last number, in its shortest form; `[invalid]` where there is none or it is a part of something else."""
+    """Return the last number, in its shortest form; `[invalid]` if there is none or it is part of something else."""
     last = deque(_RUN.finditer(response), maxlen=1)
     return _numbers_in(last[0])[-1] if last and not _is_part(last[0]) else INVALID
 
 
 def _is_part(found: re.Match[str]) -> bool:
-    """Whether digits continue a number written in a form that is not read: 1e3, 10^3, 1_000, 1 000, 5 1/2."""
+    """Return whether digits continue a number written in a form that is not read: 1e3, 10^3, 1_000, 1 000, 5 1/2."""
     before, digits = found.string[: found.start()], found["digits"]
     if re.search(r"[0-9](?:[eE][+-]?|[_^'\u2019/]|\*\*)$", before):
         return True
@@ -125,17 +123,17 @@ def _is_part(found: re.Match[str]) -> bool:
 
 
 def first_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
-    """`first_number` of every answer: lm-eval's filter `custom`."""
+    """Apply `first_number` to every answer, as lm-eval's filter `custom`."""
     return [[first_number(text) for text in answers] for answers in responses]
 
 
 def last_numbers(responses: Sequence[Sequence[str]], _docs: Sequence[object]) -> list[list[str]]:
-    """`last_number` of every answer: lm-eval's filter `custom`."""
+    """Apply `last_number` to every answer, as lm-eval's filter `custom`."""
     return [[last_number(text) for text in answers] for answers in responses]
 
 
 def _numbers_in(found: re.Match[str]) -> list[str]:
-    """The numbers of a run, at least one; `[invalid]` for what is none. A sign belongs to the first."""
+    """Return the numbers of a run, at least one; `[invalid]` for what is none. A sign belongs to the first."""
     digits = found["digits"]
     whole = _GROUPED.fullmatch(digits) or _PLAIN.fullmatch(digits)
     values = [_shortest(digits.replace(",", ""))] if whole else list(_separated(digits))
@@ -145,7 +143,7 @@ def _numbers_in(found: re.Match[str]) -> list[str]:
 
 
 def _separated(digits: str) -> Iterator[str]:
-    """The values of a run that is no single number: a quotient, or several numbers between commas."""
+    """Yield the values of a run that is no single number: a quotient, or several numbers between commas."""
     if "/" in digits:
         yield _quotient(*digits.split("/"))
         return
@@ -156,7 +154,7 @@ def _separated(digits: str) -> Iterator[str]:
 
 
 def _quotient(*parts: str) -> str:
-    """Of two numbers, where it is a decimal number."""
+    """Return the quotient of two numbers, `[invalid]` if it is no decimal number."""
     try:
         above, below = (Decimal(canonical_number(part)) for part in parts)
         return _shortest(format(_EXACT.divide(above, below), "f"))
@@ -165,14 +163,14 @@ def _quotient(*parts: str) -> str:
 
 
 def _shortest(digits: str) -> str:
-    """A decimal number without sign, less the zeros that say nothing."""
+    """Return a decimal number without sign, less the zeros that say nothing."""
     whole, _, part = digits.partition(".")
     whole, part = whole.lstrip("0") or "0", part.rstrip("0")
     return f"{whole}.{part}" if part else whole
 
 
 def _normalised(text: str) -> str:
-    """`regexes_to_ignore` of gsm8k.yaml in their order, then lower case.
+    """Remove what `regexes_to_ignore` of gsm8k.yaml matches, in its order, then lower the case.
 
     lm-eval does this on NumPy arrays of fixed width, which drop trailing NULs and cut what grows in lower case (`İ`).
     """

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ltm_eval.system.errors import MachineError, ResultsError, nearest
+from ltm_eval.system.errors import MachineError, ResultsError, nearest, shown
 from ltm_eval.system.files import digest
 from ltm_eval.system.options import Many
 from ltm_eval.system.records import (
@@ -287,7 +287,7 @@ SIDECARS = ("latents", "answers", "tokens")  # files beside a task's samples, `<
 
 
 def find_runs(paths: Sequence[str | Path], *, newest_only: bool = True) -> list[Run]:
-    """The runs in `paths`, each a results file or a folder that is searched with all below it.
+    """Return the runs in `paths`, each a results file or a folder that is searched with all below it.
 
     A folder that holds several results of one model and the same tasks yields the newest, unless `newest_only` is
     false, and of a sweep the first combination, whose file holds the table of all; a file named outright is always
@@ -322,7 +322,7 @@ def _runs_below(folder: Path, *, newest_only: bool) -> list[Run]:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The results files in a folder and below it, by name alone."""
+    """Return the results files in a folder and below it, by name alone."""
     return sorted(
         Path(root) / name
         for root, _, names in os.walk(folder)
@@ -333,7 +333,7 @@ def result_files(folder: Path) -> list[Path]:
 
 
 def _not_superseded(runs: Sequence[Run]) -> list[Run]:
-    """Without what was cut off and later done in full: all its tasks are in complete runs of the folder and model."""
+    """Return the runs less those cut off and later done in full, by complete runs of the same folder and model."""
     done: dict[tuple[Path, str], set[str]] = {}
     for run in runs:
         if run.extra.status not in UNFINISHED:
@@ -346,7 +346,7 @@ def _not_superseded(runs: Sequence[Run]) -> list[Run]:
 
 
 def read_run(path: Path) -> Run:
-    """One results file of lm-eval 0.4.x, ours or another model's.
+    """Read a results file of lm-eval 0.4.x, ours or another model's.
 
     Raises:
         ResultsError: not JSON, or not an lm-eval results file.
@@ -354,8 +354,8 @@ def read_run(path: Path) -> Run:
     """
     if path.is_file() and path.stat().st_size > FILE_LIMIT:
         raise ResultsError(f"{path}: {path.stat().st_size:,} bytes, a results file has at most {FILE_LIMIT:,}")
-    content = _parsed(_read_bytes(path), where=str(path))
-    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+    content = mapping(_parsed(_read_bytes(path), where=str(path)))
+    if not isinstance(content.get("results"), dict):
         raise ResultsError(f"{path}: expected an lm-eval results file, with the key 'results'; pass a results_*.json")
     config = mapping(content.get("config"))
     match = DATE_ID.search(path.name)
@@ -379,16 +379,13 @@ def read_run(path: Path) -> Run:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Return the JSON object of a file.
 
     Raises:
         ResultsError: not JSON, or no object.
         MachineError: the file cannot be read.
     """
-    content = _parsed(_read_bytes(path), where=str(path))
-    if not isinstance(content, dict):
-        raise ResultsError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return _object(_read_bytes(path), where=str(path))
 
 
 def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: str) -> TaskResult:
@@ -416,36 +413,24 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
 
 
 def _scores(values: Mapping[str, Any], *, directions: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Keys are `<metric>,<filter>`; the standard error is `<metric>_stderr,<filter>`."""
+    """Return the figures under keys `<metric>,<filter>`, each with that under `<metric>_stderr,<filter>`."""
     scores = []
     for key, value in values.items():
-        metric, _, name = key.partition(",")
+        metric, comma, name = key.partition(",")
         if key in NO_METRICS or metric.endswith("_stderr"):
             continue
-        predicted = metric == PREDICTED
-        number = None if predicted else finite(value)
+        number, stderr = finite(value), finite(values.get(f"{metric}_stderr{comma}{name}"))
+        note = "" if number is not None else f"no finite number in the results file: {value!r}"
+        if metric == PREDICTED:
+            number, stderr, note = None, None, "answers only; no score (--predict_only)"
         direction = directions.get(metric)
-        scores.append(
-            Score(
-                metric=metric,
-                filter=name or "none",
-                value=number,
-                stderr=None
-                if predicted
-                else finite(values.get(f"{metric}_stderr,{name}" if name else f"{metric}_stderr")),
-                higher_is_better=direction if isinstance(direction, bool) else None,
-                note="answers only; no score (--predict_only)"
-                if predicted
-                else ""
-                if number is not None
-                else f"no finite number in the results file: {value!r}",
-            )
-        )
+        is_known = isinstance(direction, bool)
+        scores.append(Score(metric, name or "none", number, stderr, direction if is_known else None, note))
     return tuple(scores)
 
 
 def _model_name(content: Mapping[str, Any], *, path: Path) -> str:
-    """lm-eval's own name; results before 0.4.3 have none, so the model arguments tell it."""
+    """Return lm-eval's name of the model; results before 0.4.3 have none, so the model arguments give it."""
     if isinstance(content.get("model_name"), str) and content["model_name"]:
         return str(content["model_name"])
     config = mapping(content.get("config"))
@@ -472,7 +457,7 @@ def _extra(content: Mapping[str, Any], *, where: str) -> RunExtra:
 
 
 def _beside(path: Path, name: str) -> Path | None:
-    """`name` in the folder of `path`, if it is a plain name of a file there (a task name is not trusted as a path)."""
+    """Return the file `name` beside `path`, if there is one; a task's name is not trusted as a path."""
     if "/" in name or "\\" in name or "\0" in name:
         return None
     file = path.parent / name
@@ -539,7 +524,7 @@ def _sample(row: Mapping[str, Any], *, where: str) -> Sample:
 
 
 def _prompt(arguments: Any) -> str:
-    """The first argument of the first request: a mapping in lm-eval >= 0.4.3, nested lists before."""
+    """Return the first argument of the first request: in a mapping since lm-eval 0.4.3, in nested lists before."""
     if isinstance(arguments, dict):
         arguments = [list(request.values()) if isinstance(request, dict) else request for request in arguments.values()]
     first = arguments[0] if isinstance(arguments, list) and arguments else ""
@@ -549,7 +534,7 @@ def _prompt(arguments: Any) -> str:
 
 
 def _leaves(value: Any, *, depth: int) -> tuple[str, ...]:
-    """Responses per request (depth 1) and repeat (depth 2) in one row; what lies deeper is one answer's parts."""
+    """Return responses by request (depth 1) and repeat (depth 2) in one row; what lies deeper is parts of an answer."""
     if isinstance(value, list) and depth > 0:
         return tuple(leaf for item in value for leaf in _leaves(item, depth=depth - 1))
     if isinstance(value, list):
@@ -558,20 +543,16 @@ def _leaves(value: Any, *, depth: int) -> tuple[str, ...]:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of old samples files, which do not list their names."""
+    """Return the metrics of old samples files, which do not list their names."""
     return {key: value for key, value in row.items() if key != "doc_id" and isinstance(value, (int, float))}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place (file:line) and object. Lines end at LF alone: U+2028 may stand inside a text."""
+    """Yield each line's place (file:line) and object. Lines end at LF alone: U+2028 may stand inside a text."""
     for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        row = _parsed(line, where=where)
-        if not isinstance(row, dict):
-            raise ResultsError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        yield where, row
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _object(line, where=where)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -581,8 +562,15 @@ def _read_bytes(path: Path) -> bytes:
         raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _object(data: bytes, *, where: str) -> dict[str, Any]:
+    content = _parsed(data, where=where)
+    if not isinstance(content, dict):
+        raise ResultsError(f"{where}: expected a JSON object, got {shown(content)}")
+    return content
+
+
 def _parsed(data: bytes, *, where: str) -> Any:
-    """JSON with lm-eval's bare NaN and Infinity."""
+    """Return JSON, in which lm-eval writes bare NaN and Infinity."""
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -6,12 +6,11 @@ The figures are in any lm-eval results file of a `ltm_mauve` task; curves, seeds
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.views import Divergence, GenerationLine, GenerationSection
-from ltm_eval.system.records import count, mapping
+from ltm_eval.system.records import count, finite, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
     from ltm_eval.results.files import Score
     from ltm_eval.results.scores import Entry
 
+# What the table shows; the score tables leave it out of a task that has `mauve`
 METRICS = frozenset(
     ("mauve", "mauve_sd", "mauve_ceiling", "mauve_ceiling_sd")
     + tuple(f"{name}{side}" for name in ("words", "distinct_2", "rep_3") for side in ("", "_human"))
 )
-"""What the table shows; the score tables leave it out of a task that has `mauve`."""
 UNTOLD = "–"
 HUMAN = "human texts, half against half"
 SIGNED = (
@@ -38,7 +37,7 @@ SIGNED = (
 
 
 def generation_section(name: str, entries: Sequence[Entry]) -> GenerationSection | None:
-    """The section of a task with a `mauve`; nothing for any other."""
+    """Return the section of a task with a `mauve`; None for any other."""
     with_figure = [entry for entry in entries if _score(entry, name, "mauve") is not None]
     if not with_figure:
         return None
@@ -66,19 +65,19 @@ def _line(entry: Entry, name: str) -> GenerationLine:
         label=entry.label,
         series=entry.series,
         **_figures(entry, name, "mauve"),
-        sd_kmeans=_real(facts.get("sd_kmeans")),
-        sd_generation=_real(facts.get("sd_generation")),
+        sd_kmeans=finite(facts.get("sd_kmeans")),
+        sd_generation=finite(facts.get("sd_generation")),
         seeds=seeds,
         texts=texts,
         buckets=count(facts.get("buckets")),
         **_facts(entry, name, "generated", suffix=""),
-        copies=_real(facts.get("copies")),
+        copies=finite(facts.get("copies")),
         signature=_signature(entry, name),
     )
 
 
 def _ceilings(entries: Sequence[Entry], name: str) -> list[GenerationLine]:
-    """One line for human texts, or one per run where the runs differ in them."""
+    """Return one line for human texts, or one per run if the runs differ in them."""
     lines = []
     for entry in entries:
         facts = entry.run.tasks[name].generation
@@ -93,7 +92,7 @@ def _ceilings(entries: Sequence[Entry], name: str) -> list[GenerationLine]:
             texts=f"{human // 2:,} with {human // 2:,}" if human else "",
             buckets=count(facts.get("ceiling_buckets")),
             **_facts(entry, name, "human", suffix="_human"),
-            copies=_real(facts.get("copies_human")),
+            copies=finite(facts.get("copies_human")),
             signature="",
         )
         if line not in lines:
@@ -107,15 +106,15 @@ def _figures(entry: Entry, name: str, metric: str) -> dict[str, Any]:
 
 
 def _facts(entry: Entry, name: str, side: str, *, suffix: str) -> dict[str, Any]:
-    """Lengths and repetition from the block, else the few that are metrics."""
+    """Return lengths and repetition from the block, else the few that are metrics."""
     facts = mapping(entry.run.tasks[name].generation.get(side))
     if facts:
         distinct, repeated = mapping(facts.get("distinct")), mapping(facts.get("repeated"))
         return {
-            "words": _real(facts.get("words")),
-            "words_sd": _real(facts.get("words_sd")),
-            "distinct": tuple(_real(distinct.get(n)) for n in ("1", "2", "3")),
-            "repeated": tuple(_real(repeated.get(n)) for n in ("2", "3", "4")),
+            "words": finite(facts.get("words")),
+            "words_sd": finite(facts.get("words_sd")),
+            "distinct": tuple(finite(distinct.get(n)) for n in ("1", "2", "3")),
+            "repeated": tuple(finite(repeated.get(n)) for n in ("2", "3", "4")),
             "empty": count(facts.get("empty")),
         }
     words, distinct_2, rep_3 = (_score(entry, name, f"{one}{suffix}") for one in ("words", "distinct_2", "rep_3"))
@@ -154,9 +153,9 @@ def _curves(entries: Sequence[Entry], name: str) -> tuple[Divergence, ...]:
 
 
 def _points(value: Any) -> tuple[tuple[float, float], ...]:
-    """Pairs of finite numbers; nothing where the file holds anything else."""
+    """Return pairs of finite numbers; none if the file holds anything else."""
     rows = value if isinstance(value, list) else []
-    points = [tuple(map(_real, row)) for row in rows if isinstance(row, list) and len(row) == 2]
+    points = [tuple(map(finite, row)) for row in rows if isinstance(row, list) and len(row) == 2]
     whole = len(points) == len(rows) and all(x is not None and y is not None for x, y in points)
     return tuple((float(x or 0), float(y or 0)) for x, y in points) if whole else ()
 
@@ -168,8 +167,3 @@ def _score(entry: Entry, name: str, metric: str) -> Score | None:
 def _shown(options: Mapping[str, Any], key: str) -> str:
     value = options.get(key, UNTOLD)
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _real(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None

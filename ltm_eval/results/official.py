@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-DEMONSTRATIONS = "train"
-"""The split of a question task that demonstrations are drawn from."""
+DEMONSTRATIONS = "train"  # the split of a question task that demonstrations are drawn from
 NOT_OFFICIAL = "not the official file"
+# Key of a task's metadata: how each split differs, for results that lm-eval writes, which have no record of data
 NOT_OFFICIAL_FILES = "not_official"
-"""Key of a task's metadata: split to how it differs, for results that lm-eval writes, which have no record of data."""
 
 
 def read_facts(sets: Any, task: str) -> dict[str, Any]:
-    """What the record of the data (`ltm_eval.data.sets`) says of the task's splits, as one mapping."""
+    """Return what the record of the data (`ltm_eval.data.sets`) says of the task's splits, as one mapping."""
     splits = sets.get(task) if isinstance(sets, dict) else None
     found: dict[str, Any] = {}
     for split, about in splits.items() if isinstance(splits, dict) else ():
@@ -21,12 +20,12 @@ def read_facts(sets: Any, task: str) -> dict[str, Any]:
 
 
 def unofficial(sets: Any, task: str, *, shots: int | None = None) -> list[str]:
-    """Where the data of a task are not the published ones, one sentence for each file; the bundled samples apart.
+    """Return how the data of a task differ from the published ones, a sentence a file; bundled samples are left out.
 
     Args:
         sets: the record of the data.
         task: its name.
-        shots: demonstrations per prompt; without any, it does not matter what they would have been drawn from.
+        shots: demonstrations per prompt; without any, the split they are drawn from does not matter.
     """
     splits = sets.get(task) if isinstance(sets, dict) else None
     items = splits.items() if isinstance(splits, dict) else ()

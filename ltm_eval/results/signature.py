@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.inference.options import AUTO, PRESETS
 from ltm_eval.results.official import read_facts
+from ltm_eval.system.records import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,20 +22,15 @@ if TYPE_CHECKING:
     from ltm_eval.results.files import Run
 
 
+# Prefixes of metrics of whole texts, which depend on no demonstrations and no condition
 ROLLING = ("ppl_per_", "bits_per_", "nll_per_", "kl_per_", "word_perplexity", "byte_perplexity")
-"""How metrics of whole texts begin: they depend on no demonstrations and no condition."""
-SAMPLED = ("pass@", "maj@", "rethink_", "independent_")
-"""How metrics of sampled answers begin."""
-PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")
-"""Of the facts of a text set, those that say which text was scored."""
-
-
+SAMPLED = ("pass@", "maj@", "rethink_", "independent_")  # prefixes of metrics of sampled answers
+PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")  # facts of a text set that say which text was scored
+# What the causal row scored as one before files recorded it: each rolling window of a text longer than the context
 OLD_SCOPE = "window"
-"""What the causal row scored as one before it was told: each rolling window of a text longer than the context."""
+# Of GPT-2's tokenizer (`tokenizer.Tokenizer.digest`), whose tokens published perplexities count
 GPT2_DIGEST = "60ad6dc46d9284df0ce4d44e17670b2bf460970b31232bd61235e5d95cefc422"
-"""Of GPT-2's tokenizer (`tokenizer.Tokenizer.digest`), whose tokens published perplexities count."""
-OWN_FIT = "released"
-"""Preset of the second fit behind `as_released`, where the first has no fixed noise."""
+OWN_FIT = "released"  # preset of the second fit behind `as_released`, if the first has no fixed noise
 
 
 @dataclass(frozen=True)
@@ -42,38 +38,37 @@ class Tokens:
     """What figures per token were divided by."""
 
     name: str
-    digest: str  # sha256 of what splits a text; empty if it is not told
+    digest: str  # SHA-256 (hex) of what splits a text; empty if not recorded
 
 
 def tokens_of(run: Run, task: str) -> Tokens | None:
-    """The tokens that a run's figures per token count; None where the results do not tell.
+    """Return the tokens that a run's figures per token count; None if the results do not record them.
 
-    A run tells its model's own tokenizer. Results of other programs tell none: there the tokens are those of the
-    tokenizer that cut the documents, as far as the task names it.
+    A run records its model's own tokenizer. Results of other programs record none: there the tokens are those of the
+    tokenizer that cut the documents, if the task names it.
     """
-    told = run.config.get("tokenizer")
-    if isinstance(told, dict):
-        return Tokens(str(told.get("name") or ""), str(told.get("sha256") or ""))
+    own = run.config.get("tokenizer")
+    if isinstance(own, dict):
+        return Tokens(str(own.get("name") or ""), str(own.get("sha256") or ""))
     if run.model_kind == "ltm" or task not in run.tasks:
         return None
-    metadata = run.tasks[task].config.get("metadata")
-    facts = (metadata if isinstance(metadata, dict) else {}) | read_facts((run.extra.data or {}).get("sets"), task)
+    facts = mapping(run.tasks[task].config.get("metadata")) | read_facts((run.extra.data or {}).get("sets"), task)
     name = facts.get("block_tokenizer")
     return Tokens(str(name), str(facts.get("block_tokenizer_sha256") or "")) if name else None
 
 
 def same_tokens(found: Iterable[Tokens | None]) -> bool:
-    """Whether figures per token may stand side by side: only where all of them tell their tokens, and tell the same."""
+    """Return whether figures per token can be compared: all of them record their tokens, and the same."""
     tokens = list(found)
     digests = {one.digest if one is not None else "" for one in tokens}
     return len(tokens) < 2 or (len(digests) == 1 and "" not in digests)
 
 
 def own_tokens(by_label: Mapping[str, Tokens | None]) -> dict[str, str]:
-    """What the tokens of every model are called where figures per token stand on one page.
+    """Return by model what its tokens are called on a page with figures per token.
 
-    Empty for all where they are the same. Elsewhere a figure is per token of its own model, and only models with the
-    same words may share a row or a column of figures per token.
+    Empty for all if they are the same. Otherwise a figure is per token of its own model, and only models with the same
+    words may share a row or a column of figures per token.
     """
     if same_tokens(by_label.values()):
         return dict.fromkeys(by_label, "")
@@ -89,13 +84,13 @@ def own_tokens(by_label: Mapping[str, Tokens | None]) -> dict[str, str]:
     found: dict[str, str] = {}
     named: dict[str, str] = {}
     for label, one in by_label.items():
-        told = words(label, one)
-        found[label] = named.setdefault(one.digest, told) if one is not None and one.digest else told
+        own = words(label, one)
+        found[label] = named.setdefault(one.digest, own) if one is not None and one.digest else own
     return found
 
 
 def per_token_words(own: str) -> str:
-    """What a perplexity per token is called; `own` is of `own_tokens`."""
+    """Return what a perplexity per token is called; `own` is of `own_tokens`."""
     return f"perplexity per own token ({own})" if own else "perplexity per token"
 
 
@@ -104,7 +99,7 @@ class Setting:
     """What the figures of one task depend on, as the results file declares it."""
 
     task: str
-    version: str  # task version; empty if it is not told
+    version: str  # of the task; empty if not recorded
     n_shot: int | None
     config: Mapping[str, Any]
     definition: Mapping[str, Any] = field(default_factory=dict)
@@ -112,43 +107,48 @@ class Setting:
     lm_eval: str = ""
 
     def signature(self, metric: str, filter_: str = "none") -> str:
-        """Name and value of every declared setting, in a fixed order; what is not told is left out."""
+        """Return name and value of every recorded setting, in a fixed order."""
         rolling = metric.startswith(ROLLING)
-        asked = {"shots": self.n_shot, "condition": self._told("condition"), "fit_window": self._told("fit_window")}
+        asked = {
+            "shots": self.n_shot,
+            "condition": self._recorded("condition"),
+            "fit_window": self._recorded("fit_window"),
+        }
         asked |= self._sampling() if metric.startswith(SAMPLED) else {}
         declared = {
             "task": f"{self.task}@{self.version}" if self.version else self.task,
             "filter": filter_ if filter_ != "none" else None,
             **({} if rolling else asked),
             **(self._row(metric) if rolling else self._fit()),
-            "tok": self._told("tokenizer", "name"),
-            "window": self._told("sizes", "max_seq_len"),
+            "tok": self._recorded("tokenizer", "name"),
+            "window": self._recorded("sizes", "max_seq_len"),
             **({key: self.read.get(key) or None for key in PREPARATION} if rolling else {}),
-            "dtype": self._told("model_dtype"),
-            "limit": self._told("limit"),
-            "seed": self._told("latent_seed") if self._told("latent_seed") is not None else self._told("random_seed"),
-            "fewshot_seed": None if rolling else self._told("fewshot_seed"),
-            "v": self._told("versions", "ltm_eval"),
+            "dtype": self._recorded("model_dtype"),
+            "limit": self._recorded("limit"),
+            "seed": self._recorded("latent_seed")
+            if self._recorded("latent_seed") is not None
+            else self._recorded("random_seed"),
+            "fewshot_seed": None if rolling else self._recorded("fewshot_seed"),
+            "v": self._recorded("versions", "ltm_eval"),
             "lm_eval": self.lm_eval,
         }
         return "|".join([metric, *(f"{name}:{_text(value)}" for name, value in declared.items() if _known(value))])
 
     def _sampling(self) -> dict[str, Any]:
-        """What figures of sampled answers depend on."""
-        told = self.definition.get("metadata"), self.definition.get("generation_kwargs")
-        metadata, options = (one if isinstance(one, dict) else {} for one in told)
+        """Return what figures of sampled answers depend on."""
+        metadata, options = (mapping(self.definition.get(name)) for name in ("metadata", "generation_kwargs"))
         named = {name: metadata.get(name) for name in ("n", "rethink")}
         return {**named, **{name: options.get(name) for name in ("temperature", "top_p", "top_k")}}
 
-    def _told(self, *path: str) -> Any:
+    def _recorded(self, *path: str) -> Any:
         found: Any = self.config
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
     def _fit(self) -> dict[str, Any]:
-        """Preset and steps; options that are not the preset's follow by name."""
-        fit = self._told("fit")
+        """Return preset and steps, then by name the options that are not the preset's."""
+        fit = self._recorded("fit")
         if not isinstance(fit, dict):
             return {}
         base = asdict(PRESETS[fit["preset"]]) if fit.get("preset") in PRESETS else {}
@@ -158,27 +158,26 @@ class Setting:
         return {"preset": fit.get("preset"), "t_fast": AUTO if fit.get("adaptive") else fit.get("t_fast"), **changed}
 
     def _row(self, metric: str) -> dict[str, Any]:
-        """Fit and draws behind one row of a perplexity."""
+        """Return fit and draws behind one row of a perplexity."""
         if metric.endswith("_causal"):
             return {
                 "scope": causal_scope(self.config),
                 **self._fit(),
-                "t_fast": self._told("rows", "causal", "t_fast"),
-                "chunk": self._told("rows", "causal", "chunk"),
-                "draws": self._told("rows", "causal", "draws"),
+                "t_fast": self._recorded("rows", "causal", "t_fast"),
+                "chunk": self._recorded("rows", "causal", "chunk"),
+                "draws": self._recorded("rows", "causal", "draws"),
             }
         if metric.endswith("_prior"):
-            return {"draws": self._told("rows", "prior")}
+            return {"draws": self._recorded("rows", "prior")}
         if "_as_released" in metric:
-            own = {"preset": OWN_FIT, "t_fast": self._told("fit", "t_fast")}
-            return self._fit() if self._told("fit", "noise") == "fixed" else own
-        return {**self._fit(), "draws": self._told("rows", "iwae" if metric.endswith("_iwae") else "draws")}
+            own = {"preset": OWN_FIT, "t_fast": self._recorded("fit", "t_fast")}
+            return self._fit() if self._recorded("fit", "noise") == "fixed" else own
+        return {**self._fit(), "draws": self._recorded("rows", "iwae" if metric.endswith("_iwae") else "draws")}
 
 
 def causal_scope(config: Mapping[str, Any]) -> str | None:
-    """What the causal row of a results file scored as one; None where its `config` tells of no such row."""
-    rows = config.get("rows")
-    causal = rows.get("causal") if isinstance(rows, dict) else None
+    """Return what the causal row of a results file scored as one; None if its `config` has no such row."""
+    causal = mapping(config.get("rows")).get("causal")
     return str(causal.get("scope") or OLD_SCOPE) if isinstance(causal, dict) else None
 
 
@@ -187,12 +186,12 @@ def _known(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Text as it is, JSON's own types as JSON; others (a dtype) as the text that stands for them in a results file."""
+    """Return text as it is, JSON's own types as JSON, others (a dtype) as a results file writes them."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, int, float, list, dict)) else str(value)
 
 
 def signatures_of(content: Mapping[str, Any], *, sets: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The signature of every figure of a results file, by task and by lm-eval's key `<metric>,<filter>`.
+    """Return the signature of every figure of a results file, by task and by lm-eval's key `<metric>,<filter>`.
 
     Args:
         content: the results file.

@@ -1,8 +1,8 @@
 """Tokens as pieces of a text, and two tokenisations of one text set beside each other.
 
 A token is bytes and may end inside a character; a piece never does: tokens that share a character are one piece, whose
-cost is their sum. Two models cut a text at different places. Where both have a boundary, and nowhere else, what they
-spent since the last such place can be compared: those stretches are the spans.
+NLL, their cost, is the sum. Two models cut a text at different places. Only between places where both have a boundary
+can their costs be compared: those stretches are the spans.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 class Pieces:
     """A text cut into pieces."""
 
-    characters: tuple[int, ...]
-    """Length of each, in code points."""
-    nats: tuple[float, ...]
-    """Cost of each."""
+    characters: tuple[int, ...]  # length of each, in code points
+    nats: tuple[float, ...]  # NLL of each
 
     def first(self, length: int) -> Pieces:
-        """The pieces of the first `length` characters; one that reaches beyond is cut there and keeps its cost."""
+        """Return the pieces of the first `length` characters; one that reaches further is cut and keeps its cost."""
         characters, nats, left = [], [], length
         for own, cost in zip(self.characters, self.nats, strict=True):
             if own > left == 0:
@@ -40,7 +38,7 @@ class Pieces:
         return Pieces(tuple(characters), tuple(nats))
 
     def after(self, length: int) -> Pieces:
-        """The same without the first `length` characters; what ends there leaves its cost to the piece that follows."""
+        """Return the pieces after the first `length` characters; what ends there leaves its cost to the next piece."""
         characters: list[int] = []
         nats: list[float] = []
         left, owed = length, 0.0
@@ -55,7 +53,7 @@ class Pieces:
 
 
 def pieces_of_bytes(tokens: Sequence[bytes], nats: Sequence[float]) -> Pieces:
-    """Pieces of the text that the tokens' bytes decode to, where what is no UTF-8 becomes U+FFFD.
+    """Return the pieces of the text that the tokens' bytes decode to; what is no UTF-8 becomes U+FFFD.
 
     Args:
         tokens: each one's bytes; empty for one without text.
@@ -78,7 +76,7 @@ def pieces_of_bytes(tokens: Sequence[bytes], nats: Sequence[float]) -> Pieces:
 
 
 def pieces_of_offsets(offsets: Sequence[tuple[int, int]], nats: Sequence[float], *, length: int) -> Pieces | None:
-    """Pieces of a text of `length` characters from where its tokens begin and end; None where they go backwards.
+    """Return the pieces of a text of `length` characters whose tokens begin and end at offsets; None if those go back.
 
     What lies between two tokens (a space that the tokenizer leaves out of both) belongs to the one that follows.
     """
@@ -105,21 +103,18 @@ def pieces_of_offsets(offsets: Sequence[tuple[int, int]], nats: Sequence[float],
 class Span:
     """A stretch of a text between two places where every tokenisation has a boundary."""
 
-    begin: int
-    """First character."""
-    end: int
-    """Where the next span begins."""
-    nats: tuple[float, ...]
-    """What each model spent on it."""
+    begin: int  # first character
+    end: int  # where the next span begins
+    nats: tuple[float, ...]  # NLL under each model
 
     @property
     def difference_nats(self) -> float:
-        """First model minus second; the cost itself where there is one model."""
+        """Return the first model's NLL minus the second's; the NLL itself if there is one model."""
         return self.nats[0] - self.nats[1] if len(self.nats) > 1 else self.nats[0]
 
 
 def common_spans(pieces: Sequence[Pieces]) -> tuple[Span, ...]:
-    """The smallest spans at whose ends all tokenisations of one text have a boundary, in order.
+    """Return the smallest spans at whose ends all tokenisations of one text have a boundary, in order.
 
     The costs of all spans add up to those of all pieces: a piece without characters belongs to the span that ends
     where it stands, at the beginning to the first one.
@@ -141,7 +136,7 @@ def common_spans(pieces: Sequence[Pieces]) -> tuple[Span, ...]:
 
 
 def _costs_between(own: Pieces, ends: Sequence[int], shared: Sequence[int]) -> list[float]:
-    """Cost of the pieces that end in each stretch between two shared boundaries."""
+    """Return the NLL of the pieces that end in each stretch between two shared boundaries."""
     parts: list[list[float]] = [[] for _ in shared]
     place = 0
     for end, cost in zip(ends, own.nats, strict=True):

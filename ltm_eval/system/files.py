@@ -24,8 +24,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError
-from ltm_eval.system.records import REPLACED, mapping
+from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError, ResultsError
+from ltm_eval.system.records import REPLACED, OpenRecord, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -389,7 +389,7 @@ NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
-class Holder:
+class Holder(OpenRecord):
     """Who works in a folder."""
 
     host: str
@@ -443,7 +443,7 @@ def holding(folder: Path) -> Iterator[Holder]:
         raise _unwritten(folder / NAME, error, "--output_path") from error
     mine = Holder.here()
     try:
-        write_json_atomic(folder / HOLDER, asdict(mine))
+        write_json_atomic(folder / HOLDER, mine)
         for partial in folder.rglob(".*.tmp"):
             with suppress(OSError):
                 os.unlink(partial)
@@ -497,7 +497,6 @@ def holder_of(folder: Path) -> Holder | None:
 
 def _named(folder: Path) -> Holder | None:
     try:
-        found = json.loads((folder / HOLDER).read_text("utf-8"))
-        return Holder(str(found["host"]), int(found["pid"]), float(found["since"]), str(found["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Holder.from_json(json.loads((folder / HOLDER).read_text("utf-8")), where=str(folder / HOLDER))
+    except (OSError, ValueError, ResultsError):
         return None
