@@ -340,7 +340,7 @@ class Writer:
         return MachineError(f"{self.path}: could not {wanted} ({reason}); {first}run the same command again")
 
 
-# Both -----------------------------------------------------------------------------------------------------------------
+# Reading and writing --------------------------------------------------------------------------------------------------
 
 
 class Journal:
@@ -359,19 +359,18 @@ class Journal:
         """
         self.folder = folder
         self.settings = digest(settings)
-        self.launch = uuid4().hex
-        """Shared by the processes of one start of the command."""
+        self.launch = uuid4().hex  # shared by the processes of one start of the command
         self.contents = read(folder)
+        # First line of this process's file; more may be added before anything is appended
         self.head: dict[str, Any] = {"journal": FORMAT, "launch": self.launch, "settings": dict(settings)}
-        """First line of this process's file; more may be added before anything is appended."""
         self.writer = Writer(folder, self.head)
 
     def key(self, content: Any) -> str:
-        """Names a request under these settings."""
+        """Return the name of a request under these settings."""
         return digest([self.settings, content])
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """The row that was appended under a key by any process before this one began; None where there is none."""
+        """Return the row that any process appended under a key before this one began; None if there is none."""
         return self.contents.find(key)
 
     def append(self, key: str, task: str, row: Mapping[str, Any], *, sync: bool = False) -> None:

@@ -33,16 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Made:
-    """How one answer was made."""
-
-    launch: str  # start of the command that made it; empty for this one
-    process: str  # of that start
-    seconds: float  # wall time it took its process
-    records: Sequence[LatentRecord]  # its sidecar lines
-
-
 MANIFEST = "run.json"
 RUNNING, INCOMPLETE, COMPLETE = "running", "incomplete", "complete"
 REBUILD = "`ltm-eval status --rebuild` with its folder writes it anew from the journal"
@@ -84,6 +74,16 @@ class Manifest(OpenRecord):
     def results(self, folder: Path) -> Path:
         """Return its results file."""
         return folder / f"results_{self.date_id}.json"
+
+
+@dataclass(frozen=True)
+class Made:
+    """How one answer was made."""
+
+    launch: str  # start of the command that made it; empty for this one
+    process: str  # of that start
+    seconds: float  # wall time it took its process
+    records: Sequence[LatentRecord]  # its sidecar lines
 
 
 @dataclass
@@ -204,14 +204,14 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[Journal, Manifest]:
     """Return the journal, and the manifest that the leading process settles; the others read once that is done."""
-    told = b""
+    settled = b""
     if job.leads:
         journal = Journal(folder, wanted.settings)
         manifest = _settled(folder, wanted, journal.contents, fresh=fresh)
-        told = json.dumps([journal.launch, manifest.to_json()]).encode()
-    launch, settled = json.loads(job.exchange(told)[0])
+        settled = json.dumps([journal.launch, manifest.to_json()]).encode()
+    launch, row = json.loads(job.exchange(settled)[0])
     if not job.leads:
-        journal, manifest = Journal(folder, wanted.settings), Manifest(**settled)
+        journal, manifest = Journal(folder, wanted.settings), Manifest.from_json(row, where="rank 0")
         journal.launch = launch
     return journal, manifest
 
@@ -300,10 +300,10 @@ def _refusal(folder: Path, there: Manifest, count: int, changes: Sequence[str]) 
     """Return the error of a command that cannot go on with the unfinished run in a folder."""
     begun = f"{folder} holds an unfinished run ({count} answers) of"
     if all(change.startswith(VERSIONS) for change in changes):
-        told = _listed([change.removeprefix(VERSIONS) for change in changes], 2)
+        versions = _listed([change.removeprefix(VERSIONS) for change in changes], 2)
         return RefusedError(
-            f"{begun} another program: {told}. Finish it with ltm_eval {there.version}, name another --output_path, or "
-            "give it up with --fresh"
+            f"{begun} another program: {versions}. Finish it with ltm_eval {there.version}, name another "
+            "--output_path, or give it up with --fresh"
         )
     return RefusedError(
         f"{begun} other settings: {_listed(changes)}. Finish it with its own command, name another --output_path, or "

@@ -198,9 +198,7 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 # Signals that ask a run to end: the first ends it in order, a second at once; finished answers are on disk either way.
-#
-# SIGINT ends with exit code 130; SIGTERM, SIGHUP, and SIGUSR1, which batch systems send ahead of a time limit, with
-# 143.
+# SIGINT ends with exit code 130; SIGTERM, SIGHUP, and SIGUSR1, which batch systems send before a time limit, with 143.
 
 GRACE_SECONDS = 8.0  # after that the process ends, wherever it is
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)

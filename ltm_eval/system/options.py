@@ -25,13 +25,11 @@ from ltm_eval.system.errors import LtmEvalError, UsageError, nearest, shown
 T = TypeVar("T")
 UNTOLD = 2**31  # bounds from there on only keep numbers from overflowing, messages leave them out
 
-Many = Annotated[tuple[T, ...], Strict(False)]
-"""A field of several values, which may be given as a list."""
+Many = Annotated[tuple[T, ...], Strict(False)]  # a field of several values, which may be given as a list
 
+# What an option changes: what a model answers to the same request; what is asked of it and which figures are made of
+# that; whether the run counts as done; none of these
 ANSWERS, QUESTIONS, VERDICT, NOTHING = "answers", "questions", "verdict", "nothing"
-"""What an option changes: what a model answers to the same request; what is asked of it and which figures are made of
-that; whether the run counts as done; none of these.
-"""
 
 
 @dataclass(frozen=True, init=False)
@@ -109,7 +107,7 @@ def options(*, error: type[LtmEvalError] = UsageError, where: str = "") -> Calla
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Annotation of every field, with what `Annotated` adds."""
+    """Return the annotation of every field, with what `Annotated` adds."""
     return get_type_hints(cls, include_extras=True)
 
 
@@ -120,22 +118,22 @@ def _extras(cls: type, name: str) -> tuple[Any, ...]:
 
 @cache
 def option_of(cls: type, name: str) -> Option:
-    """The mark of a field; an empty one if it has none."""
+    """Return the mark of a field; an empty one if it has none."""
     return next((extra for extra in _extras(cls, name) if isinstance(extra, Option)), Option())
 
 
 def help_of(cls: type, name: str) -> str:
-    """The description of a field."""
+    """Return the description of a field."""
     return next((one.description for one in _extras(cls, name) if getattr(one, "description", None)), "")
 
 
 def names_of(cls: Any) -> tuple[str, ...]:
-    """The names of the fields."""
+    """Return the names of the fields."""
     return tuple(field.name for field in fields(cls))
 
 
 def changing(cls: type, what: str) -> tuple[str, ...]:
-    """The options that change the answers, the questions, the verdict or nothing."""
+    """Return the options that change the answers, the questions, the verdict or nothing."""
     return tuple(name for name in names_of(cls) if what in option_of(cls, name).changes)
 
 
@@ -166,7 +164,7 @@ def _adapter(cls: type, name: str, item: bool) -> TypeAdapter[Any]:
 
 
 def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = False) -> Any:
-    """A value of a field from text, JSON or lm-eval's arguments; a number is never a truth value.
+    """Return a value of a field from text, JSON or lm-eval's arguments; a number is never a truth value.
 
     Args:
         spelled: the caller's name of the option.
@@ -187,13 +185,13 @@ def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = Fa
 
 
 def split(cls: type, name: str, text: str, *, spelled: str = "") -> tuple[Any, ...]:
-    """The values of a comma-separated text, each once."""
+    """Return the values of a comma-separated text, each once."""
     parts = (read(cls, name, part.strip(), spelled=spelled, item=True) for part in text.split(","))
     return tuple(dict.fromkeys(parts))
 
 
 def complaint(cls: type, found: ValidationError) -> str:
-    """Pydantic's error as our one line: option as the caller spells it, what was expected, what came, nearest name."""
+    """Return pydantic's error as our line: the option as the caller spells it, what was expected, what came."""
     first = found.errors(include_url=False)[0]
     place, *inside = first["loc"]
     name = names_of(cls)[place] if isinstance(place, int) else place
@@ -207,7 +205,7 @@ def complaint(cls: type, found: ValidationError) -> str:
 
 
 def _must_be(spelled: str, kind: Any, value: Any, *, optional: bool = True) -> str:
-    """The line that tells what was expected and what came."""
+    """Return the line on an option: what was expected and what came."""
     words = expected(kind, value, optional=optional)
     is_text = words.startswith("text") and isinstance(value, (int, float)) and not isinstance(value, bool)
     return f"{spelled} must be {words}" + (f"; quote it: {spelled}='...'" if is_text else "")
