@@ -268,3 +268,14 @@ def test_a_file_system_that_flushes_no_folders(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", fsync)
     written(tmp_path)
     assert numbers(tmp_path) == set(range(12))
+
+
+def test_a_whole_line_of_another_kind_counts_as_damaged(tmp_path: Path) -> None:
+    """Its checksum is right, but it is neither a head nor a plan of any version."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    rows = [{"launch": "a", "settings": {}, "later": 1}, {"plan": 1, "launch": "a", "total": -1}, {"settings": 3}]
+    (folder / "x.jsonl").write_bytes(b"".join(map(encode, rows)))
+    found = read(tmp_path)
+    assert [(head.launch, head.file) for head in found.heads] == [("a", "x.jsonl")]
+    assert found.plans == [] and found.damaged == 2

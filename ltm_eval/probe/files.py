@@ -228,7 +228,7 @@ class ProbeJob:
 
     @property
     def is_demo(self) -> bool:
-        """Whether the bundled model is probed."""
+        """Return whether the bundled model is probed."""
         return self.model in (None, DEMO_MODEL)
 
 
