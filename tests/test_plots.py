@@ -35,7 +35,6 @@ from ltm_eval.report.plots import (
     write_plots,
 )
 from ltm_eval.results.views import (
-    Bar,
     ComputeCurve,
     ComputePoint,
     Curve,
@@ -50,6 +49,7 @@ from ltm_eval.results.views import (
     Stack,
     StepCurve,
 )
+from ltm_eval.results.views import Figure as Number
 from ltm_eval.system.errors import MachineError
 from ltm_eval.system.text import one_line
 
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bars(label: str = "gpt2") -> list[Bar]:
+def bars(label: str = "gpt2") -> list[Number]:
     return [
-        Bar(group=g, label=m, series=s, value=0.25 * s, low=0.2 * s, high=0.3 * s)
+        Number("t", g, m, 0.25 * s, 0.2 * s, 0.3 * s, series=s)
         for g in ("strict", "flexible")
         for s, m in enumerate(("ltm", label), 1)
     ]
@@ -256,7 +256,7 @@ def test_names_of_runs_that_differ_at_their_end_stay_apart() -> None:
 
 def test_long_names_leave_room_for_the_bars() -> None:
     labels = ("m" * 300, "漢" * 40, "W" * 36)
-    plot = accuracy_bars([Bar("g", label, at, 0.5, 0.4, 0.6) for at, label in enumerate(labels, 1)])
+    plot = accuracy_bars([Number("t", "g", label, 0.5, 0.4, 0.6, series=at) for at, label in enumerate(labels, 1)])
     inline_svg(plot, name="f")  # lays it out
     assert plot.axes[0].get_position().width > 0.1
     assert plot.axes[0].get_position().x1 > 0.95

@@ -25,18 +25,17 @@ from ltm_eval.report.tables import (
     value_text,
 )
 from ltm_eval.results.columns import differing, word_of
-from ltm_eval.results.figures import EVALUATED, by_own_tokens, task_tables
+from ltm_eval.results.figures import by_own_tokens, task_tables
 from ltm_eval.results.scores import entry_of
-from ltm_eval.results.views import CurveOverSteps
+from ltm_eval.results.views import EVALUATED, CurveOverSteps
 from ltm_eval.system.errors import ResultsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ltm_eval.results.figures import Figure
     from ltm_eval.results.files import Run
-    from ltm_eval.results.views import Banner
+    from ltm_eval.results.views import Banner, Figure
 
 
 _STEP = re.compile(r"(?<![a-z])(?:ckpt|checkpoint|global_step|step|iter)s?[-_=]?(\d{1,12})(?!\d)", re.IGNORECASE)

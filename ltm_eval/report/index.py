@@ -19,9 +19,10 @@ from ltm_eval.report.tables import (
     value_text,
 )
 from ltm_eval.results.columns import labels_of, told_digest
-from ltm_eval.results.figures import EVALUATED, Figure, apart_of, by_own_tokens, groups_of, task_tables
+from ltm_eval.results.figures import apart_of, by_own_tokens, groups_of, task_tables
 from ltm_eval.results.files import UNFINISHED, read_run, result_files
 from ltm_eval.results.scores import entry_of
+from ltm_eval.results.views import EVALUATED, Figure
 from ltm_eval.system.errors import InputError, MachineError, ResultsError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
 from ltm_eval.report.layout import assets, environment, markup
-from ltm_eval.results.figures import EVALUATED
+from ltm_eval.results.views import EVALUATED
 from ltm_eval.system.errors import UsageError, nearest
 from ltm_eval.system.files import strict_json, write_text_atomic
 from ltm_eval.system.text import (
@@ -36,8 +36,7 @@ from ltm_eval.system.text import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ltm_eval.results.figures import Figure
-    from ltm_eval.results.views import Banner, Difference, Summary, SummaryCell, SummaryRow
+    from ltm_eval.results.views import Banner, Difference, Figure, Summary, SummaryRow
 
 
 @dataclass(frozen=True)
@@ -365,9 +364,9 @@ def _summary_numbers(row: SummaryRow) -> list[Any]:
 
     cells: list[Any] = [row.task, f"{row.metric} ({row.only})" if row.only else row.metric, row.higher_is_better, row.n]
     for cell in row.cells:
-        cells += [*map(rounded, (cell.value, cell.low, cell.high, cell.sd)), cell.bound]
-    for gap in row.gaps:
-        found = gap.difference
+        numbers = (cell.value, cell.low, cell.high, cell.sd) if cell is not None else (None,) * 4
+        cells += [*map(rounded, numbers), cell is not None and cell.bound]
+    for found in row.gaps:
         ends = (found.low, found.high) if found is not None and found.known else (None, None)
         figures = (found.estimate, *ends, found.p_value, found.p_holm) if found else (None,) * 5
         cells += [*map(rounded, figures), found.n if found else None]
@@ -377,20 +376,17 @@ def _summary_numbers(row: SummaryRow) -> list[Any]:
 def _cells(row: SummaryRow) -> tuple[Cell, ...]:
     head = (Cell(row.task), Cell(row.metric + ARROWS[row.higher_is_better], note=row.only))
     count = Cell(UNTOLD if row.n is None else f"{row.n:,}")
-    gaps = (Cell(text) for gap in row.gaps for text in _gap(gap.difference, row))
-    return (*head, count, *(_figure(cell, row) for cell in row.cells), *gaps)
+    gaps = (Cell(text) for gap in row.gaps for text in _gap(gap, row))
+    return (*head, count, *map(_figure, row.cells), *gaps)
 
 
-def _figure(cell: SummaryCell, row: SummaryRow) -> Cell:
-    if cell.value is None:
+def _figure(cell: Figure | None) -> Cell:
+    if cell is None:
         return Cell(UNTOLD)
-    shown = percent if row.share else number
-    text = f"{'≤ ' if cell.bound else ''}{shown(cell.value)}{' %' if row.share else ''}"
-    if cell.sd is not None:
-        return Cell(f"{text} ± {number(cell.sd)}")
-    if cell.low is None or cell.high is None:
-        return Cell(text)
-    return Cell(text, note=f"{shown(cell.low)} to {shown(cell.high)}")
+    if cell.sd is not None and cell.value is not None:
+        return Cell(f"{value_text(cell)} ± {number(cell.sd)}")
+    interval = interval_text(cell)
+    return Cell(value_text(cell), note="" if interval == UNTOLD else interval)
 
 
 def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:

@@ -291,9 +291,9 @@ def compare_paths(
     chosen: list[dict[str, Run]] = [{} for _ in sides]
     for task in dict.fromkeys(task for side in sides for run in side for task in run.tasks):
         having = [[run for run in side if task in run.tasks] for side in sides]
-        for own, run in zip(chosen, _newest_alike(task, having, allow_mismatch=allow_mismatch), strict=True):
-            if run is not None:
-                own[task] = run
+        for own, newest in zip(chosen, _newest_alike(task, having, allow_mismatch=allow_mismatch), strict=True):
+            if newest is not None:
+                own[task] = newest
     runs: dict[tuple[Any, ...], tuple[Run, Sequence[Run]]] = {}
     for side, own in zip(sides, chosen, strict=True):
         key = tuple(sorted((task, run.of(task).path.resolve()) for task, run in own.items()))
