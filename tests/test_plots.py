@@ -38,7 +38,6 @@ from ltm_eval.results.views import (
     ComputeCurve,
     ComputePoint,
     Curve,
-    CurveOverSteps,
     Divergence,
     Estimate,
     Ladder,
@@ -89,7 +88,7 @@ def plots() -> dict[str, Figure]:
     curve = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
     corners = ((1.0, 0.0), (0.75, 0.75), (0.0, 1.0))
     computed = tuple(ComputePoint(f"{t}", t, 1e9 * t, 0.1 * t, 0.05 * t, None) for t in (2.0, 4.0))
-    training = [CurveOverSteps("ltm", ((1000, 5.0, 4.5, 5.5), (60000, 4.0, None, None)))]
+    training = [("ltm", [(1000, Number("t", "m", "a", 5.0, 4.5, 5.5)), (60000, Number("t", "m", "a", 4.0))])]
     return {
         "accuracy_bars": accuracy_bars(bars()),
         "stacked_bars": stacked_bars(stacks()),
@@ -302,7 +301,7 @@ def test_files_are_the_same_bytes_with_and_without_a_page(tmp_path: Path) -> Non
 
 def test_lines_in_a_png_are_as_wide_as_on_paper(tmp_path: Path) -> None:
     """1.6 points at 300 dots an inch are 6.7 dots."""
-    curve = CurveOverSteps("ltm", ((0, 1.0, None, None), (1, 1.0, None, None)))
+    curve = ("ltm", [(0, Number("t", "m", "a", 1.0)), (1, Number("t", "m", "a", 1.0))])
     png, *_ = write_plots({"h-1": training_curves([curve], axis="bits")}, tmp_path, tasks=["t"])
     pixels = imread(BytesIO(png.read_bytes()))[:, :, :3]
     blue = [int(light_colours()["series-1"][at : at + 2], 16) / 255 for at in (1, 3, 5)]

@@ -7,6 +7,7 @@ the style's colours become the variables that `report.css` gives the same colour
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import warnings
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         ComputeCurve,
         ComputePoint,
         Curve,
-        CurveOverSteps,
         Divergence,
         Line,
         Measure,
@@ -274,21 +274,27 @@ def bound_over_steps(curves: Sequence[StepCurve]) -> Figure:
 
 
 @_style()
-def training_curves(curves: Sequence[CurveOverSteps], *, axis: str) -> Figure:
-    """Plot a figure over training steps with its 95 % intervals, one colour per run.
+def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, Number]]]], *, axis: str) -> Figure:
+    """Plot figures over training steps with their 95 % intervals, one colour per run; shares in percent.
 
     Args:
-        curves: points in order of their steps.
+        curves: name, and steps in order with their figures.
         axis: what the figure is, with its unit.
     """
     axes = _axes("training step", axis)
     _whole_numbers(axes)
     legend: list[tuple[Artist, str]] = []
-    for index, curve in enumerate(curves):
-        ends = [(x, low, high) for x, _, low, high in curve.points if low is not None and high is not None]
+    for index, (label, points) in enumerate(curves):
+        found = [(step, one) for step, one in points if one.value is not None and math.isfinite(one.value)]
+        ends, xs, ys = [], [], []
+        for step, one in found:
+            scale = 100 if one.share else 1
+            xs.append(step)
+            ys.append(scale * (one.value or 0.0))
+            if one.low is not None and one.high is not None and math.isfinite(one.low) and math.isfinite(one.high):
+                ends.append((step, scale * one.low, scale * one.high))
         _intervals(axes, ends, f"C{index}")
-        xs, ys = [point[0] for point in curve.points], [point[1] for point in curve.points]
-        legend += [(line, curve.label) for line in axes.plot(xs, ys, color=f"C{index}", marker="o", linewidth=1.8)]
+        legend += [(line, label) for line in axes.plot(xs, ys, color=f"C{index}", marker="o", linewidth=1.8)]
     return _finished(axes, legend if len(legend) > 1 else ())
 
 

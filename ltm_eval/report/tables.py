@@ -7,8 +7,6 @@ stranger's; each renderer escapes it for its target with `system.text`, and Jinj
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -121,15 +119,16 @@ def as_csv(document: Document) -> str:
 
 def comma_separated(rows: Iterable[Sequence[Any]]) -> str:
     """Return CSV (RFC 4180, but LF): numbers in full, None as nothing, words that no spreadsheet runs as a formula."""
+    import pandas as pd
 
     def value(one: Any) -> Any:
         if isinstance(one, bool):
             return "true" if one else "false"
         return csv_text(one) if isinstance(one, str) else one
 
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([[value(one) for one in row] for row in rows])
-    return out.getvalue()
+    frame = pd.DataFrame([[value(one) for one in row] for row in rows], dtype=object)
+    text: str = frame.to_csv(header=False, index=False, lineterminator="\n")
+    return text
 
 
 # Text for a terminal
@@ -381,12 +380,9 @@ def _cells(row: SummaryRow) -> tuple[Cell, ...]:
 
 
 def _figure(cell: Figure | None) -> Cell:
-    if cell is None:
-        return Cell(UNTOLD)
-    if cell.sd is not None and cell.value is not None:
-        return Cell(f"{value_text(cell)} ± {number(cell.sd)}")
-    interval = interval_text(cell)
-    return Cell(value_text(cell), note="" if interval == UNTOLD else interval)
+    """Return the cell of the summary; a standard deviation over seeds takes the interval's place."""
+    made = value_cell(cell)
+    return made if cell is None or cell.sd is None else Cell(f"{made.text} ± {number(cell.sd)}")
 
 
 def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
@@ -411,6 +407,14 @@ def value_text(figure: Figure) -> str:
         return UNTOLD
     sign = "≤ " if figure.bound else ""
     return f"{sign}{percent(figure.value)} %" if figure.share else f"{sign}{number(figure.value)}"
+
+
+def value_cell(figure: Figure | None, *, best: bool = False) -> Cell:
+    """Return the figure with its interval in small type; a dash without one."""
+    if figure is None or figure.value is None:
+        return Cell(UNTOLD)
+    interval = interval_text(figure)
+    return Cell(value_text(figure), note="" if interval == UNTOLD else interval, kind="better" if best else "")
 
 
 def interval_text(figure: Figure) -> str:

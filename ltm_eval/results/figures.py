@@ -13,7 +13,7 @@ from ltm_eval.results.perplexity import METRICS, UNIT_WORDS, perplexity_section
 from ltm_eval.results.scores import entry_of, score_table
 from ltm_eval.results.signature import PREPARATION, own_tokens
 from ltm_eval.results.statistics import ALPHA, OPEN, holm
-from ltm_eval.results.views import COLUMNS, Figure
+from ltm_eval.results.views import COLUMNS, EVALUATED, Figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
+    from ltm_eval.results.signature import Tokens
     from ltm_eval.results.views import Difference, GenerationSection, PerplexitySection, ScoreTable
 
 
@@ -207,16 +208,26 @@ def _changed(task: TaskTables, new: Callable[[Difference], Difference]) -> TaskT
     return replace(task, tables=tables, perplexity=perplexity)
 
 
-def by_own_tokens(figures: Sequence[Figure]) -> list[Figure]:
-    """The figures of a task that stand together; those per token name their tokens where these are not the same.
+def figures_of(label: str, run: Run) -> list[Figure]:
+    """Return a run's own figures, compared with nothing.
 
-    Args:
-        figures: of one task; those of a model per token tell the same tokens.
+    Raises:
+        ResultsError: a samples file is malformed.
     """
-    own = own_tokens({one.model: one.tokens for one in figures if one.per_token})
+    tables = (task_tables(task, [entry_of(label, 1, run, task=task)]) for task in run.tasks)
+    return [one for table in tables for one in table.figures if one.status == EVALUATED and one.value is not None]
+
+
+def by_own_tokens(figures: Sequence[Figure]) -> list[Figure]:
+    """Return figures that stand together; those per token name their tokens if a task's models have different ones."""
+    tokens: dict[str, dict[str, Tokens | None]] = {}
+    for one in figures:
+        if one.per_token:
+            tokens.setdefault(one.task, {})[one.model] = one.tokens
+    own = {task: own_tokens(by_model) for task, by_model in tokens.items()}
     return [
-        replace(one, metric=f"{one.metric.replace('per token', 'per own token')} ({own[one.model]})")
-        if one.per_token and own[one.model]
+        replace(one, metric=f"{one.metric.replace('per token', 'per own token')} ({own[one.task][one.model]})")
+        if one.per_token and own[one.task][one.model]
         else one
         for one in figures
     ]

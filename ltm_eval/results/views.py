@@ -207,15 +207,6 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class CurveOverSteps:
-    """A figure over training steps."""
-
-    label: str
-    # step, value, and both ends of the 95 % interval or None
-    points: tuple[tuple[float, float, float | None, float | None], ...]
-
-
-@dataclass(frozen=True)
 class StepCurve:
     """Nats per token over the fast steps of a set, all documents together."""
 
