@@ -1,4 +1,4 @@
-"""What latent inference did in one run and task, summed up from the sidecar."""
+"""What latent inference did and what it cost, per run and task, from the sidecars."""
 
 from __future__ import annotations
 
