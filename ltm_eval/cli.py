@@ -530,11 +530,10 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     Runs with different prompts, targets, shots, seeds, limits or preparation are refused (exit code 6).
     """
     from ltm_eval.report.comparison import document
-    from ltm_eval.results.columns import compared_runs
-    from ltm_eval.results.compare import compare as compared
+    from ltm_eval.results.compare import compare_paths
 
     formats_of(format_)  # reject a wrong name before anything is read
-    found = compared(compared_runs(runs), allow_mismatch=allow_mismatch, tasks=listed(tasks), metrics=listed(metric))
+    found = compare_paths(runs, allow_mismatch=allow_mismatch, tasks=listed(tasks), metrics=listed(metric))
     _write(document(found), format_, output, stem=Path("compare"))
     if fail_if_worse and found.worse:
         named = ", ".join(f"{row.task} against {row.other}" for row in found.worse)

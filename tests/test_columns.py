@@ -50,6 +50,7 @@ class Folder:
             "condition": settings.get("condition", "prompt"),
             "latent_seed": settings.get("seed", 1234),
             "rows": {"draws": 8, "causal": None},
+            "limit": settings.get("limit"),
         }
         extra = {"settings": fit, **settings.get("extra", {})}
         return self._written(tasks, name, config, n=n, shots=settings.get("shots", 2), extra=extra)
@@ -253,6 +254,20 @@ def test_compare_takes_the_newest_of_each_task_of_a_folder(folder: Folder, capsy
         found = json.loads(capsys.readouterr().out)
         assert {one["task"] for one in found["comparisons"]} == {TASK, PPL_TASK}
         assert [(run["model"], run["kind"]) for run in found["runs"]] == [("demo", "ltm"), ("gpt2-demo", "hf")]
+
+
+def test_compare_takes_the_newest_runs_that_compare(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.ltm(TASK)
+    folder.baseline(TASK)
+    folder.ltm(TASK, n=3, limit=3)
+    capsys.readouterr()
+    paths = [str(folder.path / name) for name in ("demo", "gpt2-demo")]
+    assert cli.main(["compare", *paths, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"demo, {TASK}: 1 newer run not compared (other limit)." in [one["text"] for one in found["banners"]]
+    assert {one["documents"] for one in found["comparisons"]} == {8}
+    assert cli.main(["compare", *paths, "--format", "json", "--allow_mismatch"]) == 0
+    assert json.loads(capsys.readouterr().out)["comparisons"][0]["documents"] == 3
 
 
 def test_compare_names_two_folders_of_one_model_by_where_they_differ(

@@ -86,6 +86,6 @@ def test_the_content_free_row_stands_under_every_share_it_fits(tmp_path: Path) -
     data = written(tmp_path, content_free={TASK: {"answers": ["4", "6"], "pass@1": share}})
     for table in data.tasks[0].tables:
         row = table.rows[-1]
-        assert row.label == "Content-free: always the commonest training answer (4)"
-        assert (row.value, row.interval, row.note) == (0.125, (0.1, 0.15), "no model ran")
+        assert row.model == "Content-free: always the commonest training answer (4)"
+        assert (row.value, row.low, row.high, row.status) == (0.125, 0.1, 0.15, "reference, no model ran")
     assert "Content-free" in render(data)

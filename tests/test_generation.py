@@ -101,7 +101,7 @@ def test_figures_of_models_and_of_human_texts(tmp_path: Path) -> None:
     task = task_of(tmp_path)
     assert task.tables == () and task.generation is not None  # nothing is shown twice
     ours, theirs, human = task.generation.lines
-    assert (ours.label, ours.mauve, ours.mauve_sd, ours.seeds, ours.texts) == (
+    assert (ours.figure.model, ours.figure.value, ours.figure.sd, ours.seeds, ours.texts) == (
         "ltm-x",
         0.65,
         0.1,
@@ -110,8 +110,8 @@ def test_figures_of_models_and_of_human_texts(tmp_path: Path) -> None:
     )
     assert (ours.sd_kmeans, ours.sd_generation, ours.buckets, ours.empty, ours.copies) == (0.07, 0.09, 100, 3, 0.25)
     assert (ours.distinct, ours.repeated) == ((0.1, 0.4, 0.7), (0.03, 0.02, 0.01))
-    assert (theirs.label, theirs.mauve) == ("gpt2-x", 0.4)
-    assert (human.label, human.mauve, human.mauve_sd, human.seeds, human.texts, human.words) == (
+    assert (theirs.figure.model, theirs.figure.value) == ("gpt2-x", 0.4)
+    assert (human.figure.model, human.figure.value, human.figure.sd, human.seeds, human.texts, human.words) == (
         HUMAN,
         0.95,
         0.01,
@@ -119,7 +119,7 @@ def test_figures_of_models_and_of_human_texts(tmp_path: Path) -> None:
         "500 with 500",
         42.5,
     )
-    assert "|texts:webtext|prompt:50|sampling:multinomial|n:5000|human:1000|buckets:100" in ours.signature
+    assert "|texts:webtext|prompt:50|sampling:multinomial|n:5000|human:1000|buckets:100" in ours.figure.signature
     assert [(one.label, one.series) for one in task.generation.curves] == [(HUMAN, 0), ("ltm-x", 1), ("gpt2-x", 2)]
 
 
@@ -127,9 +127,15 @@ def test_results_of_plain_lm_eval_have_fewer_figures_and_no_curve(tmp_path: Path
     write(tmp_path, "gpt2-x", facts=None)
     section = section_of(tmp_path)
     line, human = section.lines
-    assert (line.mauve, line.mauve_sd, line.words, line.distinct[1], line.repeated[1]) == (0.65, 0.1, 41.5, 0.4, 0.02)
+    assert (line.figure.value, line.figure.sd, line.words, line.distinct[1], line.repeated[1]) == (
+        0.65,
+        0.1,
+        41.5,
+        0.4,
+        0.02,
+    )
     assert (line.seeds, line.texts, line.buckets, line.copies) == ("", "", None, None)
-    assert (human.mauve, human.words) == (0.95, 42.5)
+    assert (human.figure.value, human.words) == (0.95, 42.5)
     assert section.curves == () and section.options == ()
     assert "0.650 ± 0.100" in render(build(find_runs([tmp_path])))
 
@@ -140,7 +146,7 @@ def test_results_of_plain_lm_eval_have_fewer_figures_and_no_curve(tmp_path: Path
 def test_a_block_of_another_shape_is_passed_over(tmp_path: Path, broken: dict[str, Any]) -> None:
     write(tmp_path, "gpt2-x", facts=broken)
     section = section_of(tmp_path)
-    assert section.curves == () and section.lines[0].mauve == 0.65 and section.n_human is None
+    assert section.curves == () and section.lines[0].figure.value == 0.65 and section.n_human is None
     render(build(find_runs([tmp_path])))
 
 

@@ -41,31 +41,26 @@ def runs(folder: Path) -> Any:
 
 def test_curves_are_in_order_of_the_steps(tmp_path: Path) -> None:
     checkpoints(tmp_path)
-    curves, without = curves_of(runs(tmp_path))
-    assert without == []
-    assert {tuple(point.step for point in curve.points) for curve in curves} == {STEPS}
-    assert {curve.label for curve in curves} == {"run"}
-    by_name = {(curve.head.task, curve.head.metric, curve.head.filter): curve for curve in curves}
-    accuracy = by_name["ltm_gsm8k", "exact_match", "strict-match"]
-    assert [point.figure.value for point in accuracy.points] == [0.2, 0.5, 0.4]
+    frame, without = curves_of(runs(tmp_path))
+    assert without == [] and set(frame["label"]) == {"run"}
+    curves = dict(list(frame.groupby(["task", "metric", "filter"])))
+    assert {tuple(curve["step"]) for curve in curves.values()} == {STEPS}
+    accuracy = curves["ltm_gsm8k", "exact_match", "strict-match"]
+    assert [figure.value for figure in accuracy["figure"]] == [0.2, 0.5, 0.4]
     # Wilson's interval of 20 in 40.
-    assert (accuracy.points[1].figure.low, accuracy.points[1].figure.high) == pytest.approx((0.352, 0.648), abs=1e-3)
-    assert accuracy.best is not None
-    assert accuracy.best.step == 2000
-    bits = by_name["ltm_ptb", "bound, bits per byte", "none"]
-    assert bits.best is not None
-    assert (bits.best.step, bits.head.bound) == (10000, True)
-    assert by_name["ltm_ptb", "as_released, perplexity per token", "none"].best is None
+    middle = accuracy["figure"].iloc[1]
+    assert (middle.low, middle.high) == pytest.approx((0.352, 0.648), abs=1e-3)
+    assert list(accuracy[accuracy["best"]]["step"]) == [2000]
+    bits = curves["ltm_ptb", "bound, bits per byte", "none"]
+    assert list(bits[bits["best"]]["step"]) == [10000] and all(figure.bound for figure in bits["figure"])
+    assert not curves["ltm_ptb", "as_released, perplexity per token", "none"]["best"].any()
 
 
 def test_other_settings_make_another_curve(tmp_path: Path) -> None:
     checkpoints(tmp_path / "a")
     checkpoints(tmp_path / "b", t_fast=64)
-    curves, _ = curves_of(runs(tmp_path))
-    assert {curve.label for curve in curves if curve.head.metric == "bound, bits per byte"} == {
-        "run · 16 steps",
-        "run · 64 steps",
-    }
+    frame, _ = curves_of(runs(tmp_path))
+    assert set(frame[frame["metric"] == "bound, bits per byte"]["label"]) == {"run · 16 steps", "run · 64 steps"}
 
 
 def test_the_newest_result_of_a_step_counts(tmp_path: Path) -> None:
@@ -74,8 +69,8 @@ def test_the_newest_result_of_a_step_counts(tmp_path: Path) -> None:
     content = json.loads(next(folder.glob("results_*")).read_text("utf-8"))
     content["results"]["ltm_gsm8k"]["exact_match,strict-match"] = 0.9
     (folder / "results_2030-01-01T00-00-00.json").write_text(json.dumps(content), "utf-8")
-    curve = next(curve for curve in curves_of(runs(tmp_path))[0] if curve.head.filter == "strict-match")
-    assert [point.figure.value for point in curve.points] == [0.2, 0.9, 0.4]
+    frame, _ = curves_of(runs(tmp_path))
+    assert [figure.value for figure in frame[frame["filter"] == "strict-match"]["figure"]] == [0.2, 0.9, 0.4]
 
 
 @pytest.mark.parametrize(

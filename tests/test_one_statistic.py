@@ -101,7 +101,7 @@ def test_the_first_figure_of_every_task_and_model_is_corrected_as_in_compare(tmp
     data = build(runs)
     assert len(data.models) == 3 and len(data.tasks) == 3
     found = [row.difference for task in data.tasks for table in task.tables for row in table.rows if row.difference]
-    found += [one.difference for task in data.tasks if task.perplexity for one in task.perplexity.differences]
+    found += [one for task in data.tasks if task.perplexity for _, one in task.perplexity.differences]
     heads = [one for one in found if one.p_holm is not None]
     assert len(heads) == 6 < len(found)
     assert sorted(one.p_holm or 0 for one in heads) == sorted(holm([one.p_value for one in heads]))
@@ -178,11 +178,11 @@ def test_samples_that_are_not_the_results_give_no_interval(tmp_path: Path, chang
     samples_of(path).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     runs = find_runs([tmp_path])
     data = build(runs)
-    for row in (row for table in data.tasks[0].tables for row in table.rows if row.label == "b"):
-        assert (row.value, row.interval, row.difference) == (0.25, None, None)
+    for row in (row for table in data.tasks[0].tables for row in table.rows if row.model == "b"):
+        assert (row.value, row.low, row.high, row.difference) == (0.25, None, None, None)
         assert "results and samples disagree" in row.note
-    whole = [row for table in data.tasks[0].tables for row in table.rows if row.label == "a"]
-    assert all(row.interval is not None for row in whole)
+    whole = [row for table in data.tasks[0].tables for row in table.rows if row.model == "a"]
+    assert all(row.low is not None for row in whole)
     assert data.verdicts == ()
     listed = rows_of(results_index.document(results_index.index(tmp_path / "b"), base=tmp_path))
     assert listed and all(row["low"] == "" for row in listed)
@@ -255,4 +255,4 @@ def test_pass_at_k_has_one_interval_in_terminal_and_page(tmp_path: Path) -> None
         if not samples:
             samples_of(path).unlink()
         row = build(find_runs([tmp_path])).tasks[0].tables[0].rows[0]
-        assert row.interval == pytest.approx((expected.low, expected.high)) and row.interval_kind == kind
+        assert (row.low, row.high) == pytest.approx((expected.low, expected.high)) and row.interval == kind

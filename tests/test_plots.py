@@ -35,11 +35,9 @@ from ltm_eval.report.plots import (
     write_plots,
 )
 from ltm_eval.results.views import (
-    Bar,
     ComputeCurve,
     ComputePoint,
     Curve,
-    CurveOverSteps,
     Divergence,
     Estimate,
     Ladder,
@@ -50,6 +48,7 @@ from ltm_eval.results.views import (
     Stack,
     StepCurve,
 )
+from ltm_eval.results.views import Figure as Number
 from ltm_eval.system.errors import MachineError
 from ltm_eval.system.text import one_line
 
@@ -59,9 +58,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bars(label: str = "gpt2") -> list[Bar]:
+def bars(label: str = "gpt2") -> list[Number]:
     return [
-        Bar(group=g, label=m, series=s, value=0.25 * s, low=0.2 * s, high=0.3 * s)
+        Number("t", g, m, 0.25 * s, 0.2 * s, 0.3 * s, series=s)
         for g in ("strict", "flexible")
         for s, m in enumerate(("ltm", label), 1)
     ]
@@ -89,7 +88,7 @@ def plots() -> dict[str, Figure]:
     curve = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
     corners = ((1.0, 0.0), (0.75, 0.75), (0.0, 1.0))
     computed = tuple(ComputePoint(f"{t}", t, 1e9 * t, 0.1 * t, 0.05 * t, None) for t in (2.0, 4.0))
-    training = [CurveOverSteps("ltm", ((1000, 5.0, 4.5, 5.5), (60000, 4.0, None, None)))]
+    training = [("ltm", [(1000, Number("t", "m", "a", 5.0, 4.5, 5.5)), (60000, Number("t", "m", "a", 4.0))])]
     return {
         "accuracy_bars": accuracy_bars(bars()),
         "stacked_bars": stacked_bars(stacks()),
@@ -256,7 +255,7 @@ def test_names_of_runs_that_differ_at_their_end_stay_apart() -> None:
 
 def test_long_names_leave_room_for_the_bars() -> None:
     labels = ("m" * 300, "漢" * 40, "W" * 36)
-    plot = accuracy_bars([Bar("g", label, at, 0.5, 0.4, 0.6) for at, label in enumerate(labels, 1)])
+    plot = accuracy_bars([Number("t", "g", label, 0.5, 0.4, 0.6, series=at) for at, label in enumerate(labels, 1)])
     inline_svg(plot, name="f")  # lays it out
     assert plot.axes[0].get_position().width > 0.1
     assert plot.axes[0].get_position().x1 > 0.95
@@ -302,7 +301,7 @@ def test_files_are_the_same_bytes_with_and_without_a_page(tmp_path: Path) -> Non
 
 def test_lines_in_a_png_are_as_wide_as_on_paper(tmp_path: Path) -> None:
     """1.6 points at 300 dots an inch are 6.7 dots."""
-    curve = CurveOverSteps("ltm", ((0, 1.0, None, None), (1, 1.0, None, None)))
+    curve = ("ltm", [(0, Number("t", "m", "a", 1.0)), (1, Number("t", "m", "a", 1.0))])
     png, *_ = write_plots({"h-1": training_curves([curve], axis="bits")}, tmp_path, tasks=["t"])
     pixels = imread(BytesIO(png.read_bytes()))[:, :, :3]
     blue = [int(light_colours()["series-1"][at : at + 2], 16) / 255 for at in (1, 3, 5)]

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,7 @@ def test_reference_rows_stand_once_below_the_models_and_are_none(tmp_path: Path)
     write_two(tmp_path)
     data = data_of(tmp_path)
     section = section_of(tmp_path)
-    assert [(line.name, line.documents) for line in section.floors] == [("uniform, gpt2", N), ("unigram, gpt2", N)]
+    assert [(line.label, line.documents) for line in section.floors] == [("uniform, gpt2", N), ("unigram, gpt2", N)]
     unigram = section.floors[1]
     assert unigram.bits_per_byte is not None
     low = 3.17 * math.exp(-stats.t.ppf(0.975, 11) * 0.25 / 3.17)  # twelve documents, logarithmic scale
@@ -113,7 +112,7 @@ def test_reference_rows_stand_once_below_the_models_and_are_none(tmp_path: Path)
 def test_reference_rows_of_other_documents_or_tokenizers_stand_apart(tmp_path: Path) -> None:
     other = [{**FLOORS[0], "tokenizer": "tokenizer.tiktoken", "n_vocab": 2_048}, {**FLOORS[1], "documents": 3}]
     write_two(tmp_path, extra={"floors": {PPL_TASK: other, "ltm_absent": FLOORS}})
-    found = [(line.name, line.documents) for line in section_of(tmp_path).floors]
+    found = [(line.label, line.documents) for line in section_of(tmp_path).floors]
     assert found == [
         ("uniform, gpt2", N),
         ("unigram, gpt2", N),
@@ -157,7 +156,7 @@ def test_the_mean_of_blocks_has_an_interval_of_its_own(tmp_path: Path) -> None:
     assert figure is not None
     assert figure.value == pytest.approx(sum(blocks) / N)
     assert (figure.low, figure.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert (figure.kind, figure.stderr) == (STUDENT, pytest.approx(stdev(blocks) / math.sqrt(N)))
+    assert (figure.interval, figure.stderr) == (STUDENT, pytest.approx(stdev(blocks) / math.sqrt(N)))
 
 
 def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     section = section_of(tmp_path)
     line = lines(section)["exact", "gpt2-x"]
     assert line.bits_per_byte is not None
-    assert line.bits_per_byte.kind == TOLD
+    assert line.bits_per_byte.interval == TOLD
     assert line.bits_per_byte.stderr is not None
     # Student's t, n - 1 degrees of freedom, on the logarithmic scale.
     half = stats.t.ppf(0.975, N - 1) * line.bits_per_byte.stderr / line.bits_per_byte.value
@@ -224,14 +223,15 @@ def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> No
     (samples,) = tmp_path.glob("gpt2-x/samples_*")
     rows = samples.read_text(encoding="utf-8").splitlines(keepends=True)
     samples.write_text("".join(reversed(rows)), encoding="utf-8")
-    first, second = section_of(tmp_path).differences
+    (line, first), (_, second) = section_of(tmp_path).differences
+    assert line.label == "gpt2-x"
     gap = sum(of_ltm(i) - of_gpt2(i) for i in range(N)) / sum(40 + i for i in range(N)) / math.log(2)
-    assert (first.ours, first.theirs, first.difference.n) == ("bound", "exact", N)
-    assert first.difference.estimate == pytest.approx(gap)
-    assert first.difference.low < gap < first.difference.high < 0
-    assert first.difference.verdict == "better"
+    assert (first.ours, first.theirs, first.n) == ("bound", "exact", N)
+    assert first.estimate == pytest.approx(gap)
+    assert first.low < gap < first.high < 0
+    assert first.verdict == "better"
     # Twelve documents that all fall on one side: sign flips give 2 / 2^12.
-    assert first.difference.p_value == pytest.approx(2 / 4096)
+    assert first.p_value == pytest.approx(2 / 4096)
     assert first.caveat == "Bound against exact NLL: LTM better is certain, LTM worse is not."
     assert (second.ours, second.theirs, second.caveat) == ("causal", "exact", "")
     (verdict,) = data_of(tmp_path).verdicts
@@ -266,7 +266,7 @@ def test_a_single_document_has_no_interval(tmp_path: Path) -> None:
     data = data_of(tmp_path)
     figure = lines(section_of(tmp_path))["bound", "ltm-x"].bits_per_byte
     assert figure is not None
-    assert (figure.low, figure.high, figure.kind) == (None, None, "")
+    assert (figure.low, figure.high, figure.interval) == (None, None, "")
     assert data.verdicts[0].kind == "open"
     assert "1 document." in data.verdicts[0].text
     assert "∞" not in text_of(render(data))
@@ -405,7 +405,7 @@ def test_where_fresh_noise_itself_fails_the_audit_no_sign_is_shown(tmp_path: Pat
     section = section_of(tmp_path)
     assert not any(line.bound for line in lines(section).values())
     assert lines(section)["bound", "ltm-x"].note == "the audit failed: not a bound"
-    assert "nothing about the models is certain" in section.differences[0].caveat
+    assert "nothing about the models is certain" in section.differences[0][1].caveat
     page = text_of(render(data_of(tmp_path)))
     assert "≤" not in page.split("Perplexity and bits per byte")[1].split("Only figures with")[0]
 
@@ -475,9 +475,11 @@ def test_snapshot_of_the_perplexity_section(tmp_path: Path, monkeypatch: pytest.
     """`RENEW_SNAPSHOTS=1 pytest tests/test_ppl_tables.py` writes it anew; read the difference before committing it."""
     monkeypatch.chdir(tmp_path)
     write_two(Path("runs"))
-    found = json.loads(json.dumps(asdict(section_of(Path("runs")))), parse_float=lambda text: round(float(text), 3))
-    for one in found["differences"]:
-        one["difference"] = sorted(one["difference"])  # their values are tested above
+    figures = [one.record() for one in data_of(Path("runs")).tasks[0].figures if one.source == ""]
+    found = json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 3))
+    for one in found:  # the values of differences are tested above
+        for name in ("first_minus_this_low", "first_minus_this_high", "p", "p_holm"):
+            one[name] = one[name] is not None
     if RENEW:
         SNAPSHOT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert found == json.loads(SNAPSHOT.read_text(encoding="utf-8"))

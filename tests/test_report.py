@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,16 @@ from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
 from ltm_eval.report.findings import shared_warnings
-from ltm_eval.report.page import build, render, write
+from ltm_eval.report.page import build, document, render, write
 from ltm_eval.report.plots import shortened
+from ltm_eval.report.tables import RENDERERS
 from ltm_eval.results.files import find_runs
 from ltm_eval.results.statistics import WILSON, wilson_interval
 from ltm_eval.system.errors import MachineError, ResultsError
 from ltm_eval.system.text import cut, number, p_words, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
-    from ltm_eval.results.views import ReportData, ScoreRow, TaskSection
+    from ltm_eval.results.views import Figure, ReportData, TaskSection
 
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"
@@ -64,7 +64,7 @@ def only(data: ReportData) -> TaskSection:
     return section
 
 
-def baseline_row(data: ReportData) -> ScoreRow:
+def baseline_row(data: ReportData) -> Figure:
     return only(data).tables[0].rows[1]
 
 
@@ -75,23 +75,15 @@ def test_snapshot_of_the_page_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """`RENEW_SNAPSHOTS=1 pytest tests/test_report.py` writes it anew; read the difference before committing it."""
     monkeypatch.chdir(tmp_path)
     write_two(Path("runs"), n=6)
-    page = asdict(data_of(Path("runs")))
-    for table in page["tasks"][0]["tables"]:
-        for row in table["rows"]:
-            row["interval"] = [round(end, 6) for end in row["interval"]]
-            if row["difference"]:  # their values are tested where they are computed
-                row["difference"] = sorted(row["difference"])
-    for verdict in page["verdicts"]:
+    found = json.loads(RENDERERS["json"](document(data_of(Path("runs")))))
+    del found["version"]
+    found["figures"] = [one for one in found["figures"] if one["source"] == ""]
+    for one in found["figures"]:  # the values of differences are tested where they are computed
+        one["low"], one["high"] = round(one["low"], 6), round(one["high"], 6)
+        for name in ("first_minus_this_low", "first_minus_this_high", "p", "p_holm"):
+            one[name] = one[name] is not None
+    for verdict in found["verdicts"]:
         verdict["text"] = re.sub(r"interval .*, p [=<] [\d.]+", "interval …", verdict["text"])
-    for row in page["summary"]["rows"]:
-        row["published"] = len(row["published"])
-        for cell in row["cells"]:
-            cell["low"], cell["high"] = round(cell["low"], 6), round(cell["high"], 6)
-        for gap in row["gaps"]:
-            gap["difference"] = sorted(gap["difference"])
-    page["tasks"][0]["bars"] = len(page["tasks"][0]["bars"])
-    page["tasks"][0]["published"] = len(page["tasks"][0]["published"])
-    found = json.loads(json.dumps(page))
     if RENEW:
         SNAPSHOT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert found == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
@@ -114,10 +106,10 @@ def test_scores_and_paired_difference(tmp_path: Path) -> None:
     write_two(tmp_path)
     data = data_of(tmp_path)
     ours, theirs = only(data).tables[0].rows
-    assert (ours.label, ours.value, ours.difference) == ("ltm-x", 0.5, None)
+    assert (ours.model, ours.value, ours.difference) == ("ltm-x", 0.5, None)
     # Wilson's interval of 20 in 40: 0.5 +- 0.148 (centre 0.5, half-width z/(1+z²/n)·sqrt(0.25/n+z²/4n²)).
-    assert ours.interval == pytest.approx((0.352, 0.648), abs=1e-3)
-    assert (theirs.value, theirs.n, theirs.n_shot, theirs.interval_kind) == (0.25, 40, 2, "Wilson")
+    assert (ours.low, ours.high) == pytest.approx((0.352, 0.648), abs=1e-3)
+    assert (theirs.value, theirs.n, theirs.n_shot, theirs.interval) == (0.25, 40, 2, "Wilson")
     found = theirs.difference
     assert found is not None
     assert (found.estimate, found.n, found.discordant, found.other_prompts, found.unpaired) == (0.25, 40, 10, 0, 0)
@@ -196,8 +188,8 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     data = data_of(tmp_path)
     row = baseline_row(data)
     wilson = wilson_interval(10, 40)  # as with samples: mean and standard error say that each is right or wrong
-    assert row.interval == pytest.approx((wilson.low, wilson.high))
-    assert (row.interval_kind, row.difference, row.note) == (WILSON, None, "no per-document figures to pair")
+    assert (row.low, row.high) == pytest.approx((wilson.low, wilson.high))
+    assert (row.interval, row.difference, row.note) == (WILSON, None, "no per-document figures to pair")
     assert [banner.kind for banner in data.banners] == ["note"]
     assert data.verdicts == ()
 

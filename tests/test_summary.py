@@ -22,13 +22,13 @@ from ltm_eval.report.tables import (
     terminal_table,
 )
 from ltm_eval.results.files import find_runs
-from ltm_eval.results.views import Difference, Published, Summary, SummaryCell, SummaryGap, SummaryRow
+from ltm_eval.results.views import Difference, Figure, Published, Summary, SummaryRow
 from tests.fake_runs import AUDIT, write_ppl_run, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WON = Difference(0.25, 0.1, 0.4, 0.001, 40, 10, 0, 0, "better")
+WON = Difference(0.25, 0.1, 0.4, 0.001, 40, 10, "better")
 
 
 def summary(folder: Path) -> Summary:
@@ -42,17 +42,17 @@ def test_answers_and_bounds_stand_in_one_table(tmp_path: Path) -> None:
         write_ppl_run(tmp_path / "b", model=model, nats=lambda i: 30.0 + i, kind=kind, extra=extra)
     (first, *_) = summary(tmp_path / "a").rows
     assert (first.task, first.metric, first.share, first.n) == ("ltm_gsm8k", "exact_match, strict-match", True, 40)
-    assert [cell.value for cell in first.cells] == [0.5, 0.25]
-    assert [cell.best for cell in first.cells] == [True, False]
-    assert first.gaps[0].difference is not None and first.gaps[0].difference.estimate == 0.25
+    assert [cell and cell.value for cell in first.cells] == [0.5, 0.25]
+    assert first.best == 0
+    assert first.gaps[0] is not None and first.gaps[0].estimate == 0.25
     rows = {row.metric: row for row in summary(tmp_path / "b").rows}
     bits = rows["bits per byte"]
-    assert [cell.bound for cell in bits.cells] == [True, False]
-    assert bits.gaps[0].caveat.startswith("Bound against exact")
-    assert not any(cell.best for cell in bits.cells)
-    assert [cell.bound for cell in rows["bits per byte, next token"].cells] == [False, False]
+    assert [cell and cell.bound for cell in bits.cells] == [True, False]
+    assert bits.gaps[0] is not None and bits.gaps[0].caveat.startswith("Bound against exact")
+    assert bits.best is None
+    assert [cell and cell.bound for cell in rows["bits per byte, next token"].cells] == [False, False]
     released = rows["perplexity per token, as_released: not a bound"]
-    assert (released.cells[0].bound, released.cells[1].value) == (False, None)
+    assert released.cells[0] is not None and not released.cells[0].bound and released.cells[1] is None
     assert {one.model.split("-")[0] for one in released.published} == {"LTM"}
     assert all(one.model.startswith("GPT-2") for one in rows["perplexity per token"].published)
 
@@ -60,18 +60,17 @@ def test_answers_and_bounds_stand_in_one_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("verdicts", "marked"),
     [
-        (["better", "better"], [True, False, False]),
-        (["better", "open"], [False, False, False]),
-        (["worse", "worse"], [False, False, False]),
-        (["worse"], [False, True]),
+        (["better", "better"], 0),
+        (["better", "open"], None),
+        (["worse", "worse"], None),
+        (["worse"], 1),
     ],
 )
-def test_only_what_the_differences_tell_is_marked(verdicts: list[str], marked: list[bool]) -> None:
-    cells = [SummaryCell(str(i), i + 1, 0.5, 0.4, 0.6, bound=False) for i in range(len(verdicts) + 1)]
-    gaps = [SummaryGap("x", replace(WON, verdict=verdict), "") for verdict in verdicts]
-    assert [cell.best for cell in _best(cells, gaps)] == marked
-    doubtful = [replace(gap, caveat="a bound") for gap in gaps]
-    assert not any(cell.best for cell in _best(cells, doubtful))
+def test_only_what_the_differences_tell_is_marked(verdicts: list[str], marked: int | None) -> None:
+    cells = [Figure("t", "acc", str(i), 0.5, 0.4, 0.6) for i in range(len(verdicts) + 1)]
+    gaps = [replace(WON, verdict=verdict) for verdict in verdicts]
+    assert _best(cells, gaps) == marked
+    assert _best(cells, [replace(gap, caveat="a bound") for gap in gaps]) is None
 
 
 def test_published_figures_are_few_and_of_the_same_quantity() -> None:
@@ -87,8 +86,8 @@ def test_published_figures_are_few_and_of_the_same_quantity() -> None:
 
 
 def test_the_forms_hold_the_figures() -> None:
-    cells = (SummaryCell("a", 1, 0.5, 0.4, 0.6, bound=False), SummaryCell("b_1", 2, None, None, None, bound=False))
-    row = SummaryRow("t", 1, "acc, x", True, True, False, cells, (SummaryGap("b_1", WON, ""),), (), 40)
+    cells = (Figure("t", "acc", "a", 0.5, 0.4, 0.6, share=True), None)
+    row = SummaryRow("t", 1, "acc, x", True, cells, (WON,), (), 40, share=True)
     forms = dict(summary_texts(Summary(("a", "b_1"), (row,))))
     assert (
         forms["Markdown"].splitlines()[2]
@@ -107,7 +106,7 @@ def test_cells_cannot_break_out_of_their_form() -> None:
     """Names of tasks and models, in the forms that the page offers to copy."""
     hostile = ["a|b`<c>\n*d*\\", "50% & $x$ #1_2 ^{~}", '=HYPERLINK("x")', "[2pt]"]
     rows = tuple(
-        SummaryRow(word, 1, word, True, True, False, (SummaryCell(word, 1, 0.5, None, None, bound=False),), (), (), 4)
+        SummaryRow(word, 1, word, True, (Figure(word, word, word, 0.5, share=True),), (), (), 4, share=True)
         for word in hostile
     )
     forms = dict(summary_texts(Summary(tuple(hostile[:1]), rows)))
@@ -138,8 +137,8 @@ def test_the_page_names_each_source_once(tmp_path: Path) -> None:
 
 
 def test_mauve_stands_with_its_deviation_and_without_an_interval() -> None:
-    cells = (SummaryCell("a", 1, 0.85, None, None, bound=False, sd=0.012),)
-    row = SummaryRow("m", 1, "MAUVE, mean ± standard deviation over seeds", True, False, False, cells, (), (), 40)
+    cells = (Figure("m", "mauve", "a", 0.85, sd=0.012),)
+    row = SummaryRow("m", 1, "MAUVE, mean ± standard deviation over seeds", True, cells, (), (), 40)
     forms = dict(summary_texts(Summary(("a",), (row,))))
     assert "| 0.8500 ± 0.0120 |" in forms["Markdown"] and " to " not in forms["Markdown"]
     (head, values) = csv.reader(io.StringIO(forms["CSV"]))
@@ -158,6 +157,6 @@ def test_page_and_export_have_one_summary(tmp_path: Path) -> None:
     for row in data.summary.rows:
         shown = rows[row.task, row.metric + {True: " ↑", False: " ↓", None: ""}[row.higher_is_better]]
         for cell, own in zip(row.cells, shown[3 : 3 + len(row.cells)], strict=True):
-            assert bool(own.note) == (cell.low is not None)
+            assert bool(own.note) == (cell is not None and cell.low is not None)
     markdown = dict(summary_texts(data.summary))["Markdown"]
     assert markdown.strip() in RENDERERS["md"](document(data))

@@ -80,6 +80,7 @@ def _banners(found: Comparisons) -> tuple[Banner, ...]:
         if any(unmatched):
             text = f"{task}: {unmatched[0]:,} documents of {found.labels[0]} and {unmatched[1]:,} of {label} have no"
             banners.append(Banner("note", f"{text} counterpart and are left out."))
+    banners += [Banner("note", text) for text in found.newer]
     banners += few_banners((row.task, row.found.n) for row in found.rows)
     return tuple(dict.fromkeys(banners))
 

@@ -10,7 +10,7 @@ from ltm_eval.results.official import NOT_OFFICIAL_FILES, unofficial
 from ltm_eval.results.perplexity import KINDS, differing_protocols
 from ltm_eval.results.scores import ROLLING_METRICS
 from ltm_eval.results.statistics import OPEN, ROUGH, UNPROVEN
-from ltm_eval.results.views import Banner, Difference, Verdict
+from ltm_eval.results.views import Banner, Verdict
 from ltm_eval.system.text import VERDICTS, p_value, p_words, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
-    from ltm_eval.results.views import BitsDifference, ModelCard, ScoreTable, TaskSection
+    from ltm_eval.results.views import Difference, ModelCard, ScoreTable, TaskSection
 
 
 K = TypeVar("K", bound="Hashable")
@@ -31,12 +31,12 @@ ENOUGH_TEXTS = 1_000
 def verdicts_of(section: TaskSection) -> list[Verdict]:
     """Return a sentence per baseline: bits per byte of a text set, else the first filter, with others that differ."""
     found = _perplexity_verdicts(section, subject=section.lead)
-    for label in dict.fromkeys(row.label for table in section.tables for row in table.rows):
+    for label in dict.fromkeys(row.model for table in section.tables for row in table.rows):
         rows = [
             (table, row.difference)
             for table in section.tables
             for row in table.rows
-            if row.label == label and row.difference is not None and row.difference.verdict
+            if row.model == label and row.difference is not None and row.difference.verdict
         ]
         if rows:
             found.append(_verdict(section.name, label, rows, subject=section.lead))
@@ -46,30 +46,29 @@ def verdicts_of(section: TaskSection) -> list[Verdict]:
 def _perplexity_verdicts(section: TaskSection, *, subject: str) -> list[Verdict]:
     differences = section.perplexity.differences if section.perplexity is not None else ()
     found = []
-    for label in dict.fromkeys(one.label for one in differences):
-        first, *others = [one for one in differences if one.label == label]
-        text = f"{_bits_relation(first, subject)} on {section.name}: {_bits_words(first)}."
+    for label in dict.fromkeys(line.label for line, _ in differences):
+        first, *others = [one for line, one in differences if line.label == label]
+        text = f"{_bits_relation(first, subject, label)} on {section.name}: {_bits_words(first)}."
         text += f" {first.caveat}" if first.caveat else ""
         for other in others:
-            text += f" Next-token figures: {VERDICTS[other.difference.verdict]}, {_bits_words(other)}."
-        found.append(Verdict(kind=first.difference.verdict, text=text, caveat=_caveat(first.difference)))
+            text += f" Next-token figures: {VERDICTS[other.verdict]}, {_bits_words(other)}."
+        found.append(Verdict(kind=first.verdict, text=text, caveat=_caveat(first)))
     return found
 
 
-def _bits_relation(one: BitsDifference, subject: str) -> str:
-    """A bound that lies above an exact figure does not make its model the worse one."""
-    if one.difference.verdict != UNPROVEN:
-        return _relation(one.difference, subject, one.label)
-    figures = [f"{'bound' if name == 'bound' else 'exact figure'} of" for name in (one.ours, one.theirs)]
-    word = "worse" if one.difference.estimate > 0 else "better"
-    return f"The {figures[0]} {subject} is {word} than the {figures[1]} {one.label}"
+def _bits_relation(found: Difference, subject: str, label: str) -> str:
+    """Say who is better; a bound above an exact figure does not make its model the worse one."""
+    if found.verdict != UNPROVEN:
+        return _relation(found, subject, label)
+    figures = [f"{'bound' if name == 'bound' else 'exact figure'} of" for name in (found.ours, found.theirs)]
+    word = "worse" if found.estimate > 0 else "better"
+    return f"The {figures[0]} {subject} is {word} than the {figures[1]} {label}"
 
 
-def _bits_words(one: BitsDifference) -> str:
-    found = one.difference
+def _bits_words(found: Difference) -> str:
     interval = f"95 % interval {signed_bits(found.low)} to {signed_bits(found.high)}, " if found.known else ""
     return (
-        f"bits per byte, {one.ours} minus {one.theirs}: {signed_bits(found.estimate)}, {interval}"
+        f"bits per byte, {found.ours} minus {found.theirs}: {signed_bits(found.estimate)}, {interval}"
         f"{_p_words(found)}, {found.n:,} document{'s' if found.n != 1 else ''}"
     )
 
@@ -314,7 +313,7 @@ def missing_task_banners(named: Sequence[tuple[str, Run]], names: Sequence[str])
 
 def _prompt_banners(name: str, section: TaskSection) -> list[Banner]:
     found = {
-        (row.difference.other_prompts, row.difference.n, row.label): None
+        (row.difference.other_prompts, row.difference.n, row.model): None
         for table in section.tables
         for row in table.rows
         if row.difference is not None and row.difference.other_prompts

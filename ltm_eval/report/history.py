@@ -1,6 +1,6 @@
 """Many checkpoints of a training run: every figure against the training step, and the best checkpoint of each.
 
-The step is what the results file tells of the checkpoint, else a number after `ckpt`, `checkpoint`, `step` or `iter` in
+The step is that of the checkpoint in the results file, else a number after `ckpt`, `checkpoint`, `step` or `iter` in
 the model's name, revision or folder. Figures share a curve only if all else that their signature declares is equal.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.report.findings import run_banners
@@ -22,66 +22,47 @@ from ltm_eval.report.tables import (
     Table,
     interval_text,
     metric_text,
+    value_cell,
     value_text,
 )
 from ltm_eval.results.columns import differing, word_of
-from ltm_eval.results.figures import EVALUATED, by_own_tokens, task_tables
-from ltm_eval.results.scores import entry_of
-from ltm_eval.results.views import CurveOverSteps
+from ltm_eval.results.figures import by_own_tokens, figures_of
+from ltm_eval.results.views import Figure
 from ltm_eval.system.errors import ResultsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Hashable, Iterator, Sequence
 
-    from ltm_eval.results.figures import Figure
+    from pandas import DataFrame
+
     from ltm_eval.results.files import Run
     from ltm_eval.results.views import Banner
-
 
 _STEP = re.compile(r"(?<![a-z])(?:ckpt|checkpoint|global_step|step|iter)s?[-_=]?(\d{1,12})(?!\d)", re.IGNORECASE)
 FREE = ("v", "lm_eval", "dtype")
 """Parts of a signature that may change along a curve."""
 NO_BEST = ("as_released", "nll_given_z", "kl", "reference")
 """Rows that are no measure of quality, or no bound."""
-UNTOLD = "–"
 CAVEAT = (
     "The best checkpoint is chosen on the very documents its figure is reported for, so that figure is too good: the "
     "best of several equally good checkpoints is always better than their average. Choose on validation data, and "
     "report the chosen one on other documents."
 )
-
-
-@dataclass(frozen=True)
-class Point:
-    """One figure at one step."""
-
-    step: int
-    run: Run
-    figure: Figure
-
-
-@dataclass(frozen=True)
-class TrainingCurve:
-    """One figure of one training run over its steps."""
-
-    label: str
-    points: tuple[Point, ...]
-
-    @property
-    def head(self) -> Figure:
-        """Task, metric and direction, which all points share."""
-        return self.points[0].figure
-
-    @property
-    def best(self) -> Point | None:
-        """The best point, the earliest of equals; None where no direction is better."""
-        head = self.head
-        known = [point for point in self.points if point.figure.value is not None]
-        if head.higher_is_better is None or head.metric.startswith(NO_BEST) or not known:
-            return None
-        sign = -1 if head.higher_is_better else 1
-        return min(known, key=lambda point: (sign * (point.figure.value or 0.0), point.step))
+CURVE = ["task", "metric", "filter", "name", "settings"]
+"""What the figures of a curve share."""
+DROPPED = (
+    "model",
+    "status",
+    "source",
+    "first_minus_this",
+    "first_minus_this_low",
+    "first_minus_this_high",
+    "p",
+    "p_holm",
+    "paired_documents",
+    "first_is",
+)
+"""Of a figure's record, what means nothing here."""
 
 
 def step_of(run: Run) -> int | None:
@@ -113,50 +94,57 @@ def name_of(run: Run) -> str:
     return _STEP.sub("", name).strip(" -_/=,") or "checkpoints"
 
 
-def curves_of(runs: Sequence[Run]) -> tuple[list[TrainingCurve], list[Run]]:
-    """The curves of all tasks and figures, and the runs whose step nothing tells.
+def curves_of(runs: Sequence[Run]) -> tuple[DataFrame, list[Run]]:
+    """Return the figures of all checkpoints, and the runs without a step.
+
+    The frame has a row for each figure and step, by task, curve and step. `curve` counts the curves, `label` names
+    them; `best` marks the best step of a curve, the earliest of equals, if a direction is better.
 
     Raises:
         ResultsError: no run has a step.
     """
+    import pandas as pd
+
     stepped = [(step, run) for run in runs if (step := step_of(run)) is not None]
     if not stepped:
         named = ", ".join(dict.fromkeys(run.model_name for run in runs))[:100]
         raise ResultsError(
             f"no run tells its training step ({named}); name checkpoints as ckpt_<step>.pt or step<step>"
         )
-    figures_of = _named([run for _, run in stepped])
-    groups: dict[tuple[Any, ...], dict[int, Point]] = {}
+    rows: list[dict[str, Any]] = []
     for step, run in sorted(stepped, key=lambda one: (one[0], one[1].date_id)):
-        for figure in figures_of[run.path]:
-            key = (figure.task, figure.metric, figure.filter, name_of(run), _settings(figure))
-            groups.setdefault(key, {})[step] = Point(step, run, figure)  # the newest of one step
+        name = name_of(run)
+        for figure in figures_of(name, run):
+            digest = figure.tokens.digest[:8] if figure.tokens is not None else ""
+            own = replace(figure, model=f"{name} {digest}".strip())
+            rows.append({"step": step, "run": run, "name": name, "figure": own, "task": own.task, "filter": own.filter})
+    for row, figure in zip(rows, by_own_tokens([row["figure"] for row in rows]), strict=True):
+        row |= {"figure": figure, "metric": figure.metric, "settings": _settings(figure), "loss": _loss(figure)}
+    columns = ["step", "run", "figure", *CURVE, "loss"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object).astype({"step": int, "loss": float})
+    frame["curve"] = _codes([tuple(row[key] for key in CURVE) for row in rows])
+    frame["figures"] = _codes([tuple(row[key] for key in CURVE[:3]) for row in rows])
+    frame["family"] = _codes([tuple(row[key] for key in CURVE[:4]) for row in rows])
+    frame = frame.drop_duplicates(["curve", "step"], keep="last")  # the newest of one step
     tasks = list(dict.fromkeys(task for _, run in stepped for task in run.tasks))
-    labels = _labels(groups)
-    found = [TrainingCurve(labels[key], tuple(points.values())) for key, points in groups.items()]
-    return sorted(found, key=lambda curve: tasks.index(curve.head.task)), [run for run in runs if step_of(run) is None]
+    frame = frame.assign(order=list(map(tasks.index, frame["task"]))).sort_values(["order", "curve", "step"])
+    frame["best"] = frame.index.isin(frame.dropna(subset="loss").groupby("curve")["loss"].idxmin())
+    labels = _labels(frame)
+    frame["label"] = pd.Series([labels[curve] for curve in frame["curve"]], frame.index, dtype=object)
+    return frame, [run for run in runs if step_of(run) is None]
 
 
-def _figures(run: Run) -> Iterator[Figure]:
-    """The figures that the page shows, with the same intervals."""
-    for task in run.tasks:
-        figures = task_tables(task, [entry_of(run.model_name, 1, run, task=task)]).figures
-        yield from (one for one in figures if one.status == EVALUATED and one.value is not None)
+def _codes(keys: Sequence[Hashable]) -> list[int]:
+    """Number the keys in order of appearance: pandas groups no texts that are not valid Unicode."""
+    codes: dict[Hashable, int] = {}
+    return [codes.setdefault(key, len(codes)) for key in keys]
 
 
-def _named(runs: Sequence[Run]) -> dict[Path, list[Figure]]:
-    """The figures by results file; those per token name their tokens where the training runs have different ones."""
-    found: dict[str, list[tuple[Run, Figure]]] = {}
-    for run in {run.path: run for run in runs}.values():
-        for figure in _figures(run):
-            digest = figure.tokens.digest if figure.tokens is not None else ""
-            own = replace(figure, model=f"{name_of(run)} {digest[:8]}".strip())
-            found.setdefault(figure.task, []).append((run, own))
-    named: dict[Path, list[Figure]] = {run.path: [] for run in runs}
-    for pairs in found.values():
-        for (run, _), figure in zip(pairs, by_own_tokens([own for _, own in pairs]), strict=True):
-            named[run.path].append(figure)
-    return named
+def _loss(figure: Figure) -> float:
+    """Return what the best checkpoint has least of; nan if no direction is better."""
+    if figure.higher_is_better is None or figure.metric.startswith(NO_BEST) or figure.value is None:
+        return math.nan
+    return -figure.value if figure.higher_is_better else figure.value
 
 
 def _settings(figure: Figure) -> tuple[str, ...]:
@@ -165,45 +153,42 @@ def _settings(figure: Figure) -> tuple[str, ...]:
     return (*parts, *tokens, f"documents:{figure.n}")
 
 
-def _labels(groups: Mapping[tuple[Any, ...], Any]) -> dict[tuple[Any, ...], str]:
-    """Return the name of each training run, and of several curves of one figure the settings in which they differ."""
-    labels: dict[tuple[Any, ...], str] = {}
-    for key in groups:
-        told = {other: dict(_named_part(part) for part in other[4]) for other in groups if other[:4] == key[:4]}
-        names = differing(list(told.values()))
+def _labels(frame: DataFrame) -> dict[int, str]:
+    """Return a name for each curve: its training run, and in what several curves of one figure differ."""
+    labels: dict[int, str] = {}
+    for _, same in frame.drop_duplicates("curve").groupby("family", sort=False):
+        settings = [dict(part.partition(":")[::2] for part in parts) for parts in same["settings"]]
+        names = differing(settings)
         if "documents" in names and "limit" in names:
             names.remove("limit")
-        label = " · ".join((key[3], *(word_of(name, told[key][name]) for name in names if name in told[key])))
-        taken = [labels[other] for other in told if other in labels]
-        labels[key] = label if label not in taken else f"{label} #{len(taken) + 1}"
+        taken: list[str] = []
+        for curve, own in zip(same["curve"], settings, strict=True):
+            label = " · ".join((same["name"].iloc[0], *(word_of(one, own[one]) for one in names if one in own)))
+            taken.append(label if label not in taken else f"{label} #{len(taken) + 1}")
+            labels[curve] = taken[-1]
     return labels
 
 
-def _named_part(part: str) -> tuple[str, str]:
-    name, _, value = part.partition(":")
-    return name, value
-
-
-# Document
-
-
 def document(runs: Sequence[Run]) -> Document:
-    """The history of `runs`.
+    """Return the history of `runs`.
 
     Raises:
-        ResultsError: no runs, or none that tells its step.
+        ResultsError: no runs, or none with a step.
     """
-    curves, without = curves_of(runs)
+    frame, without = curves_of(runs)
     stepped = [(run.model_name, run) for run in runs if run not in without]
     names = list(dict.fromkeys(name_of(run) for _, run in stepped))
-    steps = sorted({point.step for curve in curves for point in curve.points})
-    tasks = list(dict.fromkeys(curve.head.task for curve in curves))
-    parts = [_best_part(curves)]
-    parts += [
-        _task_part(task, [c for c in curves if c.head.task == task], index) for index, task in enumerate(tasks, 1)
-    ]
-    parts += [_left_out(without)] if without else []
-    records = tuple(_record(curve, point) for curve in curves for point in curve.points)
+    steps = sorted(set(frame["step"]))
+    parts = [_best_part(frame)]
+    for index, (_, own) in enumerate(frame.groupby("order"), 1):
+        task = own["task"].iloc[0]
+        parts.append(Part(task, (), tuple(_step_tables(own)), tuple(_drawings(task, own, index))))
+    if without:
+        rows = tuple((Cell(run.model_name), Cell(run.path.as_posix())) for run in without)
+        table = Table("", (Column("model"), Column("results")), rows)
+        parts.append(Part("Left out: no training step", ("Nothing in these results tells a step.",), (table,)))
+    records = tuple(_record(row) for row in frame.itertuples())
+    sizes = frame.groupby("curve").size()
     return Document(
         kind="history",
         title=f"History of {', '.join(names)}",
@@ -213,162 +198,105 @@ def document(runs: Sequence[Run]) -> Document:
         records=records,
         data={
             "points": list(records),
-            "best": [_best_record(curve, best) for curve in curves if (best := curve.best) is not None],
+            "best": [
+                {
+                    **{key: getattr(row, key) for key in CURVE[:3]},
+                    "training_run": row.label,
+                    "step": row.step,
+                    "value": row.figure.value,
+                    "checkpoints": int(sizes[row.curve]),
+                }
+                for row in frame[frame["best"]].itertuples()
+            ],
             "caveat": CAVEAT,
             "without_step": [run.path.as_posix() for run in without],
         },
     )
 
 
+def _record(row: Any) -> dict[str, Any]:
+    head = {
+        "training_run": row.label,
+        "step": row.step,
+        "date": row.run.date_id,
+        "path": row.run.path.as_posix(),
+    }
+    return {**head, **{key: value for key, value in row.figure.record().items() if key not in DROPPED}}
+
+
 def _unique_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
-    """Warnings of all checkpoints, those of one name once."""
+    """Return the warnings of all checkpoints, those of one name once."""
     unique: dict[tuple[str, Any], tuple[str, Run]] = {}
     for label, run in named:
         unique.setdefault((label, run.extra.audit), (label, run))
     return run_banners(list(unique.values()))
 
 
-def _best_part(curves: Sequence[TrainingCurve]) -> Part:
-    heads = (
-        "task",
-        "figure",
-        "training run",
-        "best step",
-        "value",
-        "95 % interval",
-        "last step",
-        "value",
-        "checkpoints",
-    )
+def _best_part(frame: DataFrame) -> Part:
+    heads = ("task", "figure", "training run", "best step", "value", "95 % interval", "last step", "value")
     rows = []
-    for curve in curves:
-        best, last = curve.best, curve.points[-1]
-        if best is None or len(curve.points) < 2 or not _is_plotted(curve):
+    for _, curve in frame.groupby("curve", sort=False):
+        last = curve.iloc[-1]
+        if len(curve) < 2 or not curve["best"].any() or not _is_plotted(last.figure):
             continue
-        note = "" if best is last else "inside the best's interval" if _inside(last.figure, best.figure) else ""
+        best = curve[curve["best"]].iloc[0]
+        low, high = best.figure.low, best.figure.high
+        inside = best.step != last.step and low is not None and high is not None and low <= last.figure.value <= high
         rows.append(
             (
-                Cell(curve.head.task),
-                Cell(metric_text(curve.head)),
-                Cell(curve.label),
+                Cell(best.task),
+                Cell(metric_text(best.figure)),
+                Cell(best.label),
                 Cell(f"{best.step:,}"),
                 Cell(value_text(best.figure), kind="better"),
                 Cell(interval_text(best.figure)),
                 Cell(f"{last.step:,}"),
-                Cell(value_text(last.figure), note=note),
-                Cell(f"{len(curve.points):,}"),
+                Cell(value_text(last.figure), note="inside the best's interval" if inside else ""),
+                Cell(f"{len(curve):,}"),
             )
         )
-    columns = tuple(Column(head, numeric=index > 2) for index, head in enumerate(heads))
+    columns = tuple(Column(head, numeric=index > 2) for index, head in enumerate((*heads, "checkpoints")))
     sentences = (CAVEAT,) if rows else ("One checkpoint only, or no figure with a direction: nothing to choose from.",)
     return Part("Best checkpoint", sentences, (Table("", columns, tuple(rows)),) if rows else ())
 
 
-def _inside(figure: Figure, interval: Figure) -> bool:
-    value, low, high = figure.value, interval.low, interval.high
-    return value is not None and low is not None and high is not None and low <= value <= high
-
-
-def _is_plotted(curve: TrainingCurve) -> bool:
-    row, _, unit = curve.head.metric.rpartition(", ")
+def _is_plotted(figure: Figure) -> bool:
+    row, _, unit = figure.metric.rpartition(", ")
     return not row or unit == "bits per byte"
 
 
-def _task_part(task: str, curves: Sequence[TrainingCurve], index: int) -> Part:
-    drawings = []
-    drawn = [curve for curve in curves if _is_plotted(curve)]
-    for number, name in enumerate(dict.fromkeys(metric_text(curve.head) for curve in drawn), 1):
-        same = [curve for curve in drawn if metric_text(curve.head) == name]
-        percent = ", percent" if same[0].head.share else ""
-        plot = training_curves([_step_curve(curve) for curve in same], axis=_axis(name) + percent)
+def _drawings(task: str, frame: DataFrame, index: int) -> Iterator[Drawing]:
+    drawn = frame[frame["figure"].map(_is_plotted)]
+    for number, (_, same) in enumerate(drawn.groupby("figures", sort=False), 1):
+        curves = [
+            (curve["label"].iloc[0], list(zip(curve["step"], curve["figure"], strict=True)))
+            for _, curve in same.groupby("curve", sort=False)
+        ]
+        head = same["figure"].iloc[0]
+        name = metric_text(head)
+        axis = name if len(name) <= 42 else f"{name[:41]}…"
+        plot = training_curves(curves, axis=axis + (", percent" if head.share else ""))
         svg = inline_svg(plot, name=f"h{number}-{index}")
-        drawings.append(Drawing(svg, f"{task}: {name} against the training step, with 95 % intervals."))
-    return Part(task, (), tuple(_step_tables(curves)), tuple(drawings))
+        yield Drawing(svg, f"{task}: {name} against the training step, with 95 % intervals.")
 
 
-def _axis(name: str) -> str:
-    return name if len(name) <= 42 else f"{name[:41]}…"
-
-
-def _step_curve(curve: TrainingCurve) -> CurveOverSteps:
-    scale = 100 if curve.head.share else 1
-    points = []
-    for point in curve.points:
-        value, low, high = point.figure.value, point.figure.low, point.figure.high
-        if value is not None and math.isfinite(value):
-            ends = tuple(None if end is None or not math.isfinite(end) else scale * end for end in (low, high))
-            points.append((float(point.step), scale * value, ends[0], ends[1]))
-    return CurveOverSteps(label=curve.label, points=tuple(points))
-
-
-def _step_tables(curves: Sequence[TrainingCurve]) -> Iterator[Table]:
-    """One table per training run and settings: a row per step, a column per figure."""
-    for label in dict.fromkeys(curve.label for curve in curves):
-        own = [curve for curve in curves if curve.label == label]
-        steps = sorted({point.step for curve in own for point in curve.points})
-        by_step = [{point.step: point.figure for point in curve.points} for curve in own]
-        bests = [curve.best for curve in own]
-        rows = []
-        for step in steps:
-            cells = [
-                _cell(at.get(step), best=best is not None and best.step == step)
-                for at, best in zip(by_step, bests, strict=True)
-            ]
-            rows.append((Cell(f"{step:,}"), *cells))
-        columns = (Column("step", numeric=True), *(Column(metric_text(curve.head), numeric=True) for curve in own))
-        counts = sorted({point.figure.n for curve in own for point in curve.points if point.figure.n is not None})
+def _step_tables(frame: DataFrame) -> Iterator[Table]:
+    """Return a table per training run and settings: a row per step, a column per figure."""
+    for _, own in frame.groupby(_codes(list(frame["label"]))):
+        table = own.pivot(index="step", columns="curve", values=["figure", "best"])
+        columns = [Column("step", numeric=True)]
+        columns += [Column(metric_text(one), numeric=True) for one in own.drop_duplicates("curve")["figure"]]
+        rows = [
+            (
+                Cell(f"{step:,}"),
+                *(
+                    value_cell(found if isinstance(found, Figure) else None, best=best is True)
+                    for found, best in zip(line["figure"], line["best"], strict=True)
+                ),
+            )
+            for step, line in table.iterrows()
+        ]
+        counts = sorted({figure.n for figure in own["figure"] if figure.n is not None})
         documents = f" {', '.join(f'{count:,}' for count in counts)} documents." if counts else ""
-        yield Table(
-            label, columns, tuple(rows), f"In small type 95 % intervals; the best of a column is bold.{documents}"
-        )
-
-
-def _cell(figure: Figure | None, *, best: bool) -> Cell:
-    if figure is None:
-        return Cell(UNTOLD)
-    interval = interval_text(figure)
-    return Cell(value_text(figure), note="" if interval == UNTOLD else interval, kind="better" if best else "")
-
-
-def _left_out(runs: Sequence[Run]) -> Part:
-    rows = tuple((Cell(run.model_name), Cell(run.path.as_posix())) for run in runs)
-    table = Table("", (Column("model"), Column("results")), rows)
-    return Part("Left out: no training step", ("Nothing in these results tells a step.",), (table,))
-
-
-def _record(curve: TrainingCurve, point: Point) -> dict[str, Any]:
-    figure = replace(point.figure, model=curve.label)
-    head = {
-        "training_run": curve.label,
-        "step": point.step,
-        "date": point.run.date_id,
-        "path": point.run.path.as_posix(),
-    }
-    return {**head, **{key: value for key, value in figure.record().items() if key not in DROPPED}}
-
-
-DROPPED = (
-    "model",
-    "status",
-    "source",
-    "first_minus_this",
-    "first_minus_this_low",
-    "first_minus_this_high",
-    "p",
-    "p_holm",
-    "paired_documents",
-    "first_is",
-)
-"""Of a figure's record, what means nothing here."""
-
-
-def _best_record(curve: TrainingCurve, best: Point) -> dict[str, Any]:
-    return {
-        "task": curve.head.task,
-        "metric": curve.head.metric,
-        "filter": curve.head.filter,
-        "training_run": curve.label,
-        "step": best.step,
-        "value": best.figure.value,
-        "checkpoints": len(curve.points),
-    }
+        caption = f"In small type 95 % intervals; the best of a column is bold.{documents}"
+        yield Table(own["label"].iloc[0], tuple(columns), tuple(rows), caption)

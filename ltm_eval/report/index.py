@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,14 +15,12 @@ from ltm_eval.report.tables import (
     Document,
     Part,
     Table,
-    interval_text,
     metric_text,
-    value_text,
+    value_cell,
 )
 from ltm_eval.results.columns import labels_of, told_digest
-from ltm_eval.results.figures import EVALUATED, Figure, apart_of, by_own_tokens, groups_of, task_tables
+from ltm_eval.results.figures import apart_of, by_own_tokens, figures_of, groups_of
 from ltm_eval.results.files import UNFINISHED, read_run, result_files
-from ltm_eval.results.scores import entry_of
 from ltm_eval.system.errors import InputError, MachineError, ResultsError
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_eval.results.files import Run
+    from ltm_eval.results.views import Figure
 
 
 UNTOLD = "–"
@@ -81,30 +81,27 @@ def index(folder: Path) -> Index:
         except (InputError, MachineError) as error:
             unreadable.append((file, str(error)))
     runs.sort(key=lambda run: (run.date_id, run.path.as_posix()), reverse=True)
-    listed = []
+    read: list[tuple[str, Run]] = []
+    figures: list[Figure] = []
     for label, run in zip(labels_of(runs), runs, strict=True):
         try:
-            listed.append(Listed(label, run, tuple(_main_figures(label, run)), tuple(_pages(run, folder))))
+            figures += _main_figures(label, run)
+            read.append((label, run))
         except (InputError, MachineError) as error:
             unreadable.append((run.path, str(error)))
-    return Index(folder, tuple(_named(listed)), tuple(unreadable))
-
-
-def _named(listed: Sequence[Listed]) -> list[Listed]:
-    """The runs; their figures per token name their tokens where not all runs of a task have the same."""
-    found: dict[str, list[Figure]] = {}
-    for one in listed:
-        for figure in one.figures:
-            found.setdefault(figure.task, []).append(figure)
-    named = {task: iter(by_own_tokens(figures)) for task, figures in found.items()}
-    return [replace(one, figures=tuple(next(named[figure.task]) for figure in one.figures)) for one in listed]
+    figures = by_own_tokens(figures)
+    listed = [
+        Listed(label, run, tuple(one for one in figures if one.model == label), tuple(_pages(run, folder)))
+        for label, run in read
+    ]
+    return Index(folder, tuple(listed), tuple(unreadable))
 
 
 def _main_figures(label: str, run: Run) -> list[Figure]:
+    """Return each task's headline figures, or its first ones."""
     found = []
-    for task in run.tasks:
-        figures = task_tables(task, [entry_of(label, 1, run, task=task)]).figures
-        own = [one for one in figures if one.status == EVALUATED and one.value is not None]
+    for _, group in groupby(figures_of(label, run), key=lambda one: one.task):
+        own = list(group)
         heads = [one for name in HEADLINES for one in own if one.metric == name]
         found += heads or own[:MOST_FIGURES]
     return found
@@ -232,16 +229,9 @@ def _column(figure: Figure) -> str:
 
 def _figure_cells(label: str, own: dict[str, Figure], names: Sequence[str]) -> tuple[Cell, ...]:
     first = next(iter(own.values()))
-    cells = [_value_cell(own.get(name)) for name in names]
+    cells = [value_cell(own.get(name)) for name in names]
     counts = [Cell(UNTOLD if count is None else f"{count:,}") for count in (first.n, first.n_shot)]
     return (Cell(label), *cells, *counts, Cell(first.signature or UNTOLD))
-
-
-def _value_cell(figure: Figure | None) -> Cell:
-    if figure is None:
-        return Cell(UNTOLD)
-    interval = interval_text(figure)
-    return Cell(value_text(figure), note="" if interval == UNTOLD else interval)
 
 
 def _unreadable_part(found: Index) -> Part:

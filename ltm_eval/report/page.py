@@ -64,29 +64,21 @@ from ltm_eval.results.diagnostics import (
     step_curves,
 )
 from ltm_eval.results.effect import budget_rows, effect_tables
-from ltm_eval.results.figures import (
-    EVALUATED,
-    PUBLISHED,
-    REFERENCE,
-    Figure,
-    apart_of,
-    compared_tasks,
-    flat_figures,
-    groups_of,
-    subject_first,
-)
+from ltm_eval.results.figures import apart_of, compared_tasks, groups_of, subject_first
 from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import document_costs, of_same_tokens
-from ltm_eval.results.scores import bars_of, flat, published_for
+from ltm_eval.results.scores import flat, published_for
 from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import (
+    EVALUATED,
+    PUBLISHED,
+    REFERENCE,
     Banner,
+    Figure,
     ModelCard,
     ReportData,
     Summary,
-    SummaryCell,
-    SummaryGap,
     SummaryRow,
     TaskLatents,
     TaskSection,
@@ -103,100 +95,99 @@ if TYPE_CHECKING:
     from ltm_eval.probe.files import Probe
     from ltm_eval.results.figures import TaskTables
     from ltm_eval.results.files import Run
-    from ltm_eval.results.scores import Entry
-    from ltm_eval.results.views import (
-        GenerationSection,
-        PerplexityLine,
-        PerplexitySection,
-        ProbeView,
-        Published,
-        ScoreTable,
-    )
+    from ltm_eval.results.views import Difference, PerplexitySection, ProbeView, Published
 
-
-# The summary of a page: one row per task and headline metric, the models beside each other, and what was published.
-#
-# Figures are taken from the tables of the sections; nothing is computed here but which published figures are of the
-# same quantity. Figures under other settings never share a row. Published figures were not re-run: they stand in a
-# column of their own and no difference is taken from them.
 
 MOST_PUBLISHED = 4
 """Published figures in one row; the task's section lists all."""
 _FAMILIES = re.compile(r"LTM(-\w+)?( \(N_z=\d+\))?|GPT-2([- ]?(small|medium|large|xl))?( \(\w+\))?", re.IGNORECASE)
 
 
-def summary_of(sections: Sequence[TaskSection], labels: Sequence[str]) -> Summary:
-    """The table over all sections; `labels` are the page's models, the first one first."""
+def summary_of(tasks: Sequence[TaskSection], labels: Sequence[str]) -> Summary:
+    """Return the summary: a row for each task, headline metric and group of settings.
+
+    Args:
+        tasks: of the page.
+        labels: the page's models, the first one first.
+    """
     rows: list[SummaryRow] = []
-    for number, section in enumerate(sections, 1):
-        if section.perplexity is not None:
-            rows += _perplexity_rows(section, section.perplexity, labels, number=number)
-        if section.generation is not None:
-            rows.append(_generation_row(section, section.generation, labels, number=number))
-        rows += [_score_row(section, table, labels, number=number) for table in section.tables]
-        if section.lead not in labels[:1]:  # the column of differences is of the first model
-            gaps = tuple(SummaryGap(label, None, "") for label in labels[1:])
-            rows = [replace(row, gaps=gaps) if row.task == section.name else row for row in rows]
-    told = [row for row in rows if any(cell.value is not None for cell in row.cells)]
-    return Summary(labels=tuple(labels), rows=tuple(part for row in told for part in _comparable(row)))
+    for number, task in enumerate(tasks, 1):
+        gaps = task.lead == labels[0]  # the column of differences is of the first model
+        if task.perplexity is not None:
+            rows += _perplexity_rows(task, task.perplexity, labels, number=number, gaps=gaps)
+        if task.generation is not None:
+            figures = {line.figure.model: line.figure for line in task.generation.lines if line.figure.series}
+            rows += _rows(
+                SummaryRow(
+                    task=task.name,
+                    number=number,
+                    metric="MAUVE, mean ± standard deviation over seeds",
+                    higher_is_better=True,
+                    cells=tuple(map(figures.get, labels)),
+                    gaps=(None,) * len(labels[1:]),
+                    published=_published(task.published, "MAUVE"),
+                    n=task.generation.n_human,
+                )
+            )
+        for table in task.tables:
+            figures = {row.model: row for row in table.rows}
+            cells = tuple(map(figures.get, labels))
+            rows += _rows(
+                SummaryRow(
+                    task=task.name,
+                    number=number,
+                    metric=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
+                    higher_is_better=table.higher_is_better,
+                    share=table.share,
+                    cells=cells,
+                    gaps=tuple(cell.difference if cell and gaps else None for cell in cells[1:]),
+                    published=_published(task.published, _published_metric(table.metric)),
+                    n=next((cell.n for cell in cells if cell is not None), None),
+                )
+            )
+    return Summary(labels=tuple(labels), rows=tuple(rows))
 
 
-def _comparable(row: SummaryRow) -> list[SummaryRow]:
-    """The row, or one row per settings where its figures were made under several."""
-    groups = groups_of([cell for cell in row.cells if cell.value is not None])
+def _rows(row: SummaryRow) -> list[SummaryRow]:
+    """Return the row, or one row per settings if its figures were made under several; none without a figure."""
+    groups = groups_of([cell for cell in row.cells if cell is not None and cell.value is not None])
     found = []
     for group in groups:
-        labels = {cell.label for cell in group.figures}
-        apart = apart_of(groups, group)
-        cells = tuple(
-            cell if cell.label in labels else SummaryCell(cell.label, cell.series, None, None, None, bound=False)
-            for cell in row.cells
-        )
+        models = {cell.model for cell in group.figures}
+        cells = tuple(cell if cell is not None and cell.model in models else None for cell in row.cells)
         gaps = tuple(
-            gap if {gap.label, row.cells[0].label} <= labels else SummaryGap(gap.label, None, "") for gap in row.gaps
+            gap if cells[0] is not None and cell is not None else None
+            for gap, cell in zip(row.gaps, cells[1:], strict=True)
         )
-        own = replace(row, cells=_best(cells, gaps), gaps=gaps, only=f"only {apart}" if apart else "")
-        found.append(replace(own, n=group.figures[0].n if len(groups) > 1 else row.n))
+        apart = apart_of(groups, group)
+        n = group.figures[0].n if len(groups) > 1 else row.n
+        only = f"only {apart}" if apart else ""
+        found.append(replace(row, cells=cells, gaps=gaps, best=_best(cells, gaps), only=only, n=n))
     return found
 
 
-def _score_row(section: TaskSection, table: ScoreTable, labels: Sequence[str], *, number: int) -> SummaryRow:
-    own = {row.label: row for row in table.rows}
-    cells = []
-    for series, label in enumerate(labels, 1):
-        row = own.get(label)
-        low, high = row.interval if row is not None and row.interval else (None, None)
-        bound = row is not None and (table.bound or row.bound)
-        told = (row.signature, row.n) if row is not None else ("", None)
-        cells.append(
-            SummaryCell(label, series, row.value if row else None, low, high, bound, signature=told[0], n=told[1])
-        )
-    gaps = tuple(SummaryGap(label, own[label].difference if label in own else None, "") for label in labels[1:])
-    return SummaryRow(
-        task=section.name,
-        number=number,
-        metric=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
-        higher_is_better=table.higher_is_better,
-        share=table.share,
-        bits=False,
-        cells=tuple(cells),
-        gaps=gaps,
-        published=_published(section.published, _published_metric(table.metric)),
-        n=next((own[label].n for label in labels if label in own), None),
-    )
-
-
 def _perplexity_rows(
-    section: TaskSection, perplexity: PerplexitySection, labels: Sequence[str], *, number: int
+    task: TaskSection, perplexity: PerplexitySection, labels: Sequence[str], *, number: int, gaps: bool
 ) -> list[SummaryRow]:
-    """Headline bits per byte with differences, the causal row, headline perplexity per token, as_released.
+    """Return headline bits per byte, next-token bits per byte, headline perplexity per token, as_released.
 
-    Figures per token share a row only where their tokens are the same (`signatures.own_tokens`); where they are not,
-    perplexity per word stands beside bits per byte, and a row for each kind of tokens below.
+    Figures per token share a row only if their tokens are the same; if they are not, perplexity per word stands beside
+    bits per byte, and a row for each kind of tokens below.
     """
-    rows = []
-    found = {row.name for row in perplexity.rows}
-    for metric, names, unit, own in _asked(perplexity):
+    head: tuple[str, ...] = ("bound", "exact")
+    released: tuple[str, ...] = ("as_released",)
+    wanted: list[tuple[str, tuple[str, ...], str, str | None]] = [
+        ("bits per byte", head, "bits_per_byte", None),
+        ("bits per byte, next token", ("causal", "exact"), "bits_per_byte", None),
+    ]
+    own_tokens = list(dict.fromkeys(line.own_tokens for row in perplexity.rows for line in row.lines))
+    if own_tokens != [""]:
+        wanted.append(("perplexity per word", head, "per_word", None))
+    for names, words in ((head, ""), (released, ", as_released: not a bound")):
+        wanted += [(f"{per_token_words(own)}{words}", names, "per_token", own) for own in own_tokens]
+    found = []
+    there = {row.name for row in perplexity.rows}
+    for metric, names, unit, own in wanted:
         lines = {
             line.label: line
             for row in perplexity.rows
@@ -204,110 +195,42 @@ def _perplexity_rows(
             for line in row.lines
             if own is None or line.own_tokens == own
         }
-        if not lines or names[0] not in found | {"bound"}:
+        if not lines or names[0] not in there | {"bound"}:
             continue
-        bits = unit == "bits_per_byte"
-        figures = {label: getattr(line, unit) for label, line in lines.items()}
-        cells = [
-            SummaryCell(
-                label,
-                series,
-                value=figure.value if (figure := figures.get(label)) is not None else None,
-                low=figure.low if figure is not None else None,
-                high=figure.high if figure is not None else None,
-                bound=label in lines and lines[label].bound,
-                signature=lines[label].signature if label in lines else "",
-                n=lines[label].documents if label in lines else None,
-            )
-            for series, label in enumerate(labels, 1)
-        ]
-        differences = {one.label: one for one in perplexity.differences if bits and one.ours in names}
-        gaps = tuple(
-            SummaryGap(label, differences[label].difference, differences[label].caveat)
-            if label in differences
-            else SummaryGap(label, None, "")
-            for label in labels[1:]
-        )
-        rows.append(
+        differences = {
+            line.label: one for line, one in perplexity.differences if unit == "bits_per_byte" and one.ours in names
+        }
+        # Published figures per token count GPT-2's tokens.
+        counts_gpt2 = all(line.tokens is not None and line.tokens.digest == GPT2_DIGEST for line in lines.values())
+        found += _rows(
             SummaryRow(
-                task=section.name,
+                task=task.name,
                 number=number,
                 metric=metric,
                 higher_is_better=False,
-                share=False,
-                bits=bits,
-                cells=tuple(cells),
-                gaps=gaps,
-                published=_published_perplexity(section.published, released="as_released" in names)
-                if unit == "per_token" and _counts_gpt2(lines.values())
+                bits=unit == "bits_per_byte",
+                cells=tuple(getattr(lines[label], unit) if label in lines else None for label in labels),
+                gaps=tuple(differences.get(label) if gaps else None for label in labels[1:]),
+                published=_published_perplexity(task.published, released="as_released" in names)
+                if unit == "per_token" and counts_gpt2
                 else (),
                 n=next((lines[label].documents for label in labels if label in lines), None),
             )
         )
-    return rows
+    return found
 
 
-def _asked(perplexity: PerplexitySection) -> list[tuple[str, tuple[str, ...], str, str | None]]:
-    """Rows of a perplexity set: what each is called, the table's rows it takes from, the unit, and whose tokens."""
-    head, released = ("bound", "exact"), ("as_released",)
-    asked: list[tuple[str, tuple[str, ...], str, str | None]] = [
-        ("bits per byte", head, "bits_per_byte", None),
-        ("bits per byte, next token", ("causal", "exact"), "bits_per_byte", None),
-    ]
-    own = list(dict.fromkeys(line.own_tokens for row in perplexity.rows for line in row.lines))
-    if own != [""]:
-        asked.append(("perplexity per word", head, "per_word", None))
-    for names, words in ((head, ""), (released, ", as_released: not a bound")):
-        asked += [(f"{per_token_words(one)}{words}", names, "per_token", one) for one in own]
-    return asked
+def _best(cells: Sequence[Figure | None], gaps: Sequence[Difference | None]) -> int | None:
+    """Return the first model's place if it is better than all others with figures.
 
-
-def _counts_gpt2(lines: Iterable[PerplexityLine]) -> bool:
-    """Whether figures per token count GPT-2's tokens, as the published ones do."""
-    return all(line.tokens is not None and line.tokens.digest == GPT2_DIGEST for line in lines)
-
-
-def _generation_row(
-    section: TaskSection, generation: GenerationSection, labels: Sequence[str], *, number: int
-) -> SummaryRow:
-    lines = {line.label: line for line in generation.lines if line.series}
-    cells = []
-    for series, label in enumerate(labels, 1):
-        line = lines.get(label)
-        value, spread = (line.mauve, line.mauve_sd) if line is not None else (None, None)
-        told = line.signature if line is not None else ""
-        cells.append(SummaryCell(label, series, value, None, None, bound=False, sd=spread, signature=told))
-    return SummaryRow(
-        task=section.name,
-        number=number,
-        metric="MAUVE, mean ± standard deviation over seeds",
-        higher_is_better=True,
-        share=False,
-        bits=False,
-        cells=tuple(cells),
-        gaps=tuple(SummaryGap(label, None, "") for label in labels[1:]),
-        published=_published(section.published, "MAUVE"),
-        n=generation.n_human,
-    )
-
-
-def _best(cells: Sequence[SummaryCell], gaps: Sequence[SummaryGap]) -> tuple[SummaryCell, ...]:
-    """The first model is marked where it is better than all others with figures, another where the first is worse
-    than it and no third has a figure: more the differences do not tell.
+    Another model's place if the first is worse than it and no third has a figure: more the differences do not tell.
     """
-    verdicts = [gap.difference.verdict if gap.difference else "" for gap in gaps]
-    with_figure = [gap for gap, cell in zip(gaps, cells[1:], strict=True) if cell.value is not None]
-    decided = bool(with_figure) and not any(gap.caveat for gap in with_figure)
-    first = decided and all(gap.difference and gap.difference.verdict == "better" for gap in with_figure)
-    other = verdicts.index("worse") + 1 if decided and verdicts == ["worse"] else None
-    return tuple(
-        replace(cell, best=best)
-        for index, cell in enumerate(cells)
-        for best in [(index == 0 and first) or index == other]
-    )
-
-
-# Published figures
+    with_figure = [gap for gap, cell in zip(gaps, cells[1:], strict=True) if cell is not None]
+    if not with_figure or any(gap is not None and gap.caveat for gap in with_figure):
+        return None
+    if all(gap is not None and gap.verdict == "better" for gap in with_figure):
+        return 0
+    return 1 if [gap.verdict if gap else "" for gap in gaps] == ["worse"] else None
 
 
 def _published_metric(metric: str) -> str:
@@ -412,7 +335,7 @@ def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
         subject=views[0].label,
         banners=tuple(dict.fromkeys(demo)),
         verdicts=(),
-        summary=summary_of([], []),
+        summary=Summary((), ()),
         sizes=(),
         models=(),
         tasks=(),
@@ -428,6 +351,9 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
     told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
     costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
+    # None if a run scored other data under the set's name.
+    others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
+    published = () if others else published_for(name)
     rows = perplexity.rows if perplexity is not None else ()
     alike = of_same_tokens(entries, rows, lead=next(iter(records), ""))
     layers = (layers_view(label, own) for label, own in records.items())
@@ -436,7 +362,6 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
         lead=task.lead,
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
         tables=tables,
-        bars=bars_of(tables),
         effect=effect,
         budget=budget_rows(name, entries),
         latents=tuple(latent_summary(label, own) for label, own in records.items()),
@@ -444,7 +369,7 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
             layers=tuple(view for view in layers if view is not None),
             compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         ),
-        published=_published_report(name, entries),
+        published=published,
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
         generation=task.generation,
@@ -456,6 +381,7 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
         steps=step_curves(alike, records, rows) if rows else (),
         draws=draw_lines(alike, records, rows),
         costs=cost_rows(name, entries, records),
+        figures=(*task.figures, *(_published_export(name, one) for one in published)),
         browser=sample_browser(
             name,
             entries,
@@ -466,12 +392,6 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
             full=full,
         ),
     )
-
-
-def _published_report(name: str, entries: Sequence[Entry]) -> tuple[Published, ...]:
-    """Published figures of a set; none where a run scored other data under its name."""
-    others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
-    return () if others else published_for(name)
 
 
 def _bundled(name: str, run: Run) -> bool:
@@ -581,11 +501,6 @@ def write(page: str, path: str | Path) -> None:
     write_text_atomic(path, page)
 
 
-# The report's tables in other forms: HTML, Markdown, CSV, LaTeX and JSON, and its figures as files.
-#
-# Figures that are not comparable (other shots, documents, task version, few-shot seed or preparation of the text) never
-# share a row of the summary or a table of a task; the table says which setting it holds for.
-
 UNTOLD = "–"
 TASK_CAPTION = (
     "≤ marks upper bounds; shares and their differences in percent. p is not corrected; Holm’s correction is over the "
@@ -612,7 +527,7 @@ def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | No
 
 def document(data: ReportData) -> Document:
     """The report's summary and the tables of its tasks."""
-    figures = [one for task in data.tasks for one in _task_figures(task)]
+    figures = [one for task in data.tasks for one in task.figures]
     others = ", ".join(model.label for model in data.models[1:])
     return Document(
         kind="report",
@@ -636,35 +551,18 @@ def document(data: ReportData) -> Document:
     )
 
 
-def _task_figures(task: TaskSection) -> list[Figure]:
-    own = flat_figures(task.name, task.tables, perplexity=task.perplexity, generation=task.generation)
-    return own + [_published_export(task.name, one) for one in task.published]
-
-
 def _published_export(name: str, one: Published) -> Figure:
     return Figure(
         task=name,
         metric=one.metric,
-        filter="none",
         model=f"{one.model} {one.params}".strip(),
         status=PUBLISHED,
         bound=one.bound,
         value=one.value,
-        low=None,
-        high=None,
-        interval="",
-        share=False,
-        higher_is_better=None,
-        n=None,
         n_shot=one.shots,
         note="; ".join(filter(None, (one.dataset, one.protocol, one.evidence))),
-        signature="",
         source=one.source,
-        difference=None,
     )
-
-
-# Tables
 
 
 def _task_part(task: TaskSection, figures: Sequence[Figure]) -> Part:

@@ -7,6 +7,7 @@ the style's colours become the variables that `report.css` gives the same colour
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import warnings
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ltm_eval.results.views import (
-        Bar,
         ComputeCurve,
         ComputePoint,
         Curve,
-        CurveOverSteps,
         Divergence,
         Line,
         Measure,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
         StepCurve,
         TaskSection,
     )
+    from ltm_eval.results.views import Figure as Number
 
 WIDTH = 403  # points, of every plot
 LABEL_LIMIT = 36
@@ -167,24 +167,26 @@ def _from_zero(axes: Axes, least: float) -> None:
 
 
 @_style()
-def accuracy_bars(bars: Sequence[Bar]) -> Figure:
-    """Plot horizontal bars in percent with their 95 % intervals, grouped, in their order."""
-    heads, rows, y = [], [], 0.0
-    for group in dict.fromkeys(bar.group for bar in bars):
-        own = [bar for bar in bars if bar.group == group]
-        heads.append((y, group))
-        rows += [(y + place, bar) for place, bar in enumerate(own, 1)]
+def accuracy_bars(figures: Sequence[Number]) -> Figure:
+    """Plot shares as horizontal bars in percent with their 95 % intervals, grouped by metric, in their order."""
+    heads, rows, ends, y = [], [], [], 0.0
+    for metric in dict.fromkeys((one.metric, one.filter) for one in figures):
+        own = [one for one in figures if (one.metric, one.filter) == metric]
+        heads.append((y, ", ".join(name for name in metric if name != "none")))
+        rows += [(y + place, one) for place, one in enumerate(own, 1)]
         y += len(own) + 1.4
-    label = "percent correct, 95 % interval"
-    axes = _row_axes(label, [(place, bar.label) for place, bar in rows], height=19 * (y + 0.1))
-    for place, group in heads:
-        axes.text(0, place, shortened(group), va="center")
-    for place, bar in rows:
-        colour = f"C{bar.series - 1}" if bar.series else _colour("muted")
-        axes.barh(place, 100 * bar.value, height=0.72, color=colour, alpha=1 if bar.series else 0.5)
-        ends = 100 * min(bar.low, bar.value), 100 * max(bar.high, bar.value)
-        _intervals(axes, [(place, *ends)], _colour("ink"), across=True)
-    axes.set(xlim=(0, min(100.5, max(5.0, *(105 * bar.high for bar in bars)))), ylim=(y - 0.6, -0.7))
+    names = [(place, one.model if one.series else "content-free") for place, one in rows]
+    axes = _row_axes("percent correct, 95 % interval", names, height=19 * (y + 0.1))
+    for place, head in heads:
+        axes.text(0, place, shortened(head), va="center")
+    for place, one in rows:
+        value = one.value or 0.0
+        low, high = _ends(one.low, one.high, value)
+        colour = f"C{one.series - 1}" if one.series else _colour("muted")
+        axes.barh(place, 100 * value, height=0.72, color=colour, alpha=1 if one.series else 0.5)
+        _intervals(axes, [(place, 100 * min(low, value), 100 * max(high, value))], _colour("ink"), across=True)
+        ends.append(105 * high)
+    axes.set(xlim=(0, min(100.5, max(5.0, *ends))), ylim=(y - 0.6, -0.7))
     return _finished(axes)
 
 
@@ -272,21 +274,27 @@ def bound_over_steps(curves: Sequence[StepCurve]) -> Figure:
 
 
 @_style()
-def training_curves(curves: Sequence[CurveOverSteps], *, axis: str) -> Figure:
-    """Plot a figure over training steps with its 95 % intervals, one colour per run.
+def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, Number]]]], *, axis: str) -> Figure:
+    """Plot figures over training steps with their 95 % intervals, one colour per run; shares in percent.
 
     Args:
-        curves: points in order of their steps.
+        curves: name, and steps in order with their figures.
         axis: what the figure is, with its unit.
     """
     axes = _axes("training step", axis)
     _whole_numbers(axes)
     legend: list[tuple[Artist, str]] = []
-    for index, curve in enumerate(curves):
-        ends = [(x, low, high) for x, _, low, high in curve.points if low is not None and high is not None]
+    for index, (label, points) in enumerate(curves):
+        found = [(step, one) for step, one in points if one.value is not None and math.isfinite(one.value)]
+        ends, xs, ys = [], [], []
+        for step, one in found:
+            scale = 100 if one.share else 1
+            xs.append(step)
+            ys.append(scale * (one.value or 0.0))
+            if one.low is not None and one.high is not None and math.isfinite(one.low) and math.isfinite(one.high):
+                ends.append((step, scale * one.low, scale * one.high))
         _intervals(axes, ends, f"C{index}")
-        xs, ys = [point[0] for point in curve.points], [point[1] for point in curve.points]
-        legend += [(line, curve.label) for line in axes.plot(xs, ys, color=f"C{index}", marker="o", linewidth=1.8)]
+        legend += [(line, label) for line in axes.plot(xs, ys, color=f"C{index}", marker="o", linewidth=1.8)]
     return _finished(axes, legend if len(legend) > 1 else ())
 
 
@@ -407,8 +415,9 @@ def page_plots(data: ReportData) -> dict[str, Figure]:
 
 
 def _task_plots(task: TaskSection) -> Iterator[tuple[str, Figure]]:
-    if task.bars:
-        yield "bars", accuracy_bars(task.bars)
+    rows = [row for table in task.tables if table.share for row in table.rows]
+    if shares := [row for row in rows if row.value is not None and 0 <= row.value <= 1]:
+        yield "bars", accuracy_bars(shares)
     if curves := [one.curve for one in task.latents if one.curve is not None]:
         yield "fit", fit_trajectory(curves)
     if task.generation is not None and task.generation.curves:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.tokens import Span
 
+    Key = tuple[str, int]
+
 
 # Texts with their tokens marked by what they cost: what the sample browser shows, before layout.
 #
@@ -192,16 +194,6 @@ def rerun_command(run: Run, task: str, doc_id: int | str) -> str:
     words = ["--model", run.model_kind, "--model_args", told, "--tasks", task, "--samples", samples]
     return f"lm_eval {' '.join(map(shlex.quote, words))} --log_samples --output_path {PLACE}"
 
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from ltm_eval.results.files import LatentRecord, Sample
-    from ltm_eval.results.perplexity import DocumentCosts
-    from ltm_eval.results.scores import Entry
-    from ltm_eval.results.views import TokenView
-
-    Key = tuple[str, int]
 
 SAMPLES_PER_TASK = 200
 RESPONSES_PER_SAMPLE = 4

@@ -7,8 +7,6 @@ stranger's; each renderer escapes it for its target with `system.text`, and Jinj
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval import __version__
 from ltm_eval.report.layout import assets, environment, markup
-from ltm_eval.results.figures import EVALUATED
+from ltm_eval.results.views import EVALUATED
 from ltm_eval.system.errors import UsageError, nearest
 from ltm_eval.system.files import strict_json, write_text_atomic
 from ltm_eval.system.text import (
@@ -36,8 +34,7 @@ from ltm_eval.system.text import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ltm_eval.results.figures import Figure
-    from ltm_eval.results.views import Banner, Difference, Summary, SummaryCell, SummaryRow
+    from ltm_eval.results.views import Banner, Difference, Figure, Summary, SummaryRow
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,16 @@ def as_csv(document: Document) -> str:
 
 def comma_separated(rows: Iterable[Sequence[Any]]) -> str:
     """Return CSV (RFC 4180, but LF): numbers in full, None as nothing, words that no spreadsheet runs as a formula."""
+    import pandas as pd
 
     def value(one: Any) -> Any:
         if isinstance(one, bool):
             return "true" if one else "false"
         return csv_text(one) if isinstance(one, str) else one
 
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([[value(one) for one in row] for row in rows])
-    return out.getvalue()
+    frame = pd.DataFrame([[value(one) for one in row] for row in rows], dtype=object)
+    text: str = frame.to_csv(header=False, index=False, lineterminator="\n")
+    return text
 
 
 # Text for a terminal
@@ -365,9 +363,9 @@ def _summary_numbers(row: SummaryRow) -> list[Any]:
 
     cells: list[Any] = [row.task, f"{row.metric} ({row.only})" if row.only else row.metric, row.higher_is_better, row.n]
     for cell in row.cells:
-        cells += [*map(rounded, (cell.value, cell.low, cell.high, cell.sd)), cell.bound]
-    for gap in row.gaps:
-        found = gap.difference
+        numbers = (cell.value, cell.low, cell.high, cell.sd) if cell is not None else (None,) * 4
+        cells += [*map(rounded, numbers), cell is not None and cell.bound]
+    for found in row.gaps:
         ends = (found.low, found.high) if found is not None and found.known else (None, None)
         figures = (found.estimate, *ends, found.p_value, found.p_holm) if found else (None,) * 5
         cells += [*map(rounded, figures), found.n if found else None]
@@ -377,20 +375,14 @@ def _summary_numbers(row: SummaryRow) -> list[Any]:
 def _cells(row: SummaryRow) -> tuple[Cell, ...]:
     head = (Cell(row.task), Cell(row.metric + ARROWS[row.higher_is_better], note=row.only))
     count = Cell(UNTOLD if row.n is None else f"{row.n:,}")
-    gaps = (Cell(text) for gap in row.gaps for text in _gap(gap.difference, row))
-    return (*head, count, *(_figure(cell, row) for cell in row.cells), *gaps)
+    gaps = (Cell(text) for gap in row.gaps for text in _gap(gap, row))
+    return (*head, count, *map(_figure, row.cells), *gaps)
 
 
-def _figure(cell: SummaryCell, row: SummaryRow) -> Cell:
-    if cell.value is None:
-        return Cell(UNTOLD)
-    shown = percent if row.share else number
-    text = f"{'≤ ' if cell.bound else ''}{shown(cell.value)}{' %' if row.share else ''}"
-    if cell.sd is not None:
-        return Cell(f"{text} ± {number(cell.sd)}")
-    if cell.low is None or cell.high is None:
-        return Cell(text)
-    return Cell(text, note=f"{shown(cell.low)} to {shown(cell.high)}")
+def _figure(cell: Figure | None) -> Cell:
+    """Return the cell of the summary; a standard deviation over seeds takes the interval's place."""
+    made = value_cell(cell)
+    return made if cell is None or cell.sd is None else Cell(f"{made.text} ± {number(cell.sd)}")
 
 
 def _gap(difference: Difference | None, row: SummaryRow) -> list[str]:
@@ -415,6 +407,14 @@ def value_text(figure: Figure) -> str:
         return UNTOLD
     sign = "≤ " if figure.bound else ""
     return f"{sign}{percent(figure.value)} %" if figure.share else f"{sign}{number(figure.value)}"
+
+
+def value_cell(figure: Figure | None, *, best: bool = False) -> Cell:
+    """Return the figure with its interval in small type; a dash without one."""
+    if figure is None or figure.value is None:
+        return Cell(UNTOLD)
+    interval = interval_text(figure)
+    return Cell(value_text(figure), note="" if interval == UNTOLD else interval, kind="better" if best else "")
 
 
 def interval_text(figure: Figure) -> str:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import UNFINISHED, find_runs
+from ltm_eval.results.files import UNFINISHED
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.signature import PREPARATION, ROLLING, SAMPLED, Setting, tokens_of
 from ltm_eval.system.records import mapping
@@ -71,33 +71,11 @@ def columns_of(runs: Sequence[Run]) -> list[Run]:
     columns = []
     for model, own in cells.items():
         others = [cell for other, rest in cells.items() if other != model for cell in rest]
-        columns += [_column(column, older[model]) for column in _columns(own, others)]
+        columns += [
+            joined([(cell.task, cell.run) for cell in column], older[model]) for column in _columns(own, others)
+        ]
         columns += [run for run in models[model] if not run.tasks][: not own]
     return columns
-
-
-def compared_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Return what `compare` sets side by side, an LTM before the baselines of the same path.
-
-    Of several paths each stands for the newest cells of its model, or of each of its models. One path alone stands for
-    the first column of each of its models, or for all columns of the only one.
-
-    Raises:
-        ResultsError: a path does not exist, holds no results, or a file is malformed.
-    """
-    found: dict[tuple[Any, ...], Run] = {}
-    for path in paths:
-        runs = find_runs([path], newest_only=False)
-        models: dict[tuple[str, ...], list[Run]] = {}
-        for column in columns_of(runs):
-            models.setdefault(model_of(column), []).append(column)
-        if len(paths) > 1:
-            columns = [_newest_of_each_task([run for run in runs if model_of(run) == model]) for model in models]
-        else:
-            columns = [own[0] for own in models.values()] if len(models) > 1 else [*models.values()][0]
-        for run in sorted(columns, key=lambda run: run.model_kind != "ltm"):
-            found.setdefault(tuple(sorted((task, run.of(task).path.resolve()) for task in run.tasks)), run)
-    return list(found.values())
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
@@ -290,13 +268,6 @@ def _rank(cell: Cell, own: Iterable[Sequence[Cell]], others: Sequence[Cell]) -> 
     return alike, tasks, float(cell.settings.get("documents", 0))
 
 
-def _newest_of_each_task(runs: Sequence[Run]) -> Run:
-    cells: dict[str, Cell] = {}
-    for run in sorted(runs, key=lambda run: (run.extra.status in UNFINISHED, run.date_id)):
-        cells |= {task: Cell(task, run, {}, frozenset()) for task in run.tasks}
-    return _column(list(cells.values()), {}) if cells else runs[0]
-
-
 # Words
 
 
@@ -347,33 +318,34 @@ def _places(runs: Sequence[Run]) -> list[list[str]]:
 # Columns as runs
 
 
-def _column(cells: Sequence[Cell], older: Mapping[tuple[Path, str], int]) -> Run:
-    """Return the cells as one run: the newest one's facts, the tasks of all."""
-    by_run: dict[Path, list[Cell]] = {}
-    for cell in sorted(cells, key=lambda cell: (cell.run.date_id, list(cell.run.tasks).index(cell.task))):
-        by_run.setdefault(cell.run.path, []).append(cell)
-    parts = [_part(own) for own in by_run.values()]
-    count = {cell.task: older[key] for cell in cells if (key := (cell.run.path, cell.task)) in older}
+def joined(cells: Iterable[tuple[str, Run]], older: Mapping[tuple[Path, str], int] | None = None) -> Run:
+    """Return runs of one model as one run: the newest one's facts, and of each run the tasks named with it.
+
+    Args:
+        cells: a task and the run that it is taken from.
+        older: by results file and task, how many older runs of the same settings are not shown.
+    """
+    by_run: dict[Path, tuple[Run, list[str]]] = {}
+    for task, run in sorted(cells, key=lambda cell: (cell[1].date_id, list(cell[1].tasks).index(cell[0]))):
+        by_run.setdefault(run.path, (run, []))[1].append(task)
+    count = {task: (older or {}).get((run.path, task), 0) for run, tasks in by_run.values() for task in tasks}
+    parts = [
+        run if len(tasks) == len(run.tasks) else replace(run, tasks={t: run.tasks[t] for t in tasks}, seconds=None)
+        for run, tasks in by_run.values()
+    ]
+    count = {task: times for task, times in count.items() if times}
     if len(parts) == 1:
         return replace(parts[0], older=count)
-    newest = parts[-1]
     seconds = [part.seconds for part in parts]
     return replace(
-        newest,
+        parts[-1],
         config=_combined([part.config for part in parts]),
         tasks={name: result for part in parts for name, result in part.tasks.items()},
         seconds=math.fsum(filter(None, seconds)) if all(one is not None for one in seconds) else None,
-        extra=_extra(newest.extra, [part.extra for part in parts]),
+        extra=_extra(parts[-1].extra, [part.extra for part in parts]),
         parts=tuple(parts),
         older=count,
     )
-
-
-def _part(cells: Sequence[Cell]) -> Run:
-    run = cells[0].run
-    if len(cells) == len(run.tasks):
-        return run
-    return replace(run, tasks={cell.task: run.tasks[cell.task] for cell in cells}, seconds=None)
 
 
 def _extra(newest: RunExtra, all_: Sequence[RunExtra]) -> RunExtra:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.columns import labels_of
+from ltm_eval.results.columns import columns_of, joined, labels_of, model_of
+from ltm_eval.results.files import UNFINISHED, find_runs
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.perplexity import KINDS, PROTOCOL_KEYS
 from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, other_count
@@ -23,22 +25,11 @@ from ltm_eval.system.errors import RefusedError, ResultsError, UsageError, neare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ltm_eval.results.files import Run, Sample, Score
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.statistics import Paired
-
-
-# What can be compared between two runs of a task: figures by document, and the settings in which the runs differ.
-#
-# A figure has a kind, which says what it may be compared with: a mean, an exact rate, a bound, or `as_released`, the
-# released evaluator's figure that is no bound (ltm_eval.bounds).
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ltm_eval.results.files import Run, Sample, Score
-    from ltm_eval.results.scores import Entry
 
     Key = tuple[str, int]
 
@@ -259,11 +250,90 @@ class Comparisons:
     rows: tuple[Comparison, ...]
     mismatches: tuple[tuple[str, str, tuple[str, ...]], ...]
     left_out: tuple[tuple[str, str, str], ...]
+    newer: tuple[str, ...] = ()  # sentences about newer runs that are not compared
 
     @property
     def worse(self) -> tuple[Comparison, ...]:
         """Headlines in which the first run is worse."""
         return tuple(row for row in self.rows if row.headline and row.verdict in {"worse", "bounds: higher"})
+
+
+def compare_paths(
+    paths: Sequence[str | Path],
+    *,
+    allow_mismatch: bool = False,
+    tasks: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+) -> Comparisons:
+    """Compare the results in `paths`, files or folders, an LTM before the baselines of the same path.
+
+    One path alone stands for the first column of each of its models, or for all columns of the only one. Of several
+    each stands for its model, or for each of its models: for every task the newest run that compares with one of every
+    other model, or the newest of all if `allow_mismatch`.
+
+    Raises:
+        ResultsError: a path does not exist, holds no results, or a file is malformed.
+        UsageError, RefusedError: as `compare`.
+    """
+    sides: list[list[Run]] = []  # the runs of one model, newest first and unfinished ones last
+    for path in paths:
+        found = find_runs([path], newest_only=False)
+        models: dict[tuple[str, ...], list[Run]] = {}
+        for run in sorted(columns_of(found), key=lambda run: run.model_kind != "ltm"):
+            models.setdefault(model_of(run), []).append(run)
+        if len(paths) == 1:
+            sides = (
+                [[own[0]] for own in models.values()] if len(models) > 1 else [[run] for run in [*models.values()][0]]
+            )
+        else:
+            order = sorted(found, key=lambda run: (run.extra.status not in UNFINISHED, run.date_id), reverse=True)
+            sides += [[run for run in order if model_of(run) == model] for model in models]
+    chosen: list[dict[str, Run]] = [{} for _ in sides]
+    for task in dict.fromkeys(task for side in sides for run in side for task in run.tasks):
+        having = [[run for run in side if task in run.tasks] for side in sides]
+        for own, newest in zip(chosen, _newest_alike(task, having, allow_mismatch=allow_mismatch), strict=True):
+            if newest is not None:
+                own[task] = newest
+    runs: dict[tuple[Any, ...], tuple[Run, Sequence[Run]]] = {}
+    for side, own in zip(sides, chosen, strict=True):
+        key = tuple(sorted((task, run.of(task).path.resolve()) for task, run in own.items()))
+        runs.setdefault(key, (joined(own.items()) if own and len(side) > 1 else side[0], side))
+    return replace(
+        compare([run for run, _ in runs.values()], allow_mismatch=allow_mismatch, tasks=tasks, metrics=metrics),
+        newer=_newer([*runs.values()]),
+    )
+
+
+def _newest_alike(task: str, sides: Sequence[Sequence[Run]], *, allow_mismatch: bool) -> list[Run | None]:
+    """Return a run of each side that has the task: the newest that compare, or the newest of all if none do."""
+    newest = [side[0] if side else None for side in sides]
+    if allow_mismatch or all(len(side) < 2 for side in sides) or not sides[0]:
+        return newest
+    by_path = {run.path: run for side in sides for run in side}
+    read = cache(lambda path: entry_of("", 1, by_path[path], task=task))
+    for first in sides[0]:
+        found = [
+            next((run for run in side if not mismatches(task, read(first.path), read(run.path))), None)
+            for side in sides[1:]
+        ]
+        if all(run is not None or not side for run, side in zip(found, sides[1:], strict=True)):
+            return [first, *found]
+    return newest
+
+
+def _newer(runs: Sequence[tuple[Run, Sequence[Run]]]) -> tuple[str, ...]:
+    """Return a sentence for each run and task of which a newer one was passed over."""
+    found = []
+    for label, (run, side) in zip(labels_of([run for run, _ in runs]), runs, strict=True):
+        for task in run.tasks:
+            own = run.of(task)
+            having = [one for one in side if task in one.tasks]
+            passed = having[: [one.path for one in having].index(own.path)] if len(having) > 1 else []
+            if passed:
+                limits = any(one.extra.limit != own.extra.limit for one in passed)
+                many = f"{len(passed)} newer run{'s' if len(passed) > 1 else ''} not compared"
+                found.append(f"{label}, {task}: {many} (other {'limit' if limits else 'settings'}).")
+    return tuple(found)
 
 
 def compare(

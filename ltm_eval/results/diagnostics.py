@@ -1,4 +1,4 @@
-"""What latent inference did in one run and task, summed up from the sidecar."""
+"""What latent inference did and what it cost, per run and task, from the sidecars."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ltm_eval.results.scores import PASS, attempts_of
 from ltm_eval.results.statistics import quantile
 from ltm_eval.results.views import (
     LEVELS,
+    REFERENCE,
     AnswerFacts,
     ComputeCurve,
     ComputePoint,
@@ -95,12 +96,10 @@ def _draw_line(entry: Entry, records: Sequence[LatentRecord], rows: Sequence[Per
     lines = [line for row in rows if row.name == "bound" for line in row.lines if line.label == entry.label]
     drawn = [record.draws_nats for record in records if record.draws_nats]
     draws = min(map(len, drawn), default=0)
-    if not lines or lines[0].per_token is None or lines[0].documents != len(drawn) or draws < 2:
+    rate = _bound_of(rows, entry.label)
+    if rate is None or rate <= 0 or lines[0].documents != len(drawn) or draws < 2:
         return None
-    rate = math.log(lines[0].per_token.value) if 1 < lines[0].per_token.value < math.inf else math.nan
     tokens = math.fsum(map(fmean, drawn)) / rate  # what the figure of the table was divided by
-    if not math.isfinite(tokens):
-        return None
     points = []
     for used in sorted({*(2**power for power in range(draws.bit_length())), draws}):
         own = [nats[:used] for nats in drawn]
@@ -129,12 +128,11 @@ def _perplexity(nats: float) -> float:
 
 
 def _bound_of(rows: Sequence[PerplexityRow], label: str) -> float | None:
-    for row in rows:
-        for line in row.lines:
-            if row.name == "bound" and line.label == label and line.per_token is not None:
-                value = line.per_token.value
-                return math.log(value) if 0 < value < math.inf else None
-    return None
+    """Return a run's bound, nats per token."""
+    lines = (line for row in rows for line in row.lines if row.name == "bound" and line.label == label)
+    figure = next((line.per_token for line in lines), None)
+    value = figure.value if figure is not None else None
+    return math.log(value) if value is not None and 0 < value < math.inf else None
 
 
 def _block(entry: Entry, key: str) -> Mapping[str, Any]:
@@ -300,13 +298,14 @@ def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:
         series: dict[str, tuple[int, bool]] = {}
         for table in own:
             for row in table.rows:
-                # The content-free row names its answers, which grow with k.
-                label = row.label if row.note != "no model ran" else "content-free"
+                # The content-free row names its answers, of which there are k.
+                dashed = row.status == REFERENCE
+                label = "content-free" if dashed else row.model
                 if row.value is not None:
-                    low, high = row.interval or (row.value, row.value)
+                    low, high = (row.value, row.value) if row.low is None or row.high is None else (row.low, row.high)
                     point = LinePoint(attempts_of(table.metric), row.value, low, high)
                     found.setdefault(label, []).append(point)
-                    series[label] = (row.series, row.note == "no model ran")
+                    series[label] = (row.series, dashed)
         lines = tuple(
             Line(label, series[label][0], tuple(sorted(points, key=lambda point: point.x)), dashed=series[label][1])
             for label, points in found.items()
@@ -404,20 +403,19 @@ def _curves(
     perplexity: PerplexitySection | None,
 ) -> list[ComputeCurve]:
     found = []
-    ends: tuple[float, float] | tuple[None, None]
     for table in tables if any(table.share for table in tables) else ():
-        values = {}
-        for row in table.rows:
-            if row.value is not None:
-                ends = row.interval or (None, None)
-                values[row.label] = (row.value, *ends)
+        values = {row.model: (row.value, row.low, row.high) for row in table.rows if row.value is not None}
         if table.share:
             title = table.metric if table.filter == "none" else f"{table.metric}, {table.filter}"
             found.append(_curve(family, steps, values, title=title, higher=table.higher_is_better, table=table))
     lines = [row for row in perplexity.rows if row.name == BOUND_ROW] if perplexity is not None else []
     for one in lines:
         figures = {line.label: line.per_token for line in one.lines if line.bound}
-        values = {label: (own.value, own.low, own.high) for label, own in figures.items() if own is not None}
+        values = {
+            label: (own.value, own.low, own.high)
+            for label, own in figures.items()
+            if own is not None and own.value is not None
+        }
         found.append(_curve(family, steps, values, title="perplexity per token, bound", higher=False, table=None))
     return [curve for curve in found if len({point.t_fast for point in curve.points}) > 1]
 

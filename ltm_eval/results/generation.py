@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
-from ltm_eval.results.views import Divergence, GenerationLine, GenerationSection
+from ltm_eval.results.views import EVALUATED, REFERENCE, Divergence, Figure, GenerationLine, GenerationSection
 from ltm_eval.system.records import count, finite, mapping
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def _line(entry: Entry, name: str) -> GenerationLine:
     generated, human = count(facts.get("n_generated")), count(facts.get("n_human"))
     texts = f"{generated:,} with {human:,}" if generated and human else ""
     return GenerationLine(
-        label=entry.label,
-        series=entry.series,
-        **_figures(entry, name, "mauve"),
+        figure=_figure(entry, name, "mauve", texts=texts),
         sd_kmeans=finite(facts.get("sd_kmeans")),
         sd_generation=finite(facts.get("sd_generation")),
         seeds=seeds,
@@ -72,7 +70,6 @@ def _line(entry: Entry, name: str) -> GenerationLine:
         buckets=count(facts.get("buckets")),
         **_facts(entry, name, "generated", suffix=""),
         copies=finite(facts.get("copies")),
-        signature=_signature(entry, name),
     )
 
 
@@ -82,27 +79,40 @@ def _ceilings(entries: Sequence[Entry], name: str) -> list[GenerationLine]:
     for entry in entries:
         facts = entry.run.tasks[name].generation
         ceiling, human = facts.get("ceiling"), count(facts.get("n_human"))
+        texts = f"{human // 2:,} with {human // 2:,}" if human else ""
         line = GenerationLine(
-            label=HUMAN,
-            series=0,
-            **_figures(entry, name, "mauve_ceiling"),
+            figure=_figure(entry, name, "mauve_ceiling", texts=texts),
             sd_kmeans=None,
             sd_generation=None,
             seeds=f"{len(ceiling)}" if isinstance(ceiling, list) and ceiling else "",
-            texts=f"{human // 2:,} with {human // 2:,}" if human else "",
+            texts=texts,
             buckets=count(facts.get("ceiling_buckets")),
             **_facts(entry, name, "human", suffix="_human"),
             copies=finite(facts.get("copies_human")),
-            signature="",
         )
         if line not in lines:
             lines.append(line)
     return lines
 
 
-def _figures(entry: Entry, name: str, metric: str) -> dict[str, Any]:
-    values = [_score(entry, name, one) for one in (metric, f"{metric}_sd")]
-    return dict(zip(("mauve", "mauve_sd"), (None if one is None else one.value for one in values), strict=True))
+def _figure(entry: Entry, name: str, metric: str, *, texts: str) -> Figure:
+    """Return a MAUVE; its standard deviation over seeds, which is no interval over documents, stands in the note."""
+    scores = [_score(entry, name, one) for one in (metric, f"{metric}_sd")]
+    value, sd = (None if score is None else score.value for score in scores)
+    spread = f"sd over seeds {sd:.4f}" if sd is not None else ""
+    human = metric != "mauve"
+    return Figure(
+        task=name,
+        metric="mauve",
+        model=HUMAN if human else entry.label,
+        series=0 if human else entry.series,
+        status=REFERENCE if human else EVALUATED,
+        value=value,
+        sd=sd,
+        higher_is_better=True,
+        note="; ".join(filter(None, (spread, texts))),
+        signature="" if human else _signature(entry, name),
+    )
 
 
 def _facts(entry: Entry, name: str, side: str, *, suffix: str) -> dict[str, Any]:

@@ -1,21 +1,19 @@
-"""The perplexity part of a page: every figure of a set under its own name, with "≤" on bounds and nowhere else.
+"""Perplexities of text sets: every figure under its own name, with "≤" on bounds (arXiv:2502.01567) and nowhere else.
 
-Figures come from the pairs (nats, units) that lm-eval logs for each document, with intervals over documents
-(ltm_eval.metrics); where there are no samples, from the results file and its standard error. Per-token figures do not
-compare across tokenizers (`signatures.same_tokens`); differences are therefore taken in bits per byte. Which row may be
-called a bound:
-ltm_eval.bounds, arXiv:2502.01567.
+Figures come from the pairs (nats, units) that are logged for each document, with intervals over documents, or from the
+results file and its standard error if there are no samples. Per-token figures do not compare across tokenizers, so
+differences are taken in bits per byte.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, difference_from, flat, other_count, other_prompts
+from ltm_eval.results.scores import AGREEMENT, flat, other_count, other_prompts
 from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     STUDENT,
@@ -35,15 +33,14 @@ from ltm_eval.results.statistics import (
     verdict_of,
 )
 from ltm_eval.results.views import (
-    BitsDifference,
+    REFERENCE,
     Difference,
-    FloorLine,
+    Figure,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
     Spread,
     Stack,
-    Value,
     WorstDocument,
 )
 
@@ -53,19 +50,20 @@ if TYPE_CHECKING:
     from ltm_eval.results.files import Floor, Score
     from ltm_eval.results.scores import Entry
 
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ltm_eval.results.files import Floor, Score
-    from ltm_eval.results.scores import Entry
-
     Key = tuple[str, int]
     Pairs = Mapping[Key, tuple[float, float]]
+    Numbers = dict[str, Any]  # value, low, high, interval and stderr of a `Figure`
 
 WORST = 5
 WORST_CHARACTERS = 600
 UNITS = ("ppl_per_token", "ppl_per_word", "ppl_per_byte", "bits_per_byte")
+UNIT_WORDS = {
+    "bits_per_byte": "bits per byte",
+    "per_token": "perplexity per token",
+    "per_word": "perplexity per word",
+    "per_byte": "perplexity per byte",
+}
+"""Of the columns of the table, in the order of every output but the table."""
 SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_per_byte")
 """A task that reports one of these is a perplexity set."""
 PROTOCOL_KEYS = ("protocol", "block_tokens", "block_tokenizer", "insert_eos", "split")
@@ -142,13 +140,22 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
         return None
     _set_apart(costs)
     own = own_tokens({cost.entry.label: cost.tokens for cost in costs})
-    rows = [_row(kind, costs, own) for kind in KINDS]
+    rows = [
+        PerplexityRow(
+            name=kind.name,
+            what=kind.what,
+            nats=kind.nats,
+            lines=tuple(_line(kind, cost, own[cost.entry.label]) for cost in costs if cost.has(kind)),
+        )
+        for kind in KINDS
+    ]
     lead = costs[0] if costs[0].entry.label == subject else None
-    pairs = [(lead, other) for other in costs[1:]] if lead is not None else []
+    lines = {(row.name, line.label): line for row in rows for line in row.lines}
+    differences = [found for other in costs[1:] for found in _differences(lead, other)] if lead is not None else []
     return PerplexitySection(
         rows=tuple(row for row in rows if row.lines),
         floors=_floor_lines(name, entries),
-        differences=tuple(found for ours, theirs in pairs for found in _differences(ours, theirs)),
+        differences=tuple((lines[found.theirs, label], found) for label, found in differences),
         stacks=_stacks(rows, costs[0]),
         spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
         worst=_worst(costs),
@@ -239,9 +246,6 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# The table
-
-
 def _set_apart(costs: Sequence[_Costs]) -> None:
     """Runs that tell the same tokenizer and count the tokens of a document differently do not have the same tokens."""
     first: dict[str, dict[Key, float]] = {}
@@ -262,11 +266,6 @@ def of_same_tokens(entries: Sequence[Entry], rows: Sequence[PerplexityRow], *, l
     return [entry for entry in entries if entry.label == lead or own.get(entry.label, "") == own.get(lead, "")]
 
 
-def _row(kind: Kind, costs: Sequence[_Costs], own: Mapping[str, str]) -> PerplexityRow:
-    lines = tuple(_line(kind, cost, own[cost.entry.label]) for cost in costs if cost.has(kind))
-    return PerplexityRow(name=kind.name, what=kind.what, nats=kind.nats, lines=lines)
-
-
 def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
     head = kind is cost.headline
     metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
@@ -274,36 +273,45 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
     per_word = cost.pairs(kind, "ppl_per_word") if head or kind is CAUSAL else {}
     in_bytes = cost.pairs(kind, "bits_per_byte") if kind.in_bytes else {}
     computed = (
-        _figure_of(cost.pairs(kind, "ppl_per_token"), scale_of(kind.metric)),
-        _figure_of(per_word, "ppl"),
-        _figure_of(in_bytes, "ppl"),
-        _figure_of(in_bytes, "bits"),
+        _numbers_of(cost.pairs(kind, "ppl_per_token"), scale_of(kind.metric)),
+        _numbers_of(per_word, "ppl"),
+        _numbers_of(in_bytes, "ppl"),
+        _numbers_of(in_bytes, "bits"),
     )
     n = cost.result.n_effective
     read = [*metrics[:2], f"bits_per_byte{cost.ending}", f"bits_per_byte{cost.ending}"]
-    checked = [
+    settled = [
         _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
         for figure, score, metric in zip(computed, scores, read, strict=True)
     ]
-    figures = [figure for figure, _ in checked]
-    told = next((score for score in scores if score is not None), None)
+    scored = next((score for score in scores if score is not None), None)
+    setting = setting_of(cost.entry.run, cost.result.name)
+    common: dict[str, Any] = {
+        "bound": cost.is_bound(kind),
+        "series": cost.entry.series,
+        "note": _note(cost, kind, [note for _, note in settled]),
+        "signature": setting.signature(scored.metric, scored.filter) if scored else "",
+    }
     noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
-    if figures[0] is not None and noise is not None:
-        figures[0] = replace(figures[0], mc_se=noise.value)
-    return PerplexityLine(
-        label=cost.entry.label,
-        series=cost.entry.series,
-        bound=cost.is_bound(kind),
-        per_token=figures[0],
-        per_word=figures[1],
-        per_byte=figures[2],
-        bits_per_byte=figures[3],
-        documents=cost.result.n_effective,
-        note=_note(cost, kind, [note for _, note in checked]),
-        signature=setting_of(cost.entry.run, cost.result.name).signature(told.metric, told.filter) if told else "",
-        tokens=cost.tokens,
-        own_tokens=own,
-    )
+    figures: dict[str, Any] = {}
+    for unit, (numbers, _) in zip(("per_token", "per_word", "per_byte", "bits_per_byte"), settled, strict=True):
+        figures[unit] = (
+            None
+            if numbers is None
+            else Figure(
+                task=cost.task,
+                metric=f"{kind.name}, {'nats per token' if kind.nats else UNIT_WORDS[unit]}",
+                model=cost.entry.label,
+                higher_is_better=False,
+                n=n,
+                per_token=unit == "per_token",
+                tokens=cost.tokens if unit == "per_token" else None,
+                mc_se=noise.value if noise is not None and unit == "per_token" else None,
+                **numbers,
+                **common,
+            )
+        )
+    return PerplexityLine(label=cost.entry.label, documents=n, tokens=cost.tokens, own_tokens=own, **figures, **common)
 
 
 def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
@@ -325,112 +333,101 @@ def scale_of(metric: str) -> str:
 _VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
-def _figure_of(pairs: Pairs, scale: str) -> Value | None:
-    """The figure of these documents, with its interval."""
+def _numbers_of(pairs: Pairs, scale: str) -> Numbers | None:
+    """Return the figure of these documents."""
     if not pairs:
         return None
-    if scale == "block":
-        return _block_mean(list(pairs.values()))
-    found = corpus_ppl([nats for nats, _ in pairs.values()], [units for _, units in pairs.values()])
+    items = list(pairs.values())
+    if scale == "block":  # the mean over documents of exp(nats / tokens)
+        if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+            return None
+        spread = block_mean_ppl_stderr(items)
+        interval = mean_interval([ppl([item]) for item in items], positive=True)
+        return _numbers(block_mean_ppl(items), interval, None if isinstance(spread, str) else spread, STUDENT)
+    found = corpus_ppl([nats for nats, _ in items], [units for _, units in items])
     if scale == "ppl":
-        return _figure(found.ppl, found.interval, found.stderr, STUDENT)
+        return _numbers(found.ppl, found.interval, found.stderr, STUDENT)
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
     interval = Interval(per_nat * found.rate_interval.low, per_nat * found.rate_interval.high)
     known = found.stderr is not None and math.isfinite(found.ppl)
     stderr = per_nat * found.stderr / found.ppl if known and found.stderr is not None else None
-    return _figure(per_nat * found.nats / found.units, interval, stderr, STUDENT)
+    return _numbers(per_nat * found.nats / found.units, interval, stderr, STUDENT)
 
 
-def _figure(value: float, interval: Interval, stderr: float | None, kind: str) -> Value:
-    if not math.isfinite(interval.high) and not math.isinf(value):
-        return Value(value=value, low=None, high=None, stderr=stderr, kind="")
-    return Value(value=value, low=interval.low, high=interval.high, stderr=stderr, kind=kind)
+def _numbers(value: float, interval: Interval, stderr: float | None, kind: str) -> Numbers:
+    known = math.isfinite(interval.high) or math.isinf(value)
+    ends = {"low": interval.low, "high": interval.high, "interval": kind} if known else {}
+    return {"value": value, "stderr": stderr, **ends}
 
 
-def _block_mean(items: Sequence[tuple[float, float]]) -> Value | None:
-    """Mean over documents of exp(nats / tokens); None where a document has no tokens or no finite figure."""
-    if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
-        return None
-    stderr = block_mean_ppl_stderr(items)
-    told = None if isinstance(stderr, str) else stderr
-    return _figure(block_mean_ppl(items), mean_interval([ppl([item]) for item in items], positive=True), told, STUDENT)
-
-
-def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Value:
-    """A figure of which only the standard error over n documents is known."""
+def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Numbers:
+    """Return a figure of which only the standard error over n documents is known."""
     if stderr is None:
-        return Value(value=value, low=None, high=None, stderr=None, kind="")
+        return {"value": value}
     if scale != "ppl" or not 0 < value < math.inf:
-        return _figure(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
-    told = told_interval(math.log(value), stderr / value, n, positive=True)
-    return _figure(value, Interval(*(math.exp(min(end, 700.0)) for end in (told.low, told.high))), stderr, TOLD)
+        return _numbers(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
+    found = told_interval(math.log(value), stderr / value, n, positive=True)
+    return _numbers(value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, TOLD)
 
 
-def _settled(computed: Value | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Value | None, str]:
-    """The figure of the samples; that of the results file where there are none, without an interval where the two
-    disagree; and why.
+def _settled(computed: Numbers | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Numbers | None, str]:
+    """Return the figure of the samples, else that of the results file, and a note.
+
+    If the two disagree it is that of the results file without an interval.
     """
     if score is None or (score.value is not None and computed is not None):
         return computed, ""
     if score.value is None:
         return computed, score.note if computed is None else ""
     if doubt:
-        return Value(value=score.value, low=None, high=None, stderr=score.stderr, kind=""), doubt
+        return {"value": score.value, "stderr": score.stderr}, doubt
     return _reported(score.value, score.stderr, n=n, scale=scale_of(score.metric)), ""
 
 
-def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[FloorLine, ...]:
-    """The runs' reference rows; those of the same documents and tokenizer once."""
-    told = [floor for entry in entries for floor in (entry.run.extra.floors or {}).get(name, ())]
-    distinct = {(floor.name, floor.tokenizer, floor.n_vocab, floor.documents, floor.nats): floor for floor in told}
-    return tuple(_floor_line(floor) for floor in distinct.values())
+def _floor_lines(name: str, entries: Sequence[Entry]) -> tuple[PerplexityLine, ...]:
+    """Return the runs' reference rows; those of the same documents and tokenizer once."""
+    every = [floor for entry in entries for floor in (entry.run.extra.floors or {}).get(name, ())]
+    distinct = {(floor.name, floor.tokenizer, floor.n_vocab, floor.documents, floor.nats): floor for floor in every}
+    return tuple(_floor_line(name, floor) for floor in distinct.values())
 
 
-def _floor_line(floor: Floor) -> FloorLine:
-    def figure(metric: str) -> Value | None:
-        value = floor.figures.get(metric)
-        stderr = floor.figures.get(f"{metric}_stderr")
-        return None if value is None else _reported(value, stderr, n=floor.documents, scale=scale_of(metric))
+def _floor_line(name: str, floor: Floor) -> PerplexityLine:
+    label = f"{floor.name}, {floor.tokenizer}"
 
-    return FloorLine(
-        name=f"{floor.name}, {floor.tokenizer}",
-        what=floor.what,
-        per_token=figure("ppl_per_token"),
-        per_word=figure("ppl_per_word"),
-        per_byte=figure("ppl_per_byte"),
-        bits_per_byte=figure("bits_per_byte"),
-        documents=floor.documents,
-    )
+    def figure(unit: str) -> Figure | None:
+        metric = unit if unit == "bits_per_byte" else f"ppl_{unit}"
+        value, stderr = floor.figures.get(metric), floor.figures.get(f"{metric}_stderr")
+        return (
+            None
+            if value is None
+            else Figure(
+                task=name,
+                metric=f"reference, {UNIT_WORDS[unit]}",
+                model=label,
+                status=REFERENCE,
+                higher_is_better=False,
+                n=floor.documents,
+                note=floor.what,
+                **_reported(value, stderr, n=floor.documents, scale=scale_of(metric)),
+            )
+        )
+
+    figures: dict[str, Any] = {unit: figure(unit) for unit in UNIT_WORDS}
+    return PerplexityLine(label=label, series=0, bound=False, documents=floor.documents, note=floor.what, **figures)
 
 
-# Differences
-
-
-def _differences(ours: _Costs, theirs: _Costs) -> list[BitsDifference]:
-    """Headline against headline, and the two next-token figures against each other."""
+def _differences(ours: _Costs, theirs: _Costs) -> list[tuple[str, Difference]]:
+    """Return the differences from another model with its label: of the headlines, and of the next-token figures."""
     kinds = [(ours.headline, theirs.headline)]
     next_token = [CAUSAL if cost.has(CAUSAL) else EXACT if cost.has(EXACT) else None for cost in (ours, theirs)]
     if next_token[0] is not None and next_token[1] is not None and next_token != [EXACT, EXACT]:
         kinds.append((next_token[0], next_token[1]))
-    found = []
-    for own, other in kinds:
-        difference = _difference(ours, own, theirs, other)
-        if difference is not None:
-            found.append(
-                BitsDifference(
-                    label=theirs.entry.label,
-                    series=theirs.entry.series,
-                    ours=own.name,
-                    theirs=other.name,
-                    difference=difference,
-                    caveat=_caveat(ours, own, theirs, other),
-                )
-            )
-    return found
+    found = [_difference(ours, own, theirs, other) for own, other in kinds]
+    return [(theirs.entry.label, one) for one in found if one is not None]
 
 
 def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Difference | None:
-    """Corpus bits per byte of `ours` minus those of `theirs` over the documents that both scored."""
+    """Return corpus bits per byte of `ours` minus those of `theirs` over the documents that both scored."""
     first, second = ours.pairs(own, "bits_per_byte"), theirs.pairs(other, "bits_per_byte")
     shared = [key for key in first if key in second]
     sizes = [first[key][1] for key in shared]
@@ -443,11 +440,14 @@ def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Differe
     if sign and _is_unsound(ours, own, theirs, other):
         verdict = UNPROVEN
     prompts = other_prompts(ours.entry, theirs.entry, filter_="none")
-    return difference_from(
-        found,
+    return Difference(
+        **found.numbers(),
         other_prompts=sum(key in prompts for key in shared),
         unpaired=len(first.keys() ^ second.keys()),
         verdict=verdict,
+        ours=own.name,
+        theirs=other.name,
+        caveat=_caveat(ours, own, theirs, other),
     )
 
 
@@ -467,29 +467,26 @@ def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
     }.get(bounds, "")
 
 
-# Figures and documents
-
-
 def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
     """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token, of those models whose
     tokens are the first one's.
     """
     stacks = {}
-    lines = {
+    nats = {
         row.name: {
-            line.label: line.per_token
+            line.label: line.per_token.value
             for line in row.lines
+            if line.per_token is not None and line.per_token.value is not None
             if line.label == lead.entry.label or same_tokens([line.tokens, lead.tokens])
         }
         for row in rows
     }
-    for label, nll in lines["nll_given_z"].items():
-        kl = lines["kl"].get(label)
-        if nll is not None and kl is not None:
-            stacks[label] = Stack(label=label, parts=(("NLL given z", nll.value), ("KL", kl.value)))
-    for label, exact in lines["exact"].items():
-        if stacks and exact is not None and 1 <= exact.value < math.inf:
-            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact.value)),))
+    for label, nll in nats["nll_given_z"].items():
+        if label in nats["kl"]:
+            stacks[label] = Stack(label=label, parts=(("NLL given z", nll), ("KL", nats["kl"][label])))
+    for label, exact in nats["exact"].items():
+        if stacks and 1 <= exact < math.inf:
+            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact)),))
     return tuple(stacks.values())
 
 
@@ -537,9 +534,6 @@ def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
             )
         )
     return tuple(found)
-
-
-# Protocol
 
 
 def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:

@@ -22,20 +22,14 @@ from ltm_eval.results.statistics import (
     told_share_interval,
     verdict_of,
 )
-from ltm_eval.results.views import (
-    Bar,
-    Difference,
-    Published,
-    ScoreRow,
-    ScoreTable,
-)
+from ltm_eval.results.views import REFERENCE, Difference, Figure, Published, ScoreTable
 from ltm_eval.system.files import reports_dir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ltm_eval.results.files import Run, Sample, Score
-    from ltm_eval.results.statistics import Paired
+    from ltm_eval.results.statistics import Interval
 
 
 AGREEMENT = 1e-6
@@ -88,23 +82,53 @@ def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
 
 
 def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
+    """Return the figures of all runs under one metric and filter, and those of the run `subject` minus them."""
     scores = [_score(entry.run, name, metric=metric, filter_=filter_) for entry in entries]
     read = [_values(entry, name, metric=metric, filter_=filter_) for entry in entries]
-    values = [own for own, _ in read]
-    directions = [score.higher_is_better for score in scores if score and score.higher_is_better is not None]
     share = metric.startswith(SHARES)
+    directions = [score.higher_is_better for score in scores if score and score.higher_is_better is not None]
     higher = directions[0] if directions else (True if share else None)
     lead = entries[0] if entries[0].label == subject else None
     rows = []
     for entry, score, (own, doubt) in zip(entries, scores, read, strict=True):
-        pair = (values[0], own) if lead is not None and entry is not lead else None
-        prompts = other_prompts(lead, entry, filter_=filter_) if lead is not None else frozenset()
-        bounds = tuple(metric.endswith("_bound") or is_rolling_bound(one, metric) for one in (entries[0], entry))
-        difference = difference_of(*pair, prompts=prompts, higher_is_better=higher, bounds=bounds) if pair else None
-        row = _row(entry, score, own, task=name, difference=difference, doubt=doubt)
-        unpaired = pair is not None and difference is None and not row.note
-        rows.append(replace(row, note="no per-document figures to pair") if unpaired else row)
-    rows += content_free_rows(entries, name, metric=metric)
+        result = entry.run.tasks[name]
+        value = score.value if score else None
+        interval, kind = (None, "") if doubt else _interval(score, own, n=result.n_effective)
+        note = doubt if value is not None else score.note if score else "not reported by this run"
+        difference = None
+        if lead is not None and entry is not lead:
+            difference = difference_of(
+                read[0][0],
+                own,
+                prompts=other_prompts(lead, entry, filter_=filter_),
+                higher_is_better=higher,
+                bounds=(_is_bound(lead, metric), _is_bound(entry, metric)),
+            )
+            note = note or ("" if difference else "no per-document figures to pair")
+        rows.append(
+            Figure(
+                task=name,
+                metric=metric,
+                filter=filter_,
+                model=entry.label,
+                series=entry.series,
+                value=value,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+                interval=kind,
+                bound=metric.endswith("_bound") or (score is not None and _is_bound(entry, metric)),
+                share=share,
+                higher_is_better=higher,
+                n=result.n_effective if result.n_effective is not None else len(own) or None,
+                n_shot=result.n_shot,
+                note=note,
+                signature=setting_of(entry.run, name).signature(score.metric, score.filter) if score else "",
+                difference=difference,
+            )
+        )
+    content_free = _content_free(entries, name, metric=metric)
+    if content_free is not None:
+        rows.append(replace(content_free, filter=filter_, share=share, higher_is_better=higher))
     return ScoreTable(
         metric=metric,
         filter=filter_,
@@ -116,35 +140,29 @@ def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: st
     )
 
 
-def content_free_rows(entries: Sequence[Entry], name: str, *, metric: str) -> list[ScoreRow]:
-    """What always answering the commonest training answers scores, beside the models' own figures; k of them for
-    pass@k.
-    """
+def _content_free(entries: Sequence[Entry], name: str, *, metric: str) -> Figure | None:
+    """Return what always answering the commonest training answer scores, or for pass@k the k commonest."""
     size = 1 if metric == "exact_match" else attempts_of(metric)
     for entry in entries:
         facts = (entry.run.extra.content_free or {}).get(name)
         found = facts.get(f"pass@{size}") if isinstance(facts, dict) else None
-        if not isinstance(facts, dict) or not isinstance(found, dict):
-            continue
-        answers = [str(answer) for answer in facts.get("answers", [])]
-        shown = ", ".join(answers[:size]) + (", …" if size > len(answers) else "")
-        one = "answer" if size == 1 else f"{size} answers"
-        return [
-            ScoreRow(
-                label=f"Content-free: always the commonest training {one} ({shown})",
-                series=0,
+        if isinstance(facts, dict) and isinstance(found, dict):
+            answers = [str(answer) for answer in facts.get("answers", [])]
+            shown = ", ".join(answers[:size]) + (", …" if size > len(answers) else "")
+            one = "answer" if size == 1 else f"{size} answers"
+            whole = {"low", "high"} <= found.keys()
+            return Figure(
+                task=name,
+                metric=metric,
+                model=f"Content-free: always the commonest training {one} ({shown})",
+                status=REFERENCE,
                 value=found.get("value"),
-                interval=(found["low"], found["high"]) if {"low", "high"} <= found.keys() else None,
-                interval_kind=str(found.get("kind", "")),
-                bound=False,
+                low=found["low"] if whole else None,
+                high=found["high"] if whole else None,
+                interval=str(found.get("kind", "")),
                 n=found.get("n"),
-                n_shot=None,
-                note="no model ran",
-                signature="",
-                difference=None,
             )
-        ]
-    return []
+    return None
 
 
 def _score(run: Run, task: str, *, metric: str, filter_: str) -> Score | None:
@@ -181,41 +199,14 @@ def other_count(entry: Entry, task: str, *, metric: str, filter_: str) -> str:
     return f"{samples:,} samples for {n:,} documents: results and samples disagree, so there is no interval"
 
 
-def is_rolling_bound(entry: Entry, metric: str) -> bool:
-    """Whether this is what an LTM answers to one of lm-eval's own tasks of whole texts, which is a bound."""
-    return entry.run.model_kind == "ltm" and metric in ROLLING_METRICS
-
-
-def _row(
-    entry: Entry,
-    score: Score | None,
-    values: Mapping[Any, float],
-    *,
-    task: str,
-    difference: Difference | None,
-    doubt: str,
-) -> ScoreRow:
-    result = entry.run.tasks[task]
-    interval, kind = (None, "") if doubt else _interval(score, values, n=result.n_effective)
-    note = "" if score is None or score.value is None else doubt
-    return ScoreRow(
-        label=entry.label,
-        series=entry.series,
-        value=score.value if score else None,
-        interval=interval,
-        interval_kind=kind,
-        bound=score is not None and is_rolling_bound(entry, score.metric),
-        n=result.n_effective if result.n_effective is not None else len(values) or None,
-        n_shot=result.n_shot,
-        note=note or _row_note(score),
-        signature=setting_of(entry.run, task).signature(score.metric, score.filter) if score else "",
-        difference=difference,
-    )
+def _is_bound(entry: Entry, metric: str) -> bool:
+    """Whether the metric is a bound, as what an LTM answers to lm-eval's own tasks of whole texts is."""
+    return metric.endswith("_bound") or (entry.run.model_kind == "ltm" and metric in ROLLING_METRICS)
 
 
 def _interval(
     score: Score | None, values: Mapping[Any, float], *, n: int | None
-) -> tuple[tuple[float, float] | None, str]:
+) -> tuple[Interval, str] | tuple[None, str]:
     """From the documents' figures where the score is their mean, else from its standard error over n documents."""
     if score is None or score.value is None:
         return None, ""
@@ -235,13 +226,7 @@ def _interval(
         found, kind = told_interval(score.value, score.stderr, n, positive=positive), TOLD
     else:
         return None, ""
-    return ((found.low, found.high), kind) if found.known else (None, "")
-
-
-def _row_note(score: Score | None) -> str:
-    if score is None:
-        return "not reported by this run"
-    return score.note if score.value is None else ""
+    return (found, kind) if found.known else (None, "")
 
 
 def other_prompts(lead: Entry, entry: Entry, *, filter_: str) -> frozenset[tuple[str, int]]:
@@ -256,51 +241,18 @@ def difference_of(
     *,
     prompts: frozenset[tuple[str, int]],
     higher_is_better: bool | None,
-    bounds: tuple[bool, ...] = (False, False),
+    bounds: tuple[bool, bool] = (False, False),
 ) -> Difference | None:
+    """Return the mean of `ours` minus that of `theirs` over the documents in both; None without any."""
     shared = [key for key in ours if key in theirs]
     if not shared:
         return None
     found = paired_means([ours[key] for key in shared], [theirs[key] for key in shared])
-    return difference_from(
-        found,
+    return Difference(
+        **found.numbers(),
         other_prompts=sum(key in prompts for key in shared),
         unpaired=len(ours.keys() ^ theirs.keys()),
-        verdict=verdict_of(
-            sign_of(found, found.p_value), higher_is_better=higher_is_better, bounds=(bounds[0], bounds[1])
-        ),
-    )
-
-
-def difference_from(found: Paired, *, other_prompts: int, unpaired: int, verdict: str) -> Difference:
-    """What the page shows of a paired comparison."""
-    return Difference(
-        estimate=found.estimate,
-        low=found.interval.low,
-        high=found.interval.high,
-        p_value=found.p_value,
-        n=found.n,
-        discordant=found.discordant,
-        other_prompts=other_prompts,
-        unpaired=unpaired,
-        verdict=verdict,
-    )
-
-
-def bars_of(tables: Sequence[ScoreTable]) -> tuple[Bar, ...]:
-    return tuple(
-        Bar(
-            group=table.metric if table.filter == "none" else f"{table.metric}, {table.filter}",
-            label=row.label if row.series else "content-free",
-            series=row.series,
-            value=row.value,
-            low=row.interval[0] if row.interval else row.value,
-            high=row.interval[1] if row.interval else row.value,
-        )
-        for table in tables
-        if table.share
-        for row in table.rows
-        if row.value is not None and 0 <= row.value <= 1
+        verdict=verdict_of(sign_of(found, found.p_value), higher_is_better=higher_is_better, bounds=bounds),
     )
 
 

@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     Array = NDArray[np.float64]
 
 LEVEL = 0.95
@@ -474,6 +467,11 @@ class Paired:
     ratio: float | None = None
     ratio_interval: Interval | None = None
 
+    def numbers(self) -> dict[str, Any]:
+        """Return the difference under the names of `views.Difference`."""
+        ends = {"low": self.interval.low, "high": self.interval.high}
+        return {"estimate": self.estimate, **ends} | {key: getattr(self, key) for key in ("p_value", "n", "discordant")}
+
 
 def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
     """Compare mean scores.
@@ -540,7 +538,7 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     n, discordant, length = found.size, int((found != 0).sum()), math.fsum(units)
     rates = math.fsum(a) / length, math.fsum(b) / length
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
-    first, second = (_exp_paired(rate) if scale == "ppl" else rate * per_nat for rate in rates)
+    first, second = (_exp(rate) if scale == "ppl" else rate * per_nat for rate in rates)
     known = math.isfinite(first) and math.isfinite(second)
     log_ratio = rate_interval(found.tolist(), units, positive=False) if discordant else UNKNOWN
     difference = total(found) / length
@@ -559,8 +557,8 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
         test=SIGN_FLIPS,
         n=n,
         discordant=discordant,
-        ratio=_exp_paired(difference) if scale == "ppl" else None,
-        ratio_interval=Interval(_exp_paired(log_ratio.low), _exp_paired(log_ratio.high)) if scale == "ppl" else None,
+        ratio=_exp(difference) if scale == "ppl" else None,
+        ratio_interval=Interval(_exp(log_ratio.low), _exp(log_ratio.high)) if scale == "ppl" else None,
     )
 
 
@@ -628,13 +626,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _exp_paired(nats: float) -> float:
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf
-
-
 # Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
 #
 # pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al.
@@ -686,7 +677,7 @@ def rate_stderr(items: Sequence[Pair]) -> float | str:
 
 def ppl(items: Sequence[Pair]) -> float:
     """exp(sum(nats) / sum(units)), infinite where no float can hold it."""
-    return _exp_perplexity(rate(items))
+    return _exp(rate(items))
 
 
 def ppl_stderr(items: Sequence[Pair]) -> float | str:
@@ -709,7 +700,7 @@ def bits_stderr(items: Sequence[Pair]) -> float | str:
 def block_mean_ppl(items: Sequence[Pair]) -> float:
     """Mean over documents of exp(nats / units), as the released evaluator averages."""
     try:
-        return math.fsum(_exp_perplexity(x / u) for x, u in items) / len(items)
+        return math.fsum(_exp(x / u) for x, u in items) / len(items)
     except OverflowError:
         return math.inf
 
@@ -719,7 +710,7 @@ def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
     n, mean = len(items), block_mean_ppl(items)
     if n < 2 or not math.isfinite(mean):
         return UNKNOWN_PERPLEXITY
-    deviations = [_exp_perplexity(x / u) - mean for x, u in items]
+    deviations = [_exp(x / u) - mean for x, u in items]
     largest = max(map(abs, deviations)) or 1.0  # squares of it may exceed every float
     return largest * math.sqrt(math.fsum((d / largest) ** 2 for d in deviations) / (n - 1) / n)
 
@@ -732,10 +723,3 @@ def mc_se(items: Sequence[tuple[float, float, float]]) -> float:
     """
     spread = math.sqrt(math.fsum(s * s for _, _, s in items)) / math.fsum(u for _, u, _ in items)
     return ppl([(x, u) for x, u, _ in items]) * spread
-
-
-def _exp_perplexity(nats: float) -> float:
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf

@@ -1,4 +1,4 @@
-"""What a page holds, before layout: frozen records, which the other modules of this room make and templates lay out.
+"""A `Figure`, the tables of figures that a page holds, and its other records.
 
 `series` is a model's colour, from 1, and 0 for what no model did; `low` and `high` are the ends of a 95 % interval.
 """
@@ -7,25 +7,165 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ltm_eval.results.signature import Tokens
 
+EVALUATED = "evaluated"
+PUBLISHED = "published, not re-run"
+REFERENCE = "reference, no model ran"
 
-# The figures of a page: what a score, a fit or a set of documents looks like as a chart.
+COLUMNS = (
+    *("task", "metric", "filter", "model", "status", "relation", "value", "low", "high", "interval", "share"),
+    *("higher_is_better", "documents", "shots", "first_minus_this", "first_minus_this_low", "first_minus_this_high"),
+    *("p", "p_holm", "paired_documents", "first_is", "note", "signature", "source"),
+)
+"""Of the frame, of CSV and of a figure's record in JSON."""
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One bar with its interval."""
+class Difference:
+    """The first model's figure minus another's, paired by document."""
 
-    group: str
-    label: str
-    series: int  # colour, from 1; 0 where no model ran
-    value: float  # height, 0 to 1
+    estimate: float  # mean difference
     low: float
     high: float
+    p_value: float
+    n: int
+    discordant: int  # documents on which the two differ
+    verdict: str  # better, worse, open (not distinguishable), unproven (by bounds), or empty if no direction is known
+    other_prompts: int = 0  # documents that the two saw under different prompts
+    unpaired: int = 0  # documents that one of the two alone scored
+    # the p value after Holm's correction, which the verdict then follows; None unless it is the first figure of its
+    # task
+    p_holm: float | None = None
+    ours: str = ""  # of perplexities the row of the first model, and the other's
+    theirs: str = ""
+    caveat: str = ""  # what the comparison of a bound with an exact figure does not show; empty if both are exact
+
+    @property
+    def known(self) -> bool:
+        """Whether the interval is finite: a single document, or none that differs, tells none."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of one model under one metric."""
+
+    task: str
+    metric: str  # metric, or row of a perplexity table with its unit
+    model: str
+    value: float | None = None  # shares from 0 to 1; None if the run has none
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""  # how the interval was made
+    filter: str = "none"
+    series: int = 0
+    status: str = EVALUATED
+    bound: bool = False  # whether it is an upper bound, shown with its sign
+    share: bool = False  # whether it is a share of documents, shown in percent
+    higher_is_better: bool | None = None
+    n: int | None = None  # documents
+    n_shot: int | None = None
+    note: str = ""
+    signature: str = ""
+    source: str = ""
+    difference: Difference | None = None  # the first model minus this one
+    stderr: float | None = None  # over documents
+    mc_se: float | None = None  # the part of it that comes from the noise draws
+    sd: float | None = None  # over seeds
+    per_token: bool = False
+    tokens: Tokens | None = None  # what a figure per token counts, if it is known
+
+    def record(self) -> dict[str, Any]:
+        """Return the figure with its numbers in full, under the names of `COLUMNS`; `relation` is ≤ of a bound."""
+        found = self.difference
+        ends = (found.low, found.high) if found is not None and found.known else (None, None)
+        values = (
+            *(self.task, self.metric, self.filter, self.model, self.status, "≤" if self.bound else ""),
+            *(self.value, self.low, self.high, self.interval, self.share, self.higher_is_better, self.n, self.n_shot),
+            *((found.estimate, *ends, found.p_value, found.p_holm, found.n) if found is not None else (None,) * 6),
+            *(found.verdict if found is not None else "", self.note, self.signature, self.source),
+        )
+        return dict(zip(COLUMNS, values, strict=True))
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """All models under one metric and filter."""
+
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    share: bool
+    bound: bool
+    note: str
+    rows: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class PerplexityLine:
+    """One model under one row of the perplexity table; None where a figure is not defined or not recorded."""
+
+    label: str
+    series: int
+    bound: bool
+    per_token: Figure | None  # perplexity per token; nats per token for the two parts of the bound
+    per_word: Figure | None
+    per_byte: Figure | None
+    bits_per_byte: Figure | None
+    documents: int | None
+    note: str
+    signature: str = ""
+    tokens: Tokens | None = None  # what figures per token count, if it is known
+    own_tokens: str = ""  # what these tokens are called, if the models of the page have different ones
+
+
+@dataclass(frozen=True)
+class PerplexityRow:
+    """All models under one row of the table of what may be called a bound."""
+
+    name: str
+    what: str
+    nats: bool  # whether per token stand nats instead of a perplexity
+    lines: tuple[PerplexityLine, ...]
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One task and metric: every model's figure, the first model's differences, and what was published."""
+
+    task: str
+    number: int  # of the task on the page, from 1
+    metric: str
+    higher_is_better: bool | None
+    cells: tuple[Figure | None, ...]
+    gaps: tuple[Difference | None, ...]  # of all models but the first
+    published: tuple[Published, ...]
+    n: int | None
+    share: bool = False
+    bits: bool = False  # whether differences are in bits per byte, shown to three decimals
+    best: int | None = None  # position of the model that is better than every other one
+    only: str = ""  # settings that set these figures apart from those of another row
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table above all tasks."""
+
+    labels: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def sources(self) -> tuple[Published, ...]:
+        """One published figure for each distinct source, in order of appearance: the notes below the table."""
+        found: dict[str, Published] = {}
+        for row in self.rows:
+            for one in row.published:
+                found.setdefault(one.source, one)
+        return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -67,23 +207,6 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class CurveOverSteps:
-    """A figure over training steps."""
-
-    label: str
-    # step, value, and both ends of the 95 % interval or None
-    points: tuple[tuple[float, float, float | None, float | None], ...]
-
-
-# Whether a bound has settled: against the fast steps that were made, and against the noise draws that were taken.
-#
-# Over steps the sidecar holds the fit's objective at each step. Where the preset draws fresh noise for every step, the
-# posterior of a step has not seen that step's noise, so each figure is a one-draw estimate of a valid bound; where the
-# noise is fixed it is no bound and is said to be none. Over draws it holds what each draw alone says of a text, so
-# every point of the curve is measured.
-
-
-@dataclass(frozen=True)
 class StepCurve:
     """Nats per token over the fast steps of a set, all documents together."""
 
@@ -93,12 +216,6 @@ class StepCurve:
     settled: float | None  # the set's bound over fresh draws, nats per token
     is_bound: bool
     documents: int
-
-
-# What the figures of a page cost: time, speed, memory, and compute per token at equal size and at equal compute.
-#
-# Compute per token is that of `flops`: the papers' own count, in which a fast step is charged like a training step. For
-# an autoregressive model it is the same formula without fast steps, so the two stand on one footing.
 
 
 @dataclass(frozen=True)
@@ -137,9 +254,6 @@ class SizeRow:
     training_flops: float | None
     training_tokens: float | None
     training_source: str
-
-
-# What the page says of latents beyond the table of requests, before layout: frozen records.
 
 
 @dataclass(frozen=True)
@@ -285,80 +399,6 @@ class TaskLatents:
     compute: tuple[ComputeCurve, ...] = ()
 
 
-# The summary of a page: one row per task and headline metric, the models beside each other, and what was published.
-#
-# Figures are taken from the tables of the sections; nothing is computed here but which published figures are of the
-# same quantity. Figures under other settings never share a row. Published figures were not re-run: they stand in a
-# column of their own and no difference is taken from them.
-
-
-@dataclass(frozen=True)
-class SummaryCell:
-    """One model's figure in a row."""
-
-    label: str
-    series: int
-    value: float | None  # the figure; None if the run has none
-    low: float | None
-    high: float | None
-    bound: bool  # whether it is an upper bound, shown with its sign
-    best: bool = False
-    sd: float | None = None
-    signature: str = ""
-    n: int | None = None
-
-
-@dataclass(frozen=True)
-class SummaryGap:
-    """The first model minus another, in one row."""
-
-    label: str
-    difference: Difference | None  # the difference; None if nothing can be paired
-    caveat: str
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One task and metric."""
-
-    task: str
-    number: int
-    metric: str
-    higher_is_better: bool | None
-    share: bool  # whether figures are shares, shown in percent
-    bits: bool  # whether differences are in bits per byte, shown to three decimals
-    cells: tuple[SummaryCell, ...]
-    gaps: tuple[SummaryGap, ...]
-    published: tuple[Published, ...]
-    n: int | None
-    only: str = ""  # settings that set these figures apart from those of another row; empty for most
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The table."""
-
-    labels: tuple[str, ...]
-    rows: tuple[SummaryRow, ...]
-
-    @property
-    def sources(self) -> tuple[Published, ...]:
-        """One published figure for each distinct source, in order of appearance: the notes below the table."""
-        found: dict[str, Published] = {}
-        for row in self.rows:
-            for one in row.published:
-                found.setdefault(one.source, one)
-        return tuple(found.values())
-
-
-# Texts with their tokens marked by what they cost: what the sample browser shows, before layout.
-#
-# Of a text that two models scored, the first model's cost minus the second's, per span between common boundaries; of a
-# text that one model scored, and of an answer, which only its own model wrote, the cost itself. Both are nats. A
-# difference is comparable because the text is the same: a document of a perplexity set, or the data set's own answer to
-# a question. Costs of two models' answers are not set against each other, since the answers differ.
-
-
 @dataclass(frozen=True)
 class TokenRun:
     """A stretch of text: a marked span, or all between two of them."""
@@ -438,124 +478,6 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Subject minus baseline, paired by document."""
-
-    estimate: float  # mean difference
-    low: float
-    high: float
-    p_value: float
-    n: int
-    discordant: int
-    other_prompts: int
-    unpaired: int
-    verdict: str  # better, worse, open (not distinguishable), unproven (by bounds), or empty if no direction is known
-    # the p value after Holm's correction, which the verdict then follows; None unless it is the first figure of its
-    # task
-    p_holm: float | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether the interval is finite: a single document, or none that differs, tells none."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One model's figure."""
-
-    label: str
-    series: int
-    value: float | None  # the figure; None if the run has none
-    interval: tuple[float, float] | None
-    interval_kind: str
-    bound: bool
-    n: int | None
-    n_shot: int | None
-    note: str
-    signature: str
-    difference: Difference | None  # subject minus this model; None for the subject and where nothing can be paired
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """All models under one metric and filter."""
-
-    metric: str
-    filter: str
-    higher_is_better: bool | None
-    share: bool  # whether the figure is a share of documents, shown in percent
-    bound: bool  # whether the figure is an upper bound, shown with its sign
-    note: str
-    rows: tuple[ScoreRow, ...]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A corpus figure with its uncertainty over documents."""
-
-    value: float
-    low: float | None  # lower end of the 95 % interval; None if nothing tells it
-    high: float | None
-    stderr: float | None
-    kind: str  # how the interval was made; empty if there is none
-    mc_se: float | None = None
-
-
-@dataclass(frozen=True)
-class PerplexityLine:
-    """One model under one row of the perplexity table; None where a figure is not defined or not told."""
-
-    label: str
-    series: int
-    bound: bool  # whether the figures are upper bounds, shown with their sign
-    per_token: Value | None  # perplexity per token; nats per token for the two parts of the bound
-    per_word: Value | None
-    per_byte: Value | None
-    bits_per_byte: Value | None
-    documents: int | None
-    note: str
-    signature: str
-    tokens: Tokens | None = None  # the tokens that figures per token count; None if they are not told
-    own_tokens: str = ""  # what these tokens are called, where the models of the page have different ones; else empty
-
-
-@dataclass(frozen=True)
-class PerplexityRow:
-    """All models under one row of the table of what may be called a bound."""
-
-    name: str
-    what: str
-    nats: bool  # whether per token stand nats instead of a perplexity
-    lines: tuple[PerplexityLine, ...]
-
-
-@dataclass(frozen=True)
-class FloorLine:
-    """A reference row: a model without content on the same documents, never one that was evaluated."""
-
-    name: str
-    what: str
-    per_token: Value | None
-    per_word: Value | None
-    per_byte: Value | None
-    bits_per_byte: Value | None
-    documents: int
-
-
-@dataclass(frozen=True)
-class BitsDifference:
-    """The first model minus another, in bits per byte, paired by document; lower is better."""
-
-    label: str
-    series: int
-    ours: str
-    theirs: str
-    difference: Difference
-    caveat: str  # what the comparison of a bound with an exact figure does not show; empty if both are exact
-
-
-@dataclass(frozen=True)
 class WorstDocument:
     """A document that cost most."""
 
@@ -571,8 +493,8 @@ class PerplexitySection:
     """Everything about one perplexity set, beyond its published figures."""
 
     rows: tuple[PerplexityRow, ...]
-    floors: tuple[FloorLine, ...]
-    differences: tuple[BitsDifference, ...]
+    floors: tuple[PerplexityLine, ...]  # models without content on the same documents, none that was evaluated
+    differences: tuple[tuple[PerplexityLine, Difference], ...]  # from each other model, in bits per byte
     stacks: tuple[Stack, ...]  # parts of the nats per token, per model
     spreads: tuple[Spread, ...]
     worst: tuple[WorstDocument, ...]
@@ -583,12 +505,9 @@ class PerplexitySection:
 
 @dataclass(frozen=True)
 class GenerationLine:
-    """One model's texts, or human ones, in the table of generated texts; None where a run does not tell."""
+    """One model's texts, or human ones, in the table of generated texts; None if a run does not record it."""
 
-    label: str  # model, or what the human texts are
-    series: int  # colour, from 1; 0 is human texts
-    mauve: float | None  # mean over seeds; of human texts that of one half against the other
-    mauve_sd: float | None
+    figure: Figure  # MAUVE, the mean over seeds; of human texts that of one half against the other
     sd_kmeans: float | None
     sd_generation: float | None
     seeds: str
@@ -600,7 +519,6 @@ class GenerationLine:
     repeated: tuple[float | None, ...]
     copies: float | None
     empty: int | None
-    signature: str
 
 
 @dataclass(frozen=True)
@@ -758,7 +676,6 @@ class TaskSection:
     lead: str  # the model that the others are subtracted from; empty if nothing is compared
     versions: str
     tables: tuple[ScoreTable, ...]
-    bars: tuple[Bar, ...]
     effect: tuple[EffectTable, ...]
     budget: tuple[BudgetRow, ...]
     latents: tuple[LatentSummary, ...]
@@ -775,6 +692,7 @@ class TaskSection:
     steps: tuple[StepCurve, ...]  # of perplexity sets: nats per token over the fast steps
     draws: tuple[Line, ...]
     costs: tuple[CostRow, ...]
+    figures: tuple[Figure, ...]  # of all tables, and the published ones
     browser: SampleBrowser | None  # documents to look through; None without samples
 
 
@@ -792,9 +710,6 @@ class ReportData:
     tasks: tuple[TaskSection, ...]
     probes: tuple[ProbeView, ...]
     version: str
-
-
-# How questions were answered: extraction failures, why generation ended, what fitted the context, pass@k over k.
 
 
 @dataclass(frozen=True)
