@@ -163,7 +163,7 @@ def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, dra
         return None
     pieces = pieces_of_bytes(tokenizer.bytes_each(ids, end_of_text=END_OF_TEXT.encode()), done.token_nats)
     rows = done.score.rows
-    return _tokens(
+    return token_record(
         request, pieces, TEXT, tokenizer=tokenizer.name, draws=draws, nats=rows["nll_given_z"], kl_nats=rows["kl"]
     )
 
@@ -171,7 +171,7 @@ def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, dra
 def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
     """What the tokens of an answer, `text`, cost when they were generated, up to its end before a stop string."""
     pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
-    return _tokens(request, pieces, ANSWER, tokenizer=tokenizer.name, draws=0, nats=math.fsum(pieces.nats))
+    return token_record(request, pieces, ANSWER, tokenizer=tokenizer.name, nats=math.fsum(pieces.nats))
 
 
 def target_tokens(
@@ -182,19 +182,20 @@ def target_tokens(
         return None
     reference = reference_of(request)
     pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
-    return _tokens(request, pieces, TARGET, tokenizer=tokenizer.name, draws=0, nats=math.fsum(nats))
+    return token_record(request, pieces, TARGET, tokenizer=tokenizer.name, nats=math.fsum(nats))
 
 
-def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
+def token_record(  # noqa: PLR0913 - a text, its per-token NLL, and what they are of
     request: Instance,
     pieces: Pieces,
     part: str,
     *,
     tokenizer: str,
-    draws: int,
     nats: float,
+    draws: int = 0,
     kl_nats: float | None = None,
 ) -> TokenRecord:
+    """Return per-token NLL as a line of the sidecar; `nats` is the sum."""
     return TokenRecord(
         **named(request),
         repeat=0,

@@ -30,7 +30,7 @@ from ltm_eval.harness.answering import (
 )
 from ltm_eval.harness.context import Context, Windows, plan
 from ltm_eval.harness.evaluation import Failure, listed
-from ltm_eval.harness.options import ModelArguments, host_arguments, recorded_of_answers
+from ltm_eval.harness.options import ModelArguments, lm_eval_arguments, recorded_of_answers
 from ltm_eval.inference.batching import BatchLimit
 from ltm_eval.inference.bounds import TextScore, row_options, score_texts, windows_of
 from ltm_eval.inference.draws import RollingScore
@@ -147,7 +147,7 @@ class LTM(TemplateLM):
         """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
         try:
             job = join()
-            given = host_arguments(arg_dict, additional_config or {})
+            given = lm_eval_arguments(arg_dict, additional_config or {})
             agree_on(given.get("pretrained"), given.get("revision"), job=job)
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
@@ -337,7 +337,7 @@ class LTM(TemplateLM):
         return Answer({"rows": rows, "tokens": done.score.tokens}, (record,), reason, tokens)
 
     def _refuse_failures(self) -> None:
-        """End where something failed and nobody above counts it: a host would take the blank for an answer."""
+        """End where something failed and nobody above counts it: lm-eval would take the blank for an answer."""
         if self.failures and not self.keeps_failures:
             raise IncompleteError(
                 f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "

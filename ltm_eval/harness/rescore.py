@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.harness.evaluation import evaluate_task, sample_row, stop_reasons, task_facts, task_hash
 from ltm_eval.harness.loading import tasks_of
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.harness.run import quiet_hosts
+from ltm_eval.harness.run import quiet_libraries
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.results.files import SIDECARS, find_runs, read_answers, read_latents, read_run
 from ltm_eval.results.statistics import interval_of
@@ -126,7 +126,7 @@ def rescore(output: Path, changes: Changes) -> list[Path]:
         IncompleteError: answers are missing.
         UsageError: a change does not suit the run.
     """
-    quiet_hosts()
+    quiet_libraries()
     runs = [_original(run) for run in find_runs([output])]
     with holding(output if output.is_dir() else output.parent):
         return [_rescored(run, changes) for run in runs]
