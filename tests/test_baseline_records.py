@@ -141,7 +141,7 @@ def test_the_wanted_answers_tokens_cost_what_lm_eval_scores(pretrained: str) -> 
 class Fake(JournaledHF):
     """A model whose tokens are the letters of the alphabet, `.` ends a text, and what it says is settled."""
 
-    backend, max_length, eot_token_id = "causal", 40, ord(".")  # type: ignore[assignment]
+    backend, max_length, eot_token_id = "causal", 40, ord(".")
 
     def __init__(self, says: Sequence[str]) -> None:
         self.says, self.think_end_token, self.tokenizer = list(says), None, None

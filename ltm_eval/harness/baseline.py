@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ltm_eval.harness.answering import named, token_record
-from ltm_eval.harness.evaluation import seed_generators
+from ltm_eval.harness.evaluation import seed_generators, value_for_lm_eval
 from ltm_eval.model.checkpoint import weights_sha256
 from ltm_eval.model.tokenizer import END_OF_TEXT
 from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, TokenRecord
@@ -194,11 +194,14 @@ class Generated:
     pieces: Pieces | None  # The text with its NLL; None if not asked for, or if its tokens do not spell the text
 
 
-class JournaledHF(HFLM):
+class JournaledHF(HFLM):  # type: ignore[misc] - transformers has no types
     """lm-eval's `hf` with a journal; of a causal model it also records per-token NLL and how each answer ended.
 
     A seq2seq model is left as lm-eval has it but for the journal.
     """
+
+    _model: Any
+    _batch: list[tuple[str, int, int]]  # prompts encoded together: text, tokens, of these read
 
     def __init__(
         self,
@@ -340,13 +343,15 @@ class JournaledHF(HFLM):
         found = work.close()
         for request, answer in zip(requests, found, strict=True):
             own_place = named(request)  # an equal request of another document may have been answered first
-            self.answer_records.extend(replace(record, **own_place) for record in answer.records)
+            self.answer_records.extend(
+                replace(record, **own_place) for record in answer.records if isinstance(record, AnswerRecord)
+            )
             self.token_records.extend(replace(record, **own_place) for record in answer.tokens)
-        return [_read_back(answer.value) for answer in found]
+        return [value_for_lm_eval(answer.value) for answer in found]
 
     def _score_texts(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         if self.backend != "causal":
-            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            return list(super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
         self._needed_prefix()
         self._whole_text = True
         try:
@@ -439,7 +444,9 @@ class JournaledHF(HFLM):
         truncation: bool = False,
     ) -> tuple[Tensor, Tensor]:
         if self.backend != "causal":
-            return super().tok_batch_encode(list(strings), padding_side, left_truncate_len, truncation)
+            encoded: tuple[Tensor, Tensor]
+            encoded = super().tok_batch_encode(list(strings), padding_side, left_truncate_len, truncation)
+            return encoded
         ids, mask = self._encode_batch(list(strings), padding_side, left_truncate_len, truncation)
         read = [int(count) for count in mask.sum(1).tolist()]
         whole = [
@@ -475,7 +482,8 @@ class JournaledHF(HFLM):
             TokenizerError: the continuation has no tokens.
         """
         if self.backend != "causal":
-            return super()._encode_pair(context, continuation)
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
         blanks = len(context) - len(context.rstrip())
         context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
         before = self.tok_encode(context)
@@ -562,7 +570,7 @@ class JournaledHF(HFLM):
         self._windows: dict[Window, tuple[float, ...] | None] = {
             window: None for _, windows in self._texts.values() for window in windows
         }
-        self._batch: list[tuple[str, int, int]] = []  # prompts encoded together: text, tokens, of these read
+        self._batch = []
         self._generated: dict[str, list[Generated]] = defaultdict(list)
 
     def _windows_of(self, text: str) -> tuple[list[int], list[Window]]:
@@ -577,7 +585,7 @@ class JournaledHF(HFLM):
         return ids, found
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        logits = super()._model_call(inps, attn_mask, labels)
+        logits: Tensor = super()._model_call(inps, attn_mask, labels)
         waiting = [window for window, nats in self._windows.items() if nats is None]
         rows = inps.tolist() if waiting else []
         for read, wanted in waiting:
@@ -746,9 +754,3 @@ def _plain(answer: Any) -> Any:
     if isinstance(answer, (tuple, list)):
         return [float(answer[0]), bool(answer[1])]
     return answer if isinstance(answer, str) else float(answer)
-
-
-def _read_back(value: Any) -> Any:
-    if isinstance(value, dict):
-        return TextScore.from_json(value)
-    return tuple(value) if isinstance(value, list) else value

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts, is_sample
 from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
+from ltm_eval.inference.draws import RollingScore
 from ltm_eval.model.tokenizer import Tokenizer
 from ltm_eval.results.files import SCHEMA, SIDECARS, fits_of
 from ltm_eval.results.signature import signatures_of
@@ -29,7 +30,7 @@ from ltm_eval.runs.processes import Job, current
 from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, short_name, write_jsonl_atomic
 from ltm_eval.system.machine import MEMORY, Meter, TaskCost, flops_of, provenance, sizes_of, together, version
-from ltm_eval.tasks.perplexity import FIELDS, floors_of
+from ltm_eval.tasks.perplexity import FIELDS, TextScore, floors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -219,6 +220,15 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     if hasattr(task, "generation_facts"):
         part["generation"] = {task.task_name: task.generation_facts()}
     return part
+
+
+def value_for_lm_eval(value: Any) -> Any:
+    """Return the value of an answer, which is JSON, as lm-eval takes it from a model's method."""
+    if isinstance(value, dict) and "rows" in value:
+        return RollingScore(value["rows"], tokens=value["tokens"]) if value["rows"] else 0.0  # a text without tokens
+    if isinstance(value, dict):
+        return TextScore.from_json(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def seed_generators(seed: int) -> None:
