@@ -194,7 +194,7 @@ class Generated:
     pieces: Pieces | None  # The text with its NLL; None if not asked for, or if its tokens do not spell the text
 
 
-class JournaledHF(HFLM):  # type: ignore[misc] - transformers has no types
+class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
     """lm-eval's `hf` with a journal; of a causal model it also records per-token NLL and how each answer ended.
 
     A seq2seq model is left as lm-eval has it but for the journal.
