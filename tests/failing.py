@@ -37,7 +37,7 @@ PLACES = {  # functions, before or after which a process may be killed, stopped 
     "results.written": ("ltm_eval.runs.session", "Session.write", "after"),
     "lm.fit": ("ltm_eval.harness.answering", "fit_documents", "before"),
     "run.task": ("ltm_eval.harness.evaluation", "evaluate_task", "after"),
-    "baselines.chunk": ("ltm_eval.harness.baseline", "seed_host", "before"),
+    "baselines.chunk": ("ltm_eval.harness.baseline", "seed_generators", "before"),
 }
 
 

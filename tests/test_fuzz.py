@@ -420,7 +420,7 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
     """lm-eval's `--model_args` as text: every string is parsed, and what is not known is refused by name."""
     from lm_eval.utils import simple_parse_args_string
 
-    from ltm_eval.harness.options import ModelArguments, host_arguments
+    from ltm_eval.harness.options import ModelArguments, lm_eval_arguments
     from ltm_eval.system.errors import UsageError
     from ltm_eval.tasks.arguments import generation_config
 
@@ -429,7 +429,7 @@ def test_model_arguments_of_a_host(values: dict[str, str]) -> None:
         given_values = simple_parse_args_string(text)
     except ValueError:  # the host's own complaint
         return
-    tried(lambda: ModelArguments.of(host_arguments(given_values, {})), UsageError)
+    tried(lambda: ModelArguments.of(lm_eval_arguments(given_values, {})), UsageError)
     tried(lambda: generation_config(dict(given_values)), UsageError)
 
 

@@ -418,7 +418,7 @@ def test_a_partial_result_gives_way_to_a_complete_one(place: Place, tmp_path: Pa
 
 
 def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host is given the same batches and random numbers as without an interruption."""
+    """The model is given the same batches and random numbers as without an interruption."""
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
     monkeypatch.setattr("ltm_eval.harness.baseline.CHUNK", 2)
     base = options(place.checkpoint, tmp_path / "a", limit=4, batch_size=2, baselines=(str(gpt2),), n=3)
@@ -431,7 +431,7 @@ def test_a_baseline_resumes_with_the_same_bits(place: Place, tmp_path: Path, mon
     run(config)
     interrupted = RunConfig(**{**config.__dict__, "output_path": str(tmp_path / "b")})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        arm("baselines.chunk:6:int", patch.setattr)  # two seeds come before the first chunk
+        arm("baselines.chunk:4:int", patch.setattr)
         run(interrupted)
     kept = len(journal.read(tmp_path / "b" / folder_name(str(gpt2))).answers)
     assert 6 <= kept < 16

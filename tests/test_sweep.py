@@ -10,8 +10,9 @@ import pytest
 
 from ltm_eval.cli import main
 from ltm_eval.harness.options import RunConfig, SweepConfig
+from ltm_eval.harness.run import Combination
 from ltm_eval.harness.run import run as run_one
-from ltm_eval.harness.sweep import Combination, combinations, run
+from ltm_eval.harness.sweep import combinations, run
 from ltm_eval.results.files import find_runs, read_latents, read_samples
 from ltm_eval.system.errors import UsageError
 from ltm_eval.tasks.prompts import CONDITION_ORDER, conditions_of
@@ -104,6 +105,6 @@ def test_tasks_without_demonstrations_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = SimpleNamespace(OUTPUT_TYPE="loglikelihood_rolling", task_name="ltm_ptb")
-    monkeypatch.setattr("ltm_eval.harness.sweep.tasks_of", lambda config: [texts])
+    monkeypatch.setattr("ltm_eval.harness.run.tasks_of", lambda config: [texts])
     with pytest.raises(UsageError, match="task ltm_ptb asks for no answers"):
         run(SweepConfig(base(folder, tmp_path), ("demos", "prior")))

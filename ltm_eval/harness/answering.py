@@ -1,4 +1,4 @@
-"""What a model is asked for, request by request: continuations to generate or to score, each with its context."""
+"""Answer requests: fit z to their contexts, then generate or score continuations, with a sidecar line for each."""
 
 from __future__ import annotations
 
@@ -41,16 +41,14 @@ if TYPE_CHECKING:
     from ltm_eval.model.decoder import LatentThoughtModel
 
 
-# The sidecar line of every request: what latent inference did, as `results.LatentRecord`.
-
 AT_PRIOR_NATS = 0.01  # A latent dimension with less KL than this counts as back at the prior
 
-TRACED_DOCUMENTS = 32  # Documents of a task, by their index, of which every step's KL is kept layer by layer
+TRACED_DOCUMENTS = 32  # Documents of a task, by index, whose KL is kept for every step and layer
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Makes records of one model's settings."""
+    """Make the sidecar lines of one model."""
 
     condition: str  # What z is fitted on
     fit: FitConfig  # Of the fast loop
@@ -65,7 +63,7 @@ class Recorder:
         continuation: Continuation | None,
         seconds: tuple[float, float],
     ) -> LatentRecord:
-        """One generated or scored continuation; `seconds` are of fitting and decoding."""
+        """Return the line of one generated or scored continuation; `seconds` are of fitting and decoding."""
         return LatentRecord(
             **named(request),
             **self._facts((posterior,), on_text=context.document is not None),
@@ -87,7 +85,7 @@ class Recorder:
         )
 
     def rethought(self, request: Instance, context: Context, candidate: Candidate, *, repeat: int) -> LatentRecord:
-        """One candidate of rethinking or of its control: the fit is that of its own trace."""
+        """Return the line of a candidate of rethinking or of its control, whose fit is that of its own trace."""
         trace = candidate.continuation
         fitted = candidate.fast_steps > 0
         base = self.answered(
@@ -109,7 +107,7 @@ class Recorder:
         )
 
     def bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> LatentRecord:
-        """One text; figures are sums over its windows."""
+        """Return the line of a text, with sums over its windows."""
         tokens = sum(len(document.windows[0].tokens) for document in windows)
         return LatentRecord(
             **named(request),
@@ -133,7 +131,7 @@ class Recorder:
         )
 
     def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
-        """What fits tell of themselves: sums of nats over posteriors, means of the rest."""
+        """Return what is recorded of fits: sums of nats over posteriors, means of the rest."""
         mu, log_var = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mu", "log_var"))
         per_dimension = -0.5 * (1 + log_var - mu.square() - log_var.exp())
         traces = [
@@ -156,45 +154,46 @@ class Recorder:
 
 
 def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, draws: int) -> TokenRecord | None:
-    """What the tokens of a whole text cost given z; None where they were not kept."""
+    """Return the per-token NLL of a whole text given z; None if it was not kept."""
     text = request.args[0]
     ids = tokenizer.encode(text, end_of_text=True)
     if not isinstance(done.score, RollingScore) or len(ids) != len(done.token_nats):
         return None
     pieces = pieces_of_bytes(tokenizer.bytes_each(ids, end_of_text=END_OF_TEXT.encode()), done.token_nats)
     rows = done.score.rows
-    return _tokens(
+    return token_record(
         request, pieces, TEXT, tokenizer=tokenizer.name, draws=draws, nats=rows["nll_given_z"], kl_nats=rows["kl"]
     )
 
 
 def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
-    """What the tokens of an answer, `text`, cost when they were generated, up to its end before a stop string."""
+    """Return the per-token NLL of an answer when it was generated, up to the end of `text` before a stop string."""
     pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
-    return _tokens(request, pieces, ANSWER, tokenizer=tokenizer.name, draws=0, nats=math.fsum(pieces.nats))
+    return token_record(request, pieces, ANSWER, tokenizer=tokenizer.name, nats=math.fsum(pieces.nats))
 
 
 def target_tokens(
     request: Instance, ids: Sequence[int], nats: Sequence[float], tokenizer: Tokenizer
 ) -> TokenRecord | None:
-    """What the tokens of the data set's answer cost after the prompt; None where they were not scored."""
+    """Return the per-token NLL of the data set's answer after the prompt; None if it was not scored."""
     if not nats:
         return None
     reference = reference_of(request)
     pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
-    return _tokens(request, pieces, TARGET, tokenizer=tokenizer.name, draws=0, nats=math.fsum(nats))
+    return token_record(request, pieces, TARGET, tokenizer=tokenizer.name, nats=math.fsum(nats))
 
 
-def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
+def token_record(  # noqa: PLR0913 - a text, its per-token NLL, and what they are of
     request: Instance,
     pieces: Pieces,
     part: Part,
     *,
     tokenizer: str,
-    draws: int,
     nats: float,
+    draws: int = 0,
     kl_nats: float | None = None,
 ) -> TokenRecord:
+    """Return per-token NLL as a line of the sidecar; `nats` is the sum."""
     return TokenRecord(
         **named(request),
         repeat=0,
@@ -209,7 +208,7 @@ def _tokens(  # noqa: PLR0913 - a text, its costs, and what they are of
 
 
 def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[float, ...], ...]:
-    """KL of each layer at every fast step, summed over posteriors of one length; of the first documents only."""
+    """Return KL by fast step and layer, summed over posteriors of one length; of the first documents only."""
     kept = [p.trace.kl_layers_nats for p in posteriors if p.trace.kl_layers_nats is not None]
     if int(request.doc_id or 0) >= TRACED_DOCUMENTS or request.idx or len(kept) < len(posteriors):
         return ()
@@ -220,12 +219,12 @@ def kl_steps(request: Instance, posteriors: Sequence[Posterior]) -> tuple[tuple[
 
 
 def _name(*keys: bytes) -> str:
-    """A short name of what was fitted."""
+    """Return a short name of what was fitted."""
     return sha256(b"".join(keys)).hexdigest()[:16]
 
 
 def named(request: Instance) -> dict[str, Any]:
-    """Which request a record is of."""
+    """Return which request a record is of."""
     return {
         "task": str(request.task_name),
         "doc_id": int(request.doc_id or 0),
@@ -234,7 +233,7 @@ def named(request: Instance) -> dict[str, Any]:
     }
 
 
-LETTERS_PER_NEW_TOKEN = 4  # What a new token costs beside a letter of the prompt, where work is shared out
+LETTERS_PER_NEW_TOKEN = 4  # Cost of a new token in letters of the prompt, when work is shared among processes
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def generation_item(requests: Sequence[Request]) -> Item:
 
 
 def decoded_together(requests: Sequence[Request]) -> list[tuple[GenerationConfig, list[Request]]]:
-    """Requests that can be decoded together: of one configuration, greedy ones beside samples of the same limits."""
+    """Group requests that can be decoded together: of one configuration, or greedy and samples of equal limits."""
     limits = {
         (request.config.max_new_tokens, request.config.until): request.config
         for request in requests
@@ -280,11 +279,8 @@ def decoded_together(requests: Sequence[Request]) -> list[tuple[GenerationConfig
 
 
 def key_of(context: Context) -> bytes:
-    """Names what z is fitted on."""
+    """Return a name of what z is fitted on."""
     return context.document.key if context.document else b"prior"
-
-
-# Posteriors of the contexts of one call of a model: fitted in batches, when the first request of a batch is asked for.
 
 
 @dataclass(frozen=True)
@@ -298,21 +294,21 @@ class Fitted:
 
     @property
     def usable(self) -> Posterior:
-        """The posterior, or one of zeros where the fit failed."""
+        """Return the posterior, or one of zeros if the fit failed."""
         if self.failure is None:
             return self.posterior
         zeros = torch.zeros_like(self.posterior.mu)
         return replace(self.posterior, mu=zeros, log_var=zeros.clone())
 
     def z(self, noise: Tensor | None) -> Tensor:
-        """mu, or mu + noise * sigma: (L, N, D); zeros where the fit failed, so that nothing is computed with NaN."""
+        """Return mu, or mu + noise * sigma: (L, N, D); zeros if the fit failed, so that no NaN is computed with."""
         if self.failure is not None:
             return torch.zeros_like(self.posterior.mu[0])
         return self.posterior.mu[0] if noise is None else self.posterior.at(noise.to(self.posterior.mu.device))[0]
 
 
 class Fits:
-    """One posterior for each distinct context of a call's requests."""
+    """Fit one posterior for each distinct context of a call's requests."""
 
     def __init__(
         self,
@@ -342,7 +338,7 @@ class Fits:
         return fitted.fit_seconds / max(1, self._sharing[key_of(request.context)])
 
     def of(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Fitted]]:
-        """Every request with its context's posterior; requests of one context follow one another and share it.
+        """Yield every request with its context's posterior; requests of one context follow one another and share it.
 
         Contexts are fitted in batches, longest first, when the first request of a batch is asked for.
         """
@@ -385,19 +381,17 @@ def _by_context(requests: Sequence[Request]) -> list[list[Request]]:
 
 
 def _length(requests: Sequence[Request]) -> tuple[int, int, int, bytes]:
-    """Sorts what takes longest to the front."""
+    """Return a sort key that puts what takes longest first."""
     context = requests[0].context
     windows, padded = context.document.shape if context.document else (0, 0)
     return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, key_of(context)
 
 
-# Continuations of a model's requests scored under the fit of their context.
-
 SCORE_DRAWS = 8  # Draws z ~ q averaged when a continuation is scored
 
 
 def score(model: LatentThoughtModel, request: Request, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
-    """log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
+    """Return log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
     if fitted.failure is not None:
         return math.nan, False
     if not request.continuation:
@@ -416,7 +410,7 @@ def score(model: LatentThoughtModel, request: Request, fitted: Fitted, *, seed: 
 def token_nats(
     model: LatentThoughtModel, read: Sequence[int], continuation: Sequence[int], z: Tensor
 ) -> tuple[float, ...]:
-    """-log p of each token of a continuation after what is read, under one z (L, N, D); empty where it does not fit."""
+    """Return -log p of each token of a continuation under one z (L, N, D); empty if it does not fit the context."""
     if not continuation or len(read) + len(continuation) - 1 > model.config.max_seq_len:
         return ()
     wanted = torch.tensor(continuation, device=model.device)
@@ -428,7 +422,7 @@ def token_nats(
 def _log_probs(
     model: LatentThoughtModel, read: Sequence[int], continuation: Sequence[int]
 ) -> Callable[[Tensor], Tensor]:
-    """A function of z (L, N, D): log-probabilities of all tokens at every place of the continuation, (T, V)."""
+    """Return a function of z (L, N, D) to log-probabilities (T, V) at each position of the continuation."""
     tokens = torch.tensor([*read, *continuation[:-1]], device=model.device)
     length = min(model.config.max_seq_len, padded_length(len(tokens)))
     padded = torch.zeros(1, length, dtype=torch.long, device=model.device)
@@ -444,11 +438,8 @@ def _log_probs(
     return log_probs
 
 
-# Continuations of a model's requests: decoded under their fits, samples side by side, rethinking in rounds.
-
-
 class Generating:
-    """Answers the requests of one call."""
+    """Generate the answers of one call: samples side by side, rethinking in rounds."""
 
     def __init__(self, fits: Fits, encoding: Tokenizer, recorder: Recorder, *, batch_size: int) -> None:
         """Nothing is fitted or decoded yet.
@@ -483,7 +474,7 @@ class Generating:
         yield from self._rethought({key: group for key, group in groups.items() if group[0].config.rethink})
 
     def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
-        """Continuations of any number of prompts, each place refilled as its continuation ends."""
+        """Decode any number of prompts, each place in the batch refilled as its continuation ends."""
         return generate(
             self.model,
             prompts,
@@ -508,7 +499,7 @@ class Generating:
     def _rethink_batch(
         self, requests: Sequence[Request], config: GenerationConfig
     ) -> tuple[list[Rethought], list[str]]:
-        """Chain and control of a batch of questions, and why the fit of each cannot be used."""
+        """Return chain and control of a batch of questions, and why the fit of each cannot be used."""
         fitted = {request.index: own for request, own in self.fits.of(requests)}
         failed = [fitted[request.index].failure or "" for request in requests]
         questions = [
@@ -527,7 +518,7 @@ class Generating:
         return found, failed
 
     def _slots(self, group: Sequence[Request], done: Rethought) -> Answer:
-        """The request's answers in the order of `repeats.Rethinking`; the candidates, not the choices, are recorded."""
+        """Return a request's answers in the order of `samples.Rethinking`; candidates are recorded, choices are not."""
         slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
         slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
         pairs = list(zip(group, slots, strict=True))
@@ -541,7 +532,7 @@ class Generating:
         return Answer(value, tuple(records))
 
     def _prompt(self, request: Request, fitted: Fitted) -> Prompt:
-        """Greedy takes z = mu; sampling draws z and tokens from streams of the prompt's own content and repeat."""
+        """Return what is decoded: greedy takes z = mu, sampling draws z and tokens by content and repeat."""
         if not request.config.do_sample:
             return Prompt(request.context.read, fitted.z(None), by_token=request.by_token)
         content = fitted.key + repr(request.context.read).encode()
@@ -552,7 +543,7 @@ class Generating:
         return Prompt(request.context.read, fitted.z(noise), stream, by_token=request.by_token)
 
     def _generated(self, request: Request, fitted: Fitted, continuation: Continuation) -> Answer:
-        """The answer of a request; no text where the fit or the decoder failed."""
+        """Return the answer of a request, without text if the fit or the decoder failed."""
         odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
         reason = fitted.failure or odd
         text = "" if reason else self._answer(continuation, request.config)
@@ -569,7 +560,7 @@ class Generating:
         return Answer({"texts": [text], "budget": None}, (record,), reason, tuple(tokens))
 
     def _tokens(self, request: Request, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
-        """What the tokens of the answer cost, and of the data set's answer under z = mu."""
+        """Return the per-token NLL of the answer, and of the data set's answer under z = mu."""
         own = answer_tokens(request.instance, continuation, self.encoding, text=text)
         ids = self.encoding.encode(reference_of(request.instance))
         nats = token_nats(self.model, request.context.read, ids, fitted.z(None))
@@ -577,6 +568,6 @@ class Generating:
         return [own] if target is None else [own, target]
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
-        """Text of a continuation, cut before the first stop string."""
+        """Return the text of a continuation, cut before the first stop string."""
         text = self.encoding.decode(continuation.tokens)
         return str(postprocess_generated_text(text, list(config.until), None))

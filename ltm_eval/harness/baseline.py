@@ -1,9 +1,14 @@
-"""Baselines: lm-eval's own models, whose answers go into the journal as an LTM's do.
+"""Baselines: lm-eval's `hf` models, with a journal, exact tokens, and a record of what lm-eval leaves out.
 
-A host model answers all requests of a call before it returns any, so it is given them in chunks, longest first. A chunk
-is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a job
-answers all of it: a resumed or shared run gives the host the same batches and the same random numbers as one that was
-not cut off and ran alone. What the host knows and does not tell is seen by `host_watch`.
+lm-eval's `hf` answers all requests of a call before it returns any, so it is given them in chunks, longest first. A
+chunk is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a
+job answers all of it: a resumed or shared run has the same batches and the same random numbers as one that was not cut
+off and ran alone.
+
+lm-eval 0.4.13 puts a prefix token in front of a text that it scores, and encodes the text with whatever the tokenizer
+adds on top: a beginning-of-text token is then paid for, and an end-of-text token stands between a context and its
+continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put behind it; a
+context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
 """
 
 from __future__ import annotations
@@ -11,25 +16,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ltm_eval.harness.answering import named
+from ltm_eval.harness.answering import named, token_record
+from ltm_eval.harness.evaluation import seed_generators, value_for_lm_eval
 from ltm_eval.model.checkpoint import weights_sha256
 from ltm_eval.model.tokenizer import END_OF_TEXT
-from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, Ending, Part, TokenRecord, rounded
+from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, Ending, Part, TokenRecord
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes, pieces_of_offsets
 from ltm_eval.runs.journal import digest
 from ltm_eval.runs.worklist import (
@@ -57,7 +64,7 @@ if TYPE_CHECKING:
     from ltm_eval.system.progress import Progress
 
 
-# What a `transformers` tokenizer makes of a text: its identity, the tokens it adds, what each token stands for.
+# Tokenizers of `transformers`: what they add, what each token stands for, and their identity
 
 # Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken
 PROBES = ("a", "1", ".", "the", "\u8a9e")
@@ -72,21 +79,17 @@ PLAIN_BPE = {
     "byte_fallback": (None, False),
 }
 
-# Bytes that GPT-2's byte-level tokens write as the character of that number; the others follow from 256 on
-_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-
 
 @cache
 def _byte_of() -> dict[str, int]:
-    """GPT-2's characters to bytes (github openai/gpt-2, `src/encoder.py:bytes_to_unicode`)."""
-    others = [byte for byte in range(256) if byte not in _PRINTABLE]
-    return {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    """Return GPT-2's characters and the byte that each stands for."""
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes] | None:
-    """The bytes of every token of a byte-level vocabulary; None for another kind.
+    """Return the bytes of every token of a byte-level vocabulary; None for another kind.
 
-    Whether they are the text's own bytes is for the caller to see: other kinds of vocabulary can look the same.
+    Other kinds of vocabulary can look the same, so the caller compares the bytes with the text.
     """
     known = _byte_of()
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
@@ -96,7 +99,7 @@ def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes] | None:
 
 
 def token_offsets(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
-    """First character and end of every token in the text; None where the tokenizer cannot tell, or gives other ids."""
+    """Return the first character and the end of every token; None if the tokenizer cannot, or gives other ids."""
     if not getattr(tokenizer, "is_fast", False):
         return None
     for special in (True, False):
@@ -107,7 +110,7 @@ def token_offsets(tokenizer: Any, text: str, ids: Sequence[int]) -> list[tuple[i
 
 
 def added_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a tokenizer puts in front of every text and behind it; none where it cannot be seen."""
+    """Return the ids that a tokenizer puts in front of every text and behind it; none if no probe has tokens."""
     for probe in PROBES:
         whole, bare = tokenizer.encode(probe), tokenizer.encode(probe, add_special_tokens=False)
         places = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare] if bare else []
@@ -116,8 +119,13 @@ def added_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (), ()
 
 
+def identity_name(tokenizer: Any) -> str:
+    """Return the last part of the path or hub id that a tokenizer was loaded from, or its class."""
+    return Path(str(getattr(tokenizer, "name_or_path", ""))).name or type(tokenizer).__name__
+
+
 def identity_of(tokenizer: Any) -> dict[str, str]:
-    """Name and sha256 of what splits a text into tokens; what is put in front or behind has no part in it.
+    """Return name and sha256 of what splits a text into tokens; special tokens put around a text have no part in it.
 
     A byte-level encoding that splits as GPT-2's does has the digest of the same ranks in tiktoken's form
     (`tokenizer.Tokenizer.digest`), so that a model of `transformers` and one of ours that read alike say so.
@@ -127,9 +135,9 @@ def identity_of(tokenizer: Any) -> dict[str, str]:
     if backend is None:
         vocabulary = sorted(tokenizer.get_vocab().items())
         return {"name": name, "sha256": _sha256({"class": type(tokenizer).__name__, "vocabulary": vocabulary})}
-    told = json.loads(backend.to_str())
-    ranks = _ranks(told)
-    parts = {key: told.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    content = json.loads(backend.to_str())
+    ranks = _ranks(content)
+    parts = {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
     return {"name": name, "sha256": _sha256(parts) if ranks is None else _digest_of_ranks(ranks)}
 
 
@@ -138,7 +146,7 @@ def _sha256(value: Any) -> str:
 
 
 def _digest_of_ranks(ranks: Sequence[bytes]) -> str:
-    """As `tokenizer.Tokenizer.digest`, with GPT-2's splitting pattern."""
+    """Return the digest as `tokenizer.Tokenizer.digest` does, with GPT-2's splitting pattern."""
     from tiktoken_ext.openai_public import r50k_pat_str
 
     content = hashlib.sha256(r50k_pat_str.encode())
@@ -147,14 +155,14 @@ def _digest_of_ranks(ranks: Sequence[bytes]) -> str:
     return content.hexdigest()
 
 
-def _ranks(told: Mapping[str, Any]) -> list[bytes] | None:
-    """The tokens' bytes by rank, where a tokenizer merges as tiktoken does with GPT-2's pattern; else None."""
-    model, before = told["model"], told.get("pre_tokenizer") or {}
+def _ranks(content: Mapping[str, Any]) -> list[bytes] | None:
+    """Return the tokens' bytes by rank if a tokenizer merges as tiktoken does with GPT-2's pattern, else None."""
+    model, before = content["model"], content.get("pre_tokenizer") or {}
     plain = all(model.get(key) in (value if isinstance(value, tuple) else (value,)) for key, value in PLAIN_BPE.items())
     split = all(before.get(key, value) == value for key, value in BYTE_LEVEL.items()) and "type" in before
-    if not (plain and split) or told.get("normalizer") is not None:
+    if not (plain and split) or content.get("normalizer") is not None:
         return None
-    special = {one["content"] for one in told.get("added_tokens") or () if one.get("special")}
+    special = {one["content"] for one in content.get("added_tokens") or () if one.get("special")}
     ids = {token: rank for token, rank in model["vocab"].items() if token not in special}
     known = _byte_of()
     if sorted(ids.values()) != list(range(len(ids))) or any(not known.keys() >= set(token) for token in ids):
@@ -166,201 +174,12 @@ def _ranks(told: Mapping[str, Any]) -> list[bytes] | None:
     return [bytes(known[symbol] for symbol in token) for token in sorted(ids, key=ids.__getitem__)]
 
 
-class HostEncoding:
-    """How lm-eval's `hf` asks its tokenizer, made the same for every tokenizer; `encode_alike` puts it on a host.
+# The model
 
-    lm-eval 0.4.13 puts a prefix token in front of a text that it scores, and encodes the text with whatever the
-    tokenizer adds on top: a beginning-of-text token is then paid for, and an end-of-text token stands between a context
-    and its continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put
-    behind it; a context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
-    """
-
-    def __init__(self, host: Any) -> None:
-        """Of lm-eval's `hf`, whose own methods are kept."""
-        self.host, self.tokenizer = host, host.tokenizer
-        self.whole_text = False
-        """Whether a text is encoded that lm-eval will put its prefix token before."""
-        self._encode, self._batch, self._decode = host.tok_encode, host.tok_batch_encode, host.tok_decode
-        front, self.back = added_tokens(self.tokenizer)
-        self.front = () if getattr(host, "add_bos_token", None) is False else front
-        if host.prefix_token_id is None and self.front:
-            host.custom_prefix_token_id = self.front[-1]
-        self.prefix: int | None = host.prefix_token_id
-        embedding = host.model.get_input_embeddings()
-        self.rows: int | None = getattr(embedding, "num_embeddings", None)
-        if (
-            self.rows is not None and (self.tokenizer.pad_token_id or 0) >= self.rows
-        ):  # lm-eval adds one that no model has
-            marks = [i for i, one in self.tokenizer.added_tokens_decoder.items() if one.special and i < self.rows]
-            if marks:
-                self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
-
-    def bare(self, text: str) -> list[int]:
-        """The tokens of a text by itself, without any that the tokenizer adds.
-
-        Raises:
-            TokenizerError: the model has no row for one of them.
-        """
-        return self._checked(self._encode(text, add_special_tokens=False))
-
-    def encode(
-        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
-    ) -> list[int]:
-        """As lm-eval's `tok_encode`."""
-        if add_special_tokens is None:
-            ids = self.bare(string)
-            ids = ids if self.whole_text or self._begins(string) else self._checked([*self.front, *ids])
-        else:
-            ids = self._checked(self._encode(string, add_special_tokens=add_special_tokens))
-        return ids[-left_truncate_len:] if left_truncate_len else ids
-
-    def batch_encode(
-        self,
-        strings: Sequence[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """As lm-eval's `tok_batch_encode`, without what the tokenizer puts behind a prompt."""
-        strings, behind = list(strings), len(self.back)
-        if not behind or padding_side != "left":
-            ids, mask = self._batch(strings, padding_side, left_truncate_len, truncation)
-        else:
-            length = left_truncate_len + behind if left_truncate_len else None
-            ids, mask = self._batch(strings, padding_side, length, truncation)
-            if all(tuple(row[-behind:]) == self.back for row in ids.tolist()):
-                ids, mask = ids[:, :-behind], mask[:, :-behind]
-            elif left_truncate_len:  # the prompts begin with a beginning-of-text token, so nothing was added
-                ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
-        ids = ids.masked_fill(mask == 0, 0) if self.rows and (self.tokenizer.pad_token_id or 0) >= self.rows else ids
-        self._checked([int(ids.max())] if ids.numel() else [])
-        return ids, mask
-
-    def decode(self, tokens: Any, skip_special_tokens: bool = True) -> str | None:
-        """As lm-eval's `tok_decode`; None for an end-of-text token that the tokenizer lacks, so that none is a stop."""
-        return None if tokens is None else str(self._decode(tokens, skip_special_tokens=skip_special_tokens))
-
-    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As lm-eval's `_encode_pair`: a context without tokens is the prefix token, no continuation is empty.
-
-        Raises:
-            TokenizerError: the continuation has no tokens.
-        """
-        blanks = len(context) - len(context.rstrip())
-        context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
-        before = self.encode(context)
-        after = self.encode(context + continuation)[len(before) :] or self.bare(continuation)
-        if not after:
-            raise TokenizerError(
-                f"tokenizer {self.name}: {continuation[:40]!r} has no tokens, so it cannot be scored after a context"
-            )
-        return before or [self.needed_prefix], after
-
-    @property
-    def needed_prefix(self) -> int:
-        """The token before a text.
-
-        Raises:
-            TokenizerError: there is none.
-        """
-        if self.prefix is None:
-            raise TokenizerError(
-                f"tokenizer {self.name}: names neither a beginning- nor an end-of-text token, one of which stands "
-                "before a text that is scored; set bos_token or eos_token in its tokenizer_config.json"
-            )
-        return self._checked([self.prefix])[0]
-
-    @property
-    def name(self) -> str:
-        """Of the tokenizer."""
-        return identity_name(self.tokenizer)
-
-    def _begins(self, text: str) -> bool:
-        """Whether a text has its prefix token written out."""
-        written = "" if self.prefix is None else str(self.tokenizer.decode(self.prefix))
-        return bool(written) and text.startswith(written)
-
-    def _checked(self, ids: Sequence[int]) -> list[int]:
-        highest = max(ids, default=0)
-        if self.rows is not None and highest >= self.rows:
-            raise TokenizerError(
-                f"tokenizer {self.name}: gives token {highest:,}, the model has {self.rows:,} rows; pass the tokenizer "
-                "that the model was trained with"
-            )
-        return list(ids)
-
-    def caveats(self, texts: Sequence[str]) -> list[str]:
-        """What a reader of figures of whole texts must know: tokens of no character, texts that tokens do not spell."""
-        empty = odd = unspelt = marks = 0
-        for text in dict.fromkeys(texts):
-            ids = self.bare(text)
-            each = token_bytes(self.tokenizer, ids)
-            if each is None or b"".join(each).decode("utf-8", "replace") != text:
-                none = self._of_no_character(text, ids)
-                empty, odd = empty + none, odd + bool(none)
-                spelt = self._decode(ids, skip_special_tokens=False)
-                unspelt += spelt.removeprefix(" ") != text.removeprefix(" ")
-            marks += text.endswith(END_OF_TEXT) and len(self.bare(END_OF_TEXT)) > 1
-        total, told = f"{len(set(texts)):,}", f"tokenizer {self.name}: "
-        found = []
-        if empty:
-            found.append(f"{empty:,} scored tokens of {odd:,} of {total} documents stand for no character of the text")
-        if unspelt:
-            found.append(
-                f"the tokens of {unspelt:,} of {total} documents do not spell the text, so other text is scored"
-            )
-        if marks:
-            found.append(f"{END_OF_TEXT} at the end of {marks:,} of {total} documents is scored as plain text")
-        return [told + one for one in found]
-
-    def _of_no_character(self, text: str, ids: Sequence[int]) -> int:
-        """How many tokens stand for no character: of no length, added, or a mark of a space where the text has none."""
-        special = dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
-        named = self.tokenizer.convert_ids_to_tokens(list(ids))
-        found = 0
-        for token, name, (begin, end) in zip(ids, named, token_offsets(self.tokenizer, text, ids) or (), strict=False):
-            own = text[begin:end]
-            mark = not str(name).strip(SPACE_MARK) and not own.isspace()
-            found += not own or (token in special and special[token] != own) or mark
-        return found
-
-
-def identity_name(tokenizer: Any) -> str:
-    """What a tokenizer is called: the last part of where it came from."""
-    return Path(str(getattr(tokenizer, "name_or_path", ""))).name or type(tokenizer).__name__
-
-
-def encode_alike(host: Any) -> HostEncoding:
-    """Put a `HostEncoding` on lm-eval's `hf`: its methods stay what they are but for the tokens that are added, and the
-    answer to a whole text is a `TextScore`.
-    """
-    made = HostEncoding(host)
-    rolling = host.loglikelihood_rolling
-
-    def loglikelihood_rolling(requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        made.needed_prefix  # noqa: B018 - raises where there is none
-        made.whole_text = True
-        try:
-            found = rolling(requests, disable_tqdm=disable_tqdm)
-        finally:
-            made.whole_text = False
-        texts = [request.args[0] for request in requests]
-        return [TextScore(nats, tokens=len(made.bare(text))) for nats, text in zip(found, texts, strict=True)]
-
-    host.tok_encode, host.tok_batch_encode, host.tok_decode = made.encode, made.batch_encode, made.decode
-    host._encode_pair, host.loglikelihood_rolling = made.pair, loglikelihood_rolling
-    return made
-
-
-# What lm-eval's `hf` models compute and do not tell: tokens' costs, how an answer ended, what of its prompt was read.
-#
-# lm-eval 0.4.13 hands back sums and texts. The three places where the rest is known (`_model_call`, `tok_batch_encode`,
-# `_model_generate` of `lm_eval/models/huggingface.py`) are wrapped on the model's own object: each calls the original
-# with the same arguments and returns its result, so that answers stay what they are. No pass of the model is added.
-
-METHODS = ("_model_call", "tok_batch_encode", "_model_generate")
-# What is read, and the tokens that are scored after its last positions
-Window = tuple[tuple[int, ...], tuple[int, ...]]
+CHUNK = 32  # Minimum number of requests given to lm-eval's model at once; its batch size if that is more
+AGREEMENT = 1e-4  # Relative difference from lm-eval's sum beyond which a text's per-token NLL is not kept
+KEPT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+Window = tuple[tuple[int, ...], tuple[int, ...]]  # What is read, and the tokens that are scored at its last positions
 
 
 @dataclass(frozen=True)
@@ -372,336 +191,520 @@ class Generated:
     new_tokens: int  # Up to and with the stop string's
     prompt_tokens: int  # Of the whole prompt
     read_tokens: int  # Of these, how many the model read
-    # The text's pieces with their costs; None where they were not asked for or its tokens are no text of its own
-    pieces: Pieces | None
+    pieces: Pieces | None  # The text with its NLL; None if not asked for, or if its tokens do not spell the text
 
 
-@dataclass
-class _Batch:
-    """Prompts that are generated from together."""
+class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
+    """lm-eval's `hf` with a journal; of a causal model it also records per-token NLL and how each answer ended.
 
-    prompts: list[str]
-    read: list[int]
-    whole: list[int]
+    A seq2seq model is left as lm-eval has it but for the journal.
+    """
 
+    _model: Any
+    _batch: list[tuple[str, int, int]]  # prompts encoded together: text, tokens, of these read
 
-@dataclass
-class HostWatch:
-    """Watches one model; `watch` makes it."""
-
-    host: Any  # lm-eval's `hf`
-    by_token: set[str] = field(default_factory=set)  # Prompts whose answers are wanted token by token
-    # Windows that will be scored; what each scored token costs, once it is known
-    windows: dict[Window, tuple[float, ...] | None] = field(default_factory=dict)
-    _generated: dict[str, list[Generated]] = field(default_factory=lambda: defaultdict(list))
-    _batch: _Batch | None = None
-    # Tokens and windows of the texts that are waited for
-    _cut: dict[str, tuple[list[int], list[Window]]] = field(default_factory=dict)
-
-    def begin(self, texts: Iterable[str] = (), *, prompts: Collection[str] = ()) -> None:
-        """Before a call of the model.
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        seed: int,
+        name: str = "",
+        progress: Callable[[int, str], Progress] = pulse.silent,
+        token_nll: int = 0,
+        **options: Any,
+    ) -> None:
+        """Load a model.
 
         Args:
-            texts: whole texts that it will score and whose tokens' costs are wanted.
+            pretrained: a transformers folder or hub id.
+            seed: of what it draws.
+            name: in errors; empty takes `pretrained`.
+            progress: shows how far a call is.
+            token_nll: number of first documents of each task whose per-token NLL is kept in `token_records`.
+            options: of lm-eval's `hf`.
+
+        Raises:
+            CheckpointError: weights are missing from its files, or are not finite.
+        """
+        self.name = name or pretrained
+        self.missing_weights: list[str] = []
+        self.unused_weights: list[str] = []
+        super().__init__(pretrained, **options)
+        self._check_weights()
+        self.seed, self.progress, self.token_nll = seed, progress, token_nll
+        self.answer_records: list[AnswerRecord] = []
+        self.token_records: list[TokenRecord] = []
+        self.worklist = Worklist()
+        self._whole_text = False  # whether a text is encoded that lm-eval puts its prefix token before
+        self._watch()
+        if self.backend == "causal":
+            self._settle_tokens()
+        self.own_tokens = identity_of(self.tokenizer) if self.backend == "causal" else None
+        self.unused_decoding = plain_decoding(self.model)
+        self.settings = self._settings()
+        self.model.register_forward_pre_hook(lambda *_: pulse.mark())
+        if self.batch_size == "auto":
+            self.batch_size_per_gpu = self._detect_batch_size()  # which lm-eval would do again with every chunk
+
+    def _create_model(self, pretrained: str, **options: Any) -> None:
+        super()._create_model(pretrained, output_loading_info=True, **options)
+        self._model, found = self._model
+        self.missing_weights, self.unused_weights = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+
+    def _check_weights(self) -> None:
+        if self.missing_weights:
+            raise CheckpointError(
+                f"baseline {self.name}: {len(self.missing_weights)} weights that its config asks for are not in its "
+                f"files ({self.missing_weights[0]} …), and transformers filled them with random numbers; complete the "
+                "files"
+            )
+        for name, weight in self.model.named_parameters():
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise CheckpointError(f"baseline {self.name}: {name} holds NaN or infinite values; load other weights")
+
+    def _settle_tokens(self) -> None:
+        """Find what the tokenizer adds, and give lm-eval a prefix and a padding token that the model has."""
+        front, self.back = added_tokens(self.tokenizer)
+        self.front = () if self.add_bos_token is False else front
+        if self.prefix_token_id is None and self.front:
+            self.custom_prefix_token_id = self.front[-1]
+        self.rows: int | None = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+        if self.rows is not None and (self.tokenizer.pad_token_id or 0) >= self.rows:  # lm-eval adds one of its own
+            marks = [i for i, one in self.tokenizer.added_tokens_decoder.items() if one.special and i < self.rows]
+            if marks:
+                self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what changes the answers and is no part of a request."""
+        config, tokenizer = self.model.config, self.tokenizer
+        commit = getattr(config, "_commit_hash", None)
+        weights = commit or weights_sha256({name: one.detach().cpu() for name, one in self.model.named_parameters()})
+        return {
+            "model": "hf",
+            "weights": weights,
+            "architecture": digest({k: v for k, v in config.to_dict().items() if not k.startswith("_")}),
+            "tokenizer": digest([identity_of(tokenizer)["sha256"], sorted(tokenizer.get_vocab().items())]),
+            "added_tokens": [list(ids) for ids in added_tokens(tokenizer)],
+            "prefix": self.prefix_token_id,
+            "dtype": str(self.model.dtype),
+            "max_length": self.max_length,
+            "seed": self.seed,
+            "device": torch.device(self.device).type,
+            "versions": program("transformers"),
+        }
+
+    # The journal around lm-eval's three methods
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        return self._journaled("generate_until", requests, super().generate_until, label="generating")
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return self._journaled("loglikelihood", requests, super().loglikelihood, label="scoring")
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        return self._journaled("loglikelihood_rolling", requests, self._score_texts, label="scoring")
+
+    def _journaled(
+        self, kind: str, requests: list[Instance], ask: Callable[..., list[Any]], *, label: str
+    ) -> list[Any]:
+        """Answer what the journal lacks, chunk by chunk, and return all answers."""
+        placed = list(numbered(requests))
+        by_text = self.backend == "causal" and kind != "loglikelihood"
+        wanted = first_documents(requests, self.token_nll if by_text else 0)
+        by_token = [is_by_token(request, repeat, wanted) for request, repeat in placed]
+        items = [
+            item_of(request, repeat=repeat, by_token=own)
+            for (request, repeat), own in zip(placed, by_token, strict=True)
+        ]
+        order = sorted(range(len(items)), key=lambda place: (-items[place].size, place))
+        length = max(CHUNK, self.batch_size)
+        chunks = [order[start : start + length] for start in range(0, len(order), length)]
+        for number, chunk in enumerate(chunks):
+            for place in chunk:
+                items[place] = replace(items[place], together=number)
+        work = self.worklist.open(kind, items)
+        todo = set(work.todo)
+        bar = self.progress(len(todo), label)
+        for chunk in chunks:
+            own = [place for place in chunk if place in todo]
+            if not own:
+                continue
+            texts = [requests[place].args[0] for place in own if by_token[place]]
+            self._watch(texts if kind == "loglikelihood_rolling" else (), prompts=texts)
+            first, repeat = placed[chunk[0]]
+            seed_generators(int(digest([self.seed, content_of(first, repeat=repeat)])[:8], 16))
+            with transformers_errors(CheckpointError, self.name, "failed to answer"):
+                answers = dict(zip(chunk, ask([requests[place] for place in chunk], disable_tqdm=True), strict=True))
+            for place in own:
+                answer = self._answer(*placed[place], answers[place], by_token=by_token[place])
+                work.done(place, answer, batch_ended=place == own[-1])
+            bar.advance(len(own), 0)
+        bar.close()
+        found = work.close()
+        for request, answer in zip(requests, found, strict=True):
+            own_place = named(request)  # an equal request of another document may have been answered first
+            self.answer_records.extend(
+                replace(record, **own_place) for record in answer.records if isinstance(record, AnswerRecord)
+            )
+            self.token_records.extend(replace(record, **own_place) for record in answer.tokens)
+        return [value_for_lm_eval(answer.value) for answer in found]
+
+    def _score_texts(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        if self.backend != "causal":
+            return list(super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
+        self._needed_prefix()
+        self._whole_text = True
+        try:
+            found = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._whole_text = False
+        return [
+            TextScore(nats, tokens=len(self.bare(request.args[0])))
+            for nats, request in zip(found, requests, strict=True)
+        ]
+
+    def _answer(self, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:
+        """Return an answer with its records."""
+        records: tuple[AnswerRecord, ...] = ()
+        tokens: list[TokenRecord | None] = []
+        text = request.args[0]
+        if request.request_type == "generate_until":
+            seen = self.generated(text, answer)
+            records = (self.answer_record(request, repeat, seen),) if seen is not None else ()
+            if seen is not None and by_token:
+                target, reference = None, reference_of(request)
+                if reference:
+                    target = self.target_pieces(text, reference, read_tokens=seen.read_tokens)
+                if target is not None:
+                    target = target.after(len(reference) - len(reference.lstrip()))
+                tokens = [self._tokens(request, seen.pieces, ANSWER), self._tokens(request, target, TARGET)]
+        elif by_token:
+            pieces = self.text_pieces(text)
+            if pieces is not None and math.isclose(math.fsum(pieces.nats), -float(answer), rel_tol=AGREEMENT):
+                tokens = [self._tokens(request, pieces, TEXT, nats=-float(answer))]
+        return Answer(_plain(answer), records, tokens=tuple(one for one in tokens if one is not None))
+
+    def answer_record(self, request: Instance, repeat: int, seen: Generated) -> AnswerRecord:
+        """Return how a continuation was generated, as a line of the sidecar."""
+        prompt = split_prompt(request.args[0])
+        shown, pieces = len(prompt.demonstrations), (*prompt.demonstrations, prompt.question)
+        cut = seen.read_tokens < seen.prompt_tokens
+
+        def fits(first: int) -> bool:
+            return len(self.tok_encode("".join(pieces[first:]), add_special_tokens=False)) <= seen.read_tokens
+
+        return AnswerRecord(
+            **named(request),
+            repeat=repeat,
+            demonstrations=shown,
+            demonstrations_read=shown - bisect_left(range(shown), True, key=fits) if cut else shown,
+            prompt_tokens=seen.prompt_tokens,
+            read_tokens=seen.read_tokens,
+            truncated=cut,
+            new_tokens=seen.new_tokens,
+            stop_reason=seen.stop_reason,
+        )
+
+    def _tokens(
+        self, request: Instance, pieces: Pieces | None, part: Part, *, nats: float | None = None
+    ) -> TokenRecord | None:
+        if pieces is None:
+            return None
+        nats = math.fsum(pieces.nats) if nats is None else nats
+        name = Path(str(getattr(self.tokenizer, "name_or_path", ""))).name
+        return token_record(request, pieces, part, tokenizer=name, nats=nats)
+
+    # Encoding
+
+    def bare(self, text: str) -> list[int]:
+        """Return the tokens of a text by itself, without any that the tokenizer adds.
+
+        Raises:
+            TokenizerError: the model has no row for one of them.
+        """
+        return self._checked(super().tok_encode(text, add_special_tokens=False))
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        if self.backend != "causal":
+            return list(super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs))
+        if add_special_tokens is None:
+            ids = self.bare(string)
+            ids = ids if self._whole_text or self._begins(string) else self._checked([*self.front, *ids])
+        else:
+            ids = self._checked(super().tok_encode(string, add_special_tokens=add_special_tokens))
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        if self.backend != "causal":
+            encoded: tuple[Tensor, Tensor]
+            encoded = super().tok_batch_encode(list(strings), padding_side, left_truncate_len, truncation)
+            return encoded
+        ids, mask = self._encode_batch(list(strings), padding_side, left_truncate_len, truncation)
+        read = [int(count) for count in mask.sum(1).tolist()]
+        whole = [
+            int(self._encode_batch([text], padding_side, None, truncation)[1].sum())
+            if count == left_truncate_len
+            else count
+            for text, count in zip(strings, read, strict=True)
+        ]
+        self._batch = list(zip(strings, whole, read, strict=True))
+        return ids, mask
+
+    def _encode_batch(self, strings: list[str], padding_side: str, limit: int | None, truncation: bool) -> Any:
+        """Encode without what the tokenizer puts behind a prompt."""
+        behind = len(self.back) if padding_side == "left" else 0
+        length = limit + behind if limit else None
+        ids, mask = super().tok_batch_encode(strings, padding_side, length, truncation)
+        if behind and all(tuple(row[-behind:]) == self.back for row in ids.tolist()):
+            ids, mask = ids[:, :-behind], mask[:, :-behind]
+        elif behind and limit:  # the prompts begin with a beginning-of-text token, so nothing was added
+            ids, mask = ids[:, -limit:], mask[:, -limit:]
+        ids = ids.masked_fill(mask == 0, 0) if self.rows and (self.tokenizer.pad_token_id or 0) >= self.rows else ids
+        self._checked([int(ids.max())] if ids.numel() else [])
+        return ids, mask
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str | None:
+        """Decode as lm-eval does; None for an end-of-text token that the tokenizer lacks, so that none is a stop."""
+        return None if tokens is None else str(super().tok_decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Encode a context, which is the prefix token if it has none of its own, and what follows it.
+
+        Raises:
+            TokenizerError: the continuation has no tokens.
+        """
+        if self.backend != "causal":
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
+        blanks = len(context) - len(context.rstrip())
+        context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
+        before = self.tok_encode(context)
+        after = self.tok_encode(context + continuation)[len(before) :] or self.bare(continuation)
+        if not after:
+            raise TokenizerError(
+                f"tokenizer {identity_name(self.tokenizer)}: {continuation[:40]!r} has no tokens, so it cannot be "
+                "scored after a context"
+            )
+        return before or self._needed_prefix(), after
+
+    def _needed_prefix(self) -> list[int]:
+        """Return the token before a text.
+
+        Raises:
+            TokenizerError: there is none.
+        """
+        if self.prefix_token_id is None:
+            raise TokenizerError(
+                f"tokenizer {identity_name(self.tokenizer)}: names neither a beginning- nor an end-of-text token, one "
+                "of which stands before a text that is scored; set bos_token or eos_token in its tokenizer_config.json"
+            )
+        return self._checked([self.prefix_token_id])
+
+    def _begins(self, text: str) -> bool:
+        """Return whether a text has its prefix token written out."""
+        written = "" if self.prefix_token_id is None else str(self.tokenizer.decode(self.prefix_token_id))
+        return bool(written) and text.startswith(written)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        highest = max(ids, default=0)
+        if self.rows is not None and highest >= self.rows:
+            raise TokenizerError(
+                f"tokenizer {identity_name(self.tokenizer)}: gives token {highest:,}, the model has {self.rows:,} "
+                "rows; pass the tokenizer that the model was trained with"
+            )
+        return list(ids)
+
+    def text_caveats(self, texts: Sequence[str]) -> list[str]:
+        """Return what a reader of figures of whole texts must know: texts that their tokens do not spell."""
+        if self.backend != "causal":
+            return []
+        empty = odd = unspelt = marks = 0
+        for text in dict.fromkeys(texts):
+            ids = self.bare(text)
+            each = token_bytes(self.tokenizer, ids)
+            if each is None or b"".join(each).decode("utf-8", "replace") != text:
+                none = self._of_no_character(text, ids)
+                empty, odd = empty + none, odd + bool(none)
+                spelt = str(self.tok_decode(ids, skip_special_tokens=False))
+                unspelt += spelt.removeprefix(" ") != text.removeprefix(" ")
+            marks += text.endswith(END_OF_TEXT) and len(self.bare(END_OF_TEXT)) > 1
+        total = f"{len(set(texts)):,} documents"
+        counted = {
+            f"{empty:,} scored tokens of {odd:,} of {total} stand for no character of the text": empty,
+            f"the tokens of {unspelt:,} of {total} do not spell the text, so other text is scored": unspelt,
+            f"{END_OF_TEXT} at the end of {marks:,} of {total} is scored as plain text": marks,
+        }
+        return [f"tokenizer {identity_name(self.tokenizer)}: {words}" for words, count in counted.items() if count]
+
+    def _of_no_character(self, text: str, ids: Sequence[int]) -> int:
+        """Count tokens of no character: of no length, added, or a mark of a space where the text has none."""
+        special = dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
+        names = self.tokenizer.convert_ids_to_tokens(list(ids))
+        found = 0
+        for token, name, (begin, end) in zip(ids, names, token_offsets(self.tokenizer, text, ids) or (), strict=False):
+            own = text[begin:end]
+            mark = not str(name).strip(SPACE_MARK) and not own.isspace()
+            found += not own or (token in special and special[token] != own) or mark
+        return found
+
+    # What lm-eval computes and does not return: per-token NLL, how an answer ended, how much of a prompt was read
+
+    def _watch(self, texts: Iterable[str] = (), *, prompts: Collection[str] = ()) -> None:
+        """Begin a call of the model.
+
+        Args:
+            texts: whole texts that it will score and whose per-token NLL is wanted.
             prompts: prompts that it will continue, likewise.
         """
-        self.by_token = set(prompts)
-        self._cut = {text: self._windows(text) for text in texts}
-        self.windows = dict.fromkeys(window for _, windows in self._cut.values() for window in windows)
-        self._generated.clear()
+        self._by_token = set(prompts)
+        # tokens and windows of each text; the NLL of each window's scored tokens, once it is known
+        self._texts = {text: self._windows_of(text) for text in texts}
+        self._windows: dict[Window, tuple[float, ...] | None] = {
+            window: None for _, windows in self._texts.values() for window in windows
+        }
+        self._batch = []
+        self._generated: dict[str, list[Generated]] = defaultdict(list)
 
-    def _windows(self, text: str) -> tuple[list[int], list[Window]]:
-        """A text's tokens, and its windows as `loglikelihood_rolling` cuts them."""
-        host, ids = self.host, self.host.tok_encode(text, add_special_tokens=False)
-        rolling = get_rolling_token_windows(ids, host.prefix_token_id, host.max_length, 1)
+    def _windows_of(self, text: str) -> tuple[list[int], list[Window]]:
+        """Return a text's tokens, and its windows as lm-eval's `loglikelihood_rolling` cuts them."""
+        ids = self.bare(text)
         found = []
-        for context, wanted in map(make_disjoint_window, rolling):
-            read = (*context, *wanted)[-(host.max_length + 1) :][:-1]
+        for context, wanted in map(
+            make_disjoint_window, get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
+        ):
+            read = (*context, *wanted)[-(self.max_length + 1) :][:-1]
             found.append((tuple(read), tuple(wanted)))
         return ids, found
 
-    def text_pieces(self, text: str) -> Pieces | None:
-        """The pieces of a text that was scored; None where not all is known, or its tokens do not make up the text."""
-        ids, windows = self._cut.get(text, ([], []))
-        costs = [self.windows.get(window) for window in windows]
-        nats = [value for own in costs if own is not None for value in own]
-        if not nats or any(own is None for own in costs):
-            return None
-        return self._pieces(text, ids, nats)
-
-    def _pieces(self, text: str, ids: Sequence[int], nats: Sequence[float]) -> Pieces | None:
-        each = token_bytes(self.host.tokenizer, ids)
-        if each is not None and b"".join(each).decode("utf-8", "replace") == text:
-            return pieces_of_bytes(each, nats)
-        offsets = token_offsets(self.host.tokenizer, text, ids)
-        return None if offsets is None else pieces_of_offsets(offsets, nats, length=len(text))
-
-    def target_pieces(self, prompt: str, target: str, *, read_tokens: int) -> Pieces | None:
-        """The pieces of a text after a prompt, scored now; None where it does not fit, or its tokens are not its own.
-
-        Args:
-            read_tokens: of the prompt, from its end: what was read to answer it.
-        """
-        host = self.host
-        ids = host.tok_encode(target, add_special_tokens=False)
-        context = host.tok_encode(prompt)[-read_tokens:]
-        if not ids or not context or len(context) + len(ids) - 1 > host.max_length:
-            return None
-        window = ((*context, *ids[:-1]), tuple(ids))
-        self.windows = {window: None}
-        host._loglikelihood_tokens([(None, context, list(ids))], disable_tqdm=True, override_bs=1)
-        costs = self.windows[window]
-        return None if costs is None else self._pieces(target, ids, costs)
-
-    def answer(self, prompt: str, text: str) -> Generated | None:
-        """How an answer to a prompt came about; each of several is told once. None where nothing is known."""
-        found = self._generated.get(prompt, [])
-        place = next((i for i, one in enumerate(found) if one.text == text), 0)
-        return found.pop(place) if found else None
-
-    # The wrapped methods
-
-    def model_call(self, original: Any, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Logits, as ever; the costs of the windows that are waited for are taken from them."""
-        logits = original(inps, *args, **kwargs)
-        waiting = [window for window, costs in self.windows.items() if costs is None]
+    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        logits: Tensor = super()._model_call(inps, attn_mask, labels)
+        waiting = [window for window, nats in self._windows.items() if nats is None]
         rows = inps.tolist() if waiting else []
         for read, wanted in waiting:
             row = next((i for i, row in enumerate(rows) if tuple(row[: len(read)]) == read), None)
             if row is not None:
                 end = len(read) + logits.shape[1] - inps.shape[1]  # a tuned prompt's virtual tokens stand in front
-                scored = F.log_softmax(logits[row, end - len(wanted) : end], dim=-1, dtype=self.host.softmax_dtype)
+                scored = F.log_softmax(logits[row, end - len(wanted) : end], dim=-1, dtype=self.softmax_dtype)
                 ids = torch.tensor(wanted, device=scored.device).unsqueeze(1)
-                costs = -scored.gather(1, ids).squeeze(1).double()
-                self.windows[read, wanted] = tuple(costs.tolist())
+                self._windows[read, wanted] = tuple((-scored.gather(1, ids).squeeze(1).double()).tolist())
         return logits
 
-    def batch_encode(self, original: Any, strings: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        """Prompts as tokens, as ever; how many each has before and after it is cut is noted."""
-        ids, mask = original(strings, *args, **kwargs)
-        read = [int(count) for count in mask.sum(1).tolist()]
-        limit = kwargs.get("left_truncate_len")
-        whole = [
-            int(original([text], **{**kwargs, "left_truncate_len": None})[1].sum()) if count == limit else count
-            for text, count in zip(strings, read, strict=True)
-        ]
-        self._batch = _Batch(list(strings), read, whole)
-        return ids, mask
+    def text_pieces(self, text: str) -> Pieces | None:
+        """Return the pieces of a text that was scored; None if not all is known, or its tokens do not spell it."""
+        ids, windows = self._texts.get(text, ([], []))
+        found = [self._windows.get(window) for window in windows]
+        nats = [value for own in found if own is not None for value in own]
+        return self._pieces(text, ids, nats) if nats and None not in found else None
 
-    def model_generate(self, original: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Continuations, as ever; how each ended is noted."""
-        batch, self._batch = self._batch, None
-        if batch is None or len(batch.prompts) != len(context):
-            return original(context, *args, **kwargs)
-        rows = [row for row, prompt in enumerate(batch.prompts) if prompt in self.by_token]
-        costs = _Costs(rows, count=len(context), width=context.shape[1])
-        if rows and "logits_processor" not in kwargs:
-            kwargs = {**kwargs, "logits_processor": [costs]}
-        made = original(context, *args, **kwargs)
-        of_rows = costs.all(made)
-        stops = [stop for stop in kwargs.get("stop") or () if stop]
-        for row, prompt in enumerate(batch.prompts):
+    def target_pieces(self, prompt: str, target: str, *, read_tokens: int) -> Pieces | None:
+        """Score the data set's answer after a prompt, in a pass of its own; None if it does not fit or is not spelt.
+
+        Args:
+            prompt: the whole prompt.
+            target: the answer.
+            read_tokens: of the prompt, from its end: what was read to answer it.
+        """
+        ids, context = self.bare(target), self.tok_encode(prompt)[-read_tokens:]
+        if not ids or not context or len(context) + len(ids) - 1 > self.max_length:
+            return None
+        window = ((*context, *ids[:-1]), tuple(ids))
+        self._windows = {window: None}
+        self._loglikelihood_tokens([(None, context, list(ids))], disable_tqdm=True, override_bs=1)
+        nats = self._windows[window]
+        return None if nats is None else self._pieces(target, ids, nats)
+
+    def _pieces(self, text: str, ids: Sequence[int], nats: Sequence[float]) -> Pieces | None:
+        each = token_bytes(self.tokenizer, ids)
+        if each is not None and b"".join(each).decode("utf-8", "replace") == text:
+            return pieces_of_bytes(each, nats)
+        offsets = token_offsets(self.tokenizer, text, ids)
+        return None if offsets is None else pieces_of_offsets(offsets, nats, length=len(text))
+
+    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Tensor:
+        batch, self._batch = self._batch, []
+        rows = [row for row, (prompt, _, _) in enumerate(batch) if prompt in self._by_token]
+        chosen = _Chosen(rows, count=len(context), width=context.shape[1])
+        if rows:
+            kwargs["logits_processor"] = [chosen]
+        made: Tensor = super()._model_generate(context, max_length, stop, **kwargs)
+        nats = chosen.nats_of(made)
+        for row, (prompt, whole, read) in enumerate(batch):
             ids = made[row, context.shape[1] :].tolist()
-            told = self._ended(ids, stops, of_rows.get(row))
-            self._generated[prompt].append(
-                Generated(*told[:3], prompt_tokens=batch.whole[row], read_tokens=batch.read[row], pieces=told[3])
-            )
+            seen = self._ended(ids, stop, nats.get(row), prompt_tokens=whole, read_tokens=read)
+            self._generated[prompt].append(seen)
         return made
 
-    def _ended(
-        self, ids: Sequence[int], stops: Sequence[str], nats: Sequence[float] | None
-    ) -> tuple[str, Ending, int, Pieces | None]:
-        """Text, stop reason, new tokens and pieces of a continuation."""
-        host = self.host
-        think = host.think_end_token if isinstance(getattr(host, "think_end_token", None), str) else None
-        text = str(postprocess_generated_text(host.tok_decode(ids), list(stops), think))
-        own = _before_end(ids, _end_ids(host))
+    def _ended(self, ids: list[int], stop: Sequence[str], nats: Sequence[float] | None, **counts: int) -> Generated:
+        """Return how a continuation ended; with `nats`, -log p of its tokens, also its pieces."""
+        stops = [one for one in stop if one]
+        think = self.think_end_token if isinstance(self.think_end_token, str) else None
+        text = str(postprocess_generated_text(self.tok_decode(ids), stops, think))
+        config = getattr(self.model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        ends = set(ends) if isinstance(ends, (list, tuple)) else {ends, self.eot_token_id}
+        own = ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
         reason: Ending = "end_of_text" if len(own) < len(ids) else "length"
         count = len(own)
 
         def stopped(length: int) -> bool:
-            decoded = host.tok_decode(own[:length])
-            return any(stop in decoded for stop in stops)
+            decoded = str(self.tok_decode(own[:length]))
+            return any(one in decoded for one in stops)
 
         if stopped(len(own)):
             reason = "stop_string"
             count = bisect_left(range(len(own)), True, key=lambda place: stopped(place + 1)) + 1
-        return text, reason, count, self._answer_pieces(text, own, nats)
+        each = token_bytes(self.tokenizer, own) if nats else None
+        pieces = None
+        if each is not None and nats is not None and b"".join(each).decode("utf-8", "replace").startswith(text):
+            pieces = pieces_of_bytes(each, nats[: len(own)]).first(len(text))
+        return Generated(text, reason, count, pieces=pieces, **counts)
 
-    def _answer_pieces(self, text: str, own: Sequence[int], nats: Sequence[float] | None) -> Pieces | None:
-        """None where the tokens' bytes do not begin with the text."""
-        each = token_bytes(self.host.tokenizer, own) if nats else None
-        if each is None or nats is None or not b"".join(each).decode("utf-8", "replace").startswith(text):
-            return None
-        return pieces_of_bytes(each, nats[: len(own)]).first(len(text))
-
-
-def watch(host: Any) -> HostWatch | None:
-    """Begin to watch a model; None where it is none that reads and continues text as `hf`'s causal models do."""
-    if getattr(host, "backend", "") != "causal" or not all(hasattr(host, name) for name in METHODS):
-        return None
-    made = HostWatch(host)
-    for name, wrapper in zip(METHODS, (made.model_call, made.batch_encode, made.model_generate), strict=True):
-        setattr(host, name, _wrapped(wrapper, getattr(host, name)))
-    return made
+    def generated(self, prompt: str, text: str) -> Generated | None:
+        """Return how an answer to a prompt was generated, each of several once; None if that is not known."""
+        found = self._generated.get(prompt, [])
+        place = next((i for i, one in enumerate(found) if one.text == text), 0)
+        return found.pop(place) if found else None
 
 
-def _wrapped(wrapper: Any, original: Any) -> Any:
-    def method(*args: Any, **kwargs: Any) -> Any:
-        if "context" in kwargs:
-            return wrapper(original, kwargs.pop("context"), *args, **kwargs)
-        return wrapper(original, *args, **kwargs)
-
-    return method
-
-
-class _Costs:
-    """A logits processor that changes nothing: of some rows it notes -log p of every token that is chosen."""
+class _Chosen:
+    """A logits processor that changes nothing and notes -log p of every token that is chosen in some rows."""
 
     def __init__(self, rows: Sequence[int], *, count: int, width: int) -> None:
-        """Of `rows` of `count` prompts of `width` tokens."""
+        """Follow `rows` of `count` prompts of `width` tokens."""
         self.rows, self.count, self.width = list(rows), count, width
         self.nats: list[list[float]] = []
         self._log_p: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """What `generate` calls before it chooses a token; several beams of a prompt are not followed."""
+        """Take what `generate` passes before it chooses a token; several beams of a prompt are not followed."""
         if len(scores) != self.count:
             return scores
         if self._log_p is not None:
-            self._take(input_ids[self.rows, -1])
+            self._take(self._log_p, input_ids[self.rows, -1])
         self._log_p = scores[self.rows].float().log_softmax(-1)
         return scores
 
-    def _take(self, chosen: Tensor) -> None:
-        assert self._log_p is not None
-        self.nats.append((-self._log_p.gather(1, chosen.unsqueeze(1))).squeeze(1).tolist())
+    def _take(self, log_p: Tensor, chosen: Tensor) -> None:
+        self.nats.append((-log_p.gather(1, chosen.unsqueeze(1))).squeeze(1).tolist())
 
-    def all(self, made: Tensor) -> dict[int, list[float]]:
-        """By row, what its new tokens cost; empty where the processor was not asked."""
+    def nats_of(self, made: Tensor) -> dict[int, list[float]]:
+        """Return -log p of the new tokens by row; empty if the processor was not called for each."""
         if self._log_p is None or made.shape[1] != self.width + len(self.nats) + 1:
             return {}
-        self._take(made[self.rows, -1])
+        self._take(self._log_p, made[self.rows, -1])
         return {row: [step[place] for step in self.nats] for place, row in enumerate(self.rows)}
 
 
-def _end_ids(host: Any) -> set[int]:
-    """Ids that end a continuation."""
-    told = getattr(getattr(host.model, "generation_config", None), "eos_token_id", None)
-    return {int(i) for i in (told if isinstance(told, (list, tuple)) else [told, host.eot_token_id]) if i is not None}
-
-
-def _before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
-    """The tokens before the first that ends a continuation; what follows it is padding."""
-    end = next((place for place, own in enumerate(ids) if own in ends), len(ids))
-    return list(ids[:end])
-
-
-# Sidecar lines of a model without latents: how it answered, and what its tokens cost.
-
-AGREEMENT = 1e-4  # Relative difference from the sum that lm-eval tells beyond which a text's tokens are not kept
-
-
-def answer_record(request: Instance, repeat: int, seen: Generated, host: Any) -> AnswerRecord:
-    """How a continuation was generated."""
-    prompt = split_prompt(request.args[0])
-    shown, pieces = len(prompt.demonstrations), (*prompt.demonstrations, prompt.question)
-    cut = seen.read_tokens < seen.prompt_tokens
-
-    def fits(first: int) -> bool:
-        return len(host.tok_encode("".join(pieces[first:]), add_special_tokens=False)) <= seen.read_tokens
-
-    return AnswerRecord(
-        **named(request),
-        repeat=repeat,
-        demonstrations=shown,
-        demonstrations_read=shown - bisect_left(range(shown), True, key=fits) if cut else shown,
-        prompt_tokens=seen.prompt_tokens,
-        read_tokens=seen.read_tokens,
-        truncated=cut,
-        new_tokens=seen.new_tokens,
-        stop_reason=seen.stop_reason,
-    )
-
-
-def answer_tokens(request: Instance, seen: Generated, host: Any) -> TokenRecord | None:
-    """What the tokens of an answer cost when they were generated; None where that was not kept."""
-    if seen.pieces is None:
-        return None
-    return _tokens(request, seen.pieces, ANSWER, host=host, nats=math.fsum(seen.pieces.nats))
-
-
-def text_tokens(request: Instance, pieces: Pieces | None, host: Any, *, nats: float) -> TokenRecord | None:
-    """What the tokens of a text cost; None where that is not known, or does not add up to `nats`, lm-eval's sum."""
-    if pieces is None or not math.isclose(math.fsum(pieces.nats), nats, rel_tol=AGREEMENT):
-        return None
-    return _tokens(request, pieces, TEXT, host=host, nats=nats)
-
-
-def target_tokens(request: Instance, seen: Generated, watched: HostWatch) -> TokenRecord | None:
-    """What the tokens of the data set's answer cost after the prompt; None where that cannot be told."""
-    reference = reference_of(request)
-    pieces = watched.target_pieces(request.args[0], reference, read_tokens=seen.read_tokens) if reference else None
-    if pieces is None:
-        return None
-    own = pieces.after(len(reference) - len(reference.lstrip()))
-    return _tokens(request, own, TARGET, host=watched.host, nats=math.fsum(pieces.nats))
-
-
-def _tokens(request: Instance, pieces: Pieces, part: Part, *, host: Any, nats: float) -> TokenRecord:
-    return TokenRecord(
-        **named(request),
-        repeat=0,
-        part=part,
-        tokenizer=Path(str(getattr(host.tokenizer, "name_or_path", ""))).name,
-        draws=0,
-        nats=nats,
-        kl_nats=None,
-        piece_characters=pieces.characters,
-        piece_nats=rounded(pieces.nats),
-    )
-
-
-CHUNK = 32  # Requests given to the host at once, at least; its batch size where that is more
-METHODS_BASELINES = {"generate_until": "generating", "loglikelihood": "scoring", "loglikelihood_rolling": "scoring"}
-
-
-def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progress], token_nll: int = 0) -> Any:
-    """Let a host model's three methods look answers up and append what they find.
-
-    A causal model scores a text after exactly one prefix token (`host_tokens.HostEncoding`) and answers with a
-    `TextScore`; what must be known of texts that its tokenizer does not spell is told by `text_caveats`.
-
-    Args:
-        host: lm-eval's `hf`; gets `settings` and `worklist` as an LTM has them.
-        seed: of what it draws.
-        progress: shows how far a call is.
-        token_nll: of so many first documents of a task, what each token costs is kept in `token_records`.
-
-    Returns:
-        The host.
-    """
-    causal = getattr(host, "backend", "") == "causal"
-    encoding = encode_alike(host) if causal else None
-    host.unused_decoding = plain_decoding(host.model)
-    host.settings, host.worklist = settings_of(host, seed), Worklist()
-    host.text_caveats = encoding.caveats if encoding is not None else lambda texts: []
-    host.own_tokens = identity_of(host.tokenizer) if encoding is not None else None
-    host.token_nll, host.token_records, host.answer_records = token_nll, [], []
-    host.model.register_forward_pre_hook(lambda *_: pulse.mark())
-    if getattr(host, "batch_size", None) == "auto":
-        host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk
-    watched = watch(host)
-    for name, label in METHODS_BASELINES.items():
-        setattr(host, name, _kept(host, name, seed=seed, label=label, progress=progress, watched=watched))
-    return host
-
-
-KEPT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-
-
 def plain_decoding(model: Any) -> list[str]:
-    """Let a model decode as it is asked to, and return the options of its own that would have changed that.
+    """Make a model decode as it is asked to, and return the options of its own that would have changed that.
 
     `generate` takes from a checkpoint's generation_config.json whatever a call does not name: beams, penalties, a time
     limit. Only the ids of special tokens are kept.
@@ -724,159 +727,31 @@ def plain_decoding(model: Any) -> list[str]:
     )
 
 
-def settings_of(host: Any, seed: int) -> dict[str, Any]:
-    """What changes a host's answers and is no part of a request."""
-    model, tokenizer = host.model, host.tokenizer
-    commit = getattr(model.config, "_commit_hash", None)
-    weights = commit or weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
-    return {
-        "model": "hf",
-        "weights": weights,
-        "architecture": digest({k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}),
-        "tokenizer": digest([identity_of(tokenizer)["sha256"], sorted(tokenizer.get_vocab().items())]),
-        "added_tokens": [list(ids) for ids in added_tokens(tokenizer)],
-        "prefix": host.prefix_token_id,
-        "dtype": str(model.dtype),
-        "max_length": host.max_length,
-        "seed": seed,
-        "device": torch.device(host.device).type,
-        "versions": program("transformers"),
-    }
+@contextmanager
+def transformers_errors(kind: type[LtmEvalError], name: str, what: str) -> Iterator[None]:
+    """Turn an error that transformers raises of a model it cannot use into one of ours, of this kind.
 
-
-def _kept(
-    host: Any,
-    name: str,
-    *,
-    seed: int,
-    label: str,
-    progress: Callable[[int, str], Progress],
-    watched: HostWatch | None,
-) -> Callable[..., list[Any]]:
-    """The host's method of this name with the journal around it."""
-    ask = getattr(host, name)
-
-    def method(requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        placed = list(numbered(requests))
-        by_token = _by_token(host, name, placed) if watched is not None else [False] * len(placed)
-        items = [
-            item_of(request, repeat=repeat, by_token=own)
-            for (request, repeat), own in zip(placed, by_token, strict=True)
-        ]
-        size = getattr(host, "batch_size", 1)
-        length = max(CHUNK, size) if isinstance(size, int) else CHUNK
-        chunks = list(_chunks([item.size for item in items], length))
-        for number, chunk in enumerate(chunks):
-            for place in chunk:
-                items[place] = replace(items[place], together=number)
-        contents = [content_of(request, repeat=repeat) for request, repeat in placed]
-        work = host.worklist.open(name, items)
-        todo = set(work.todo)
-        bar = progress(len(todo), label)
-        for chunk in chunks:
-            if not todo.isdisjoint(chunk):
-                if watched is not None:
-                    texts = [requests[place].args[0] for place in chunk if by_token[place] and place in todo]
-                    watched.begin(texts if name == "loglikelihood_rolling" else (), prompts=texts)
-                seed_host(int(digest([seed, contents[chunk[0]]])[:8], 16))  # whatever of it is kept token by token
-                found = _asked(ask, [requests[place] for place in chunk], host)
-                own = [(place, answer) for place, answer in zip(chunk, found, strict=True) if place in todo]
-                for place, answer in own:
-                    told = _told(watched, *placed[place], answer, by_token=by_token[place])
-                    work.done(place, told, batch_ended=place == own[-1][0])
-                bar.advance(len(own), 0)
-        bar.close()
-        answers = work.close()
-        for request, answer in zip(requests, answers, strict=True):
-            own_place = named(request)  # an equal request of another document may have been answered first
-            host.answer_records.extend(replace(record, **own_place) for record in answer.records)
-            host.token_records.extend(replace(record, **own_place) for record in answer.tokens)
-        return [_read_back(answer.value) for answer in answers]
-
-    return method
-
-
-def _asked(ask: Callable[..., list[Any]], requests: list[Instance], host: Any) -> list[Any]:
-    """What the host answers.
-
-    Raises:
-        CheckpointError: it fails in a way that is its own: a model that another wrote, on what a user pointed at.
+    Errors of ours, of memory or a file, and signals pass through; a panic of the tokenizers' Rust code, which is no
+    `Exception`, does not.
     """
     try:
-        return ask(requests, disable_tqdm=True)
+        yield
     except BaseException as error:
-        if not is_hosts(error):
+        passes = isinstance(error, (LtmEvalError, MemoryError)) or not isinstance(error, Exception)
+        machine = ran_out(error) or "enough memory" in str(error) or (isinstance(error, OSError) and error.errno)
+        if type(error).__name__ != "PanicException" and (passes or machine):
             raise
         cause = [*str(error).strip().splitlines(), ""][0]
-        raise CheckpointError(
-            f"baseline {getattr(host.model, 'name_or_path', '')}: transformers failed to answer "
-            f"({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows where"
+        raise kind(
+            f"baseline {name}: transformers {what} ({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows "
+            "where"
         ) from error
 
 
-def is_hosts(error: BaseException) -> bool:
-    """Whether an error is one of the many types that transformers raises of a model it cannot use: neither ours, nor of
-    memory or a file, nor a wish to stop. A panic of its tokenizers' Rust code is no `Exception`.
-    """
-    if type(error).__name__ == "PanicException":
-        return True
-    if isinstance(error, (LtmEvalError, MemoryError)) or not isinstance(error, Exception):
-        return False
-    return not (ran_out(error) or "enough memory" in str(error) or (isinstance(error, OSError) and error.errno))
-
-
-def _by_token(host: Any, name: str, placed: Sequence[tuple[Instance, int]]) -> list[bool]:
-    """Of which requests each token's cost is kept: texts, and the first answers, of the first documents."""
-    wanted = first_documents([request for request, _ in placed], host.token_nll if name != "loglikelihood" else 0)
-    return [is_by_token(request, repeat, wanted) for request, repeat in placed]
-
-
-def _told(watched: HostWatch | None, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:
-    """An answer with what was seen of it."""
-    records: tuple[AnswerRecord, ...] = ()
-    tokens: list[TokenRecord | None] = []
-    if watched is not None and request.request_type == "generate_until":
-        seen = watched.answer(request.args[0], answer)
-        records = (answer_record(request, repeat, seen, watched.host),) if seen is not None else ()
-        if seen is not None and by_token:
-            tokens = [answer_tokens(request, seen, watched.host), target_tokens(request, seen, watched)]
-    elif watched is not None and by_token:
-        pieces = watched.text_pieces(request.args[0])
-        tokens = [text_tokens(request, pieces, watched.host, nats=-float(answer))]
-    return Answer(
-        _plain(answer),
-        records,
-        tokens=tuple(one for one in tokens if one is not None),
-    )
-
-
-def _chunks(sizes: Sequence[int], length: int) -> Iterator[list[int]]:
-    """Places in runs of `length`, longest first."""
-    ordered = sorted(range(len(sizes)), key=lambda place: (-sizes[place], place))
-    for start in range(0, len(ordered), length):
-        yield ordered[start : start + length]
-
-
 def _plain(answer: Any) -> Any:
-    """Text, a number, a number with a flag, or a text's score with its tokens, as JSON holds them."""
+    """Return text, a number, a number with a flag, or a text's score with its tokens, as JSON holds them."""
     if isinstance(answer, TextScore):
         return answer.to_json()
     if isinstance(answer, (tuple, list)):
         return [float(answer[0]), bool(answer[1])]
     return answer if isinstance(answer, str) else float(answer)
-
-
-def _read_back(value: Any) -> Any:
-    if isinstance(value, dict):
-        return TextScore.from_json(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def seed_host(seed: int) -> None:
-    """A baseline draws from the process's own generators, which only lm-eval's command seeds; an LTM has its own."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what hosts draw from
-    if torch.cuda.is_available() and not torch.cuda.is_initialized():
-        torch.default_generator.manual_seed(seed)  # the other way would wait for a GPU's first use, long afterwards
-    else:
-        torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What of a few-shot prompt the decoder reads, and what z is fitted on.
+"""Plan what of a few-shot prompt the decoder reads, and what z is fitted on.
 
 A prompt is demonstrations and a question. What does not fit the context is dropped by whole demonstrations from the
 left; only a question that does not fit by itself is cut, at a token. Every text starts with the end-of-text token, as
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Windows:
-    """How demonstrations are laid out in the windows z is fitted on."""
+    """Layout of demonstrations in the windows that z is fitted on."""
 
     tokens: int  # Most tokens of a window
     each: bool = False  # Whether every demonstration, and the question, gets a window of its own
 
     @staticmethod
     def of(fit_window: int | str | None, *, context: int) -> Windows:
-        """The option `fit_window`: a number of tokens, `each`, or None for the model's context."""
+        """Read the option `fit_window`: a number of tokens, `each`, or None for the model's context."""
         tokens = min(fit_window, context) if isinstance(fit_window, int) else context
         return Windows(tokens, each=fit_window == EACH)
 
 
 @dataclass(frozen=True)
 class Context:
-    """A plan for one prompt."""
+    """What is read and fitted of one prompt."""
 
     read: tuple[int, ...]  # Tokens the decoder reads, the end-of-text token first
-    text: str  # The text behind `read`; where the question was cut, the whole question
+    text: str  # The text of `read`; if the question was cut, the whole question
     document: Document | None  # What z is fitted on; None is the prior
     demonstrations: int  # Demonstrations in the prompt
     demonstrations_read: int  # Of these, how many the decoder reads
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def fitted_tokens(self) -> int:
-        """Tokens scored by the fit."""
+        """Return the number of tokens scored by the fit."""
         return 0 if self.document is None else sum(len(window.tokens) for window in self.document.windows)
 
 
@@ -72,7 +72,7 @@ def plan(  # noqa: PLR0913 - two of them concern one condition each
     seed: int = 0,
     others: str | None = None,
 ) -> Context:
-    """Lay out one prompt.
+    """Plan one prompt.
 
     Args:
         text: the prompt as lm-eval built it.
@@ -112,7 +112,7 @@ def plan(  # noqa: PLR0913 - two of them concern one condition each
 
 
 def _demonstrations(prompt: Prompt, condition: str, *, seed: int, others: str | None) -> tuple[str, ...]:
-    """What z is fitted on, under one of the conditions that fit windows of demonstrations."""
+    """Return the demonstrations that z is fitted on, under a condition that fits windows of them."""
     if condition == "shuffled":
         return shuffled(prompt, seed=seed)
     if condition != OTHER:
@@ -126,7 +126,7 @@ def _demonstrations(prompt: Prompt, condition: str, *, seed: int, others: str | 
 
 
 def shuffled(prompt: Prompt, *, seed: int) -> tuple[str, ...]:
-    """The demonstrations with their answers permuted so that none keeps its own, fixed by seed and demonstrations.
+    """Permute the answers of demonstrations so that none keeps its own, fixed by seed and demonstrations.
 
     The answer is what follows the question's last line (`Answer:`), where that line first stands in a demonstration.
     The permutation is one cycle, drawn uniformly (Sattolo 1986); answers of equal text can thus still meet a question
@@ -153,7 +153,7 @@ def shuffled(prompt: Prompt, *, seed: int) -> tuple[str, ...]:
 
 
 def _cycle(n: int, *, seed: int, demonstrations: Sequence[str]) -> list[int]:
-    """A permutation of n >= 2 places without fixed points, in one cycle."""
+    """Return a permutation of n >= 2 indices without fixed points, in one cycle."""
     order = draw(n, n, seed=seed, document={"demonstrations": demonstrations}, purpose="shuffled")
     sources = [0] * n
     for place, following in zip(order, (*order[1:], order[0]), strict=True):
@@ -162,7 +162,7 @@ def _cycle(n: int, *, seed: int, demonstrations: Sequence[str]) -> list[int]:
 
 
 def _fitting(prompt: Prompt, tokenizer: Tokenizer, budget: int) -> tuple[int, tuple[int, ...], bool]:
-    """Number of last demonstrations that fit with the question, the tokens, and whether the question was cut."""
+    """Return how many last demonstrations fit with the question, the tokens, and whether the question was cut."""
     n = len(prompt.demonstrations)
     for kept in range(n, -1, -1):
         tokens = tokenizer.encode("".join(prompt.demonstrations[n - kept :]) + prompt.question)
@@ -172,7 +172,7 @@ def _fitting(prompt: Prompt, tokenizer: Tokenizer, budget: int) -> tuple[int, tu
 
 
 def _window(read: Sequence[int]) -> Window:
-    """Every token of `read` after the first is scored."""
+    """Return a window in which every token of `read` after the first is scored."""
     return Window(tuple(read[:-1]), tuple(read[1:]))
 
 
@@ -181,7 +181,7 @@ def _document(windows: Sequence[Window]) -> Document | None:
 
 
 def _windows(pieces: Sequence[str], tokenizer: Tokenizer, layout: Windows) -> list[Window]:
-    """As many whole pieces a window as fit, or one; a piece longer than a window fills several."""
+    """Fill windows with as many whole pieces as fit, or one each; a piece longer than a window fills several."""
     windows: list[Window] = []
     held = ""
     for piece in pieces:
@@ -193,6 +193,6 @@ def _windows(pieces: Sequence[str], tokenizer: Tokenizer, layout: Windows) -> li
 
 
 def _cut(tokens: Sequence[int], eot_id: int, limit: int) -> list[Window]:
-    """Windows of at most `limit` tokens, the first after end-of-text, each later one after the token before it."""
+    """Cut into windows of at most `limit` tokens, the first after end-of-text, each other after the token before it."""
     before = [eot_id, *tokens]
     return [_window(before[start : start + limit + 1]) for start in range(0, len(tokens), limit)]

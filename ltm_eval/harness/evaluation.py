@@ -1,9 +1,15 @@
-"""One model answers tasks through lm-eval's evaluator, and its results are written after each."""
+"""One model answers tasks through lm-eval's evaluator, and its results are written after each.
+
+Results have lm-eval 0.4.13's layout; they are written here, not by lm-eval's tracker, which turns a failed save into a
+log line and exit code 0. A number that is not finite never reaches a mean or an argmax: its document is recorded as
+failed, its neighbours stay as they are, and metrics are aggregated over the others.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import sys
 import time
@@ -15,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts, is_sample
 from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
+from ltm_eval.inference.draws import RollingScore
 from ltm_eval.model.tokenizer import Tokenizer
 from ltm_eval.results.files import SCHEMA, SIDECARS, fits_of
 from ltm_eval.results.signature import signatures_of
@@ -23,7 +30,7 @@ from ltm_eval.runs.processes import Job, current
 from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, short_name, write_jsonl_atomic
 from ltm_eval.system.machine import MEMORY, Meter, TaskCost, flops_of, provenance, sizes_of, together, version
-from ltm_eval.tasks.perplexity import FIELDS, floors_of
+from ltm_eval.tasks.perplexity import FIELDS, TextScore, floors_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,43 +43,275 @@ if TYPE_CHECKING:
     from ltm_eval.runs.session import Made
 
 
-# What a reader of a task's figures must know, found in its documents, prompts and records.
-#
-# Every sentence names the task and counts; it is printed, stored with the results and shown above the report.
+BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard errors that need no bootstrap as well
+AUDIT_BLOCKS = 2
+LISTED = 3  # failed documents that a message names
+NOTICED = 0.01  # share of prompts beyond the context above which they are mentioned
 
-ROLLING = "loglikelihood_rolling"
-NOTICED = 0.01  # Share of prompts beyond the context from which on it is said
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be evaluated."""
+
+    name: str  # As in the results file and its folder
+    kind: str  # `ltm` or `hf`
+    arguments: dict[str, Any]  # What lm-eval would take as model_args
+
+
+def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject,
+    lm: LM,
+    tasks: list[Any],
+    config: RunConfig,
+    output: Path,
+    notes: list[str],
+    *,
+    cell: str = "",
+) -> Path:
+    """Evaluate one model on all tasks; the results file is rewritten after each, and the same call resumes.
+
+    Args:
+        cell: folder below the model's for the results of a sweep's further combination.
+    """
+    data = {task.task_name: data_facts(task) for task in tasks}
+    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
+    folder = folder_of(subject, output, cell)
+    job = current()
+    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
+        if not job.leads:
+            for task in tasks:
+                meter = Meter(lm.device)
+                _help(lm, task, config)
+                _shared_cost(meter, job)
+                session.worklist.take()
+            return session.results
+        return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
+
+
+def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
+    """Return the folder of a model's results."""
+    return output / folder_name(masked(subject.name)) / cell
+
+
+def asked_of(config: RunConfig) -> dict[str, Any]:
+    """Return the options of a run that another must share to resume it."""
+    return {name: getattr(config, name) for name in changing(QUESTIONS)}
+
+
+def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
+    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
+) -> Path:
+    """Evaluate all tasks in the process that leads, and write the results."""
+    folder, date_id = session.folder, session.date_id
+    begun, earlier_seconds = time.perf_counter(), 0.0
+    parts = []
+    facts: dict[str, TaskFacts] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        meter = Meter(lm.device)
+        part = evaluate_task(lm, task, config)
+        records = list(getattr(lm, "records", []))
+        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
+        own, made = _shared_cost(meter, current()), session.made()
+        cost = with_earlier(own, made, session.costs_before.get(task.task_name, {}))
+        earlier_seconds += cost.seconds - own.seconds
+        costs[task.task_name] = asdict(with_compute(cost, made, info))
+        answered = list(getattr(lm, "answer_records", []))
+        (rows,) = part.pop("samples").values()
+        stops = stop_reasons([*records, *answered])
+        samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
+        write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
+        part["task_hashes"] = {task.task_name: task_hash(rows)}
+        scored = [row for row in rows if "failed" not in row]
+        facts[task.task_name] = replace(
+            task_facts(task, scored, lm),
+            failures=tuple(part.pop("failures")),
+            documents=len({row["doc_id"] for row in rows}),
+            caveats=tuple(data_caveats(task) + task_caveats(task, rows, records, lm)),
+        )
+        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
+            if lines:
+                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
+        _forget(lm)
+        parts.append(part)
+        whole = merged(parts)
+        floors = whole.pop("floors", {})
+        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
+        whole |= masked_all(about(subject, lm, tasks, config, notes, facts))
+        whole["total_evaluation_time_seconds"] = str(earlier_seconds + time.perf_counter() - begun)
+        whole["ltm_eval"] |= {
+            "floors": floors,
+            "cost": costs,
+            "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
+            "sweep_cell": str(session.manifest.asked["cell"]),
+        }
+        session.write(whole, status=resume.RUNNING)
+    show_notes([note for own in facts.values() for note in own.notes])
+    session.write(whole, status=resume.COMPLETE)
+    verify(session.results, tasks)
+    return session.results
+
+
+def _forget(lm: Any) -> None:
+    """Drop a model's records of the task that is done, of which the next has none."""
+    for name in ("records", "answer_records", "token_records"):
+        getattr(lm, name, []).clear()
+
+
+def _shared_cost(meter: Meter, job: Job) -> TaskCost:
+    """Return what a task cost all processes of a job; each of them calls this.
+
+    Raises:
+        IncompleteError: a rank is lost.
+    """
+    own = json.dumps(asdict(meter.read())).encode()
+    return together([TaskCost(**json.loads(part)) for part in job.exchange(own)])
+
+
+class _Helped(Exception):  # noqa: N818 - not an error
+    """Raised on worker ranks after their requests are answered, to skip lm-eval's metrics."""
+
+
+def _help(lm: Any, task: Any, config: RunConfig) -> None:
+    """Answer the share of one task's requests in a process that does not lead, without metrics."""
+    name = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
+    method = getattr(lm, name)
+
+    def helped(requests: list[Any], **options: Any) -> None:
+        method(requests, **options)
+        raise _Helped
+
+    setattr(lm, name, helped)
+    try:
+        evaluate_task(lm, task, config)
+    except _Helped:
+        _forget(lm)
+        getattr(lm, "failures", []).clear()
+    finally:
+        setattr(lm, name, method)
+
+
+def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
+    """Evaluate one task with lm-eval's evaluator."""
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    seed_generators(config.seed)
+    chosen = chosen_documents(config, task)
+    found = lm_evaluate(
+        lm=lm,
+        task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
+        limit=config.limit,
+        samples=chosen,
+        bootstrap_iters=BOOTSTRAP_ITERS,
+        log_samples=True,
+        confirm_run_unsafe_code=False,
+    )
+    if found is None:
+        raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
+    indices = chosen[task.task_name] if chosen else []
+    for kind in ("records", "answer_records", "token_records", "failures") if indices else ():
+        # lm-eval counts the documents that were asked for; its samples, and so what is recorded, have those of the set
+        made = getattr(lm, kind, [])
+        made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == task.task_name else one for one in made]
+    part = _without_failed(dict(found), lm, task)
+    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
+        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
+    if hasattr(task, "generation_facts"):
+        part["generation"] = {task.task_name: task.generation_facts()}
+    return part
+
+
+def value_for_lm_eval(value: Any) -> Any:
+    """Return the value of an answer, which is JSON, as lm-eval takes it from a model's method."""
+    if isinstance(value, dict) and "rows" in value:
+        return RollingScore(value["rows"], tokens=value["tokens"]) if value["rows"] else 0.0  # a text without tokens
+    if isinstance(value, dict):
+        return TextScore.from_json(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the process's own generators, from which a baseline draws and which only lm-eval's command seeds."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what baselines draw from
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed a GPU at its first use, much later
+    else:
+        torch.manual_seed(seed)
+
+
+def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
+    """Return the metrics of a task without the documents that failed, which stand under `failures`."""
+    name = task.task_name
+    told = [one for one in getattr(lm, "failures", []) if one.task == name]
+    if task.OUTPUT_TYPE != "generate_until":
+        told += failed_answers(name, part["samples"].get(name, []))
+    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
+    if hasattr(lm, "failures"):
+        lm.failures.clear()
+    if failures:
+        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
+    return part | {"failures": failures}
+
+
+def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
+    """Return reference rows over the tokens that blocks are counted in, and over the model's own if they differ."""
+    from ltm_eval.data.blocks import block_tokenizer, options_of
+
+    own = getattr(lm, "encoding", None)
+    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
+    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
+        tokenizers.append(own)
+    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
+
+
+def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the results of single tasks: mappings are joined, the rest is taken from the last."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            whole[key] = (
+                {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+            )
+    return whole
+
+
+# Caveats: what a reader of a task's figures must know, found in its documents, prompts and records
 
 
 def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence[LatentRecord], lm: Any) -> list[str]:
-    """All caveats of a task that has just been evaluated.
+    """Return the caveats of a task that has just been evaluated, as sentences that name it.
 
     Args:
         rows: lm-eval's logged samples.
-        records: of latent inference; empty for other models, whose prompts are measured anew.
+        records: of latent inference; empty for baselines, whose prompts are measured again.
         lm: the model, as lm-eval drives it.
     """
     documents = list({row["doc_id"]: row["doc"] for row in rows}.values())
-    tells = hasattr(lm, "text_caveats")
     prompts = read_short(records) if records else [*cut_prompts(rows, lm), *in_windows(rows, lm)]
+    texts = [row["arguments"][0][0] for row in rows] if task.OUTPUT_TYPE == "loglikelihood_rolling" else []
     found = [
         *copies(documents),
         *shown_too(documents, task.fewshot_docs() or []),
         *prompts,
         *answers_beyond(rows, getattr(lm, "max_length", None)),
-        *(lm.text_caveats([row["arguments"][0][0] for row in rows]) if task.OUTPUT_TYPE == ROLLING and tells else []),
+        *(lm.text_caveats(texts) if texts and hasattr(lm, "text_caveats") else []),
     ]
     return [f"{task.task_name}: {sentence}" for sentence in found]
 
 
 def copies(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Documents that occur several times."""
+    """Count documents that occur several times."""
     repeated = len(documents) - len(set(map(_content, documents)))
     return [f"{repeated:,} of {len(documents):,} documents are copies of others"] if repeated else []
 
 
 def shown_too(documents: Sequence[Mapping[str, Any]], pool: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Documents whose question is among the examples that may be shown; to itself no document ever is."""
+    """Count documents whose question is among the few-shot examples drawn from; no document is shown to itself."""
     shown = set(map(_question, pool))
     overlap = sum(_question(document) in shown for document in documents) if shown else 0
     return (
@@ -81,7 +320,7 @@ def shown_too(documents: Sequence[Mapping[str, Any]], pool: Iterable[Mapping[str
 
 
 def read_short(records: Sequence[LatentRecord]) -> list[str]:
-    """Prompts of which the decoder read less than there is, although the condition shows it all."""
+    """Count prompts that the decoder did not read whole, although the condition shows it all."""
     whole = [record for record in records if record.condition in ("prompt", "demos+prompt", "prior")]
     dropped = [record for record in whole if record.demonstrations_read < record.demonstrations]
     found = []
@@ -98,7 +337,7 @@ def read_short(records: Sequence[LatentRecord]) -> list[str]:
 
 
 def cut_prompts(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
-    """The same for a model of lm-eval's, which cuts prompts from the left without a word."""
+    """Count prompts of a baseline that lm-eval cut from the left."""
     prompts = dict.fromkeys((arguments[0], _new_tokens(arguments)) for row in rows for arguments in row["arguments"])
     asked = [(text, new) for text, new in prompts if new is not None]
     limit, encode = getattr(lm, "max_length", None), getattr(lm, "tok_encode", None)
@@ -109,7 +348,7 @@ def cut_prompts(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
 
 
 def in_windows(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
-    """Whole texts that a model of lm-eval's scored in rolling windows, whose context is not that of a causal row."""
+    """Count texts that a baseline scored in rolling windows, whose context is not that of a causal row."""
     texts = dict.fromkeys(arguments[0] for row in rows for arguments in row["arguments"] if len(arguments) == 1)
     limit, encode = getattr(lm, "max_length", None), getattr(lm, "tok_encode", None)
     if not isinstance(limit, int) or encode is None:
@@ -127,7 +366,7 @@ def in_windows(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
 
 
 def answers_beyond(rows: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:
-    """Answers that were allowed more tokens than the context has."""
+    """Return whether answers were allowed more tokens than the context has."""
     asked = max((_new_tokens(arguments) or 0 for row in rows for arguments in row["arguments"]), default=0)
     if limit is None or asked < limit:
         return []
@@ -135,7 +374,7 @@ def answers_beyond(rows: Sequence[Mapping[str, Any]], limit: int | None) -> list
 
 
 def _new_tokens(arguments: Sequence[Any]) -> int | None:
-    """Most new tokens of a request to generate, as far as it tells; None for any other request."""
+    """Return the maximum of new tokens of a request to generate, 0 if it names none; None for any other request."""
     options = arguments[1] if len(arguments) > 1 else None
     if not isinstance(options, dict):
         return None
@@ -144,12 +383,12 @@ def _new_tokens(arguments: Sequence[Any]) -> int | None:
 
 
 def _content(document: Mapping[str, Any]) -> str:
-    """All of a document but its place."""
+    """Return a document without its index, as text."""
     return json.dumps({key: value for key, value in document.items() if key != "index"}, sort_keys=True, default=str)
 
 
 def _question(document: Mapping[str, Any]) -> str:
-    """The question, however it is spaced, and its episode, where it has one; the whole document without a question."""
+    """Return the question, spaces and case aside, with its episode if it has one; without a question, the document."""
     question, episode = document.get("question"), document.get("episode")
     if not isinstance(question, str):
         return _content(document)
@@ -157,11 +396,11 @@ def _question(document: Mapping[str, Any]) -> str:
     return words if episode is None else f"{episode}: {words}"
 
 
-# What a task cost while it ran: time, memory and compute, of all processes that shared it.
+# Time, memory and compute of a task, over all processes that shared it
 
 
 def with_earlier(cost: TaskCost, made: Sequence[Made], told_before: Mapping[str, Any]) -> TaskCost:
-    """The cost of a task with that of earlier starts of the command, as far as their answers stand.
+    """Add to the cost of a task that of earlier starts of the command whose answers are used.
 
     Args:
         cost: of this start, all processes.
@@ -184,7 +423,7 @@ def with_earlier(cost: TaskCost, made: Sequence[Made], told_before: Mapping[str,
 
 
 def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) -> TaskCost:
-    """The tokens and operations of a task's answers beside its cost; a fit that several of them share counts once.
+    """Add tokens and FLOPs of a task's answers to its cost; a fit that several of them share counts once.
 
     Args:
         cost: of all processes and starts.
@@ -210,12 +449,7 @@ def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) 
     )
 
 
-# Documents that could not be scored: why, how many a run allows, and its figures without them.
-#
-# A number that is not finite never reaches a mean or an argmax: the document is recorded as failed, its neighbours stay
-# as they are, and the figures are aggregated over the others. A run with more failures than allowed ends incomplete.
-
-LISTED = 3
+# Documents that could not be scored, and the metrics without them
 
 
 @dataclass(frozen=True)
@@ -228,13 +462,13 @@ class Failure:
 
 
 def listed(failures: Sequence[Failure]) -> str:
-    """The first few failures in words."""
+    """Return the first few failures in words."""
     words = [f"document {one.doc_id}: {one.reason}" for one in failures[:LISTED]]
     return "; ".join(words) + (" …" if len(failures) > LISTED else "")
 
 
 def allowed(limit: str, documents: int) -> int:
-    """How many of `documents` may fail.
+    """Return how many of `documents` may fail.
 
     Args:
         limit: a number, or a share such as `1%`.
@@ -252,7 +486,7 @@ def allowed(limit: str, documents: int) -> int:
 
 
 def failed_answers(task: str, rows: Iterable[Mapping[str, Any]]) -> list[Failure]:
-    """Documents to which a model answered a log-likelihood that is no number.
+    """Return documents for which a model returned a log-likelihood that is NaN or infinite.
 
     Args:
         rows: lm-eval's logged samples.
@@ -274,56 +508,50 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def without(part: dict[str, Any], task: Any, failures: Sequence[Failure], *, bootstrap_iters: int) -> dict[str, Any]:
-    """lm-eval's results of one task, aggregated anew over the documents that did not fail.
+    """Aggregate lm-eval's results of one task again, over the documents that did not fail.
 
-    The logged samples of the others keep document, prompt and answer, lose their metrics and get the key `failed`.
+    Logged samples of failed documents keep document, prompt and answer, lose their metrics and get the key `failed`.
 
     Args:
         part: what `lm_eval.evaluator.evaluate` returned for `task` alone, samples included.
     """
+    from lm_eval.api.metrics import mean, stderr_for_metric
+
     reasons = {one.doc_id: one.reason for one in failures}
     name = task.task_name
     rows = part["samples"][name]
     kept = [row for row in rows if row["doc_id"] not in reasons]
     figures = {key: value for key, value in part["results"][name].items() if "," not in key}
+    aggregation = task.aggregation()
     for metric, filter_ in dict.fromkeys((metric, row["filter"]) for row in rows for metric in row["metrics"]):
         values = [row[metric] for row in kept if row["filter"] == filter_ and metric in row["metrics"]]
-        figures |= _aggregated(task, metric, filter_, values, bootstrap_iters)
+        aggregate = aggregation.get(metric, mean)
+        spread = stderr_for_metric(metric=aggregate, bootstrap_iters=bootstrap_iters)
+        figures[f"{metric},{filter_}"] = aggregate(values) if values else math.nan
+        figures[f"{metric}_stderr,{filter_}"] = spread(values) if spread and len(values) > 1 else "N/A"
     scored = len({row["doc_id"] for row in kept})
+    samples = [
+        {key: value for key, value in row.items() if key not in row["metrics"]}
+        | {"metrics": [], "failed": reasons[row["doc_id"]]}
+        if row["doc_id"] in reasons
+        else row
+        for row in rows
+    ]
     count = dict(part["n-samples"][name]) | {"effective": scored}
     return {
         **part,
         "results": {name: figures | {"sample_len": scored}},
         "n-samples": {name: count},
-        "samples": {name: [_unscored(row, reasons.get(row["doc_id"])) for row in rows]},
+        "samples": {name: samples},
     }
 
 
-def _aggregated(task: Any, metric: str, filter_: str, values: list[Any], bootstrap_iters: int) -> dict[str, Any]:
-    """As lm-eval aggregates one metric under one filter; no number where there is nothing left."""
-    from lm_eval.api.metrics import mean, stderr_for_metric
-
-    aggregate = task.aggregation().get(metric, mean)
-    spread = stderr_for_metric(metric=aggregate, bootstrap_iters=bootstrap_iters)
-    return {
-        f"{metric},{filter_}": aggregate(values) if values else math.nan,
-        f"{metric}_stderr,{filter_}": spread(values) if spread and len(values) > 1 else "N/A",
-    }
-
-
-def _unscored(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    if reason is None:
-        return row
-    bare = {key: value for key, value in row.items() if key not in row["metrics"]}
-    return {**bare, "metrics": [], "failed": reason}
-
-
-# What a task's results hold beside lm-eval's own figures.
+# The results file: lm-eval's keys, and ours beside them
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a task's results hold beside lm-eval's own."""
+    """What the results file holds of a task beside lm-eval's own metrics."""
 
     fast_steps: tuple[int, ...]  # Fast steps of every fit on record
     # Figures of several samples per question, with intervals over questions; None where there was one answer
@@ -336,7 +564,7 @@ class TaskFacts:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences that every output must carry."""
+        """Return warnings to print with every output."""
         if not self.failures:
             return list(self.caveats)
         count = f"{len(self.failures):,} of {self.documents:,} documents failed and are left out of its figures"
@@ -344,7 +572,7 @@ class TaskFacts:
 
 
 def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
-    """Facts of a task that has just been evaluated; `rows` are lm-eval's logged samples."""
+    """Return the facts of a task that has just been evaluated; `rows` are lm-eval's logged samples."""
     from ltm_eval.tasks.samples import content_free, summary
 
     repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
@@ -366,7 +594,7 @@ def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
 
 
 def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, list[list[str]]]:
-    """Why each answer ended: by document, per request, per repeat; nothing where the model does not tell."""
+    """Return why each answer ended, by document, per request, per repeat; empty if the model does not record it."""
     found: dict[int, dict[int, list[str]]] = {}
     for record in sorted(records, key=lambda record: (record.doc_id, record.idx, record.repeat)):
         if record.stop_reason:
@@ -375,34 +603,14 @@ def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, li
 
 
 def mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Mean over requests, by task; tasks without fits left out."""
+    """Return the mean over requests, by task; tasks without fits are left out."""
     return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
-
-
-# The models of a run, a checkpoint and its baselines: what each is built from, and building it.
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One model to be evaluated."""
-
-    name: str  # As in the results file and its folder
-    kind: str  # `ltm` or `hf`
-    arguments: dict[str, Any]  # What lm-eval would take as model_args
-
-
-# A run's results in lm-eval's layout: the block about it, rows of samples, names of folders.
-
-BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard errors that need no bootstrap as well
-
-
-AUDIT_BLOCKS = 2
 
 
 def about(
     subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], facts: dict[str, TaskFacts]
 ) -> dict[str, Any]:
-    """Model, settings and provenance, under lm-eval's keys and our own."""
+    """Return model, settings and provenance, under lm-eval's keys and our own."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
     sets = {task.task_name: data_facts(task) for task in tasks}
     return {
@@ -455,14 +663,14 @@ def about(
 
 @cache
 def _audit(fit: FitConfig) -> dict[str, Any]:
-    """The random-token audit of the run's fit settings, on an untrained decoder: a property of the preset."""
+    """Return the random-token audit of the run's fit settings, on an untrained decoder: a property of the preset."""
     from ltm_eval.inference.audit import audit, untrained_model
 
     return asdict(audit(untrained_model(), fit, blocks=AUDIT_BLOCKS))
 
 
 def _warnings(subject: Subject, lm: LM) -> list[str]:
-    """What a reader of the numbers must know."""
+    """Return warnings about the model and its settings."""
     if subject.kind != "ltm":
         unused, aside = getattr(lm, "unused_weights", []), getattr(lm, "unused_decoding", [])
         told = f"{subject.name}: its files hold {len(unused)} weights that the model does not have"
@@ -485,7 +693,7 @@ def _warnings(subject: Subject, lm: LM) -> list[str]:
 
 
 def folder_name(model: str) -> str:
-    """lm-eval's folder name of a model, kept below the output folder and at most 100 bytes."""
+    """Return lm-eval's folder name of a model, kept below the output folder and at most 100 bytes long."""
     from lm_eval.utils import sanitize_model_name
 
     name = "".join(c if c.isprintable() else "_" for c in sanitize_model_name(model)).strip(".")
@@ -493,7 +701,7 @@ def folder_name(model: str) -> str:
 
 
 def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]:
-    """A logged sample in the form of lm-eval's samples file, with why each answer ended, where that is known."""
+    """Return a logged sample in the form of lm-eval's samples file, with why each answer ended, if that is known."""
     from lm_eval.utils import sanitize_list
 
     arguments = {
@@ -511,14 +719,14 @@ def sample_row(sample: dict[str, Any], stops: list[list[str]]) -> dict[str, Any]
 
 
 def task_hash(rows: list[dict[str, Any]]) -> str:
-    """Equal where two runs saw the same documents, prompts and targets."""
+    """Return a hash that is equal if two runs saw the same documents, prompts and targets."""
     from lm_eval.utils import hash_string
 
     return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
 
 
 def verify(path: Path, tasks: list[Any]) -> None:
-    """Read the results back; a run is done only when they are there."""
+    """Read the results back; raise IncompleteError if a task has no samples."""
     from ltm_eval.results.files import find_runs, read_samples
 
     found = find_runs([path])[0]
@@ -528,218 +736,13 @@ def verify(path: Path, tasks: list[Any]) -> None:
 
 
 def show_notes(notes: list[str]) -> None:
-    """The sentences that every output must carry, on standard error."""
+    """Print warnings on standard error."""
     for line in notes if current().leads else ():
         print(printable(f"ltm-eval: {line}"), file=sys.stderr)
 
 
-def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where that goes
-    subject: Subject,
-    lm: LM,
-    tasks: list[Any],
-    config: RunConfig,
-    output: Path,
-    notes: list[str],
-    *,
-    cell: str = "",
-) -> Path:
-    """All tasks of one model; the results file is rewritten after each, and the same call goes on after an end.
-
-    Args:
-        cell: name of a sweep's further combination, whose results lie in a folder of that name below the model's.
-    """
-    data = {task.task_name: data_facts(task) for task in tasks}
-    asked = {**asked_of(config), "model": subject.name, "tasks": sorted(data), "cell": cell}
-    folder = folder_of(subject, output, cell)
-    job = current()
-    with resume.session(folder, lm, asked=asked, data=data, fresh=config.fresh, job=job) as session:
-        if not job.leads:
-            for task in tasks:
-                meter = Meter(lm.device)
-                _help(lm, task, config)
-                _shared_cost(meter, job)
-                session.worklist.take()
-            return session.results
-        return _evaluate_tasks(subject, lm, tasks, config, session, [*notes, *session.warnings])
-
-
-def folder_of(subject: Subject, output: Path, cell: str = "") -> Path:
-    """Where a model's results go."""
-    return output / folder_name(masked(subject.name)) / cell
-
-
-def asked_of(config: RunConfig) -> dict[str, Any]:
-    """The options of a run that tell whether another is the same one."""
-    return {name: getattr(config, name) for name in changing(QUESTIONS)}
-
-
-def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
-    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
-) -> Path:
-    """`evaluate_subject` in a folder where answers are kept."""
-    folder, date_id = session.folder, session.date_id
-    begun, earlier_seconds = time.perf_counter(), 0.0
-    parts = []
-    facts: dict[str, TaskFacts] = {}
-    costs: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        meter = Meter(lm.device)
-        part = evaluate_task(lm, task, config)
-        records = list(getattr(lm, "records", []))
-        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
-        own, made = _shared_cost(meter, current()), session.made()
-        cost = with_earlier(own, made, session.costs_before.get(task.task_name, {}))
-        earlier_seconds += cost.seconds - own.seconds
-        costs[task.task_name] = asdict(with_compute(cost, made, info))
-        answered = list(getattr(lm, "answer_records", []))
-        (rows,) = part.pop("samples").values()
-        stops = stop_reasons([*records, *answered])
-        samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
-        write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
-        part["task_hashes"] = {task.task_name: task_hash(rows)}
-        scored = [row for row in rows if "failed" not in row]
-        facts[task.task_name] = replace(
-            task_facts(task, scored, lm),
-            failures=tuple(part.pop("failures")),
-            documents=len({row["doc_id"] for row in rows}),
-            caveats=tuple(data_caveats(task) + task_caveats(task, rows, records, lm)),
-        )
-        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
-            if lines:
-                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
-        _forget(lm)
-        parts.append(part)
-        whole = merged(parts)
-        floors = whole.pop("floors", {})
-        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
-        whole |= masked_all(about(subject, lm, tasks, config, notes, facts))
-        whole["total_evaluation_time_seconds"] = str(earlier_seconds + time.perf_counter() - begun)
-        whole["ltm_eval"] |= {
-            "floors": floors,
-            "cost": costs,
-            "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
-            "sweep_cell": str(session.manifest.asked["cell"]),
-        }
-        session.write(whole, status=resume.RUNNING)
-    show_notes([note for own in facts.values() for note in own.notes])
-    session.write(whole, status=resume.COMPLETE)
-    verify(session.results, tasks)
-    return session.results
-
-
-def _forget(lm: Any) -> None:
-    """Drop a model's records of the task that is done."""
-    for name in ("records", "answer_records", "token_records"):
-        getattr(lm, name, []).clear()
-
-
-def _shared_cost(meter: Meter, job: Job) -> TaskCost:
-    """What a task cost all processes of a job, each of which asks.
-
-    Raises:
-        IncompleteError: a rank is lost.
-    """
-    own = json.dumps(asdict(meter.read())).encode()
-    return together([TaskCost(**json.loads(part)) for part in job.exchange(own)])
-
-
-class _Helped(Exception):  # noqa: N818 - not an error
-    """A share is done, and what lm-eval does next is the leading process's job."""
-
-
-def _help(lm: Any, task: Any, config: RunConfig) -> None:
-    """One task in a process that does not lead: its share of the requests, no metrics."""
-    name = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
-    method = getattr(lm, name)
-
-    def helped(requests: list[Any], **options: Any) -> None:
-        method(requests, **options)
-        raise _Helped
-
-    setattr(lm, name, helped)
-    try:
-        evaluate_task(lm, task, config)
-    except _Helped:
-        _forget(lm)
-        getattr(lm, "failures", []).clear()
-    finally:
-        setattr(lm, name, method)
-
-
-def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
-    """One task through lm-eval's evaluator."""
-    from lm_eval.evaluator import evaluate as lm_evaluate
-
-    from ltm_eval.harness.baseline import seed_host
-
-    seed_host(config.seed)
-    chosen = chosen_documents(config, task)
-    found = lm_evaluate(
-        lm=lm,
-        task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
-        limit=config.limit,
-        samples=chosen,
-        bootstrap_iters=BOOTSTRAP_ITERS,
-        log_samples=True,
-        confirm_run_unsafe_code=False,
-    )
-    if found is None:
-        raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    indices = chosen[task.task_name] if chosen else []
-    for kind in ("records", "answer_records", "token_records", "failures") if indices else ():
-        # lm-eval counts the documents that were asked for; its samples, and so what is recorded, have those of the set
-        made = getattr(lm, kind, [])
-        made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == task.task_name else one for one in made]
-    part = _without_failed(dict(found), lm, task)
-    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
-    if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
-        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
-    if hasattr(task, "generation_facts"):
-        part["generation"] = {task.task_name: task.generation_facts()}
-    return part
-
-
-def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
-    """The figures of a task without the documents that failed, which stand under `failures`."""
-    name = task.task_name
-    told = [one for one in getattr(lm, "failures", []) if one.task == name]
-    if task.OUTPUT_TYPE != "generate_until":
-        told += failed_answers(name, part["samples"].get(name, []))
-    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
-    if hasattr(lm, "failures"):
-        lm.failures.clear()
-    if failures:
-        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
-    return part | {"failures": failures}
-
-
-def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
-    """Reference rows over the tokens that blocks are counted in, and over the model's own where these are others."""
-    from ltm_eval.data.blocks import block_tokenizer, options_of
-
-    own = getattr(lm, "encoding", None)
-    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
-    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
-        tokenizers.append(own)
-    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
-
-
-def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Results of single tasks as one: mappings are joined, the rest is taken from the last."""
-    whole: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            whole[key] = (
-                {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
-            )
-    return whole
-
-
-# lm-eval's table of a results file, with our intervals, for the terminal.
-
-
 def results_table(path: Path) -> str:
-    """lm-eval's header line and table of one results file."""
+    """Return lm-eval's header line and table of one results file, with intervals, for the terminal."""
     from lm_eval.utils import make_table
 
     content = json.loads(path.read_text("utf-8"))
@@ -755,7 +758,7 @@ def results_table(path: Path) -> str:
 
 
 def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:
-    """Figures of several samples with their intervals, and what answering without reading scores."""
+    """Return metrics of several samples with their intervals, and of answering without reading."""
     from ltm_eval.tasks.samples import interval_words
 
     sampled = block.get("sampled", {}).get(task)

@@ -1,4 +1,4 @@
-"""The tasks of a run: found by name, loaded, their data, shots and seeds settled."""
+"""Find and load the tasks of a run, and settle their data, shots and seeds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from ltm_eval.harness.options import RunConfig
 
 
-ZERO_SHOT = 0  # A task that says so itself has no demonstrations, whatever is asked for
-
-
 PREFIX = "ltm_"
+ZERO_SHOT = 0  # A task whose definition says so has no few-shot examples, whatever --shots asks for
+ELSEWHERE = ("condition",)  # Task options that a command which runs tasks sets by an option of its own
 
 
 def tasks_of(config: RunConfig) -> list[Any]:
-    """The tasks of a run, loaded and settled.
+    """Load the tasks of a run.
 
     Raises:
         LtmEvalError: a task is not known, its data are not there, or an option does not suit it.
@@ -40,14 +39,11 @@ def tasks_of(config: RunConfig) -> list[Any]:
     return load_tasks(manager, names, config)
 
 
-ELSEWHERE = ("condition",)  # Task options that every command which runs tasks sets by an option of its own
-
-
 def task_manager(config: RunConfig) -> TaskManager:
-    """lm-eval's index of our tasks only, which takes a tenth of a second instead of nine.
+    """Return lm-eval's index of our tasks only, which takes a tenth of a second instead of nine.
 
     Raises:
-        UsageError: `metadata` is not a JSON object, or names what another option says otherwise.
+        UsageError: `metadata` is not a JSON object, or contradicts another option.
     """
     from lm_eval.tasks import TaskManager
 
@@ -65,7 +61,7 @@ def task_manager(config: RunConfig) -> TaskManager:
 
 
 def task_metadata(text: str | None) -> dict[str, Any]:
-    """The task options of `--metadata`.
+    """Return the task options of `--metadata`.
 
     Raises:
         UsageError: it is not a JSON object, or a key stands there twice.
@@ -74,7 +70,7 @@ def task_metadata(text: str | None) -> dict[str, Any]:
 
 
 def metadata_for(config: RunConfig, task: str, manager: TaskManager) -> str | None:
-    """Of a command's task options, which suit its tasks together, those that one of them reads."""
+    """Return those of a command's task options that one of its tasks reads."""
     told = task_metadata(config.metadata)
     names, _ = read_by(manager, [task], told)
     read = {key: value for key, value in told.items() if key in names}
@@ -82,7 +78,7 @@ def metadata_for(config: RunConfig, task: str, manager: TaskManager) -> str | No
 
 
 def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
-    """Task names with our prefix, each once.
+    """Return task names with our prefix, each once.
 
     Raises:
         UsageError: a name is not known.
@@ -102,7 +98,7 @@ def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
 
 
 def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> list[Any]:
-    """Tasks with data, shots, seeds and generation options settled; shots are checked against the data."""
+    """Load tasks and set shots, seeds and generation options; shots are checked against the data."""
     from ltm_eval.tasks.arguments import generation_changes, generation_config
 
     changes = generation_changes(config.gen_kwargs)
@@ -121,7 +117,7 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
 
 
 def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> list[str]:
-    """The tasks that the run's generation options concern, before any data are read; where none is, that is said.
+    """Return the tasks that generate text, and check the generation options before any data are read.
 
     Raises:
         UsageError: an option is not known or has no effect.
@@ -150,7 +146,7 @@ def _generates(definition: Mapping[str, Any]) -> bool:
 
 
 def _check_shots(task: Any) -> None:
-    """Refuse more demonstrations than there are examples to draw from."""
+    """Raise UsageError if there are fewer examples to draw from than shots."""
     shots = task.config.num_fewshot or 0
     pool = len(list(task.fewshot_docs() or [])) if shots else 0
     if shots > pool:
@@ -164,7 +160,7 @@ def _check_shots(task: Any) -> None:
 
 
 def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | None:
-    """The documents of `--documents`, as lm-eval takes them.
+    """Return the documents of `--documents` as lm-eval takes them.
 
     Raises:
         UsageError: the task has no such document.
@@ -180,17 +176,17 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
 
 
 def data_facts(task: Any) -> Any:
-    """What was read for a task: files, digests, counts, where its loader tells."""
+    """Return what was read for a task: files, digests and counts, if its loader records them."""
     return described(task.dataset)
 
 
 def is_sample(facts: dict[str, Any]) -> bool:
-    """Whether a task's loader says that it read the bundled sample, whoever asked for it."""
+    """Return whether a task's loader read the bundled sample."""
     return any(split.get("sample") is True for split in facts.values())
 
 
 def data_caveats(task: Any) -> list[str]:
-    """Where the data of a loaded task are not the published ones, as sentences that name the task."""
+    """Return in what the data of a loaded task differ from the published ones, as sentences that name it."""
     sets = {task.task_name: data_facts(task)}
     shots = task.config.num_fewshot
     return [f"{task.task_name}: {sentence}" for sentence in unofficial(sets, task.task_name, shots=shots)]

@@ -29,8 +29,8 @@ from ltm_eval.harness.answering import (
     text_tokens,
 )
 from ltm_eval.harness.context import Context, Windows, plan
-from ltm_eval.harness.evaluation import Failure, listed
-from ltm_eval.harness.options import ModelArguments, host_arguments, recorded_of_answers
+from ltm_eval.harness.evaluation import Failure, listed, value_for_lm_eval
+from ltm_eval.harness.options import ModelArguments, lm_eval_arguments, recorded_of_answers
 from ltm_eval.inference.batching import BatchLimit
 from ltm_eval.inference.bounds import TextScore, row_options, score_texts, windows_of
 from ltm_eval.inference.draws import RollingScore
@@ -69,8 +69,8 @@ _R = TypeVar("_R")
 
 
 def answering(method: Callable[Concatenate[LTM, _P], _R]) -> Callable[Concatenate[LTM, _P], _R]:
-    """A method that lm-eval calls: of a live model's present weights, undisturbed by the caller's modes; our errors end
-    lm-eval's own command in one line.
+    """Decorate a method that lm-eval calls: it takes a live model's present weights, ignores the caller's torch modes,
+    and its errors end lm-eval's own command in one line.
     """
 
     @wraps(method)
@@ -129,7 +129,7 @@ class LTM(TemplateLM):
         self.batch_sizes: dict[str, int] = {}
         self.records: list[LatentRecord] = []
         self.token_nll = 0
-        """Of so many first documents of a task, what each token costs is kept in `token_records`."""
+        """Number of first documents of each task whose per-token NLL is kept in `token_records`."""
         self.token_records: list[TokenRecord] = []
         self.budget = Budget()
         self.failures: list[Failure] = []
@@ -138,16 +138,16 @@ class LTM(TemplateLM):
         self.worklist = Worklist()
 
     def _read(self, live: LatentThoughtModel) -> LatentThoughtModel:
-        """A copy of a live model to compute with."""
+        """Return a copy of a live model to compute with."""
         copy = uncompiled(as_read(live, device=self._device, dtype=self.dtype))
         return compile_layers(copy) if self.compiled else copy
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> LTM:
-        """As lm-eval's command calls it: arguments checked by name, errors end in one line."""
+        """Load a checkpoint for lm-eval's command; an error ends it in one line."""
         try:
             job = join()
-            given = host_arguments(arg_dict, additional_config or {})
+            given = lm_eval_arguments(arg_dict, additional_config or {})
             agree_on(given.get("pretrained"), given.get("revision"), job=job)
             lm = cls(**given)
             job.agree(lm.settings if job.world > 1 else {})
@@ -159,42 +159,40 @@ class LTM(TemplateLM):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LTM:
-        """As lm-eval's Python interface calls it."""
+        """Load a checkpoint for lm-eval's Python interface."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
-
-    # What lm-eval asks of a model ------------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
-        """End-of-text, which also stands in front of a text."""
+        """Return the id of end-of-text, which also stands in front of a text."""
         return self.encoding.eot_id
 
     @property
     def max_length(self) -> int:
-        """Tokens of the context."""
+        """Return the number of tokens of the context."""
         return self.model.config.max_seq_len
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer in lm-eval's request cache."""
+        """Return the name of the tokenizer in lm-eval's request cache."""
         return f"{self.encoding.name}-{self.encoding.digest[:12]}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text, no special tokens."""
+        """Encode a text, without special tokens."""
         return self.encoding.encode(string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A base model has none."""
+        """Refuse a chat template: a base model has none."""
         leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """A base model has none."""
+        """Refuse a chat template: a base model has none."""
         if chat_template:
             leave(UsageError("a Latent Thought Model has no chat template; leave --apply_chat_template out"))
         return None
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """lm-eval's response cache does not know which model answered, so it is refused."""
+        """Refuse lm-eval's response cache, which is not keyed by the model."""
         if getattr(cache_hook, "dbdict", None) is not None:
             leave(
                 UsageError(
@@ -205,7 +203,7 @@ class LTM(TemplateLM):
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the results file says of the model, with the weights it has now, and the fit."""
+        """Return what the results file records of the model, with the weights it has now, and of the fit."""
         info = self.model.info if self.live is None else info_of(self.live)
         config = self.model.config
         return {
@@ -228,13 +226,13 @@ class LTM(TemplateLM):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that changes an answer and is not part of a request; finished answers are kept under it."""
+        """Return everything that changes an answer and is no part of a request; the journal is keyed by it."""
         info = {**self.get_model_info(), "device": self.model.device.type}
         return {"model": "ltm", **{name: info[name] for name in (*recorded_of_answers(), "versions")}}
 
     @answering
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """One continuation per request; a request that occurs K times gets K draws of z and tokens.
+        """Generate one continuation per request; a request that occurs K times gets K draws of z and tokens.
 
         A request whose options say `rethink` K occurs 2 (K + 1) times and gets the answers that
         `repeats.Rethinking` lists.
@@ -264,7 +262,7 @@ class LTM(TemplateLM):
 
     @answering
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
+        """Score log p(continuation | context, z), z fitted on the context only; log of the mean over draws of z.
 
         The second value says whether greedy decoding under z = mu gives the continuation.
         """
@@ -292,11 +290,11 @@ class LTM(TemplateLM):
         for one, answer in zip(planned, answers, strict=True):
             self._keep(one.instance, answer)
         self._refuse_failures()
-        return [(answer.value[0], answer.value[1]) for answer in answers]
+        return [value_for_lm_eval(answer.value) for answer in answers]
 
     @answering
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
+        """Return minus the bound of each text, in nats: a `RollingScore`, which carries the other rows along."""
         _refuse_cached_requests()
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         wanted = first_documents(requests, self.token_nll)
@@ -322,10 +320,10 @@ class LTM(TemplateLM):
         for request, answer in zip(requests, answers, strict=True):
             self._keep(request, answer)
         self._refuse_failures()
-        return [_rolling_score(answer) for answer in answers]
+        return [value_for_lm_eval(answer.value) for answer in answers]
 
     def _bounded(self, request: Instance, windows: Sequence[Document], done: TextScore) -> Answer:
-        """A text's score with its parts and its sidecar line, which one without tokens has not."""
+        """Return a text's score with its parts and its sidecar line; a text without tokens has no line."""
         if not isinstance(done.score, RollingScore):
             return Answer({"rows": {}, "tokens": 0})
         record = self._recorder.bounded(request, windows, done)
@@ -337,7 +335,7 @@ class LTM(TemplateLM):
         return Answer({"rows": rows, "tokens": done.score.tokens}, (record,), reason, tokens)
 
     def _refuse_failures(self) -> None:
-        """End where something failed and nobody above counts it: a host would take the blank for an answer."""
+        """Raise IncompleteError if a request failed and no caller counts failures: lm-eval would score the blank."""
         if self.failures and not self.keeps_failures:
             raise IncompleteError(
                 f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
@@ -346,8 +344,6 @@ class LTM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         raise NotImplementedError("this adapter scores text, so that whole demonstrations can be dropped")
-
-    # Planning --------------------------------------------------------------------------------------------------------
 
     def _generation_request(
         self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
@@ -379,7 +375,7 @@ class LTM(TemplateLM):
         return Request(index, request, repeat, context, continuation=tuple(wanted))
 
     def _split_pair(self, context: str, continuation: str) -> tuple[str, list[int]]:
-        """What is read of a pair, and the tokens that are scored after it.
+        """Return what is read of a pair, and the tokens that are scored after it.
 
         White space at the end of the context belongs to the continuation, wherever the task has put it. The
         continuation's tokens are those that follow the context's in both texts together; where the two share a token
@@ -392,7 +388,7 @@ class LTM(TemplateLM):
         return read, both[len(before) :] if both[: len(before)] == before else self.tok_encode(scored)
 
     def _plan(self, request: Instance, text: str, budget: int) -> Context:
-        """What the decoder reads of a request's prompt and z is fitted on."""
+        """Return what the decoder reads of a request's prompt and what z is fitted on."""
         return plan(
             text,
             self.condition,
@@ -404,7 +400,7 @@ class LTM(TemplateLM):
         )
 
     def _check_rethinking(self, requests: Sequence[Request]) -> None:
-        """Refuse a wish for rethinking that no task has heard."""
+        """Reject `rethink` if no task supports it."""
         if self.rethink and not any(request.config.rethink for request in requests):
             raise UsageError(
                 f"rethink={self.rethink} needs a task that asks for its candidates: those of ltm_eval do, told by "
@@ -413,7 +409,7 @@ class LTM(TemplateLM):
 
     @property
     def batch_limit(self) -> BatchLimit:
-        """What a batch may hold; `auto` is settled on first use."""
+        """Return what a batch may hold; `auto` is measured on first use."""
         if self._limit is None:
             asked, most = self._batch_size, self._max_batch_size
             self._limit = batch_limit(self.model, self.fit_config, asked=asked, most=most)
@@ -423,7 +419,7 @@ class LTM(TemplateLM):
 
     @property
     def batch_size(self) -> int:
-        """Documents of any length that are worked on at once."""
+        """Return the number of documents of any length per batch."""
         return self.batch_limit.side_by_side
 
     @property
@@ -431,12 +427,12 @@ class LTM(TemplateLM):
         return Recorder(self.condition, self.fit_config)
 
     def _fits(self, requests: Sequence[Request]) -> Fits:
-        """Of the contexts of a call's jobs."""
+        """Return the fits of the contexts of a call's requests."""
         limit, sync = self.batch_limit, self.worklist.sync
         return Fits(self.model, self.fit_config, requests, seed=self.seed, limit=limit, sync=sync)
 
     def _keep(self, request: Instance, answer: Answer) -> None:
-        """Keep the sidecar lines of an answer, whichever document it was first made for, or that there is none."""
+        """Keep the sidecar lines of an answer, or its failure, under the document that asked."""
         if answer.failed:
             self.failures.append(Failure(str(request.task_name), int(request.doc_id or 0), answer.failed))
         own = named(request)
@@ -445,7 +441,7 @@ class LTM(TemplateLM):
 
 
 def _refuse_cached_requests() -> None:
-    """Refuse prompts from lm-eval's request cache, also of tasks that are not ours: lm-eval tells nobody but itself.
+    """Refuse prompts from lm-eval's request cache, also of tasks that are not ours; only its stack frame tells.
 
     Raises:
         UsageError: lm-eval's evaluator, which asks, was given `cache_requests`.
@@ -459,20 +455,14 @@ def _refuse_cached_requests() -> None:
 
 
 def _why_unscored(score: RollingScore, posteriors: Sequence[Posterior]) -> str:
-    """Why a text's rows cannot be used; nothing where they can."""
+    """Return why a text's rows cannot be used; empty if they can."""
     reasons = [why_unusable(own, tokens=score.tokens) for own in posteriors]
     odd = [name for name, nats in score.rows.items() if not math.isfinite(nats)]
     return next(filter(None, reasons), f"row {odd[0]} is not finite" if odd else "")
 
 
-def _rolling_score(answer: Answer) -> float:
-    """Minus the bound of a text with its parts; 0.0 of one without tokens."""
-    rows, tokens = answer.value["rows"], answer.value["tokens"]
-    return RollingScore(rows, tokens=tokens) if rows else 0.0
-
-
 def _tokenizer_of(live: LatentThoughtModel, tokenizer: str | None) -> Tokenizer:
-    """The tokenizer that is named, or a loaded model's own.
+    """Return the tokenizer that is named, or a loaded model's own.
 
     Raises:
         LtmEvalError: there is none, or it is not the model's.
@@ -490,7 +480,7 @@ def _tokenizer_of(live: LatentThoughtModel, tokenizer: str | None) -> Tokenizer:
 def _loaded(
     pretrained: Any, tokenizer: str | None, revision: str | None, device: torch.device
 ) -> tuple[LatentThoughtModel, Tokenizer]:
-    """A checkpoint and its tokenizer."""
+    """Load a checkpoint and its tokenizer."""
     if not isinstance(pretrained, str):
         raise UsageError(
             f"pretrained must be a path, hub id, `demo` or a loaded model, got {told(pretrained)}; quote it if it "

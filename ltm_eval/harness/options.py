@@ -47,7 +47,7 @@ from ltm_eval.tasks.prompts import ALL_CONDITIONS, CONDITIONS, Condition, condit
 from ltm_eval.tasks.samples import DEFAULT_K
 
 MAX_SHOTS = 32
-HOST_DEVICE = "cuda:0"  # lm-eval's default
+LM_EVAL_DEVICE = "cuda:0"  # lm-eval's default
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 WHAT, LATENTS, MACHINE, OUTPUT = "What is evaluated", "Latent inference", "Machine", "Results"
@@ -261,15 +261,15 @@ class ModelArguments(ModelOptions):
         return cls(**{name: read(cls, name, value) for name, value in values.items()})
 
 
-def host_arguments(given: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:
-    """Return lm-eval's model arguments: those in `given` win, `none` is left out, its default device is no wish.
+def lm_eval_arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lm-eval's model arguments: those `given` win, `none` is left out, so is its default device without a GPU.
 
     lm-eval 0.4.13 turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine.
     """
     import torch
 
-    merged = {name: value for name, value in {**host, **given}.items() if value not in (None, "none")}
-    if merged.get("device") == HOST_DEVICE and "device" not in given and not torch.cuda.is_available():
+    merged = {name: value for name, value in {**defaults, **given}.items() if value not in (None, "none")}
+    if merged.get("device") == LM_EVAL_DEVICE and "device" not in given and not torch.cuda.is_available():
         del merged["device"]
     return merged
 
@@ -529,6 +529,6 @@ __all__ = [
     "RunConfig",
     "SweepConfig",
     "changing",
-    "host_arguments",
+    "lm_eval_arguments",
     "recorded_of_answers",
 ]

@@ -1,4 +1,4 @@
-"""Plugs the model `ltm` and the `ltm_*` tasks into an lm-eval that does not find them by itself (0.4.13).
+"""Plug the model `ltm` and the `ltm_*` tasks into an lm-eval that does not find them by itself (0.4.13).
 
 `ltm_eval_bridge`, imported at every start of Python, calls `find_hooked` when one of the modules of lm-eval named in
 HOOKS is imported; the hook runs after the module. lm-eval after 0.4.13 finds models by the entry-point group
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.data.metadata import check_host_metadata
-from ltm_eval.system.errors import LtmEvalError, MachineError, leave, leaving
+from ltm_eval.system.errors import MachineError, leave, leaving
 from ltm_eval.system.files import cause, remedy, short_name, tasks_dir
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ ENTRY_POINT_GROUP = "lm_eval.models"
 
 
 def finds_plugins(registry: ModuleType) -> bool:
-    """Whether this lm-eval reads the entry-point group itself; its registry then holds the group's name as a string."""
+    """Return whether this lm-eval reads the entry-point group itself: its registry then holds the group's name."""
     source = getsource(registry)
     return f'"{ENTRY_POINT_GROUP}"' in source or f"'{ENTRY_POINT_GROUP}'" in source
 
@@ -56,8 +56,8 @@ def register_model(_models: ModuleType) -> None:
 
 
 def add_tasks(manager: ModuleType) -> None:
-    """Hook of `lm_eval.tasks.manager`: `TaskManager` scans our folder too, wherever it scans lm-eval's own, and looks
-    at task options before it loads any task.
+    """Hook of `lm_eval.tasks.manager`: `TaskManager` scans our folder too if it scans lm-eval's own, and checks task
+    options before it loads any task.
     """
     original = manager.TaskManager.__init__
     described = signature(original)
@@ -82,22 +82,17 @@ def add_tasks(manager: ModuleType) -> None:
     manager.TaskManager.__init__ = scan_ours_too
     load = getattr(manager.TaskManager, "load", None)
     if load is not None:
-        manager.TaskManager.load = _checking_options(load)
 
+        @wraps(load)
+        def load_checked(self: Any, task_list: Any) -> Any:
+            leaving(check_host_metadata)(self, task_list if isinstance(task_list, list) else [task_list])
+            return load(self, task_list)
 
-def _checking_options(load: Callable[..., Any]) -> Callable[..., Any]:
-    """`TaskManager.load` that first looks at the task options."""
-
-    @wraps(load)
-    def load_checked(self: Any, task_list: Any) -> Any:
-        leaving(check_host_metadata)(self, task_list if isinstance(task_list, list) else [task_list])
-        return load(self, task_list)
-
-    return load_checked
+        manager.TaskManager.load = load_checked
 
 
 def with_ours(given: Any) -> list[Any]:
-    """The folders `given` (one, several or None) with ours before them, so that the user's definitions win."""
+    """Return the folders `given` (one, several or None) with ours before them, so that the user's definitions win."""
     theirs = list(given) if isinstance(given, (list, tuple)) else [given] if given else []
     ours = tasks_dir()
     named = {os.path.realpath(path) for path in theirs}
@@ -105,7 +100,7 @@ def with_ours(given: Any) -> list[Any]:
 
 
 def guard_saving(loggers: ModuleType) -> None:
-    """Hook of `lm_eval.loggers.evaluation_tracker`: our model's results are saved, or the command says they are not.
+    """Hook of `lm_eval.loggers.evaluation_tracker`: end the command with an error if our model's results are not saved.
 
     A checkpoint's path names the folder of its results as in lm-eval, cut where no file system takes such a name.
     """
@@ -160,7 +155,7 @@ LONGEST_FILE = "samples_" + "x" * 80  # As long as the name of a file of samples
 
 
 def _places(tracker: Any) -> tuple[Path, Path]:
-    """Where lm-eval puts the results of an evaluation, and the folder of its samples."""
+    """Return the results file of an evaluation in lm-eval, and the folder of its samples."""
     path, date = Path(tracker.output_path), getattr(tracker, "date_id", "2026-01-01T00-00-00.000000")
     if path.suffix == ".json":
         return path.with_name(f"{path.stem}_{date}.json"), path.parent
@@ -169,7 +164,7 @@ def _places(tracker: Any) -> tuple[Path, Path]:
 
 
 def _look(tracker: Any) -> None:
-    """Try to write where results will go; end lm-eval's command where that fails."""
+    """Try to write where results will go; end lm-eval's command if that fails."""
     results, folder = _places(tracker)
     for probe in (results.with_name(results.name + f".{os.getpid()}"), folder / f"{LONGEST_FILE}.{os.getpid()}"):
         try:
@@ -177,17 +172,17 @@ def _look(tracker: Any) -> None:
             probe.write_bytes(b"x")
             probe.unlink()
         except OSError as error:
-            leave(_unwritable(tracker, error))
-
-
-def _unwritable(tracker: Any, error: OSError) -> LtmEvalError:
-    place = Path(tracker.output_path)
-    why = f"cannot be written ({cause(error, place)}); {remedy(error, place)}, or choose another with --output_path"
-    return MachineError(f"results below output_path {str(place)[-80:]} {why}")
+            place = Path(tracker.output_path)
+            why = f"cannot be written ({cause(error, place)}); {remedy(error, place)}"
+            leave(
+                MachineError(
+                    f"results below output_path {str(place)[-80:]} {why}, or choose another with --output_path"
+                )
+            )
 
 
 def _whole(tracker: Any, file: Path, lines: int | None) -> None:
-    """Read back what lm-eval saved, so many lines or one JSON object; where it is not whole, show the table, leave."""
+    """Read back what lm-eval saved, `lines` lines or one JSON object; if incomplete, print the table and end."""
     try:
         content = file.read_bytes()
         if lines is None:
@@ -211,11 +206,17 @@ HOOKS: Mapping[str, Callable[[ModuleType], None]] = {
 
 
 def find_hooked(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-    """The spec that the finders other than the bridge give for a module of HOOKS; its loader calls the hook at the end.
+    """Return the spec that finders other than the bridge give for a module of HOOKS, with a loader that calls the hook.
 
     A hook that fails is passed over: the other models of lm-eval do not need us.
     """
-    spec = _found_by_others(name, path, target)
+    spec: ModuleSpec | None = None
+    for finder in list(sys.meta_path):
+        find: Any = getattr(finder, "find_spec", None)
+        if find is not None and getattr(finder, "__module__", None) != "ltm_eval_bridge":
+            spec = find(name, path, target)
+            if spec is not None:
+                break
     loader: Any = spec.loader if spec is not None else None
     execute = getattr(loader, "exec_module", None)
     if execute is None:
@@ -229,17 +230,6 @@ def find_hooked(name: str, path: Sequence[str] | None, target: ModuleType | None
     with suppress(AttributeError):  # a loader that takes no attributes; `plug_in` remains
         loader.exec_module = exec_module
     return spec
-
-
-def _found_by_others(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-    for finder in list(sys.meta_path):
-        find: Any = getattr(finder, "find_spec", None)
-        if find is None or getattr(finder, "__module__", None) == "ltm_eval_bridge":
-            continue
-        spec: ModuleSpec | None = find(name, path, target)
-        if spec is not None:
-            return spec
-    return None
 
 
 def plug_in() -> None:

@@ -1,30 +1,35 @@
-"""Metrics anew from the answers of a finished run, without its model: another extraction, other k, shares by group.
+"""Recompute the metrics of a finished run from its answers, without its model: other filters, other k, by group.
 
-The tasks are built as the run built them, and a stand-in for the model gives every request the journal's answer. What
-comes out is a further results file of the same model; the run's own files stay.
+The tasks are built as the run built them, and a stand-in for the model returns the journal's answer to every request.
+The result is another results file of the same model; the run's own files are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.harness.evaluation import evaluate_task, sample_row, stop_reasons, task_facts, task_hash
+from ltm_eval.harness.evaluation import (
+    evaluate_task,
+    sample_row,
+    stop_reasons,
+    task_facts,
+    task_hash,
+    value_for_lm_eval,
+)
 from ltm_eval.harness.loading import tasks_of
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.harness.run import quiet_hosts
-from ltm_eval.inference.draws import RollingScore
+from ltm_eval.harness.run import quiet_libraries
 from ltm_eval.results.files import SIDECARS, find_runs, read_answers, read_latents, read_run
 from ltm_eval.results.statistics import interval_of
 from ltm_eval.runs.journal import Contents, Journal, read
 from ltm_eval.runs.session import COMPLETE, Manifest
-from ltm_eval.runs.worklist import Answer, Item, Worklist, first_documents, is_by_token, item_of, numbered
+from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
 from ltm_eval.system.errors import DataError, IncompleteError, ResultsError, UsageError
 from ltm_eval.system.files import holding, unused_date, write_json_atomic, write_jsonl_atomic
-from ltm_eval.tasks.perplexity import TextScore
 
 if TYPE_CHECKING:
     from ltm_eval.results.files import Run
@@ -32,31 +37,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is done otherwise than in the run."""
+    """What is changed against the run."""
 
-    k: tuple[int, ...] = ()  # For which k pass@k is reported; empty leaves it
+    k: tuple[int, ...] = ()  # Values of k of pass@k; empty keeps the run's
     # Further extractions: name and regular expression, whose last match is the answer
     filters: tuple[tuple[str, str], ...] = ()
-    group: str | None = None  # Field of the documents by which shares with intervals are told
+    group: str | None = None  # Field of the documents by which metrics are grouped
 
 
 class Replay:
-    """Answers requests from the journal; to lm-eval's evaluator it is a model."""
+    """A model, to lm-eval's evaluator, that answers requests from the journal."""
 
     rank, world_size, device = 0, 1, "none"
 
     def __init__(self, journal: Journal, kind: str, *, token_nll: int = 0) -> None:
-        """A stand-in.
+        """Return answers of a run.
 
         Args:
             journal: of the run's settings.
             kind: `ltm` or `hf`, whose answers differ in form.
-            token_nll: of so many first documents of a task the run kept what each token costs.
+            token_nll: number of first documents of each task whose per-token NLL the run kept.
         """
         self.worklist, self._kind, self._token_nll = Worklist(journal), kind, token_nll
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """The continuations."""
+        """Return the continuations."""
         if self._kind != "ltm":
             return [answer.value for answer in self._answers("generate_until", requests, together=False)]
         answers = self._answers("generate_until", requests, together=True)
@@ -69,34 +74,24 @@ class Replay:
         return found
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        """The scores."""
-        values = [answer.value for answer in self._answers("loglikelihood", requests, together=False)]
-        return [(value[0], value[1]) for value in values]
+        """Return the scores."""
+        answers = self._answers("loglikelihood", requests, together=False)
+        return [value_for_lm_eval(answer.value) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        """The bounds with their parts, or a baseline's figures."""
-        values = [answer.value for answer in self._answers("loglikelihood_rolling", requests, together=False)]
-        return [self._rolling(value) for value in values]
-
-    @staticmethod
-    def _rolling(value: Any) -> float:
-        if not isinstance(value, dict):
-            return float(value)
-        if "rows" not in value:
-            return TextScore.from_json(value)
-        return RollingScore(value["rows"], tokens=value["tokens"]) if value["rows"] else 0.0
-
-    @staticmethod
-    def _item(request: Any, repeat: int, wanted: Collection[tuple[str, int]], *, together: bool) -> Item:
-        """As the model opened it."""
-        rethinks = together and _rethinks(request)
-        by_token = not rethinks and is_by_token(request, repeat, wanted)
-        return item_of(request, repeat=None if rethinks else repeat, by_token=by_token)
+        """Return the bounds with their parts, or a baseline's scores."""
+        answers = self._answers("loglikelihood_rolling", requests, together=False)
+        return [value_for_lm_eval(answer.value) for answer in answers]
 
     def _answers(self, kind: str, requests: Sequence[Any], *, together: bool) -> list[Answer]:
-        """Of every request and repeat; `together`: where all repeats of a rethinking request are one item."""
+        """Return the answer of every request and repeat; `together`: all repeats that rethink are one item."""
         wanted = first_documents(requests, self._token_nll if kind != "loglikelihood" else 0)
-        items = [self._item(request, repeat, wanted, together=together) for request, repeat in numbered(requests)]
+        items = []
+        for request, repeat in numbered(requests):
+            options = request.args[1] if len(request.args) > 1 else {}
+            rethinks = together and isinstance(options, Mapping) and bool(options.get("rethink"))
+            by_token = not rethinks and is_by_token(request, repeat, wanted)
+            items.append(item_of(request, repeat=None if rethinks else repeat, by_token=by_token))
         work = self.worklist.open(kind, items)
         if work.todo:
             raise IncompleteError(
@@ -106,17 +101,12 @@ class Replay:
         return work.close()
 
 
-def _rethinks(request: Any) -> bool:
-    options = request.args[1] if len(request.args) > 1 else {}
-    return bool(isinstance(options, Mapping) and options.get("rethink"))
-
-
 def rescore(output: Path, changes: Changes) -> list[Path]:
     """Write a results file with new metrics for every model in an output folder.
 
     Args:
         output: as a run's `--output_path`, or one results file.
-        changes: what is done otherwise.
+        changes: against the run.
 
     Returns:
         The new results files.
@@ -126,14 +116,14 @@ def rescore(output: Path, changes: Changes) -> list[Path]:
         IncompleteError: answers are missing.
         UsageError: a change does not suit the run.
     """
-    quiet_hosts()
+    quiet_libraries()
     runs = [_original(run) for run in find_runs([output])]
     with holding(output if output.is_dir() else output.parent):
         return [_rescored(run, changes) for run in runs]
 
 
 def _original(run: Run) -> Run:
-    """The run itself, where its newest file came from rescoring."""
+    """Return the run itself if its newest file came from rescoring."""
     content = json.loads(run.path.read_text("utf-8"))
     told = (content.get("ltm_eval") or {}).get("rescored")
     return read_run(run.path.with_name(Path(str(told["of"])).name)) if told else run
@@ -166,7 +156,7 @@ def _rescored(run: Run, changes: Changes) -> Path:
 
 
 def _config_of(run: Run, changes: Changes) -> RunConfig:
-    """The options of the run, with other k."""
+    """Return the options of the run, with other k."""
     told = dict(run.extra.settings or {})
     if not told:
         raise ResultsError(f"{run.path}: tells no settings of a run of ltm_eval, so its tasks cannot be built again")
@@ -186,7 +176,7 @@ def _config_of(run: Run, changes: Changes) -> RunConfig:
 
 
 def _settings_of(run: Run, found: Contents) -> Mapping[str, Any]:
-    """What the answers of the run are kept under."""
+    """Return the settings that the answers of the run are kept under."""
     for head in found.heads:
         if head.run is not None and head.run.get("date_id") == run.date_id:
             return dict(head.run["settings"])
@@ -197,7 +187,7 @@ def _settings_of(run: Run, found: Contents) -> Mapping[str, Any]:
 
 
 def _extend(task: Any, filters: Sequence[tuple[str, str]]) -> None:
-    """Add extractions to a task that generates."""
+    """Add filters to a task that generates."""
     from lm_eval.filters import build_filter_ensemble
 
     if task.OUTPUT_TYPE != "generate_until":
@@ -231,7 +221,7 @@ def _evaluated(
 
 
 def _with_stops(run: Run, task: Any, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as the samples file holds them, why answers ended taken from the run's sidecar."""
+    """Return rows of the samples file, with why answers ended from the run's sidecar."""
     stops = stop_reasons([*read_latents(run, task.task_name), *read_answers(run, task.task_name)])
     return [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
 
@@ -245,7 +235,7 @@ def _copy_sidecars(run: Run, task: str, date_id: str) -> None:
 
 
 def grouped(rows: Sequence[Mapping[str, Any]], field: str, *, where: str) -> dict[str, Any]:
-    """Every metric by the value of a field of the documents: mean, 95 % interval and count.
+    """Return every metric by the value of a field of the documents: mean, 95 % interval and count.
 
     Raises:
         UsageError: no document has the field.

@@ -1,8 +1,15 @@
-"""A sweep over checkpoints, tasks, conditions, demonstrations, fast steps and seeds: one cell after another in this
-process, or as many at once as a Ray cluster has slots.
+"""Sweeps: one model under several conditions and numbers of few-shot examples, or a grid of runs.
 
-Ray is used for placing cells and for trying them again when a worker dies; what is finished, it is not asked. One cell
-that fails does not stop the others.
+`run` compares conditions and shots; its first combination is the model's results file, which also holds the table of
+the effect (`ltm_eval.effect`). `run_grid` runs every combination of checkpoints, tasks, conditions, shots, fast steps
+and seeds, one cell after another in this process, or as many at once as a Ray cluster has slots:
+
+    <output>/cells/<name>/             a cell's own run: journal, results, lock
+    <output>/cells/<name>/cell.json    its outcome; a cell that is `complete` is not run again
+    <output>/sweep.json                all outcomes
+
+Ray only schedules cells, and tries one again if its worker dies; completion is read from disk. A cell that fails does
+not stop the others. A cell that another process works on is waited for, so it is run once.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.data.metadata import refuse_unread
 from ltm_eval.harness import run as runner
-from ltm_eval.harness.evaluation import evaluate_subject, folder_of, show_notes
+from ltm_eval.harness.evaluation import show_notes
 from ltm_eval.harness.loading import (
     ELSEWHERE,
     heeding,
@@ -31,20 +38,11 @@ from ltm_eval.harness.loading import (
     metadata_for,
     task_manager,
     task_metadata,
-    tasks_of,
 )
 from ltm_eval.harness.options import NOTHING, GridConfig, RunConfig, SweepConfig, changing
-from ltm_eval.harness.run import (
-    baseline_subject,
-    check_output,
-    construct,
-    ltm_subject,
-    say_if_short,
-    settle,
-)
+from ltm_eval.harness.run import Combination, check_output, settle
 from ltm_eval.results.effect import EffectCell, effect, text_table
 from ltm_eval.results.files import read_run
-from ltm_eval.runs.processes import current
 from ltm_eval.runs.session import MANIFEST, check_program, differing
 from ltm_eval.runs.worklist import say_on_stderr
 from ltm_eval.system.errors import (
@@ -64,47 +62,19 @@ from ltm_eval.system.text import aligned
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ltm_eval.tasks.prompts import Condition
-
-
-# The effect of the demonstrations: one model, several conditions and numbers of demonstrations, one command.
-#
-# The combination that the others are compared with (`demos` with most demonstrations) is the model's results file; each
-# further one has a folder of its own below the model's. The first file also holds the table (`ltm_eval.effect`).
-
-NEEDS_TWO = "shuffled"  # The condition that has nothing to exchange with a single demonstration
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One cell to run."""
-
-    condition: Condition
-    shots: int | None
-
-    @property
-    def folder(self) -> str:
-        """Name below the model's folder."""
-        return self.condition if self.shots is None else f"{self.condition}_{self.shots}-shot"
-
-    @property
-    def words(self) -> str:
-        """As a line of progress."""
-        return self.condition if self.shots is None else f"{self.condition}, {self.shots} shots"
-
 
 def combinations(config: SweepConfig) -> list[Combination]:
-    """What is run, each once, the reference with most demonstrations first.
+    """Return what is run, each once, the reference with most few-shot examples first.
 
-    Without demonstrations all conditions that fit z on them are the prior, and `demos+prompt` is `prompt`. `shuffled`
-    is left out with a single demonstration.
+    Without examples all conditions that fit z on them are the prior, and `demos+prompt` is `prompt`. `shuffled` is left
+    out with a single example, which has nothing to exchange answers with.
     """
     found = []
     for shots in config.shots:
         for condition in config.conditions:
             if shots == 0:
                 condition = "prompt" if condition in ("prompt", "demos+prompt") else "prior"  # noqa: PLW2901
-            if not (condition == NEEDS_TWO and shots == 1):
+            if not (condition == "shuffled" and shots == 1):
                 found.append(Combination(condition, shots))
     distinct = list(dict.fromkeys(found))
     return sorted(distinct, key=lambda one: (one.condition != config.reference, -(one.shots or 0)))
@@ -116,78 +86,31 @@ def run(config: SweepConfig) -> runner.Outcome:
     Raises:
         LtmEvalError: something cannot be used; nothing that was finished is lost.
     """
-    with runner.begun(config.base) as (base, output, notes):
-        return _run(config, base, output, notes)
-
-
-def _run(config: SweepConfig, base: RunConfig, output: Path, notes: list[str]) -> runner.Outcome:
-    """Run the combinations in a folder that is held."""
     wanted = combinations(config)
-    prepared = [(one, replace(base, condition=one.condition, num_fewshot=one.shots)) for one in wanted]
-    tasks = {one: _checked(tasks_of(own)) for one, own in prepared}
-    if current().leads:
-        say_if_short(tasks[wanted[0]], prepared[0][1], output, runs=len(wanted))
-    subject = ltm_subject(base)
-    baselines = [baseline_subject(spec) for spec in base.baselines]
-    folders = [folder_of(subject, output, one.folder if index else "") for index, one in enumerate(wanted)]
-    check_program([*folders, *(folder_of(own, output) for own in baselines)], fresh=base.fresh)
-    lm: Any = construct(ltm_subject(prepared[0][1]), base)
-    show_notes(notes)
-    written = []
-    for index, (one, own) in enumerate(prepared):
-        lm.condition = one.condition
-        if not base.quiet:
-            print(f"ltm-eval: {one.words} ({index + 1} of {len(prepared)})", file=sys.stderr)
-        cell = one.folder if index else ""
-        written.append(evaluate_subject(ltm_subject(own), lm, tasks[one], own, output, notes, cell=cell))
-        if current().leads:
-            _store(written, wanted, config.reference)
-    first = prepared[0][1]
-    results = [written[0], *runner.run_baselines(baselines, tasks_of(first), first, output, notes)]
-    return runner.outcome(results, base, output, counted=written[1:])
 
+    def store_table(written: Sequence[Path]) -> None:
+        cells = [EffectCell(one.condition, read_run(path)) for one, path in zip(wanted, written, strict=False)]
+        content = json.loads(written[0].read_text("utf-8"))
+        content["ltm_eval"]["effect"] = effect(cells, reference=config.reference)
+        write_json_atomic(written[0], content)
 
-def _checked(tasks: list[Any]) -> list[Any]:
-    """Refuse tasks that have no demonstrations.
-
-    Raises:
-        UsageError: there is one.
-    """
-    for task in tasks:
-        if task.OUTPUT_TYPE != "generate_until" or task.fewshot_docs() is None:
-            raise UsageError(
-                f"task {task.task_name} asks for no answers, so its demonstrations have no effect to show; leave it "
-                "out, or name one condition and one number of shots"
-            )
-    return tasks
-
-
-def _store(written: list[Path], wanted: list[Combination], reference: str) -> None:
-    """Put the table of what is finished into the first results file."""
-    cells = [EffectCell(one.condition, read_run(path)) for one, path in zip(wanted, written, strict=False)]
-    content = json.loads(written[0].read_text("utf-8"))
-    content["ltm_eval"]["effect"] = effect(cells, reference=reference)
-    write_json_atomic(written[0], content)
+    return runner.run(config.base, wanted, finished=store_table)
 
 
 def table(results: Path) -> str:
-    """The table of a sweep's results file, as text."""
+    """Return the table of a sweep's results file as text."""
     return text_table(json.loads(results.read_text("utf-8"))["ltm_eval"]["effect"])
 
-
-# The cells of a sweep: which there are, what of each is on disk, and how one is run.
-#
-#     <output>/cells/<name>/             a cell's own run: journal, results, lock
-#     <output>/cells/<name>/cell.json    what became of it; `complete` is not run again
-#
-# Whether a cell is finished is read from disk and nowhere else. A cell that is tried anew while an earlier attempt
-# still works on it waits for that one, so it is run once.
 
 FOLDER, STATE_FILE = "cells", "cell.json"
 COMPLETE, FAILED = "complete", "failed"
 AXES = ("model", "task", "condition", "shots", "t_fast", "seed")
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 1.0  # between two looks at a cell that another process runs
 NAME_LENGTH = 80
+SUMMARY = "sweep.json"
+LOCAL = "local"
+RETRIES = 3  # of a cell whose Ray worker dies; errors of the cell itself are not retried
+HEADLINES = ("exact_match", "ppl_per_token_bound", "ppl_per_token", "mauve", "acc", "pass@", "maj@")
 
 
 @dataclass(frozen=True)
@@ -198,50 +121,45 @@ class Cell:
 
     @property
     def axes(self) -> dict[str, Any]:
-        """What tells it from the others."""
+        """Return the values in which cells differ, by name."""
         own = self.config
         values = (own.model or DEMO_MODEL, own.tasks[0], own.condition, own.num_fewshot, own.t_fast, own.seed)
         return dict(zip(AXES, values, strict=True))
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Return the cell's folder."""
         return Path(self.config.output_path)
 
     @property
     def fingerprint(self) -> str:
-        """Names options and checkpoint files; another one is another run."""
-        unnamed = changing(NOTHING)
+        """Return a digest of the options and of names, sizes and times of the checkpoint's files."""
+        unnamed, model, place = changing(NOTHING), self.config.model, Path(self.config.model or "")
         options = {name: value for name, value in asdict(self.config).items() if name not in unnamed}
-        content = {"options": options, "files": _files_of(self.config.model)}
+        found = sorted(place.iterdir()) if model and place.is_dir() else [place] if model and place.is_file() else []
+        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in found]
+        content = {"options": options, "files": files}
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _files_of(model: str | None) -> list[list[Any]]:
-    """Names, sizes and times of a checkpoint's files; the run itself compares their content."""
-    place = Path(model or "")
-    files = sorted(place.iterdir()) if model and place.is_dir() else [place] if model and place.is_file() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a cell."""
+    """The outcome of a cell."""
 
     axes: Mapping[str, Any]  # The cell's
     fingerprint: str  # The cell's
     state: str  # `complete` or `failed`
-    seconds: float  # It took, in the last attempt
+    seconds: float  # of the last attempt
     results: str | None = None  # Its results file, seen from the cell's folder
     scores: tuple[Mapping[str, Any], ...] = ()  # Metric, filter, value, stderr
-    line: str = ""  # Why it failed
+    line: str = ""  # the error of one that failed
     kept: bool = field(default=False, compare=False)  # Whether it was finished before
-    # `provenance.program` that finished it; what another one finished is not used
+    # version of the program that finished it; what another one finished is not used
     program: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def cells_of(config: GridConfig) -> list[Cell]:
-    """Every distinct cell, in the order of the options."""
+    """Return every distinct cell, in the order of the options."""
     found = {}
     pairs = combinations(SweepConfig(config.base, config.conditions, config.shots))
     axes = (config.models, config.base.tasks, pairs, config.t_fast, config.seeds)
@@ -262,7 +180,7 @@ def cells_of(config: GridConfig) -> list[Cell]:
 
 
 def _name(axes: Mapping[str, Any]) -> str:
-    """A folder's name that a reader understands, made distinct by a digest."""
+    """Return a readable name of a cell's folder, made distinct by a digest."""
     parts = [Path(str(axes["model"])).name, axes["task"], axes["condition"]]
     parts += [f"{axes[name]}-{name}" for name in AXES[3:] if axes[name] is not None]
     words = re.sub(r"[^A-Za-z0-9._+-]+", "_", "_".join(map(str, parts))).strip(".")[:NAME_LENGTH]
@@ -270,13 +188,13 @@ def _name(axes: Mapping[str, Any]) -> str:
 
 
 def finished(cell: Cell) -> Done | None:
-    """What an earlier command of this very program finished of these options; None where there is nothing of use."""
+    """Return what an earlier command of the same version finished with these options; None if nothing."""
     done = finished_by_any(cell)
     return done if done is not None and done.program == program() else None
 
 
 def finished_by_any(cell: Cell) -> Done | None:
-    """The same, whatever version of the program it was."""
+    """Return what an earlier command of any version finished with these options; None if nothing."""
     try:
         row = json.loads((cell.folder / STATE_FILE).read_text("utf-8"))
         done = Done(**{**row, "scores": tuple(row["scores"]), "kept": True})
@@ -287,20 +205,18 @@ def finished_by_any(cell: Cell) -> Done | None:
 
 
 def run_cell(cell: Cell) -> Done:
-    """Run a cell unless it is finished; an error becomes its state."""
+    """Run a cell unless it is finished; an error becomes its outcome."""
     begun = time.monotonic()
     try:
         done = finished(cell) or _ran(cell, begun)
-    except LtmEvalError as error:
-        done = Done(cell.axes, cell.fingerprint, FAILED, time.monotonic() - begun, line=error_line(error))
-    except Exception as error:  # noqa: BLE001 - one cell must not end the others; its state says what it was
-        line = error_line(LtmEvalError(f"{type(error).__name__}: {error}"))
-        done = Done(cell.axes, cell.fingerprint, FAILED, time.monotonic() - begun, line=line)
+    except Exception as error:  # noqa: BLE001 - one cell must not end the others; its outcome says what it was
+        own = error if isinstance(error, LtmEvalError) else LtmEvalError(f"{type(error).__name__}: {error}")
+        done = Done(cell.axes, cell.fingerprint, FAILED, time.monotonic() - begun, line=error_line(own))
     return done
 
 
 def _ran(cell: Cell, begun: float) -> Done:
-    """Run it; whoever works on it already is waited for."""
+    """Run a cell, waiting for another process that works on it already."""
     while True:
         try:
             ended = runner.run(cell.config)
@@ -325,28 +241,21 @@ def _ran(cell: Cell, begun: float) -> Done:
     return done
 
 
-SUMMARY = "sweep.json"
-LOCAL = "local"
-# Times that Ray tries a cell again when the process that runs it dies; errors of the cell itself are not retried
-RETRIES = 3
-HEADLINES = ("exact_match", "ppl_per_token_bound", "ppl_per_token", "mauve", "acc", "pass@", "maj@")
-
-
 @dataclass(frozen=True)
 class Swept:
-    """All cells of a sweep."""
+    """All cells of a grid."""
 
     done: tuple[Done, ...]  # In the order of the options
     summary: Path  # JSON of all of them
 
     @property
     def failed(self) -> list[Done]:
-        """Those without results."""
+        """Return the cells without results."""
         return [one for one in self.done if one.state == FAILED]
 
 
 def run_grid(config: GridConfig) -> Swept:
-    """Run every cell that is not finished; the same command goes on after an end.
+    """Run every cell that is not finished; the same command resumes.
 
     Raises:
         UsageError: an option cannot be used.
@@ -377,8 +286,14 @@ def run_grid(config: GridConfig) -> Swept:
         )
         for cell in cells_of(config)
     ]
-    notes = _notes(config)
+    settled = [note for model in config.models for note in settle(replace(config.base, model=model))[1]]
+    notes = list(dict.fromkeys(settled))
     show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
+
+    def write(done: Mapping[int, Done]) -> None:
+        rows = [asdict(done[index]) for index in sorted(done)]
+        write_json_atomic(output / SUMMARY, {"notes": notes, "cells": rows, "of": len(cells)})
+
     with holding(output):
         show = Show(cells, quiet=config.base.quiet)
         done = {index: found for index, cell in enumerate(cells) if (found := finished(cell)) is not None}
@@ -386,20 +301,21 @@ def run_grid(config: GridConfig) -> Swept:
             show.ended(index, one)
         left = [index for index in range(len(cells)) if index not in done]
         _check_program([cells[index] for index in left], output, fresh=config.base.fresh)
-        run_all = _one_by_one if config.ray_address is None else _on_ray
+        todo = [cells[index] for index in left]
         try:
-            for index, one in run_all([cells[index] for index in left], config):
+            ended = enumerate(map(run_cell, todo)) if config.ray_address is None else _on_ray(todo, config)
+            for index, one in ended:
                 done[left[index]] = one
                 show.ended(left[index], one)
-                _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells), notes)
+                write(done)
         finally:
             show.close()
-        _write(output / SUMMARY, [done[i] for i in sorted(done)], len(cells), notes)
+        write(done)
     return Swept(tuple(done[i] for i in range(len(cells))), output / SUMMARY)
 
 
 def _check_program(left: Sequence[Cell], output: Path, *, fresh: bool) -> None:
-    """Refuse to go on with a sweep that another version of the program left unfinished; say what is run again.
+    """Refuse to resume a grid that another version of the program left unfinished; say what is run again.
 
     Raises:
         RefusedError: cells of both versions would stand side by side, or one is unfinished.
@@ -417,10 +333,10 @@ def _check_program(left: Sequence[Cell], output: Path, *, fresh: bool) -> None:
 
 
 def check(swept: Swept) -> None:
-    """A sweep is done when every cell is.
+    """Raise an error unless every cell is complete.
 
     Raises:
-        IncompleteError: one is not.
+        IncompleteError: a cell failed.
     """
     if swept.failed:
         first = swept.failed[0].line.split(": ", 2)[-1]
@@ -430,26 +346,8 @@ def check(swept: Swept) -> None:
         )
 
 
-def _notes(config: GridConfig) -> list[str]:
-    """The sentences that every output of these cells must carry, each once."""
-    found = [note for model in config.models for note in settle(replace(config.base, model=model))[1]]
-    return list(dict.fromkeys(found))
-
-
-def _write(path: Path, done: Sequence[Done], number: int, notes: Sequence[str]) -> None:
-    write_json_atomic(path, {"notes": list(notes), "cells": [asdict(one) for one in done], "of": number})
-
-
-# Where cells run ------------------------------------------------------------------------------------------------------
-
-
-def _one_by_one(cells: Sequence[Cell], config: GridConfig) -> Iterator[tuple[int, Done]]:
-    for index, cell in enumerate(cells):
-        yield index, run_cell(cell)
-
-
 def _on_ray(cells: Sequence[Cell], config: GridConfig) -> Iterator[tuple[int, Done]]:
-    """Cells as they end, one to every slot of the cluster.
+    """Run cells on the slots of a cluster and yield each index with its outcome as it ends.
 
     Raises:
         MachineError: Ray is not installed, or the cluster cannot be reached.
@@ -473,7 +371,7 @@ def _on_ray(cells: Sequence[Cell], config: GridConfig) -> Iterator[tuple[int, Do
 
 
 def _fetched(ray: Any, ended: Any, cell: Cell) -> Done:
-    """What a cell's task returned, or that its worker died too often."""
+    """Return the outcome of a cell's Ray task, or that its worker died too often."""
     try:
         found: Done = ray.get(ended)
     except ray.exceptions.RayError as error:
@@ -484,7 +382,7 @@ def _fetched(ray: Any, ended: Any, cell: Cell) -> Done:
 
 
 def _started(address: str) -> Any:
-    """Ray, connected; a cluster that is started here has no dashboard, whose port would run anybody's code."""
+    """Return Ray, connected; a cluster started here has no dashboard, whose port would run anybody's code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -501,11 +399,8 @@ def _started(address: str) -> Any:
     return ray
 
 
-# What the user sees ---------------------------------------------------------------------------------------------------
-
-
 class Show:
-    """A live table on a terminal, else a line for every cell that ends."""
+    """Show progress: a live table on a terminal, else a line for every cell that ends."""
 
     def __init__(self, cells: Sequence[Cell], *, quiet: bool) -> None:
         self._cells, self._quiet = cells, quiet
@@ -519,7 +414,7 @@ class Show:
             self._live.start(refresh=True)
 
     def ended(self, index: int, done: Done) -> None:
-        """A cell has ended, or was finished before."""
+        """Show the outcome of a cell that has ended, or was finished before."""
         self._done[index] = done
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
@@ -532,7 +427,7 @@ class Show:
             )
 
     def close(self) -> None:
-        """No more will come."""
+        """Stop the live table."""
         if self._live is not None:
             self._live.stop()
 
@@ -541,20 +436,16 @@ class Show:
         from rich.table import Table
 
         table = Table(*AXES, "result", title=f"{len(self._done)} of {len(self._cells)} cells")
-        for index in self._rows():
+        room, every = max(4, shutil.get_terminal_size().lines - 6), list(range(len(self._cells)))
+        for index in every if len(every) <= room else list(self._done)[-room:]:
             done = self._done.get(index)
             shown = ["" if value is None else printable(str(value)) for value in self._cells[index].axes.values()]
             table.add_row(*map(escape, shown), escape(_outcome(done)) if done is not None else "…")
         return table
 
-    def _rows(self) -> list[int]:
-        """All cells, or as many of those that ended last as fit the screen."""
-        room = max(4, shutil.get_terminal_size().lines - 6)
-        return list(range(len(self._cells))) if len(self._cells) <= room else list(self._done)[-room:]
-
 
 def table_grid(swept: Swept) -> str:
-    """All cells as text."""
+    """Return all cells as text."""
     rows = []
     for one in swept.done:
         shown = ["" if value is None else printable(str(value)) for value in one.axes.values()]
@@ -563,7 +454,7 @@ def table_grid(swept: Swept) -> str:
 
 
 def _outcome(done: Done) -> str:
-    """Its first headline figure, or why there is none."""
+    """Return the first headline figure of a cell, or why there is none."""
     if done.state != COMPLETE:
         return printable(done.line.removeprefix("ltm-eval: "))
     for name in HEADLINES:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.harness.evaluation import folder_name, show_notes
 from ltm_eval.harness.loading import data_facts, tasks_of
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.harness.run import check_output, quiet_hosts, settle
+from ltm_eval.harness.run import check_output, quiet_libraries, settle
 from ltm_eval.inference.options import AUTO
 from ltm_eval.probe.files import DEFAULT_TASK, Probe, ProbeJob, find_probes, read_probe, write_probe
 from ltm_eval.system import progress
@@ -57,7 +57,7 @@ def probe(job: ProbeJob) -> Outcome:
         notes = [note for note in notes if "(limit)" not in note]  # a probe is of a few texts by design
     output = check_output(Path(job.output_path))
     check_place(str(config.model))
-    quiet_hosts()
+    quiet_libraries()
     texts, source = _texts(job, config)
     model, tokenizer = _model(job, str(config.model))
     show_notes(notes)

@@ -1,7 +1,7 @@
 """The processes of one job: who does which request, how answers reach all of them, and how a lost one is noticed.
 
 The engine is torch's: its launchers start and restart the processes, its store and its gloo group connect them. The
-group is our own and not torch's default one, so that a host's or a trainer's group is left alone. What is exchanged is
+group is our own and not torch's default one, so that a trainer's group is left alone. What is exchanged is
 bytes of JSON, never pickles.
 
     job = join()                                   # alone without a launcher

@@ -1,4 +1,4 @@
-"""What is seen of lm-eval's `hf`: it adds up to what is told, and changes nothing of it."""
+"""What a baseline records beside lm-eval's `hf`: it adds up to what that returns, and changes nothing of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from ltm_eval.harness.baseline import (
-    Generated,
-    answer_record,
-    keep_answers,
-    seed_host,
-    token_bytes,
-    token_offsets,
-    watch,
-)
-from ltm_eval.system import progress
+from ltm_eval.harness.baseline import Generated, JournaledHF, token_bytes, token_offsets
+from ltm_eval.harness.evaluation import seed_generators
 from ltm_eval.system.files import assets_dir
 from tests.tiny import tiny_gpt2
 
@@ -35,16 +27,16 @@ UNTIL = ["\n", "e", "it"]
 @pytest.fixture(scope="module", params=["tiny", "gpt2-demo"])
 def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "tiny":
-        return str(tiny_gpt2(tmp_path_factory.mktemp("host") / "gpt2"))
+        return str(tiny_gpt2(tmp_path_factory.mktemp("baseline") / "gpt2"))
     return str(assets_dir() / "gpt2-demo")
 
 
-def host(pretrained: str, **options: Any) -> HFLM:
+def plain(pretrained: str, **options: Any) -> HFLM:
     return HFLM(pretrained=pretrained, device="cpu", batch_size=3, **options)
 
 
 def kept(pretrained: str, token_nll: int, **options: Any) -> Any:
-    return keep_answers(host(pretrained, **options), seed=1, progress=progress.silent, token_nll=token_nll)
+    return JournaledHF(pretrained, device="cpu", batch_size=3, seed=1, token_nll=token_nll, **options)
 
 
 def rolling() -> list[Instance]:
@@ -64,7 +56,7 @@ def generating(**options: Any) -> list[Instance]:
 
 
 def test_tokens_add_up_to_the_log_likelihood_that_lm_eval_tells(pretrained: str) -> None:
-    truth = host(pretrained).loglikelihood_rolling(rolling(), disable_tqdm=True)
+    truth = plain(pretrained).loglikelihood_rolling(rolling(), disable_tqdm=True)
     lm = kept(pretrained, 9)
     assert lm.loglikelihood_rolling(rolling()) == truth
     assert [one.doc_id for one in lm.token_records] == [0, 1, 2, 4]
@@ -90,26 +82,23 @@ def test_single_tokens_cost_what_one_pass_says(pretrained: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "temperature": 0.8}])
 def test_generation_is_left_as_it_is(pretrained: str, options: dict[str, Any]) -> None:
     """The same answers from the same random numbers, watched or not, with tokens or without."""
-    found = []
-    for number in (None, 0, 3):
-        made = host(pretrained)
-        watched = None if number is None else watch(made)
-        if watched is not None:
-            watched.begin(prompts=prompts()[:number])
-        seed_host(3)
-        found.append(made.generate_until(generating(**options), disable_tqdm=True))
-        if watched is not None:
-            seen = [watched.answer(prompt, answer) for prompt, answer in zip(prompts(), found[-1], strict=True)]
-            assert [one is not None and one.text for one in seen] == found[-1]
-            assert [one is not None and one.pieces is not None for one in seen] == [i < (number or 0) for i in range(5)]
-    assert found[0] == found[1] == found[2]
+    seed_generators(3)
+    truth = plain(pretrained).generate_until(generating(**options), disable_tqdm=True)
+    for number in (0, 3):
+        lm = kept(pretrained, 0)
+        lm._watch(prompts=prompts()[:number])
+        seed_generators(3)
+        assert HFLM.generate_until(lm, generating(**options), disable_tqdm=True) == truth
+        seen = [lm.generated(prompt, answer) for prompt, answer in zip(prompts(), truth, strict=True)]
+        assert [one is not None and one.text for one in seen] == truth
+        assert [one is not None and one.pieces is not None for one in seen] == [i < number for i in range(5)]
     journals = [kept(pretrained, number).generate_until(generating(**options)) for number in (0, 3)]
     assert journals[0] == journals[1]
 
 
 def test_beams_are_not_followed(pretrained: str) -> None:
     """An answer that a search puts together has no tokens chosen one after the other."""
-    lm, truth = kept(pretrained, 2), host(pretrained)
+    lm, truth = kept(pretrained, 2), plain(pretrained)
     options = {"num_beams": 2}
     assert lm.generate_until(generating(**options)) == truth.generate_until(generating(**options), disable_tqdm=True)
     assert [one.part for one in lm.token_records] == []
@@ -133,7 +122,7 @@ def test_an_answers_tokens_cost_what_one_pass_says(pretrained: str) -> None:
 
 
 def test_the_wanted_answers_tokens_cost_what_lm_eval_scores(pretrained: str) -> None:
-    lm, told = kept(pretrained, 2), host(pretrained)
+    lm, told = kept(pretrained, 2), plain(pretrained)
     requests = generating()
     for request in requests:
         request.reference = " two and two is 4 €"  # type: ignore[attr-defined]
@@ -149,48 +138,48 @@ def test_the_wanted_answers_tokens_cost_what_lm_eval_scores(pretrained: str) -> 
     assert answers == kept(pretrained, 0).generate_until(generating())
 
 
-class Fake:
-    """A host whose tokens are the letters of the alphabet, `.` ends a text, and what it says is settled."""
+class Fake(JournaledHF):
+    """A model whose tokens are the letters of the alphabet, `.` ends a text, and what it says is settled."""
 
-    backend, max_length, think_end_token, eot_token_id = "causal", 40, None, ord(".")
+    backend, max_length, eot_token_id = "causal", 40, ord(".")
 
     def __init__(self, says: Sequence[str]) -> None:
-        self.says = list(says)
-        self.model = type("Model", (), {"generation_config": type("Config", (), {"eos_token_id": [ord(".")]})})()
-        self.tokenizer = None
+        self.says, self.think_end_token, self.tokenizer = list(says), None, None
+        self._model: Any = type("Model", (), {"generation_config": type("Config", (), {"eos_token_id": [ord(".")]})})()
+        self._watch()
 
-    def tok_encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+    def tok_encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:  # type: ignore[override]
         return list(map(ord, text))
 
-    def tok_decode(self, ids: Sequence[int]) -> str:
+    def tok_decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(map(chr, ids)).replace(".", "")
 
-    def tok_batch_encode(self, strings: Sequence[str], left_truncate_len: int | None = None) -> tuple[Any, Any]:
+    def _encode_batch(self, strings: list[str], padding_side: str, limit: int | None, truncation: bool) -> Any:
         width = max(map(len, strings))
         ids = torch.tensor([[0] * (width - len(one)) + self.tok_encode(one) for one in strings])
-        cut = slice(-(left_truncate_len or width), None)
+        cut = slice(-(limit or width), None)
         return ids[:, cut], (ids != 0).long()[:, cut]
 
-    def _model_call(self, inps: Any) -> Any:
-        raise AssertionError
 
-    def _model_generate(self, context: Any, max_length: int, stop: Sequence[str]) -> Any:
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(self: Any, context: Any, max_length: int, stop: Sequence[str]) -> Any:
         width = max(map(len, self.says))
         return torch.cat([context, torch.tensor([self.tok_encode(one.ljust(width, ".")) for one in self.says])], dim=1)
 
+    monkeypatch.setattr(HFLM, "_model_generate", generate)
+
 
 def seen_of(prompts: Sequence[str], says: Sequence[str], *, stop: Sequence[str]) -> list[Generated]:
-    fake: Any = Fake(says)
-    watched = watch(fake)
-    assert watched is not None
-    watched.begin()
+    fake = Fake(says)
     context, _ = fake.tok_batch_encode(list(prompts), left_truncate_len=10)
     fake._model_generate(context=context, max_length=99, stop=[*stop, "."])
-    found = [watched.answer(prompt, "?") for prompt in prompts]
+    found = [fake.generated(prompt, "?") for prompt in prompts]
     assert all(one is not None for one in found)
     return [one for one in found if one is not None]
 
 
+@pytest.mark.usefixtures("settled")
 def test_why_an_answer_ended_and_after_how_many_tokens() -> None:
     """A batch goes on until all of it have ended: what follows a stop string or end-of-text is not the answer's."""
     says = ("yes STOP and on", "no.", "on and on and o", "so.STOP", "STOP")
@@ -204,13 +193,14 @@ def test_why_an_answer_ended_and_after_how_many_tokens() -> None:
     ]
 
 
+@pytest.mark.usefixtures("settled")
 def test_what_is_cut_from_the_left_is_counted() -> None:
     prompts = ("short", "Q: aa?\n\nQ: b?", "exactly 10", "Q: a\n\nQ: b\n\nQ: c")
     seen = seen_of(prompts, ["a.", "b.", "c.", "d."], stop=[])
     assert [(one.prompt_tokens, one.read_tokens) for one in seen] == [(5, 5), (13, 10), (10, 10), (16, 10)]
     requests = [Instance("generate_until", {}, (prompt, {}), 0, metadata=("t", 0, 1)) for prompt in prompts]
     fake = Fake([])
-    records = [answer_record(request, 0, one, fake) for request, one in zip(requests, seen, strict=True)]
+    records = [fake.answer_record(request, 0, one) for request, one in zip(requests, seen, strict=True)]
     assert [(one.demonstrations, one.demonstrations_read, one.truncated) for one in records] == [
         (0, 0, False),
         (1, 0, True),
@@ -219,25 +209,18 @@ def test_what_is_cut_from_the_left_is_counted() -> None:
     ]
 
 
+@pytest.mark.usefixtures("settled")
 def test_of_equal_prompts_each_answer_is_told_once() -> None:
-    fake: Any = Fake(["one.", "STOP", "two."])
-    watched = watch(fake)
-    assert watched is not None
-    watched.begin()
+    fake = Fake(["one.", "STOP", "two."])
     context, _ = fake.tok_batch_encode(["p"] * 3, left_truncate_len=10)
     fake._model_generate(context, 9, stop=["STOP"])
-    told = [watched.answer("p", text) for text in ("two", "one", "")]
+    told = [fake.generated("p", text) for text in ("two", "one", "")]
     assert [one and one.stop_reason for one in told] == ["end_of_text", "end_of_text", "stop_string"]
-    assert watched.answer("p", "one") is None
-
-
-def test_other_kinds_of_models_are_not_watched() -> None:
-    assert watch(type("Seq2Seq", (), {"backend": "seq2seq"})()) is None
-    assert watch(object()) is None
+    assert fake.generated("p", "one") is None
 
 
 def test_bytes_and_offsets_of_tokens(tmp_path: Path, pretrained: str) -> None:
-    tokenizer = host(pretrained).tokenizer
+    tokenizer = plain(pretrained).tokenizer
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
         each = token_bytes(tokenizer, ids)

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 
-from ltm_eval.harness.baseline import added_tokens, identity_of, keep_answers, settings_of
+from ltm_eval.harness.baseline import JournaledHF, added_tokens, identity_of
 from ltm_eval.model.tokenizer import load_gpt2, load_tokenizer
-from ltm_eval.system import progress
 from ltm_eval.system.errors import TokenizerError
 from ltm_eval.system.files import assets_dir
 from ltm_eval.tasks.perplexity import TextScore, process_results
@@ -38,8 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def loaded(folder: Path, *, token_nll: int = 0, **options: Any) -> Any:
-    host = HFLM(pretrained=str(folder), device="cpu", batch_size=2, **options)
-    return keep_answers(host, seed=1, progress=progress.silent, token_nll=token_nll)
+    return JournaledHF(str(folder), device="cpu", batch_size=2, seed=1, token_nll=token_nll, **options)
 
 
 def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
@@ -180,7 +177,7 @@ def test_added_tokens_are_seen_and_are_no_part_of_a_tokenizers_identity() -> Non
 
 def test_what_answers_are_kept_under_knows_what_is_added(folders: dict[str, Path]) -> None:
     kinds = ("bos", "bos+eos", "bos only named", "eos only named")
-    found = [settings_of(HFLM(pretrained=str(folders[kind]), device="cpu"), 1) for kind in kinds]
+    found = [loaded(folders[kind]).settings for kind in kinds]
     assert len({str(sorted(one.items())) for one in found}) == len(kinds)
 
 
