@@ -130,7 +130,9 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     from ltm_eval.tasks.samples import refuse_greedy, sampled_options
 
     changes = generation_changes(config.gen_kwargs)
-    definitions = {name: manager.task_index[name].cfg for name in names}
+    index = manager.task_index  # in which a tag has no definition; its tasks have
+    members = [one for name in names for one in ([name] if index[name].cfg else sorted(index[name].tags))]
+    definitions = {name: index[name].cfg for name in members}
     told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
     asked = {"gen_kwargs": changes, "n": config.n > 1, "k": config.k, "rethink": config.rethink}
     idle = [name for name, given in asked.items() if given]
