@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 from dataclasses import asdict, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -51,7 +52,7 @@ from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, Usa
 from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
 from ltm_eval.system.progress import Bar, Progress, silent
-from ltm_eval.tasks.arguments import generation_config
+from ltm_eval.tasks.arguments import generation_config, unused_by_greedy
 from ltm_eval.tasks.keyed import refuse_request_cache
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class LTM(TemplateLM):
         """Of so many first documents of a task, what each token costs is kept in `token_records`."""
         self.token_records: list[TokenRecord] = []
         self.budget = Budget()
+        self.unused: dict[str, dict[str, Any]] = {}
+        """Sampling options that greedy decoding did not use, by task."""
         self.failures: list[Failure] = []
         self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = Bar
@@ -224,6 +227,7 @@ class LTM(TemplateLM):
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
             "versions": program(),
+            **({"unused_generation_options": self.unused} if self.unused else {}),
         }
 
     @property
@@ -243,6 +247,7 @@ class LTM(TemplateLM):
         wanted = first_documents(requests, self.token_nll)
         planned = [self._generation_request(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(planned)
+        self._say_unused(requests)
         groups = answered_together(planned)
         work = self.worklist.open("generate_until", [generation_item(group) for group in groups])
         left = {index: groups[index] for index in work.todo}
@@ -402,6 +407,21 @@ class LTM(TemplateLM):
             seed=self.seed,
             others=getattr(request, "other_prompt", None),
         )
+
+    def _say_unused(self, requests: Sequence[Instance]) -> None:
+        """Say once for a task which of its sampling options greedy decoding does not use, and keep that."""
+        for request in requests:
+            task, unused = str(request.task_name), unused_by_greedy(request.args[1])
+            if unused and task not in self.unused and self.worklist.job.leads:
+                words = ", ".join(f"{name}={value}" for name, value in unused.items())
+                more = "" if "temperature" in unused else ",temperature=1"
+                print(
+                    f"ltm-eval: task {task} decodes greedily, which does not use {words}; to sample, add --gen_kwargs "
+                    f"do_sample=true{more}",
+                    file=sys.stderr,
+                )
+            if unused:
+                self.unused[task] = {**self.unused.get(task, {}), **unused}
 
     def _check_rethinking(self, requests: Sequence[Request]) -> None:
         """Refuse a wish for rethinking that no task has heard."""
