@@ -46,7 +46,7 @@ def test_every_errors_last_sentence_stays_whole(value: str) -> None:
     [
         (
             RefusedError(
-                f"{LONG} contains an unfinished run (5 answers) with different settings: {LIST}; repeat the old command "
+                f"{LONG} holds an unfinished run (5 answers) of other settings: {LIST}; repeat the old command "
                 "to finish it, name another --output_path, or discard it with --fresh"
             ),
             "repeat the old command to finish it, name another --output_path, or discard it with --fresh",

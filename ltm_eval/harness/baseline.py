@@ -687,6 +687,9 @@ def keep_answers(host: Any, *, seed: int, progress: Callable[[int, str], Progres
     host.text_caveats = encoding.caveats if encoding is not None else lambda texts: []
     host.own_tokens = identity_of(host.tokenizer) if encoding is not None else None
     host.token_nll, host.token_records, host.answer_records = token_nll, [], []
+    by_tokens = getattr(host, "_loglikelihood_tokens", None)
+    if by_tokens is not None:  # which the rolling method asks for a bar, whatever its caller wants
+        host._loglikelihood_tokens = lambda *args, **named: by_tokens(*args, **{**named, "disable_tqdm": True})
     host.model.register_forward_pre_hook(lambda *_: pulse.mark())
     if getattr(host, "batch_size", None) == "auto":
         host.batch_size_per_gpu = host._detect_batch_size()  # which the host would do again with every chunk

@@ -621,7 +621,8 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             "sweep_cell": str(session.manifest.asked["cell"]),
         }
         session.write(whole, status=resume.RUNNING)
-    show_notes([note for own in facts.values() for note in own.notes])
+    said = {note for task in tasks for note in data_caveats(task)}  # when they were loaded
+    show_notes([note for own in facts.values() for note in own.notes if note not in said])
     session.write(whole, status=resume.COMPLETE)
     verify(session.results, tasks)
     return session.results

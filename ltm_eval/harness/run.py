@@ -92,15 +92,18 @@ def baseline_subject(spec: str) -> Subject:
     path = Path(spec)
     if path.is_file() and path.suffix == ".gguf":
         return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(
+    if spec and path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(
             f"baseline {spec!r}: expected a transformers folder with config.json, weights and tokenizer; found none"
         )
-    if not path.exists() and not is_repository_name(spec):
+    if not spec or (not path.exists() and not is_repository_name(spec)):
         several = "; give --baseline once for each model" if "," in spec else ""
-        raise UsageError(f"baseline {spec!r}: no such folder or .gguf file, and not a hub id (owner/name){several}")
+        named_as_path = spec.startswith(("/", "./", "../", "~"))
+        raise (CheckpointError if named_as_path else UsageError)(
+            f"baseline {spec!r}: no such folder or .gguf file, and not a hub id (owner/name){several}"
+        )
     if path.is_file():
-        raise UsageError(
+        raise CheckpointError(
             f"baseline {spec}: a file; expected a transformers folder, a .gguf file or a hub id (owner/name)"
         )
     if path.exists():
