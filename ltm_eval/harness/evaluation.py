@@ -199,14 +199,15 @@ def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) 
         own[one.launch, one.process] += one.records
     fits = [fit for found in own.values() for fit in fits_of(found)]
     per_token = flops_of(told, t_fast=0)
-    steps = sum(fit.t_fast * fit.fitted_tokens for fit in fits)
-    decoded = sum(record.read_tokens + record.new_tokens for record in records)
+    steps = sum(fit.fit_token_steps for fit in fits)
+    passes = sum(fit.fit_token_passes for fit in fits) + sum(record.answer_token_passes for record in records)
     return replace(
         cost,
         fits=len(fits),
         fitted_token_steps=steps,
+        token_passes=passes,
         new_tokens=sum(record.new_tokens for record in records),
-        flops=None if per_token is None else per_token * (steps + decoded),
+        flops=None if per_token is None else per_token * (steps + passes),
     )
 
 

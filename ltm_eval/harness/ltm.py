@@ -19,6 +19,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
 from ltm_eval.harness.answering import (
+    SCORE_DRAWS,
     Fits,
     Generating,
     Recorder,
@@ -289,6 +290,9 @@ class LTM(TemplateLM):
                 repeat=one.repeat,
                 continuation=None,
                 seconds=(fits.seconds(one, own), 0.0),
+                passes=(1 + SCORE_DRAWS) * (len(one.context.read) + len(one.continuation) - 1)
+                if one.continuation
+                else 0,
             )
             work.done(one.index, Answer([nats, greedy], (record,), own.failure or odd))
             bar.advance(1, len(one.continuation))

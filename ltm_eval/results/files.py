@@ -157,6 +157,16 @@ class LatentRecord:
     """Names the fit: answers that share one have the same, and its cost counts once. Empty without a fit, and in files
     of 0.1.0.
     """
+    fit_token_steps: int = 0
+    """Tokens times passes with a gradient, of the fit and of others made for this answer (`as_released`, the refits of
+    `causal`, the prompt's of rethinking); answers that share a fit tell the same. 0 in files of earlier versions.
+    """
+    fit_token_passes: int = 0
+    """Tokens times passes without a gradient that belong to these fits: the evaluation after each, and draws of z that
+    score a text or rank a candidate.
+    """
+    answer_token_passes: int = 0
+    """Tokens times passes of the answer itself: what is read, generated or scored as a continuation."""
 
     def __post_init__(self) -> None:
         if self.stop_reason not in STOP_REASONS:
