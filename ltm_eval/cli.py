@@ -778,15 +778,18 @@ def ls(
 
 
 def _tasks() -> Iterator[tuple[str, str]]:
-    """Yield name and kind of every task and group in our YAML files."""
+    """Yield name and kind of every task in our YAML files, then tags with their tasks."""
+    tags: dict[str, list[str]] = {}
     for file in sorted(files.tasks_dir().rglob("*.yaml")):
         content = _read_task(file)
-        name = content.get("group") or content.get("task")
+        name = content.get("task")
         if isinstance(name, str):
             shots = content.get("num_fewshot")
             detail = "" if shots is None else ", zero-shot" if shots == 0 else f", {shots} shots by default"
-            members = ", ".join(content["task"]) if "group" in content else ""
-            yield name, members or f"{content.get('output_type')}{detail}"
+            yield name, f"{content.get('output_type')}{detail}"
+            if "tag" in content:
+                tags.setdefault(content["tag"], []).append(name)
+    yield from ((tag, ", ".join(names)) for tag, names in tags.items())
 
 
 def _read_task(file: Path) -> dict[str, Any]:

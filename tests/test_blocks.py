@@ -316,7 +316,7 @@ def test_block_tokenizers_by_name_and_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        (None, UsageError, "block_tokenizer must be gpt2, demo or a file of mergeable ranks, got '.*x.tiktoken'"),
+        (None, TokenizerError, "block_tokenizer must be gpt2, demo or a file of mergeable ranks, got '.*x.tiktoken'"),
         (b"", TokenizerError, "256 of the 256 single bytes have no rank"),
         (b"YQ== 0 0\n", TokenizerError, "x.tiktoken:1: expected a base64 token, a space and its rank"),
         (b"\x00\xff\xfe 0\n", TokenizerError, "x.tiktoken:1: expected a base64 token, a space and its rank"),

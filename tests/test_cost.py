@@ -96,8 +96,10 @@ def test_twenty_questions_of_five_samples_are_twenty_fits(
     assert cost["fitted_token_steps"] == STEPS * sum(fitted)
     parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
     per_token = flops_per_token(parameters, layers=2, width=8, t_fast=0)
-    decoded = sum(record.read_tokens + record.new_tokens for record in records)
-    assert cost["flops"] == pytest.approx(per_token * (STEPS * sum(fitted) + decoded))
+    answers = sum(record.answer_token_passes for record in records)
+    assert answers >= sum(record.read_tokens + record.new_tokens for record in records)  # and right answers that fit
+    assert cost["token_passes"] == sum(fitted) + answers  # each fit is evaluated once after its last step
+    assert cost["flops"] == pytest.approx(per_token * (STEPS * sum(fitted) + cost["token_passes"]))
 
     data = build(find_runs([tmp_path]))
     assert f'<p class="caption">{QUESTIONS} fits, by KL' in render(data)

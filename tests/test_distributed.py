@@ -341,8 +341,9 @@ def test_the_cost_is_that_of_all_processes(gang: Gang, folder: Path, tmp_path: P
     assert cost["new_tokens"] == sum(row["new_tokens"] for row in records) > 0
     parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
     per_token = 6 * parameters + 12 * 2 * 8 * 512  # two layers of width 8, as `flops` counts
-    tokens = sum(row["read_tokens"] + row["new_tokens"] for row in records)
-    assert cost["flops"] == pytest.approx(per_token * (steps + tokens))
+    passes = sum(row["answer_token_passes"] + row["fit_token_passes"] * (row["idx"] == 0) for row in records)
+    assert cost["token_passes"] == passes > sum(row["read_tokens"] + row["new_tokens"] for row in records)
+    assert cost["flops"] == pytest.approx(per_token * (steps + passes))
 
 
 def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> None:

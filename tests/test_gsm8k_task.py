@@ -318,7 +318,7 @@ def test_every_shipped_task_is_indexed() -> None:
     for path in tasks_dir().rglob("*.yaml"):
         text = path.read_text(encoding="utf-8").replace("!function ", "")
         content = yaml.safe_load(text)
-        assert content.get("group", content["task"]) in known, path
+        assert content["task"] in known, path
     assert "ltm_gsm8k" in known
 
 

@@ -570,3 +570,40 @@ def test_windows_of_demonstrations_are_an_option(folder: Path) -> None:
     for wrong in (0, "many"):
         with pytest.raises(UsageError, match="fit_window"):
             model(folder, fit_window=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "more"),
+    [
+        ({"do_sample": False, "temperature": 0.7}, "temperature=0.7", "do_sample=true\n"),
+        ({"do_sample": False, "top_p": 0.9}, "top_p=0.9", "do_sample=true,temperature=1\n"),
+        ({"temperature": 0.0, "top_k": 40}, "top_k=40", "do_sample=true,temperature=1\n"),
+        ({"top_p": 0.9, "top_k": 40}, "top_p=0.9, top_k=40", "do_sample=true,temperature=1\n"),
+    ],
+)
+def test_sampling_options_that_greedy_decoding_leaves_unused_are_said_once_and_recorded(
+    folder: Path, options: dict[str, Any], words: str, more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm = model(folder)
+    asked = {"until": ["Question:"], "max_gen_toks": 4}
+    found = lm.generate_until(instances("generate_until", [(prompt(i), {**asked, **options}) for i in range(3)]))
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"ltm-eval: task ltm_test decodes greedily, which does not use {words}; to sample, add --gen_kwargs {more}"
+    )
+    unused = {name: value for name, value in options.items() if name not in {"do_sample"} and value}
+    assert lm.get_model_info()["unused_generation_options"] == {"ltm_test": unused}
+    plain = model(folder)
+    assert found == plain.generate_until(instances("generate_until", [(prompt(i), asked) for i in range(3)]))
+    assert not capsys.readouterr().err and "unused_generation_options" not in plain.get_model_info()
+    assert plain.settings == lm.settings
+
+
+def test_beams_and_penalties_of_another_authors_task() -> None:
+    """`num_beams: 1` stands in eight of lm-eval's tasks; what would change an answer is refused."""
+    neutral = {"num_beams": 1, "repetition_penalty": 1.0, "length_penalty": 1}
+    assert generation_config({**GREEDY, **neutral}) == generation_config(GREEDY)
+    for name, value in (("num_beams", 4), ("repetition_penalty", 1.1), ("min_p", 1), ("num_beams", True)):
+        with pytest.raises(UsageError, match=f"generation option '{name}' is not known"):
+            generation_config({**GREEDY, name: value})

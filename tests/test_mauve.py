@@ -23,6 +23,7 @@ from ltm_eval.tasks import mauve
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
 from ltm_eval.tasks.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, summary_of
 from ltm_eval.tasks.mauve_options import MAUVE_PRESETS, MauveConfig, mauve_config, options_of
+from tests.test_wandb import Run, run, tables
 from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ with warnings.catch_warnings():
     import lm_eval
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
+
+__all__ = ["run"]  # a fixture
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("mauve", "faiss", "sklearn"))
 needs_mauve = pytest.mark.skipif(not INSTALLED, reason="mauve-text is not installed (extra `mauve`)")
@@ -354,7 +357,7 @@ def evaluated(
 
 
 @needs_mauve
-def test_any_model_of_lm_eval(data: Path, model: Path) -> None:
+def test_any_model_of_lm_eval(data: Path, model: Path, run: Run) -> None:
     told = {"data": str(data), "mauve_feature_model": str(model), "mauve_include_prompt": False, **SMALL}
     told |= {"mauve_generation_seeds": 2, "mauve_samples": N, "mauve_buckets": 20}
     human, found, writer = evaluated("ltm_mauve", noise=False, **told)
@@ -369,6 +372,7 @@ def test_any_model_of_lm_eval(data: Path, model: Path) -> None:
         "top_p": 1.0,
         "top_k": 0,
     }
+    assert list(tables(found | {"config": {}}, run)) == ["ltm_mauve_eval_results"]
     rows = found["samples"]["ltm_mauve"]
     assert len(rows) == N and {len(row["resps"][0]) for row in rows} == {4}
     noise, _, _ = evaluated("ltm_mauve", noise=True, **told)

@@ -18,7 +18,7 @@ from ltm_eval.harness.run import run, settle
 from ltm_eval.report.page import build, gather
 from ltm_eval.results.columns import columns_of
 from ltm_eval.results.files import RunExtra, find_runs, read_latents, read_samples
-from ltm_eval.system.errors import DataError, LtmEvalError, MachineError, UsageError
+from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.system.files import sample_data_dir
 from tests.tiny import tiny_folder, tiny_gpt2
 
@@ -259,7 +259,8 @@ def test_a_part_of_a_set_is_said_to_be_one_in_every_output(
         assert content["data"]["sets"]["ltm_rules"]["test"]["official"] is False
         assert (test in content["warnings"], shown in content["warnings"]) == (True, shots > 0)
         told = capsys.readouterr().err
-        assert (f"ltm-eval: {test}" in told, f"ltm-eval: {shown}" in told) == (True, shots > 0)
+        assert (told.count(f"ltm-eval: {test}"), told.count(f"ltm-eval: {shown}")) == (1, int(shots > 0))
+        assert told.count("not the official file") == 1 + (shots > 0)
         assert outcome.report is not None
         page = outcome.report.read_text()
         assert "Not the official file: 104 of 120 documents (ltm_rules, " in page
@@ -333,8 +334,8 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ({"num_fewshot": 32, "data": "{few}"}, UsageError, "2 training examples"),
         ({"data": "{tmp}/absent"}, DataError, "absent"),
         ({"data": "{tmp}"}, DataError, "test.jsonl"),
-        ({"baselines": ("{tmp}/absent/model",)}, UsageError, "no such folder"),
-        ({"baselines": ("{tmp}",)}, UsageError, "config.json"),
+        ({"baselines": ("{tmp}/absent/model",)}, CheckpointError, "no such folder"),
+        ({"baselines": ("{tmp}",)}, CheckpointError, "config.json"),
         ({"output_path": "{file}"}, UsageError, "not a folder"),
         ({"output_path": "{file}/below"}, MachineError, "cannot be written"),
         ({"device": "cuda:55"}, MachineError, "found cpu"),
@@ -465,6 +466,28 @@ def test_both_kinds_of_model_are_told_the_same_decoding_and_the_record_says_it(f
             asked = [args["arg_1"] for args in documents(path)[0]["arguments"].values()]
             assert [one["do_sample"] for one in asked] == [one["do_sample"] for one in expected]
             assert {name: asked[-1][name] for name in told} == told
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_one_rule_of_progress_and_of_data_for_both_kinds_of_model(
+    folder: Path, tmp_path: Path, quiet: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Plain lines of ours where stderr is no terminal, nothing with --quiet, never lm-eval's bars; data said once."""
+    gpt2 = tiny_gpt2(tmp_path / "gpt2")
+    (tmp_path / "data" / "ptb").mkdir(parents=True)
+    (tmp_path / "data" / "ptb" / "ptb.valid.txt").write_text("".join(f" the boy went home {i} times \n" for i in range(8)), "utf-8")
+    capfd.readouterr()
+    options: dict[str, Any] = {"metadata": '{"protocol": "documents", "block_tokenizer": "demo"}', "rows": "bound"}
+    run(
+        config(
+            folder, tmp_path / "out", tasks=("ptb",), data=str(tmp_path / "data"), baselines=(str(gpt2),), limit=2,
+            t_fast=1, num_fewshot=None, quiet=quiet, condition="prompt", gen_kwargs=None, **options,
+        )
+    )  # fmt: skip
+    told = capfd.readouterr().err
+    assert "Running" not in told and "%|" not in told and "\r" not in told, told
+    assert (told.count("bounding: 2/2"), told.count("scoring: 2/2")) == (int(not quiet), int(not quiet)), told
+    assert told.count("not the official file") == 1, told
 
 
 def test_greedy_samples_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from ltm_eval.data.metadata import reads
 from ltm_eval.data.sets import documents, load_texts, text_set
 from ltm_eval.data.sources import PLACE, SAMPLE, Split, one_choice
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
-from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
 from ltm_eval.system.files import DEMO_MODEL, demo_model_dir
 
 if TYPE_CHECKING:
@@ -187,8 +187,8 @@ def block_tokenizer(spec: str) -> Tokenizer:
 
     Raises:
         UsageError: it is neither a name nor a file.
+        TokenizerError: there is no such file, or it is not one of mergeable ranks.
         MachineError: GPT-2's vocabulary cannot be had.
-        TokenizerError: the file is not one of mergeable ranks.
     """
     if spec == GPT2:
         try:
@@ -202,7 +202,10 @@ def block_tokenizer(spec: str) -> Tokenizer:
     if spec == DEMO_MODEL:
         return replace(load_tokenizer(str(demo_model_dir())), name=DEMO_MODEL)
     if not Path(spec).exists():
-        raise UsageError(f"block_tokenizer must be gpt2, demo or a file of mergeable ranks, got {spec!r}")
+        named_as_path = Path(spec).name != spec or bool(Path(spec).suffix)
+        raise (TokenizerError if named_as_path else UsageError)(
+            f"block_tokenizer must be gpt2, demo or a file of mergeable ranks, got {spec!r}"
+        )
     return load_tokenizer(spec)
 
 

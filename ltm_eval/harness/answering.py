@@ -17,7 +17,7 @@ from ltm_eval.inference.decode import Continuation, Prompt, generate
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.inference.options import GenerationConfig
 from ltm_eval.inference.posterior import fit_documents, why_unusable
-from ltm_eval.inference.rethink import Question, Rethought, rethink
+from ltm_eval.inference.rethink import RANKING_DRAWS, Question, Rethought, rethink
 from ltm_eval.inference.windows import Posterior, generator, padded_length, standard_normal
 from ltm_eval.model.elbo import kl_per_layer_nats
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
@@ -53,7 +53,7 @@ class Recorder:
     condition: str  # What z is fitted on
     fit: FitConfig  # Of the fast loop
 
-    def answered(
+    def answered(  # noqa: PLR0913 - the record of an answer
         self,
         request: Instance,
         context: Context,
@@ -62,8 +62,9 @@ class Recorder:
         repeat: int,
         continuation: Continuation | None,
         seconds: tuple[float, float],
+        passes: int,
     ) -> LatentRecord:
-        """Return the line of one generated or scored continuation; `seconds` are of fitting and decoding."""
+        """Return the line of a continuation; `seconds` are of fitting and decoding, `passes` of its tokens."""
         return LatentRecord(
             **named(request),
             **self._facts((posterior,), on_text=context.document is not None),
@@ -82,10 +83,25 @@ class Recorder:
             fit_seconds=seconds[0],
             decode_seconds=seconds[1],
             fit=_name(context.document.key) if context.document else "",
+            fit_token_steps=self.fit.draws * _steps_taken(posterior) * context.fitted_tokens,
+            fit_token_passes=self.fit.draws * context.fitted_tokens,
+            answer_token_passes=passes,
         )
 
-    def rethought(self, request: Instance, context: Context, candidate: Candidate, *, repeat: int) -> LatentRecord:
-        """Return the line of a candidate of rethinking or of its control, whose fit is that of its own trace."""
+    def rethought(
+        self,
+        request: Instance,
+        context: Context,
+        candidate: Candidate,
+        *,
+        repeat: int,
+        first: tuple[int, Posterior] | None,
+    ) -> LatentRecord:
+        """Return the line of a candidate of rethinking or of its control, whose fit is that of its own trace.
+
+        Args:
+            first: the prompt's own posterior, and how many of its fits count with this candidate; None if none does.
+        """
         trace = candidate.continuation
         fitted = candidate.fast_steps > 0
         base = self.answered(
@@ -95,13 +111,19 @@ class Recorder:
             repeat=repeat,
             continuation=trace,
             seconds=(candidate.fit_seconds, trace.seconds),
+            passes=len(context.read) + len(trace.tokens),
         )
+        explained = len(context.read) - 1 + candidate.fitted_tokens if fitted else 0  # tokens of the trace's fit
+        again = first[0] * context.fitted_tokens * self.fit.draws if first is not None else 0
         name = _name(f"{base.fit} {base.prompt_hash} {repeat}".encode())  # every candidate has a fit of its own
         own = self._facts((candidate.posterior,), on_text=fitted)
         return replace(
             base,
             **{**own, "t_fast": candidate.fast_steps},
             fitted_tokens=candidate.fitted_tokens,
+            fit_token_steps=candidate.fast_steps * self.fit.draws * explained
+            + (again * _steps_taken(first[1]) if first is not None else 0),
+            fit_token_passes=(self.fit.draws + RANKING_DRAWS) * explained + again,
             fitted_windows=int(fitted),
             fit=name if fitted else "",
         )
@@ -128,6 +150,8 @@ class Recorder:
             decode_seconds=0.0,
             draws_nats=done.draws_nats,
             fit=_name(*(document.key for document in windows)),
+            fit_token_steps=done.token_steps,
+            fit_token_passes=done.token_passes,
         )
 
     def _facts(self, posteriors: Sequence[Posterior], *, on_text: bool) -> dict[str, Any]:
@@ -151,6 +175,11 @@ class Recorder:
             "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
             "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
         }
+
+
+def _steps_taken(posterior: Posterior) -> int:
+    """Return the fast steps of a posterior of one row; a shorter fit of a batch has rows of NaN in its trace."""
+    return max(0, int((~posterior.trace.nll_nats[:, 0].isnan()).sum()) - 1)
 
 
 def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, draws: int) -> TokenRecord | None:
@@ -331,6 +360,7 @@ class Fits:
         self.model, self.config, self.seed = model, config, seed
         self.limit, self._sync = limit, sync
         self._last: dict[bytes, Fitted] = {}
+        self.made: Counter[bytes] = Counter()  # fits by context that no record has told of yet
         self._sharing = Counter(key_of(request.context) for request in requests)
 
     def seconds(self, request: Request, fitted: Fitted) -> float:
@@ -358,6 +388,7 @@ class Fits:
         begun = time.monotonic()
         fits = [context.document for context in missing.values() if context.document is not None]
         posterior = fit_documents(self.model, fits, self.config, seed=self.seed) if fits else None
+        self.made.update(key for key, context in missing.items() if context.document is not None)
         finish(self.model.device)
         seconds = (time.monotonic() - begun) / max(1, len(missing))
         row = 0
@@ -490,22 +521,24 @@ class Generating:
             own = [(key, group) for key, group in groups.items() if group[0].config == config]
             for start in range(0, len(own), self.batch_size):
                 part = own[start : start + self.batch_size]
-                found, failed = self._rethink_batch([group[0] for _, group in part], config)
-                for (key, group), done, reason in zip(part, found, failed, strict=True):
+                found, failed, firsts = self._rethink_batch([group[0] for _, group in part], config)
+                for (key, group), done, reason, first in zip(part, found, failed, firsts, strict=True):
                     candidates = (*done.chain, *done.control)
-                    answer = replace(self._slots(group, done), failed=reason)
+                    answer = replace(self._slots(group, done, first), failed=reason)
                     yield key, answer, sum(len(one.continuation.tokens) for one in candidates)
 
     def _rethink_batch(
         self, requests: Sequence[Request], config: GenerationConfig
-    ) -> tuple[list[Rethought], list[str]]:
-        """Return chain and control of a batch of questions, and why the fit of each cannot be used."""
+    ) -> tuple[list[Rethought], list[str], list[tuple[int, Posterior]]]:
+        """Return, for a batch of questions, chain and control, why a fit cannot be used, and the fits not counted yet."""
         fitted = {request.index: own for request, own in self.fits.of(requests)}
         failed = [fitted[request.index].failure or "" for request in requests]
         questions = [
             Question(request.context.read, fitted[request.index].usable, fitted[request.index].key)
             for request in requests
         ]
+        firsts = [fitted[request.index].posterior for request in requests]
+        made = [self.fits.made.pop(key_of(request.context), 0) for request in requests]
         found = rethink(
             self.model,
             questions,
@@ -515,15 +548,22 @@ class Generating:
             eot_id=self.encoding.eot_id,
             decode=lambda prompts: self._decode(prompts, config, len(prompts)),
         )
-        return found, failed
+        return found, failed, list(zip(made, firsts, strict=True))
 
-    def _slots(self, group: Sequence[Request], done: Rethought) -> Answer:
+    def _slots(self, group: Sequence[Request], done: Rethought, first: tuple[int, Posterior]) -> Answer:
         """Return a request's answers in the order of `samples.Rethinking`; candidates are recorded, choices are not."""
         slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
         slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
         pairs = list(zip(group, slots, strict=True))
+        bearer = next((one for one in (*done.chain, *done.control) if one.fast_steps), None)
         records = [
-            self.recorder.rethought(request.instance, request.context, candidate, repeat=request.repeat)
+            self.recorder.rethought(
+                request.instance,
+                request.context,
+                candidate,
+                repeat=request.repeat,
+                first=first if candidate is bearer else None,
+            )
             for request, (candidate, own) in pairs
             if own
         ]
@@ -548,6 +588,10 @@ class Generating:
         reason = fitted.failure or odd
         text = "" if reason else self._answer(continuation, request.config)
         seconds = self.fits.seconds(request, fitted)
+        self.fits.made.pop(key_of(request.context), None)
+        tokens = self._tokens(request, fitted, continuation, text) if request.by_token and not reason else []
+        read = len(request.context.read)
+        target = len(self.encoding.encode(reference_of(request.instance))) if len(tokens) > 1 else 0
         record = self.recorder.answered(
             request.instance,
             request.context,
@@ -555,8 +599,8 @@ class Generating:
             repeat=request.repeat,
             continuation=continuation,
             seconds=(seconds, continuation.seconds),
+            passes=read + len(continuation.tokens) + (read + target - 1 if target else 0),
         )
-        tokens = self._tokens(request, fitted, continuation, text) if request.by_token and not reason else []
         return Answer({"texts": [text], "budget": None}, (record,), reason, tuple(tokens))
 
     def _tokens(self, request: Request, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:

@@ -597,6 +597,10 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
                 self._windows[read, wanted] = tuple((-scored.gather(1, ids).squeeze(1).double()).tolist())
         return logits
 
+    def _loglikelihood_tokens(self, *args: Any, **named: Any) -> list[tuple[float, bool]]:
+        # lm-eval's rolling method asks for a progress bar whatever its caller wants
+        return list(super()._loglikelihood_tokens(*args, **{**named, "disable_tqdm": True}))
+
     def text_pieces(self, text: str) -> Pieces | None:
         """Return the pieces of a text that was scored; None if not all is known, or its tokens do not spell it."""
         ids, windows = self._texts.get(text, ([], []))

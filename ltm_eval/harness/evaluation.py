@@ -146,7 +146,8 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             "sweep_cell": str(session.manifest.asked["cell"]),
         }
         session.write(whole, status=resume.RUNNING)
-    show_notes([note for own in facts.values() for note in own.notes])
+    said = {note for task in tasks for note in data_caveats(task)}  # when they were loaded
+    show_notes([note for own in facts.values() for note in own.notes if note not in said])
     session.write(whole, status=resume.COMPLETE)
     verify(session.results, tasks)
     return session.results
@@ -438,14 +439,15 @@ def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) 
         own[one.launch, one.process] += one.records
     fits = [fit for found in own.values() for fit in fits_of(found)]
     per_token = flops_of(told, t_fast=0)
-    steps = sum(fit.t_fast * fit.fitted_tokens for fit in fits)
-    decoded = sum(record.read_tokens + record.new_tokens for record in records)
+    steps = sum(fit.fit_token_steps for fit in fits)
+    passes = sum(fit.fit_token_passes for fit in fits) + sum(record.answer_token_passes for record in records)
     return replace(
         cost,
         fits=len(fits),
         fitted_token_steps=steps,
+        token_passes=passes,
         new_tokens=sum(record.new_tokens for record in records),
-        flops=None if per_token is None else per_token * (steps + decoded),
+        flops=None if per_token is None else per_token * (steps + passes),
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.data import sources
 from ltm_eval.data.metadata import described, metadata_object, read_by, refuse_unread
 from ltm_eval.inference.options import AUTO
 from ltm_eval.results.official import unofficial
 from ltm_eval.runs.processes import current
 from ltm_eval.system import files, progress
-from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.system.errors import UsageError, nearest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,11 +100,20 @@ def known_tasks(tasks: tuple[str, ...], manager: TaskManager) -> list[str]:
 
 
 def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> list[Any]:
-    """Load tasks and set shots, seeds and generation options; shots are checked against the data."""
+    """Load tasks and set shots, seeds and generation options; shots are checked against the data.
+
+    Files that are not the published ones are named on standard error, once.
+    """
     from ltm_eval.tasks.arguments import generation_changes, generation_config
 
     changes = generation_changes(config.gen_kwargs)
-    loaded = list(manager.load(names)["tasks"].values())
+    reader = logging.getLogger(sources.__name__)
+    level = reader.level
+    reader.setLevel(logging.ERROR)  # its warnings are the caveats below, which know shots and task
+    try:
+        loaded = list(manager.load(names)["tasks"].values())
+    finally:
+        reader.setLevel(level)
     for task in loaded:
         if config.num_fewshot is not None and task.config.num_fewshot != ZERO_SHOT:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
@@ -113,6 +124,8 @@ def load_tasks(manager: TaskManager, names: list[str], config: RunConfig) -> lis
             task.set_config(key="generation_kwargs", value=changes, update=True)
             generation_config(task.config.generation_kwargs)
         _check_shots(task)
+        for line in data_caveats(task) if current().leads else ():
+            print(printable(f"ltm-eval: {line}"), file=sys.stderr)
     return loaded
 
 
@@ -126,7 +139,9 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     from ltm_eval.tasks.samples import refuse_greedy, sampled_options
 
     changes = generation_changes(config.gen_kwargs)
-    definitions = {name: manager.task_index[name].cfg for name in names}
+    index = manager.task_index  # in which a tag has no definition; its tasks have
+    members = [one for name in names for one in ([name] if index[name].cfg else sorted(index[name].tags))]
+    definitions = {name: index[name].cfg for name in members}
     told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
     asked = {"gen_kwargs": changes, "n": config.n > 1, "k": config.k, "rethink": config.rethink}
     idle = [name for name, given in asked.items() if given]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 from dataclasses import asdict, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
 from ltm_eval.harness.answering import (
+    SCORE_DRAWS,
     Fits,
     Generating,
     Recorder,
@@ -51,7 +53,7 @@ from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, Usa
 from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
 from ltm_eval.system.progress import Bar, Progress, silent
-from ltm_eval.tasks.arguments import generation_config
+from ltm_eval.tasks.arguments import generation_config, unused_by_greedy
 from ltm_eval.tasks.keyed import refuse_request_cache
 
 if TYPE_CHECKING:
@@ -132,6 +134,8 @@ class LTM(TemplateLM):
         """Number of first documents of each task whose per-token NLL is kept in `token_records`."""
         self.token_records: list[TokenRecord] = []
         self.budget = Budget()
+        self.unused: dict[str, dict[str, Any]] = {}
+        """Sampling options that greedy decoding did not use, by task."""
         self.failures: list[Failure] = []
         self.keeps_failures = False
         self.progress: Callable[[int, str], Progress] = Bar
@@ -222,6 +226,7 @@ class LTM(TemplateLM):
             "latent_seed": self.seed,
             "tokenizer": {"name": self.encoding.name, "sha256": self.encoding.digest},
             "versions": program(),
+            **({"unused_generation_options": self.unused} if self.unused else {}),
         }
 
     @property
@@ -241,6 +246,7 @@ class LTM(TemplateLM):
         wanted = first_documents(requests, self.token_nll)
         planned = [self._generation_request(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(planned)
+        self._say_unused(requests)
         groups = answered_together(planned)
         work = self.worklist.open("generate_until", [generation_item(group) for group in groups])
         left = {index: groups[index] for index in work.todo}
@@ -282,6 +288,9 @@ class LTM(TemplateLM):
                 repeat=one.repeat,
                 continuation=None,
                 seconds=(fits.seconds(one, own), 0.0),
+                passes=(1 + SCORE_DRAWS) * (len(one.context.read) + len(one.continuation) - 1)
+                if one.continuation
+                else 0,
             )
             work.done(one.index, Answer([nats, greedy], (record,), own.failure or odd))
             bar.advance(1, len(one.continuation))
@@ -398,6 +407,21 @@ class LTM(TemplateLM):
             seed=self.seed,
             others=getattr(request, "other_prompt", None),
         )
+
+    def _say_unused(self, requests: Sequence[Instance]) -> None:
+        """Say once for a task which of its sampling options greedy decoding does not use, and keep that."""
+        for request in requests:
+            task, unused = str(request.task_name), unused_by_greedy(request.args[1])
+            if unused and task not in self.unused and self.worklist.job.leads:
+                words = ", ".join(f"{name}={value}" for name, value in unused.items())
+                more = "" if "temperature" in unused else ",temperature=1"
+                print(
+                    f"ltm-eval: task {task} decodes greedily, which does not use {words}; to sample, add --gen_kwargs "
+                    f"do_sample=true{more}",
+                    file=sys.stderr,
+                )
+            if unused:
+                self.unused[task] = {**self.unused.get(task, {}), **unused}
 
     def _check_rethinking(self, requests: Sequence[Request]) -> None:
         """Reject `rethink` if no task supports it."""

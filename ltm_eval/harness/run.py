@@ -329,7 +329,7 @@ def baseline_subject(spec: str) -> Subject:
 
     Raises:
         UsageError: it is none of these.
-        CheckpointError: its config asks for too many layers, or the hub refuses it.
+        CheckpointError: the folder or file is absent or no transformers checkpoint, its config asks for too many layers, or the hub refuses it.
         MachineError: packages are missing, or it is neither in the cache nor on the hub.
     """
     from importlib.util import find_spec
@@ -341,15 +341,18 @@ def baseline_subject(spec: str) -> Subject:
     path = Path(spec)
     if path.is_file() and path.suffix == ".gguf":
         return Subject(spec, "hf", {"pretrained": str(path.parent), "gguf_file": path.name})
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(
+    if spec and path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(
             f"baseline {spec!r}: expected a transformers folder with config.json, weights and tokenizer; found none"
         )
-    if not path.exists() and not is_repository_name(spec):
+    if not spec or (not path.exists() and not is_repository_name(spec)):
         several = "; give --baseline once for each model" if "," in spec else ""
-        raise UsageError(f"baseline {spec!r}: no such folder or .gguf file, and not a hub id (owner/name){several}")
+        named_as_path = spec.startswith(("/", "./", "../", "~"))
+        raise (CheckpointError if named_as_path else UsageError)(
+            f"baseline {spec!r}: no such folder or .gguf file, and not a hub id (owner/name){several}"
+        )
     if path.is_file():
-        raise UsageError(
+        raise CheckpointError(
             f"baseline {spec}: a file; expected a transformers folder, a .gguf file or a hub id (owner/name)"
         )
     if path.exists():

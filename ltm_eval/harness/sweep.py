@@ -324,8 +324,8 @@ def _check_program(left: Sequence[Cell], output: Path, *, fresh: bool) -> None:
     told = ", ".join(dict.fromkeys(change for one in others for change in differing(one.program, program())))
     if others and len(others) < len(left) and not fresh:
         raise RefusedError(
-            f"{output} holds an unfinished sweep of another program ({len(others)} cells are done); finish it with "
-            f"that one, name another --output_path, or run those cells again with --fresh. {told}"
+            f"{output} holds an unfinished sweep of another program ({len(others)} cells are done): {told}; finish it "
+            "with that one, name another --output_path, or run those cells again with --fresh"
         )
     check_program((path.parent for cell in left for path in sorted(cell.folder.rglob(MANIFEST))), fresh=fresh)
     if others:

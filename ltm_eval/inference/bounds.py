@@ -26,7 +26,7 @@ import torch
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ltm_eval.inference.batching import each
-from ltm_eval.inference.causal import CausalConfig, causal_rows
+from ltm_eval.inference.causal import Causal, CausalConfig, causal, causal_rows, text_of
 from ltm_eval.inference.draws import DRAWS, Estimate, RollingScore, draw_noise, minus_log_mean, weigh
 from ltm_eval.inference.options import FitConfig, fit_config
 from ltm_eval.inference.posterior import fit_documents
@@ -271,6 +271,9 @@ class TextScore:
     ends_batch: bool = True  # whether it is the last text that its batch finished
     token_nats: tuple[float, ...] = ()  # of each token given z, mean over the bound's draws; empty where not kept
     draws_nats: tuple[float, ...] = ()  # what each of the bound's draws alone says, summed over windows
+    # tokens times passes through the decoder, with a gradient and without, of all rows; padding is not counted
+    token_steps: int = 0
+    token_passes: int = 0
 
 
 def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of which by token
@@ -317,27 +320,52 @@ def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of whic
             fit_seconds[index] += seconds
             if len(scored[index]) == len(texts[index]):
                 finished.append(index)
-        causal: list[Estimate] = []
+        whole: list[Causal] = []
         if options.causal:
             wholes = [Document(tuple(document.windows[0] for document in texts[index])) for index in finished]
-            causal = causal_rows(model, wholes, config, options=options.causal, seed=seed)
+            whole = causal(model, [text_of(one) for one in wholes], config, options=options.causal, seed=seed)
         for row, index in enumerate(finished):
             ordered = [scored[index][place] for place in range(len(texts[index]))]
             scored[index] = {}
             bounds = [bound for bound, _ in ordered]
             yield TextScore(
                 index,
-                _rolling_score(bounds, texts[index], causal[row] if causal else None),
+                _rolling_score(bounds, texts[index], whole[row] if whole else None),
                 tuple(own for _, own in ordered),
                 fit_seconds[index],
                 ends_batch=index == finished[-1],
                 token_nats=tuple(nats for bound in bounds for nats in bound.token_nats),
                 draws_nats=tuple(map(math.fsum, zip(*(bound.bound.per_draw_nats for bound in bounds), strict=True))),
+                **_passes(ordered, texts[index], config, options, whole[row] if whole else None),
             )
 
 
+def _passes(
+    scored: Sequence[tuple[DocumentBounds, Posterior]],
+    windows: Sequence[Document],
+    config: FitConfig,
+    options: RowOptions,
+    whole: Causal | None,
+) -> dict[str, int]:
+    """Return the passes of a text's tokens through the decoder: with a gradient, and without."""
+    steps = passes = 0
+    for (_, posterior), document in zip(scored, windows, strict=True):
+        tokens = sum(len(window.tokens) for window in document.windows)
+        taken = int((~posterior.trace.nll_nats[:, 0].isnan()).sum()) - 1  # a shorter fit of a batch has rows of NaN
+        steps += taken * config.draws * tokens
+        passes += (config.draws + options.draws + options.iwae + options.prior) * tokens
+        if options.as_released and config.noise != "fixed":
+            released = fit_config("released", t_fast=config.t_fast)
+            steps += released.t_fast * released.draws * tokens
+            passes += released.draws * tokens
+    if whole is not None and options.causal is not None:
+        steps += config.draws * whole.fitted_tokens
+        passes += whole.read_tokens + config.draws * whole.fitted_tokens // max(1, options.causal.t_fast)
+    return {"token_steps": steps, "token_passes": passes}
+
+
 def _rolling_score(
-    bounds: Sequence[DocumentBounds], windows: Sequence[Document], causal: Estimate | None
+    bounds: Sequence[DocumentBounds], windows: Sequence[Document], causal: Causal | None
 ) -> RollingScore:
     """Sum rows over windows; a row that a window lacks is lacking in the text."""
     rows: dict[str, float] = {}

@@ -135,6 +135,8 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"text {path}: not UTF-8 at byte {error.start}; give a file of plain text") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(f"text {path}: {error.strerror}; give a file of plain text") from error
     except OSError as error:
         raise MachineError(f"text {path}: cannot be read ({error.strerror or error}); give a file of text") from error
 

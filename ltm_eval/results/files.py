@@ -101,6 +101,13 @@ class LatentRecord(SidecarLine):
     kl_steps_nats: Many[Reals] = ()
     # Names the fit: answers that share one have the same, and its cost counts once. Empty without a fit, and in 0.1.0
     fit: str = ""
+    # Tokens times passes with a gradient, of the fit and of others made for this answer (of `as_released`, the refits
+    # of `causal`, the prompt's in rethinking); the same in all answers that share a fit. 0 in earlier versions' files
+    fit_token_steps: Whole = 0
+    # Tokens times passes without a gradient that belong to these fits: the evaluation after each, draws that score
+    fit_token_passes: Whole = 0
+    # Tokens times passes of the answer itself: what is read, generated or scored as a continuation
+    answer_token_passes: Whole = 0
 
 
 def fits_of(records: Sequence[LatentRecord]) -> list[LatentRecord]:

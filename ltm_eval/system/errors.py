@@ -37,7 +37,10 @@ R = TypeVar("R")
 LINE_LIMIT = 300
 SHOWN_LIMIT = 80
 SHORTEST_SECRET = 8
-_LONG_WORD = re.compile(r"\S{80,}")
+CAUSE_LENGTH = 120  # characters of a line's beginning that its last sentences leave it, where they can
+# Words of so many characters, and how many stay of their beginning and end.
+_LONG_WORDS = ((re.compile(r"\S{80,}"), 20, 40), (re.compile(r"\S{48,}"), 12, 32))
+_SENTENCE_END = re.compile(r"[;.?] ")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
@@ -134,14 +137,21 @@ def shown(value: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Return the single line, at most 300 characters, that stands for `error` on stderr; long paths are cut in the
-    middle, so that the cause after them is still shown.
+    """Return the single line, at most 300 characters, that stands for `error` on stderr.
+
+    Long paths are cut in the middle, then the text before the last sentences: these say what to do, and stay whole.
     """
     code = error.exit_code if isinstance(error, LtmEvalError) else 1
     line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
-    if len(line) > LINE_LIMIT:
-        line = _LONG_WORD.sub(lambda word: f"{word[0][:20]}…{word[0][-40:]}", line)
-    return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
+    for long_word, first, last in _LONG_WORDS:
+        if len(line) > LINE_LIMIT:
+            line = long_word.sub(lambda word: f"{word[0][:first]}…{word[0][-last:]}", line)  # noqa: B023 - called at once
+    if len(line) <= LINE_LIMIT:
+        return line
+    starts = [found.end() for found in _SENTENCE_END.finditer(line) if len(line) - found.end() < LINE_LIMIT]
+    most = LINE_LIMIT - CAUSE_LENGTH
+    remedy = line[next((start for start in starts if len(line) - start <= most), max(starts, default=len(line))) :]
+    return f"{line[: LINE_LIMIT - 2 - len(remedy)]}… {remedy}".strip()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -131,10 +131,11 @@ class TaskCost:
     with its last answer. Memory is the most of those that ended the task.
     """
     fits: int | None = None  # fits made, each once however many answers share it; None if the model has no sidecar
-    # fast steps times the tokens each went through, over all fits; None if the model has no sidecar
+    # tokens times passes with a gradient, over all fits; None if the model has no sidecar
     fitted_token_steps: int | None = None
+    token_passes: int | None = None  # tokens times passes without one: read, generated, scored, under every draw of z
     new_tokens: int | None = None  # generated, over all answers
-    flops: float | None = None  # operations of fits, reading and generation, by the papers' count (`flops`)
+    flops: float | None = None  # operations of all passes, each charged by the papers' count (`flops_per_token`)
 
 
 def together(parts: Sequence[TaskCost]) -> TaskCost:

@@ -16,20 +16,27 @@ if TYPE_CHECKING:
 DEFAULT_NEW_TOKENS = 256
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _KNOWN = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "rethink"))
+# Options of transformers that tasks of other authors name at the value that changes nothing.
+_AT_ONE = frozenset(("num_beams", "num_beam_groups", "num_return_sequences", "repetition_penalty", "length_penalty"))
 
 
 def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
     """Return lm-eval's generation options as ours.
 
     As everywhere in lm-eval, `do_sample` decides; where it is absent, a temperature above 0 samples. Greedy decoding
-    uses no temperature.
+    uses no temperature (`unused_by_greedy`); beams and penalties are taken at 1, which changes nothing.
 
     Raises:
         UsageError: an option is not known, out of range or told twice, or sampling is asked for at temperature 0.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    options = normalize_gen_kwargs(one_spelling(raw), DEFAULT_NEW_TOKENS)
+    given = {
+        name: value for name, value in one_spelling(raw).items() if name not in _AT_ONE or value is True or value != 1
+    }
+    if given.get("do_sample") is False:
+        given.pop("temperature", None)
+    options = normalize_gen_kwargs(given, DEFAULT_NEW_TOKENS)
     unknown = sorted(set(options) - _KNOWN)
     if unknown:
         raise UsageError(
@@ -45,6 +52,14 @@ def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
         do_sample=options["do_sample"],
         **{name: options[name] for name in used if name in options},
     )
+
+
+def unused_by_greedy(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sampling options that a request names and its greedy decoding does not use."""
+    given = one_spelling(raw)
+    if given.get("do_sample", bool(given.get("temperature"))):
+        return {}
+    return {name: given[name] for name, neutral in IDLE.items() if given.get(name, neutral) != neutral}
 
 
 def one_spelling(options: Mapping[str, Any]) -> dict[str, Any]:
