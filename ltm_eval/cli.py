@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ltm_eval import __version__
-from ltm_eval.harness.options import GridConfig, RunConfig, SweepConfig
+from ltm_eval.harness.options import (
+    LATENTS,
+    MACHINE,
+    OUTPUT,
+    WHAT,
+    GridConfig,
+    ModelOptions,
+    RunConfig,
+    SweepConfig,
+)
 from ltm_eval.inference.options import PRESETS
 from ltm_eval.probe.files import ProbeConfig, ProbeJob
 from ltm_eval.report.tables import FORMATS, formats_of, suffix_format, targets, write_all
@@ -210,14 +219,12 @@ def listed(values: Sequence[str] | None) -> tuple[str, ...]:
 
 # Commands that evaluate: `run` and `sweep` ---------------------------------------------------------------------------
 
+PANELS = (WHAT, LATENTS, MACHINE, OUTPUT)  # their order in help
 RUN: Fields = {
     name: (RunConfig, name)
-    for name in (
-        *("model", "tasks", "num_fewshot", "baselines", "data", "metadata", "limit", "documents", "gen_kwargs"),
-        *("n", "k", "tokenizer", "revision"),
-        *("condition", "preset", "fit", "t_fast", "fit_window", "rethink", "rows", "causal_chunk", "causal_t_fast"),
-        *("seed", "device", "dtype", "compile", "batch_size"),
-        *("output_path", "max_failed", "token_nll", "report", "quiet", "fresh"),
+    for name in sorted(
+        (name for name in names_of(RunConfig) if option_of(RunConfig, name).flags),
+        key=lambda name: (PANELS.index(str(option_of(RunConfig, name).panel)), name in names_of(ModelOptions)),
     )
 }
 # A run's options without baselines (not part of a grid) and the page (made by `report`).
