@@ -1,12 +1,12 @@
-"""How the preset `bound` was chosen: the fresh-noise bound after few fast steps, over starts, rates, schedules, noise.
+"""Search behind the preset `bound`: fresh-noise bound after few fast steps, by start, rate, schedule and noise.
 
-    python benchmarks/bound_preset.py                        # models and texts that are in the repository
+    python benchmarks/bound_preset.py                        # models and texts in the repository
     python benchmarks/bound_preset.py --models demo ckpt_60000.pt --sets wikitext,ptb --data DIR --output tuning/
 
-With `--sets`, every model is measured on pieces of every set; without, on the texts that belong to it: the two released
-fixtures on what was recorded with them, an untrained decoder on texts drawn from itself at z ~ N(0, I), the bundled
-demo model on the bundled problems. Several draws a step cost as many passes, so settings are compared at equal steps
-and at equal evaluations (steps times draws). A setting's regret is its bound minus the best that any setting reached on
+With `--sets`, every model is measured on pieces of every set; otherwise on its own texts: the two released fixtures on
+their recorded texts, an untrained decoder on samples from itself at z ~ N(0, I), the bundled demo model on the bundled
+problems. A step with several draws costs as many passes, so settings are compared at equal steps and at equal
+evaluations (steps times draws). A setting's regret is its bound minus the best that any setting reached on
 the same texts at the same count, in nats per token.
 
 Prints Markdown; `--output` receives `bound_preset.csv` (one row per measurement) and `bound_preset.png`.
@@ -78,17 +78,17 @@ class Setting(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Noise and draws, as in `antithetic 2`."""
+        """Noise and number of draws, as in `antithetic 2`."""
         return f"{self.noise} {self.draws}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which settings are measured, and after how many evaluations."""
+    """The settings to measure, and the numbers of evaluations."""
 
     settings: tuple[Setting, ...]
     counts: tuple[int, ...]
-    """Fast steps, and evaluations: a setting of S draws is measured after each of these steps and each S-th of them."""
+    """Numbers of fast steps, and of evaluations: with S draws, a setting is also measured after 1/S of the steps."""
 
     def steps(self, setting: Setting) -> list[int]:
         shared = {count // setting.draws for count in self.counts if count >= setting.draws}
@@ -108,7 +108,7 @@ def small_grid() -> Grid:
 
 
 def full_grid() -> Grid:
-    """All combinations, and the released fixed noise beside them."""
+    """All combinations, plus the released fixed noise."""
     plain = itertools.product((-5.0, -2.0, -1.0, 0.0), (0.03, 0.1, 0.3), ("constant", "cosine"))
     kinds: tuple[tuple[Noise, int], ...] = (*KINDS, ("fixed", 1))
     return Grid(tuple(Setting(*one, *kind) for one in plain for kind in kinds), (4, 8, 16, 32, 64, 128))
@@ -132,7 +132,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     models: tuple[str, ...]
     sets: tuple[str, ...]
@@ -144,7 +144,7 @@ class Options:
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """Every model with each of the sets, or with its own texts."""
+    """Yield every model with each of the sets, or with its own texts."""
     for name in options.models:
         if not options.sets:
             yield own_case(name, options)
@@ -156,7 +156,7 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def own_case(name: str, options: Options) -> Case:
-    """A model with the texts that belong to it."""
+    """Return a model with its own texts."""
     if name not in OWN_TEXTS:
         raise UsageError(f"{name} has no texts of its own; name sets with --sets, or one of {', '.join(OWN_TEXTS)}")
     found = fixture(name) if name.startswith("released") else untrained() if name == "untrained" else demo(options)
@@ -164,14 +164,14 @@ def own_case(name: str, options: Options) -> Case:
 
 
 def fixture(name: str) -> tuple[LatentThoughtModel, list[Document]]:
-    """A released checkpoint and the texts its own code was recorded on."""
+    """Return a released checkpoint with the texts of its recorded reference."""
     expected = np.load(FIXTURES / name / "expected.npz")
     pairs = zip(expected["X"].tolist(), expected["Y"].tolist(), strict=True)
     return load(FIXTURES / name / "ckpt_1000.pt"), [Document((Window(tuple(x), tuple(y)),)) for x, y in pairs]
 
 
 def untrained(pieces: int = 3, length: int = 64) -> tuple[LatentThoughtModel, list[Document]]:
-    """A random decoder and texts drawn from it, each at latents of its own."""
+    """Return a random decoder with samples from it, each at its own latents."""
     model, stream = untrained_model(), torch.Generator().manual_seed(SEED)
     z = torch.randn(pieces, *model.config.latent_shape, generator=stream)
     tokens = torch.zeros(pieces, 1, dtype=torch.long)
@@ -182,7 +182,7 @@ def untrained(pieces: int = 3, length: int = 64) -> tuple[LatentThoughtModel, li
 
 
 def demo(options: Options) -> tuple[LatentThoughtModel, list[Document]]:
-    """The bundled model on bundled problems, cut to one length."""
+    """Return the bundled model with bundled problems, cut to one length."""
     model, tokenizer = load_with_tokenizer("demo")
     lines = (sample_data_dir() / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()
     text = "\n\n".join(f"Question: {row['question']}\nAnswer: {row['answer']}" for row in map(json.loads, lines))
@@ -192,7 +192,7 @@ def demo(options: Options) -> tuple[LatentThoughtModel, list[Document]]:
 
 
 def set_documents(name: str, tokenizer: Tokenizer, options: Options) -> list[Document]:
-    """Pieces of `tokens` tokens, each from its own place in the set, evenly spread; read after an end-of-text."""
+    """Return pieces of `tokens` tokens from evenly spaced positions in the set, each after an end-of-text."""
     wholes = ["".join(parts) for parts in texts.documents(texts.load_texts(name, data=options.data))]
     found = []
     for piece in range(options.texts):
@@ -247,7 +247,7 @@ class Measurement:
 
 
 def measure(case: Case, setting: Setting, t_fast: int) -> Measurement:
-    """The bound of one setting after `t_fast` steps; the texts share a batch."""
+    """Return the bound of one setting after `t_fast` steps; the texts share a batch."""
     config = setting.config(t_fast)
     shape = (len(case.documents), *case.model.config.latent_shape)
     start = Start(torch.zeros(shape), torch.full(shape, config.log_var_start))
@@ -270,12 +270,12 @@ def measure(case: Case, setting: Setting, t_fast: int) -> Measurement:
 
 
 def measured(case: Case, grid: Grid) -> list[Measurement]:
-    """The whole grid on one case."""
+    """Measure the whole grid on one case."""
     return [measure(case, setting, steps) for setting in grid.settings for steps in grid.steps(setting)]
 
 
 def regrets(found: Sequence[Measurement], counts: Sequence[int], *, by: str) -> dict[Setting, list[float]]:
-    """Mean regret over cases at each count of `t_fast` or `evaluations`, for settings that were measured at all."""
+    """Return the mean regret over cases at each count of `t_fast` or `evaluations`, by measured setting."""
     of_setting: dict[Setting, list[float]] = {}
     for count in counts:
         here = [one for one in found if getattr(one, by) == count]
@@ -330,7 +330,7 @@ def write_csv(found: Sequence[Measurement], path: Path) -> None:
 
 
 def write_figure(found: Sequence[Measurement], path: Path) -> None:
-    """One row of axes a case: bound against fast steps and against evaluations."""
+    """Plot one row of axes per case: bound against fast steps and against evaluations."""
     names = list(dict.fromkeys(one.case for one in found))
     figure = Figure(figsize=(11, 3.6 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False, sharey="row")
@@ -346,7 +346,7 @@ def write_figure(found: Sequence[Measurement], path: Path) -> None:
 
 
 def draw(axes: Axes, found: Sequence[Measurement], *, by: str) -> None:
-    """Every setting in grey; each kind of noise at the best of the settings that all kinds have; the preset."""
+    """Plot every setting in grey, each kind of noise at its best common setting, and the preset."""
     kinds = list(dict.fromkeys(one.setting.kind for one in found))
     others = {one.setting[:3]: set[str]() for one in found}
     for one in found:
@@ -368,7 +368,7 @@ def draw(axes: Axes, found: Sequence[Measurement], *, by: str) -> None:
 
 
 def points(found: Sequence[Measurement], *, by: str, among: Sequence[Setting]) -> tuple[list[int], list[float]]:
-    """Counts, and the lowest bound of `among` at each."""
+    """Return the counts, and the lowest bound of `among` at each."""
     lowest: dict[int, float] = {}
     for one in found:
         if one.setting in among:

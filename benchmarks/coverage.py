@@ -1,10 +1,10 @@
-"""How often each 95 % interval that the program prints holds the true value, by simulation.
+"""Simulated coverage of every 95 % interval that the program prints.
 
     python benchmarks/coverage.py [--rounds 4000] [--seed 1]
 
-Every row draws `rounds` data sets of 3, 12, 24 and 120 documents of one shape and counts the intervals that hold the
-value the shape was made with. 4,000 rounds of a true 95 % scatter by 0.7 (two standard errors). The aim is 93 to 97;
-a mark says what lies outside. Functions are those that page, terminal, `compare`, `history` and exports call.
+Every row draws `rounds` data sets of 3, 12, 24 and 120 documents from a known distribution and counts the intervals
+that contain the true value. With 4,000 rounds two standard errors are 0.7. The aim is 93 to 97; values outside are
+marked. The functions are those behind page, terminal, `compare`, `history` and exports.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def mauve() -> list[Row]:
 
 
 def coverage(row: Row, n: int, *, rounds: int, seed: int) -> float:
-    """Percent of `rounds` intervals that hold the truth."""
+    """Return the percentage of `rounds` intervals that contain the true value."""
     generator = np.random.default_rng([seed, n, zlib.crc32(f"{row.kind} {row.shape}".encode())])
     found = (row.draw(generator, n) for _ in range(rounds))
     return 100 * sum(one.low <= row.truth <= one.high for one in found) / rounds

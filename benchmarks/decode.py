@@ -1,18 +1,16 @@
-"""Tokens per second of generation: the key/value cache against a loop without one, and against transformers' GPT-2.
+"""Tokens per second of generation: with and without a key/value cache, and transformers' GPT-2.
 
     python benchmarks/decode.py                                # sizes of LTM-S, this machine's best device
     python benchmarks/decode.py --new_tokens 512 --batches 1,8,64 --device cpu
 
-Three ways, same number of new tokens, greedy, random weights, prompts of 480 tokens (few-shot prompts fill the
-context), nothing stops early:
+Three implementations with the same number of new tokens, greedy, with random weights and prompts of 480 tokens
+(few-shot prompts fill the context), without early stops:
 - `cached`: `ltm_eval.inference.decode.generate`;
-- `cache-free`: reads everything again for every token, as the released `generate` does, output projection of the last
-  position only; timed at every `--stride`-th length (first included) and summed up, since it is slow;
-- `gpt2`: `transformers` GPT-2 of the same width and vocabulary and as many layers as give the same number of
-  parameters, with its own cache.
-`--clock cpu` counts the process's own seconds, for a machine that others use too. On a CPU `generate` runs 16 lanes, or
-4 for up to 4 prompts (its docstring says why), so that batches above 16 take turns.
-Prints Markdown; figures of a machine stand in reports/NOTES.md.
+- `cache-free`: reads everything again for every token, as the released `generate` does, with the output projection of
+  the last position only; it is slow, so it is timed at every `--stride`-th length (the first included) and summed;
+- `gpt2`: `transformers` GPT-2 of the same width, vocabulary and, by its layers, number of parameters, with its cache.
+`--clock cpu` counts CPU time, for shared machines. On a CPU `generate` always runs 16 lanes, so that batches above 16
+take turns. Prints Markdown; measurements are in reports/NOTES.md.
 """
 
 from __future__ import annotations
@@ -46,19 +44,19 @@ LTM_S = ModelConfig(
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """Number of parameters, tied ones once."""
+    """Return the number of parameters, tied ones counted once."""
     return sum(weight.numel() for weight in model.parameters())
 
 
 def random_ltm(config: ModelConfig, device: str) -> LatentThoughtModel:
-    """A decoder with random weights."""
+    """Return a decoder with random weights."""
     model = LatentThoughtModel(config)
     model.init_weights(torch.Generator().manual_seed(0))
     return model.to(device)
 
 
 def random_gpt2(config: ModelConfig, wanted: int, device: str) -> torch.nn.Module:
-    """GPT-2 of the same width with the number of layers whose parameters come closest to `wanted`."""
+    """Return a GPT-2 of the same width whose number of parameters is closest to `wanted`."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def sized(layers: int) -> GPT2Config:
@@ -80,7 +78,7 @@ clock = CLOCKS["wall"]
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of `work`, after the device has finished."""
+    """Return the seconds of `work` until the device has finished."""
     begun = clock()
     work()
     if device.startswith("cuda"):
@@ -89,7 +87,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def cached_seconds(model: LatentThoughtModel, tokens: torch.Tensor, new_tokens: int, device: str) -> float:
-    """Of `generate`, prompts side by side."""
+    """Return the seconds of `generate` on a batch of prompts."""
     z = torch.randn(model.config.latent_shape, generator=torch.Generator().manual_seed(1)).to(device)
     prompts = [Prompt(tuple(row), z) for row in tokens.tolist()]
     config = GenerationConfig(max_new_tokens=new_tokens)
@@ -100,7 +98,7 @@ def cached_seconds(model: LatentThoughtModel, tokens: torch.Tensor, new_tokens: 
 def cache_free_seconds(
     model: LatentThoughtModel, tokens: torch.Tensor, new_tokens: int, device: str, stride: int
 ) -> float:
-    """Of reading everything again for every token, from the steps at every `stride`-th length."""
+    """Return the seconds of generation without a cache, from the steps at every `stride`-th length."""
     z = torch.randn(1, *model.config.latent_shape, generator=torch.Generator().manual_seed(1)).to(device)
     z = z.expand(len(tokens), -1, -1, -1)
     filler = torch.zeros(len(tokens), new_tokens, dtype=torch.long)
@@ -118,7 +116,7 @@ def cache_free_seconds(
 
 @torch.no_grad()
 def gpt2_seconds(model: torch.nn.Module, tokens: torch.Tensor, new_tokens: int, device: str) -> float:
-    """Of transformers' greedy generation."""
+    """Return the seconds of transformers' greedy generation."""
     given = tokens.to(device)
     options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(given)

@@ -1,4 +1,4 @@
-"""How the time of a fast step grows with its sizes, and which kernels it goes to.
+"""Growth of a fast step's time with its sizes, and its distribution over kernels.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py --size demo --tokens 1024 --rounds 3 --cpu_time --output figures/
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.model.config import ModelConfig
 
-# In the names of attention's kernels: ours on a CPU and the fused ones.
+# Parts of the names of attention kernels: ours on a CPU and the fused ones.
 ATTENTION = ("scaled_dot_product", "bmm", "_softmax_backward_data")
 PRODUCTS = ("gemm", "cutlass", "nvjet")
 
@@ -38,7 +38,7 @@ PRODUCTS = ("gemm", "cutlass", "nvjet")
 def shares(bench: Bench, step: Callable[[], object]) -> tuple[float, float, float]:
     """Return the shares of a step's kernel time: matrix products, attention and the rest, 0 ... 1."""
     step()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would report its own start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would report its own start and stop
     on_gpu = bench.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
         step()
@@ -59,15 +59,15 @@ def shares(bench: Bench, step: Callable[[], object]) -> tuple[float, float, floa
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds against one quantity, everything else as it is."""
+    """Seconds against one quantity, with everything else fixed."""
 
     quantity: str
     values: tuple[int, ...]
-    seconds: tuple[float, ...]  # of a fast step; of the whole fit where the quantity is t_fast
+    seconds: tuple[float, ...]  # per fast step, or per fit if the quantity is t_fast
 
     @property
     def exponent(self) -> float:
-        """Slope between first and last value on log scales: 1 is proportional."""
+        """Return the slope between first and last value on log scales; 1 is proportional."""
         steps = self.values[-1] / self.values[0], self.seconds[-1] / self.seconds[0]
         return math.log(steps[1]) / math.log(steps[0])
 

@@ -1,6 +1,6 @@
-"""What the journal costs: an answer written, 100,000 read back, and its share of a run.
+"""Cost of the journal: writing an answer, reading 100,000, and its share of a run.
 
-`python benchmarks/journal_cost.py [--answers 100000] [--folder DIR]`: DIR should lie on the disk that results go to.
+`python benchmarks/journal_cost.py [--answers 100000] [--folder DIR]`: DIR should be on the disk of the results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def now() -> tuple[float, float]:
 
 
 def flushes(folder: Path) -> list[float]:
-    """Milliseconds of 300 writes of an answer's size, each flushed, ascending: what the disk itself costs."""
+    """Return milliseconds of 300 flushed writes of an answer's size, ascending: the cost of the disk itself."""
     data = encode({"key": "0" * 64, "task": "t", **ANSWER})
     spent = []
     with (folder / "bare").open("ab", buffering=0) as file:
@@ -46,7 +46,7 @@ def flushes(folder: Path) -> list[float]:
 
 
 def write(folder: Path, answers: int) -> None:
-    """One at a time, each flushed to the disk, beside a bare flush; then many as a run writes them."""
+    """Time single answers, each flushed, against a bare flush; then many as in a run."""
     bare = flushes(folder)
     print(f"a bare write with its flush: median {statistics.median(bare):.2f} ms, 99 % {bare[296]:.2f} ms")
     single = Journal(folder / "single", {"a": 1})
@@ -68,7 +68,7 @@ def write(folder: Path, answers: int) -> None:
 
 
 def read_back(folder: Path, answers: int) -> None:
-    """What a start finds: everything read, and every answer looked up."""
+    """Time a start: read the journal and look every answer up."""
     begun = now()
     found = read(folder / "many")
     print(f"{len(found.answers):,} answers indexed: {timed(begun)}")
@@ -79,7 +79,7 @@ def read_back(folder: Path, answers: int) -> None:
 
 
 def share(folder: Path) -> None:
-    """Of a run of the bundled model."""
+    """Time the journal in a run of the bundled model."""
     seconds: list[float] = []
     close = Writer.close
 

@@ -1,10 +1,10 @@
-"""How long it takes until a dead or stalled process of a job is noticed, and what the job then leaves.
+"""Time until a dead or stalled rank is noticed, and what the job then leaves.
 
     python benchmarks/lost_ranks.py                 # both faults, with and without torchrun, default limits
 
-Two processes evaluate the bundled model on bundled problems; once rank 1 has answered something, it gets SIGKILL or
-SIGSTOP, or (without torchrun) stays in a call that never returns while its interpreter lives. Printed are the seconds
-from the fault to the end of the others, the exit codes and the line that was told.
+Two processes evaluate the bundled model on bundled problems. After its first answer rank 1 gets SIGKILL or SIGSTOP, or
+(without torchrun) enters a call that never returns while its interpreter lives. Printed are the seconds from the fault
+to the end of the other rank, the exit codes and the message.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def free_port() -> int:
 
 
 STUCK = "stuck"
-"""Instead of a signal: rank 1 stays in its third fit."""
+"""Make rank 1 hang in its third fit, in place of a signal."""
 
 
 def start_plain(output: Path, *, stuck: bool) -> list[subprocess.Popen[str]]:
-    """Two processes with a launcher's variables and no agent above them."""
+    """Start two processes with a launcher's variables, without an agent."""
     port = str(free_port())
     found = []
     for rank in range(2):
@@ -47,14 +47,14 @@ def start_plain(output: Path, *, stuck: bool) -> list[subprocess.Popen[str]]:
 
 
 def start_torchrun(output: Path) -> list[subprocess.Popen[str]]:
-    """torchrun with two processes."""
+    """Start torchrun with two processes."""
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *COMMAND]
     argv += ["--output_path", str(output)]
     return [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)]
 
 
 def of_rank(rank: int, parents: list[subprocess.Popen[str]]) -> int:
-    """Process id of a rank: one of ours, or a child of torchrun."""
+    """Return the process id of a rank: one of ours, or a child of torchrun."""
     pids = [process.pid for process in parents]
     pids += [int(pid) for own in pids for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
     for pid in pids:
@@ -64,12 +64,12 @@ def of_rank(rank: int, parents: list[subprocess.Popen[str]]) -> int:
 
 
 def answers(output: Path) -> int:
-    """Answers in the journals."""
+    """Return the number of answers in the journals."""
     return sum(path.read_bytes().count(b'{"key":') for path in output.rglob("journal/*.jsonl"))
 
 
 def lose(how: signal.Signals | str, launcher: str) -> None:
-    """One measurement."""
+    """Measure one fault."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         processes = start_torchrun(output) if launcher == "torchrun" else start_plain(output, stuck=how == STUCK)

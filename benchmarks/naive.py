@@ -1,7 +1,7 @@
-"""THE YARDSTICK: the published fast step (arXiv:2502.01567), plainly written; what our speed is measured against.
+"""Reference implementation for benchmarks: the published fast step (arXiv:2502.01567).
 
-The code is in `ltm_eval/inference/bench.py`, so that `python -m ltm_eval bench` finds it in an installed wheel too.
-Full fp32 logits, gradients of all weights, dense window mask. Run as a script, it times one naive step of LTM-S:
+It has full fp32 logits, gradients of all weights and a dense window mask. The code is in `ltm_eval/inference/bench.py`,
+where an installed wheel finds it too. As a script, this file times one such step of LTM-S:
 
     python benchmarks/naive.py
 """

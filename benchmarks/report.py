@@ -1,8 +1,8 @@
-"""How long a page takes and how large it is: GSM8K's 1,319 questions answered by three models, 8 demonstrations each.
+"""Time and size of a page: GSM8K's 1,319 questions answered by three models, 8 few-shot examples each.
 
     python benchmarks/report.py [--documents 1319] [--models 3] [--profile]
 
-The results are made up, with answers and prompts as long as real ones; figures go to benchmarks/RESULTS.md.
+The results are synthetic, with answers and prompts of realistic length; measurements are in benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS = "so the number of apples that she has left after lunch is twice what Tom
 
 
 def write_models(folder: Path, *, documents: int, models: int) -> None:
-    """An LTM with its sidecar, and baselines; every second to fifth answer is right."""
+    """Write an LTM with its sidecar, and baselines; every second to fifth answer is right."""
     for index in range(models):
         name, kind = ("ltm-large", "ltm") if index == 0 else (f"gpt2-{index}", "hf")
 

@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ltm_eval import __version__
-from ltm_eval.harness.options import GridConfig, RunConfig, SweepConfig
+from ltm_eval.harness.options import (
+    LATENTS,
+    MACHINE,
+    OUTPUT,
+    WHAT,
+    GridConfig,
+    ModelOptions,
+    RunConfig,
+    SweepConfig,
+)
 from ltm_eval.inference.options import PRESETS
 from ltm_eval.probe.files import ProbeConfig, ProbeJob
 from ltm_eval.report.tables import FORMATS, formats_of, suffix_format, targets, write_all
@@ -70,13 +79,13 @@ HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, TIKTOKEN_CACHE_DIR, CUDA_VISIBLE_DEVICES, NO_
 
 
 class Call:
-    """The words of the call, for results files and error reports; `main` sets them."""
+    """The command line, for results files and error reports; set by `main`."""
 
     argv: tuple[str, ...] = ()
 
     @classmethod
     def command(cls) -> tuple[str, ...]:
-        """Program and words."""
+        """Return the program's name and its arguments."""
         return (PROGRAM, *cls.argv)
 
 
@@ -117,7 +126,7 @@ def root(
 # Options from fields -------------------------------------------------------------------------------------------------
 
 PREFIX = "LTM_EVAL_"
-# All that is read of the environment; options add their own.
+# Environment variables that are read; options add their own.
 VARIABLES = {PREFIX + name for name in ("CACHE_DIR", "DATA_DIR", "DEBUG", "RANK_SILENCE", "RANK_STALL")}
 
 Command = TypeVar("Command", bound=Callable[..., int])
@@ -142,7 +151,7 @@ def filled(name: str, value: str | None) -> str | None:
 
 
 def flag(kind: type, name: str) -> Any:
-    """Return typer's declaration of the option that a field is."""
+    """Return typer's declaration of a field."""
     option = option_of(kind, name)
     spelled = option.name or name
     longs = [one.removeprefix("--").split("/")[0] for one in option.flags if one.startswith("--")]
@@ -210,17 +219,15 @@ def listed(values: Sequence[str] | None) -> tuple[str, ...]:
 
 # Commands that evaluate: `run` and `sweep` ---------------------------------------------------------------------------
 
+PANELS = (WHAT, LATENTS, MACHINE, OUTPUT)  # their order in help
 RUN: Fields = {
     name: (RunConfig, name)
-    for name in (
-        *("model", "tasks", "num_fewshot", "baselines", "data", "metadata", "limit", "documents", "gen_kwargs"),
-        *("n", "k", "tokenizer", "revision"),
-        *("condition", "preset", "fit", "t_fast", "fit_window", "rethink", "rows", "causal_chunk", "causal_t_fast"),
-        *("seed", "device", "dtype", "compile", "batch_size"),
-        *("output_path", "max_failed", "token_nll", "report", "quiet", "fresh"),
+    for name in sorted(
+        (name for name in names_of(RunConfig) if option_of(RunConfig, name).flags),
+        key=lambda name: (PANELS.index(str(option_of(RunConfig, name).panel)), name in names_of(ModelOptions)),
     )
 }
-# All of a run's but baselines, which are no cells, and the page, which `report` makes of their folders.
+# A run's options without baselines (not part of a grid) and the page (made by `report`).
 SWEEP: Fields = {
     **{name: field for name, field in RUN.items() if name not in ("baselines", "report")},
     "model": (GridConfig, "models"),
@@ -246,11 +253,11 @@ LOG_SAMPLES = (
 
 
 def run_config(given: Mapping[str, Any], **more: Any) -> RunConfig:
-    """Return the options of a run; of several conditions and numbers of few-shot examples the first.
+    """Return the options of a run, with the first of several conditions and numbers of few-shot examples.
 
     Args:
-        given: what the parser found, by name; None takes the default.
-        more: fields that replace what was given.
+        given: parsed values by name; None means the default.
+        more: values that override them.
 
     Raises:
         UsageError: a value cannot be used.
@@ -347,10 +354,10 @@ SHOWN = 60  # characters of a group's value on the terminal
 
 @app.command(epilog=examples("ltm-eval status results/"))
 def status(
-    folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, as its --output_path.")],
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run: its --output_path.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Rewrite the lost or damaged run.json of a model's folder.")
+        bool, typer.Option("--rebuild", help="Rewrite a lost or damaged run.json in a model's folder.")
     ] = False,
 ) -> int:
     """Show the progress of a run from another terminal: answers by model and task, rate, time left, active process."""
@@ -368,13 +375,17 @@ def status(
 @app.command(epilog=examples("ltm-eval rescore results/ --k 1,3", r"ltm-eval rescore results/ --filter 'last=(-?\d+)'"))
 def rescore(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or one of its results files.")],
-    k: Annotated[str | None, typer.Option("--k", metavar="K,...", help="Other k of pass@k, up to the run's n.")] = None,
+    k: Annotated[
+        str | None, typer.Option("--k", metavar="K,...", help="Values of k for pass@k, at most the run's n.")
+    ] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="NAME=REGEX", help="Additional extraction; the last match is the answer."),
+        typer.Option(
+            "--filter", metavar="NAME=REGEX", help="Additional answer extraction; the last match is the answer."
+        ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option("--group", metavar="FIELD", help="Rates with intervals by a field of the documents.")
+        str | None, typer.Option("--group", metavar="FIELD", help="Also show rates by this field of the documents.")
     ] = None,
 ) -> int:
     """Recompute the metrics of a finished run from its saved answers, without loading the model.
@@ -415,7 +426,7 @@ def _named(text: str) -> tuple[str, str]:
 Formats = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="NAME[,...]", help=f"Any of {', '.join(FORMATS)}; -o names a folder or stem for several."
+        "--format", metavar="NAME[,...]", help=f"Any of {', '.join(FORMATS)}; for several, -o is a folder or file stem."
     ),
 ]
 Output = Annotated[
@@ -451,7 +462,7 @@ def report(
     ] = None,
     format_: Formats = None,
     plots_dir: Annotated[
-        str | None, typer.Option("--plots_dir", metavar="DIR", help="Write every plot there as PNG, SVG and PDF.")
+        str | None, typer.Option("--plots_dir", metavar="DIR", help="Folder for every plot as PNG, SVG and PDF.")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Include all documents and answers, whatever the size of the page.")
@@ -514,7 +525,7 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAME[:NAME]", help="Only these figures; NAME_OF_A:NAME_OF_B for two names."),
+        typer.Option("--metric", metavar="NAME[:NAME]", help="Only these metrics; A_NAME:B_NAME if the names differ."),
     ] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow_mismatch", help="Compare runs even if prompts or settings differ.")
@@ -545,7 +556,7 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
 @app.command(epilog=examples("ltm-eval history results/", "ltm-eval history runs/*/results -o history.html"))
 def history(
     sources: Annotated[
-        list[str], typer.Argument(metavar="DIR...", help="Results of several checkpoints: files or folders.")
+        list[str], typer.Argument(metavar="DIR...", help="Results files or folders of several checkpoints.")
     ],
     *,
     format_: Formats = None,
@@ -630,14 +641,18 @@ def probe(**given: Any) -> int:
 def audit(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-M", metavar="PATH|ID", help="A checkpoint.", show_default="an untrained decoder"),
+        typer.Option(
+            "--model", "-M", metavar="PATH|ID", help="Checkpoint to audit.", show_default="an untrained decoder"
+        ),
     ] = None,
     preset: Annotated[
         str, typer.Option("--preset", metavar="|".join((*PRESETS, "all")), help="Fit presets to audit.")
     ] = "all",
     blocks: Annotated[int, typer.Option("--blocks", min=1, help="Blocks of random tokens per preset.")] = 4,
     seed: Annotated[Any, flag(RunConfig, "seed")] = RunConfig.seed,
-    json_path: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the results there.")] = None,
+    json_path: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="File to write the results to, as JSON.")
+    ] = None,
 ) -> int:
     """Fit uniformly random tokens and show which presets report figures below what any valid bound can reach."""
     from ltm_eval.inference import audit as auditing
@@ -695,10 +710,12 @@ def train(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DIR", help="Folder of the recipe's files.", envvar="LTM_EVAL_DATA_DIR"),
+        typer.Option(
+            "--data", metavar="DIR", help="Folder with the files that the recipe names.", envvar="LTM_EVAL_DATA_DIR"
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Slow steps.", show_default="the recipe's")
+        int | None, typer.Option("--steps", min=1, help="Number of slow steps.", show_default="the recipe's")
     ] = None,
     device: Annotated[Any, flag(RunConfig, "device")] = RunConfig.device,
 ) -> int:
@@ -716,18 +733,22 @@ def train(
 @app.command(epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory"))
 def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     *,
-    size: Annotated[str, typer.Option("--size", metavar="demo|S|M|L", help="Published size, or the demo's.")] = "S",
+    size: Annotated[
+        str, typer.Option("--size", metavar="demo|S|M|L", help="Model size: a published one, or the demo's.")
+    ] = "S",
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens per row.")] = 1024,
     batch: Annotated[int, typer.Option("--batch", help="Rows per batch.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", help="Timings of each implementation, in turn.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", help="Timings of each implementation, interleaved.")] = 5,
     device: Annotated[Any, flag(RunConfig, "device")] = RunConfig.device,
     cpu_time: Annotated[
-        bool, typer.Option("--cpu_time", help="Measure CPU seconds of one thread: for a shared machine.")
+        bool,
+        typer.Option("--cpu_time", help="Measure CPU time of one thread, not wall-clock time; for shared machines."),
     ] = False,
-    compile_: Annotated[bool, typer.Option("--compile", help="Time our step with compiled layers too.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Measure the peak memory of a fit too.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Also time the step with compiled layers.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Also measure the peak memory of a fit.")] = False,
     growth: Annotated[
-        str | None, typer.Option("--growth", metavar="DIR", help="Moved to benchmarks/growth.py in the source tree.")
+        str | None,
+        typer.Option("--growth", metavar="DIR", help="Removed; use benchmarks/growth.py in the source tree."),
     ] = None,
 ) -> int:
     """Time a fast step against a plain implementation of the published algorithm, and against the machine's ceiling."""
@@ -745,7 +766,7 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     return 0
 
 
-# Commands that inform: `ls` and `doctor`; and lm-eval's own ----------------------------------------------------------
+# `ls`, `doctor` and lm-eval's own command ---------------------------------------------------------------------------
 
 CONDITION_TEXTS = {
     "prompt": "z is fitted on as much of the prompt as fits; the decoder reads the same (default, the paper's Eq. 7)",
@@ -759,7 +780,7 @@ CONDITION_TEXTS = {
 
 @app.command(epilog=examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
 def ls(
-    path: Annotated[bool, typer.Option("--path", help="Print the folder of task definitions, nothing else.")] = False,
+    path: Annotated[bool, typer.Option("--path", help="Print only the folder of task definitions.")] = False,
 ) -> int:
     """List tasks, conditions, fit presets and bundled models."""
     if path:
@@ -768,9 +789,18 @@ def ls(
     sections: dict[str, list[tuple[str, str]]] = {
         "Tasks (--task, 'ltm_' may be left out)": list(_tasks()),
         "Conditions (--condition)": list(CONDITION_TEXTS.items()),
-        "Fit presets (--preset)": [(name, _preset_text(name)) for name in PRESETS],
-        "Bundled models": list(_models()),
+        "Fit presets (--preset)": [],
+        "Bundled models": [],
     }
+    for name, fit in PRESETS.items():
+        rate = f"rate {fit.lr:g}" if fit.lr == fit.lr_final else f"rate {fit.lr:g} to {fit.lr_final:g}"
+        verdict = "a bound" if fit.is_bound else "not a bound, for comparison with published figures"
+        text = f"{fit.t_fast} steps, {rate}, log_var from {fit.log_var_start:g}, {fit.noise} noise: {verdict}"
+        sections["Fit presets (--preset)"].append((name, text))
+    for folder in sorted(path.parent for path in files.assets_dir().glob("*/config.json")):
+        name = folder.name.removeprefix("ltm-")
+        use = {DEMO_MODEL: " (used without --model)", DEMO_BASELINE: " (as --baseline)"}.get(name, "")
+        sections["Bundled models"].append((name, f"{folder}{use}"))
     for title, rows in sections.items():
         width = max((len(name) for name, _ in rows), default=0)
         print(title, *(f"  {name:<{width}}  {printable(text)}".rstrip() for name, text in rows), "", sep="\n")
@@ -803,24 +833,12 @@ def _read_task(file: Path) -> dict[str, Any]:
     try:
         content = Reader(file.read_text("utf-8")).get_single_data()
     except (OSError, yaml.YAMLError) as error:
-        raise LtmEvalError(f"{file}: our own task definition cannot be read ({type(error).__name__})") from error
+        raise LtmEvalError(
+            f"{file}: this task definition of the package cannot be read ({type(error).__name__})"
+        ) from error
     content = content if isinstance(content, dict) else {}
     base = content.pop("include", None)
     return {**_read_task(file.parent / base), **content} if isinstance(base, str) else content
-
-
-def _preset_text(name: str) -> str:
-    fit = PRESETS[name]
-    rate = f"rate {fit.lr:g}" if fit.lr == fit.lr_final else f"rate {fit.lr:g} to {fit.lr_final:g}"
-    verdict = "a bound" if fit.is_bound else "not a bound, for comparison with published figures"
-    return f"{fit.t_fast} steps, {rate}, log_var from {fit.log_var_start:g}, {fit.noise} noise: {verdict}"
-
-
-def _models() -> Iterator[tuple[str, str]]:
-    for folder in sorted(files.assets_dir().glob("*/config.json")):
-        name = folder.parent.name.removeprefix("ltm-")
-        use = {DEMO_MODEL: " (used without --model)", DEMO_BASELINE: " (as --baseline)"}.get(name, "")
-        yield name, f"{folder.parent}{use}"
 
 
 @app.command(epilog=examples("ltm-eval doctor"))
@@ -866,7 +884,7 @@ def lm_eval(context: typer.Context) -> int:
     return 0
 
 
-# From words to an exit code ------------------------------------------------------------------------------------------
+# From argv to an exit code --------------------------------------------------------------------------------------------
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -890,7 +908,7 @@ def main(args: Sequence[str] | None = None) -> int:
         abandon(code_of(stop))
         return code_of(stop)
     except BrokenPipeError:
-        # The reader has seen enough. Python would complain once more when it closes stdout.
+        # The reader closed the pipe; without this Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as leaving:
@@ -929,7 +947,7 @@ def _prepare_streams() -> None:
 
 def _invoke(argv: list[str]) -> int:
     if any("\0" in word for word in argv):
-        raise UsageError("an argument holds a NUL character; no path, name or number does")
+        raise UsageError("an argument contains a NUL character, which no path, name or number may contain")
     command = typer.main.get_command(app)
     try:
         with command.make_context(PROGRAM, argv) as context:
@@ -946,7 +964,7 @@ def _placed(error: LtmEvalError) -> LtmEvalError:
 
 
 def _usage_text(error: Exception) -> str:
-    """Return what the parser complains about, with the nearest name that it knows."""
+    """Return the parser's message with the nearest known name."""
     text: str = getattr(error, "message", None) or str(error)
     if hasattr(error, "format_message") and not hasattr(error, "option_name"):
         text = error.format_message()
@@ -971,7 +989,7 @@ def _call() -> str:
 
 
 def _output_folder() -> Path:
-    """Return the folder of results, as far as the words of a call that failed tell it."""
+    """Return the output folder that the failed command line names."""
     given = os.environ.get("LTM_EVAL_OUTPUT_PATH", RunConfig.output_path)
     for word, following in zip(Call.argv, [*Call.argv[1:], ""], strict=True):
         name, equals, value = word.partition("=")

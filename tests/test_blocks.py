@@ -270,7 +270,7 @@ def test_too_little_text_for_a_block(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("as_gpt2")
 def test_text_that_models_would_misread(tmp_path: Path) -> None:
     put(tmp_path, "lambada/lambada_test.jsonl", json.dumps({"text": f"a {END_OF_TEXT} b"}))
-    with pytest.raises(DataError, match="stands in an example, and models read it as the end"):
+    with pytest.raises(DataError, match="occurs in an example, and models read it as the end"):
         prepare("lambada", data=tmp_path)
 
 

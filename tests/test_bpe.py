@@ -68,7 +68,7 @@ def test_a_token_without_parents_is_named() -> None:
         merges_of([bytes([value]) for value in range(256)] + [b"xyz"])
 
 
-@pytest.mark.parametrize(("size", "message"), [(255, "at least 256"), (5_000, "give more text")])
+@pytest.mark.parametrize(("size", "message"), [(255, "at least 256"), (5_000, "provide more text")])
 def test_sizes_out_of_reach_are_refused(size: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         learn(["ab ab"], size)

@@ -310,7 +310,7 @@ def test_ordinary_oddities_are_accepted(tmp_path: Path) -> None:
         (line(question=" \n"), r":1: column 'question' is empty"),
         (line() + b"\n" + line().replace(b"What", b"Wh\xe9t"), r":2: byte 17 \(0xe9\) is not UTF-8"),
         (line().decode().encode("utf-16"), r":1: byte 1 \(0xff\) is not UTF-8; save the file as UTF-8"),
-        (line(question="\ud800?"), r":1: column 'question' holds half a surrogate pair"),
+        (line(question="\ud800?"), r":1: column 'question' contains an unpaired surrogate"),
         (b'{"question": "a?", "answer": "1", "x": ' + b"9" * 5_000 + b"}", r":1: not JSON that can be read"),
         (b'{"x": ' + b"[" * 200_000, r":1: not JSON that can be read"),
     ],
@@ -323,7 +323,7 @@ def test_what_is_refused_is_named_with_file_and_line(tmp_path: Path, content: by
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
 def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
     (write_set(tmp_path) / "test.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=r"test\.jsonl: holds no rows"):
+    with pytest.raises(DataError, match=r"test\.jsonl: contains no rows"):
         load_set(GSM8K, data=tmp_path)
 
 

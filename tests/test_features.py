@@ -107,7 +107,7 @@ def test_a_cache_that_cannot_be_written_costs_no_run(
     taken.write_text("")
     with caplog.at_level(logging.WARNING):
         assert featuriser(folder, taken / "below").features(["x"]).shape == (1, 16)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_errors_name_the_option(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_draws_are_uniform() -> None:
 
 @pytest.mark.parametrize(("size", "n"), [(5, 6), (0, 1), (5, -1)])
 def test_impossible_draws_are_refused_with_both_numbers(size: int, n: int) -> None:
-    with pytest.raises(UsageError, match=f"between 0 and the {size} training examples that may be shown, got {n};"):
+    with pytest.raises(UsageError, match=f"between 0 and the {size} available training examples, got {n};"):
         draw(size, n, seed=0, document=DOCUMENT)
 
 

@@ -232,13 +232,13 @@ def test_a_training_row_equal_to_the_problem_is_never_shown(folder: Path) -> Non
         assert len(set(shown)) == 29
         assert not any(twin["question"] in text for text in shown)
     assert any(twin["question"] in text for text in split_prompt(task.fewshot_context(other, 30)).demonstrations)
-    with pytest.raises(UsageError, match=r"the 29 training examples that may be shown, got 30"):
+    with pytest.raises(UsageError, match=r"the 29 available training examples, got 30"):
         task.fewshot_context(twin, 30)
 
 
 @pytest.mark.parametrize("shots", [31, -1])
 def test_impossible_shots_are_refused(folder: Path, shots: int) -> None:
-    with pytest.raises(UsageError, match=rf"between 0 and the 30 training examples that may be shown, got {shots}"):
+    with pytest.raises(UsageError, match=rf"between 0 and the 30 available training examples, got {shots}"):
         run(folder, num_fewshot=shots)
 
 
@@ -268,7 +268,7 @@ def test_the_test_split_is_never_shown(folder: Path, splits: dict[str, str]) -> 
     task = KeyedTask(config=config(**splits, metadata={"data": str(folder)}))
     doc = task.test_docs()[0]
     assert task.fewshot_context(doc, 0) == doc["question"]
-    with pytest.raises(UsageError, match="the 0 training examples that may be shown, got 1"):
+    with pytest.raises(UsageError, match="the 0 available training examples, got 1"):
         task.fewshot_context(doc, 1)
 
 

@@ -568,7 +568,7 @@ def test_weights_that_cannot_be_used_are_named(model: LatentThoughtModel) -> Non
     for ask in (bound, CALLS["fit"], adapter_answers):
         with pytest.raises(UsageError, match=r"layers\.0\.feed_forward\.w2\.weight and 1 more tensors"):
             ask(model)
-        with pytest.raises(UsageError, match="has no values here"):
+        with pytest.raises(UsageError, match="has no values"):
             ask(copy.deepcopy(model).to("meta"))
         with pytest.raises(UsageError, match="float8_e4m3fn, expected a float of 16 to 64 bits"):
             ask(copy.deepcopy(model).to(torch.float8_e4m3fn))
@@ -579,7 +579,7 @@ def test_weights_that_cannot_be_used_are_named(model: LatentThoughtModel) -> Non
     [
         ({"device": "junk"}, UsageError, "device must be auto"),
         ({"device": 7}, UsageError, "device must be auto"),
-        ({"device": "cuda:97"}, MachineError, "is not here; found cpu"),
+        ({"device": "cuda:97"}, MachineError, "is not available; found cpu"),
         ({"revision": 3}, UsageError, "revision must be"),
     ],
 )
@@ -660,7 +660,7 @@ def test_any_whole_numbers_will_do(model: LatentThoughtModel) -> None:
         ((ONES, 3), "z must be a tensor of floats of shape"),
         ((ONES, torch.zeros(LATENTS).long()), "z must be a tensor of floats"),
         ((ONES, torch.zeros(LATENTS)[:1]), r"z must be .* \(2, 2, 2, 8\), \(B, L, N, D\), got float32 of shape \(1, 2"),
-        ((ONES, torch.zeros(LATENTS) / 0), "z holds NaN"),
+        ((ONES, torch.zeros(LATENTS) / 0), "z contains NaN"),
         ((ONES.to("meta"),), "tokens are on meta, the model is on cpu"),
         ((ONES, torch.zeros(LATENTS, device="meta")), "z is on meta, the model is on cpu"),
     ],
@@ -714,7 +714,7 @@ def test_seeds_of_a_task_reach_the_global_generators_of_a_call_alone(
     ("call", "said"),
     [
         (lambda model, ids: ltm_eval.load("demo", revision="main"), "revision names a commit of a hub checkpoint"),
-        (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device cpu:1 is not here"),
+        (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device cpu:1 is not available"),
         (lambda model, ids: ltm_eval.fit(model, ids.to_sparse(), ids, t_fast=1), "tokens must be a dense tensor"),
         (lambda model, ids: ltm_eval.fit(model, ids, ids.to("meta"), t_fast=1), "targets must be a dense tensor"),
         (

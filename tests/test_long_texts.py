@@ -184,7 +184,7 @@ def test_the_text_of_rolling_windows_is_the_text(folder: Path, length: int) -> N
 )
 def test_windows_that_do_not_make_up_one_text_are_refused(windows: tuple[Window, ...]) -> None:
     options = RowOptions(draws=2, iwae=0, prior=0, as_released=False, causal=CausalConfig(chunk=8, t_fast=1))
-    with pytest.raises(UsageError, match="make up one text"):
+    with pytest.raises(UsageError, match="form one text"):
         score_documents(MODEL, [Document(windows)], fit_config(t_fast=1), options=options, seed=SEED)
 
 

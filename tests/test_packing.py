@@ -182,5 +182,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "rules.jsonl", EPISODES)
     prepare(recipe, data=tmp_path, folder=tmp_path)
     (tmp_path / "rules.bin").write_bytes(b"short")
-    with pytest.raises(DataError, match=r"rules\.bin: absent or of another size"):
+    with pytest.raises(DataError, match=r"rules\.bin: missing, or its size differs"):
         prepare(recipe, data=None, folder=tmp_path)

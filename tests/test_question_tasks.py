@@ -236,7 +236,7 @@ def test_demonstrations_come_from_the_documents_episode(folder: Path) -> None:
         assert difference(request.args[0]) == {int(request.doc["episode"])}
         assert len(split_prompt(request.args[0]).demonstrations) == 16
         assert not hasattr(request, "other_prompt")
-    with pytest.raises(UsageError, match="16 training examples that may be shown, got 17"):
+    with pytest.raises(UsageError, match="16 available training examples, got 17"):
         run(folder, "ltm_rules", right, num_fewshot=17)
 
 
@@ -273,7 +273,7 @@ def test_other_demonstrations_of_a_pool_are_none_of_the_documents_own(folder: Pa
         own, other = (set(split_prompt(text).demonstrations) for text in (request.args[0], request.other_prompt))
         assert len(own) == len(other) == 9 and not own & other
         assert not any(request.doc["question"] in text for text in other)
-    with pytest.raises(UsageError, match="training examples that may be shown"):
+    with pytest.raises(UsageError, match="available training examples"):
         run(folder, "ltm_gsm8k", right, num_fewshot=10, metadata={"condition": "other"})
 
 
@@ -281,7 +281,7 @@ def test_a_single_episode_has_no_other(tmp_path: Path) -> None:
     for split in ("train", "test"):
         rows = [{"question": f"{split} {i}?", "answer": "#### 1", "episode": "only"} for i in range(4)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(UsageError, match="no episode but 'only' has 2 training rows"):
+    with pytest.raises(UsageError, match="no episode except 'only' has 2 training rows"):
         run(tmp_path, "ltm_rules", right, num_fewshot=2, metadata={"condition": "other"})
 
 
@@ -327,7 +327,7 @@ def test_the_variant_for_lm_evals_own_command(folder: Path) -> None:
 
 @pytest.mark.parametrize("kwargs", ["do_sample=False", "temperature=0.0"])
 def test_greedy_samples_are_refused_before_any_is_drawn(folder: Path, kwargs: str) -> None:
-    with pytest.raises(UsageError, match="all be the same"):
+    with pytest.raises(UsageError, match="all be equal"):
         run(folder, "ltm_gsm8k", scripted, metadata={"n": 4}, gen_kwargs=kwargs)
     found, model = run(folder, "ltm_gsm8k", scripted, metadata={"n": 2}, gen_kwargs="temperature=0.5", limit=1)
     assert sorted(request.args[1]["temperature"] for request in model.requests) == [0.0, 0.5, 0.5]
@@ -338,7 +338,7 @@ def test_greedy_samples_are_refused_before_any_is_drawn(folder: Path, kwargs: st
     "kwargs", ["do_sample=true", "temperature=0.7", "top_k=3", {"do_sample": True, "temperature": 0}]
 )
 def test_options_without_effect_are_refused_under_lm_eval_too(folder: Path, kwargs: Any) -> None:
-    with pytest.raises(UsageError, match=r"does nothing|sample at temperature 0"):
+    with pytest.raises(UsageError, match=r"has no effect|sample at temperature 0"):
         run(folder, "ltm_gsm8k", scripted, gen_kwargs=kwargs, limit=1)
 
 

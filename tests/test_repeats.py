@@ -97,7 +97,7 @@ def test_options_of_greedy_and_sampled_requests() -> None:
 
 @pytest.mark.parametrize("changes", [{"do_sample": False}, {"temperature": 0}, {"temperature": 0.0, "top_p": 0.9}])
 def test_greedy_samples_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="all be the same"):
+    with pytest.raises(UsageError, match="all be equal"):
         refuse_greedy(changes)
 
 

@@ -341,7 +341,7 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ({"device": "cuda:55"}, MachineError, "found cpu"),
         ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
         ({"gen_kwargs": "do_sample=true"}, UsageError, "sample at temperature 0"),
-        ({"gen_kwargs": "temperature=0.7"}, UsageError, "temperature=0.7 does nothing"),
+        ({"gen_kwargs": "temperature=0.7"}, UsageError, "temperature=0.7 has no effect"),
         ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
         ({"model": "{tmp}/absent", "data": "{tmp}/absent"}, LtmEvalError, "checkpoint"),
     ],

@@ -205,7 +205,7 @@ def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 BROKEN: list[tuple[str, str, str | bytes, str]] = [
-    ("ptb", "ptb.valid.txt", "", r"ptb\.valid\.txt: holds no rows"),
+    ("ptb", "ptb.valid.txt", "", r"ptb\.valid\.txt: contains no rows"),
     ("ptb", "ptb.valid.txt", b"good\nb\xe9d\n", r"ptb\.valid\.txt:2: byte 2 \(0xe9\) is not UTF-8"),
     ("wikitext", "wiki.valid.raw", gzip.compress(b"text", mtime=0), r"wiki\.valid\.raw: is compressed"),
     ("wikitext", "wiki.valid.raw", b"PK\x03\x04...", r"is a zip archive"),
@@ -217,7 +217,7 @@ BROKEN: list[tuple[str, str, str | bytes, str]] = [
     ("ag_news", "test.csv", '"3","a","b"\n"5","a","b"\n', r"csv:2: expected a class from 1 to 4 in column 1, got '5'"),
     ("ag_news", "test.csv", '"3","a","b"\n"Class","a","b"\n', r"csv:2: expected a class"),
     ("ag_news", "test.csv", '"3","a","b\n"1","c","d"\n', r"csv:2: not CSV"),
-    ("ag_news", "test.csv", '"3","a","b', r"csv:1: not CSV .*quote left open"),
+    ("ag_news", "test.csv", '"3","a","b', r"csv:1: not CSV .*quote not closed"),
     ("ag_news", "test.csv", '"3"," ",""\n', r"csv:1: column 'text' is empty"),
     ("ag_news", "test.csv", '\n\n"3","a"\n', r"csv:3: expected 3 columns"),
     ("pubmed", "val.txt", '{"article_text": "one"}\n', r"val\.txt:1: column 'article_text' must be a list"),

@@ -291,7 +291,7 @@ def test_another_recipe_is_refused(data: Path, whole: Path, recipe: Recipe) -> N
 
 def test_a_damaged_state_is_named(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / STATE_FILE).write_bytes(b"not a state")
-    with pytest.raises(CheckpointError, match="delete it to begin anew"):
+    with pytest.raises(CheckpointError, match="delete it to start over"):
         train(recipe, tmp_path, data=data, device="cpu")
 
 

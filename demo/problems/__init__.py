@@ -1,32 +1,168 @@
 """Word problems in the form of GSM8K, written for this project: sample data, and text to train the bundled demo model.
 
-A template tells an everyday situation and works it out in one to five steps, all results whole and not negative.
-Names, things and numbers come from a seeded generator. Templates of the split `test` never occur in `train`. The form
-of answers (annotations `<<a op b=c>>`, a final `#### n`) is that of arXiv:2110.14168; no wording is.
+A template is an entry of `train.yaml` or `test.yaml`: an everyday situation, worked out in one to five steps whose
+results are whole and not negative.
+
+    seats:
+      draw: {rows: 4..12, width: 4..12, room: rooms, taken: 5..rows * width - 2}
+      steps:
+        seats = rows * width: The {room} has {seat.of(seats)}.
+        result = seats - taken: The number of empty seats is {result}.
+      question: A {room} has {rows} rows of {width} seats. {taken} seats are taken. How many seats are empty?
+
+`draw` is drawn in its order from a seeded generator: `low..high` is a number, both ends included; a list, or the name
+of one in `words.yaml`, is one of its items; `= …` is computed. `who`, `other`, `third` (names) and `thing` are drawn
+before. A step is a calculation and the sentence that shows it; what stands in parentheses is shown as one number, and
+` if …` makes a step conditional. Of several questions one is drawn. What stands in braces, ranges and calculations is
+Python.
+
+Templates of the split `test` never occur in `train`. The form of answers (annotations `<<a op b=c>>`, a final `#### n`)
+is that of arXiv:2110.14168; no wording is.
 """
 
 from __future__ import annotations
 
 import json
-from inspect import isfunction
+import re
+from dataclasses import dataclass
+from functools import cache
+from math import gcd
+from pathlib import Path
 from random import Random
-from types import ModuleType
+from types import CodeType
+from typing import Any, NamedTuple
+
+import yaml
 
 from ltm_eval.system.files import sample_data_dir
-from problems import heldout, measures, things
-from problems.drafts import Draft, Problem, Template
 
 SAMPLE_SEED = 20_241
 SAMPLE_ROWS = {"train": 144, "test": 125}  # generated rows of the bundled train.jsonl and test.jsonl
 SEEN_ROWS = 72  # rows of the bundled seen.jsonl
+INNER_RANGE = re.compile(r"\(([^().]+)\.\.(.+)\)")  # (2..9) within an expression
 
 
-def _templates(module: ModuleType) -> tuple[Template, ...]:
-    """Return the functions of a module, in their order: each is a template."""
-    return tuple(one for one in vars(module).values() if isfunction(one) and one.__module__ == module.__name__)
+@dataclass(frozen=True)
+class Problem:
+    """A situation with a question, and its answer: a sentence a step with its annotated calculation, then `#### n`."""
+
+    question: str
+    answer: str
 
 
-TEMPLATES = {"train": _templates(things) + _templates(measures), "test": _templates(heldout)}
+class Noun(NamedTuple):
+    """A thing that can be counted, in singular and plural."""
+
+    one: str
+    many: str
+
+    def of(self, n: int) -> str:
+        """Return `1 apple`, `2 apples`."""
+        return f"{n} {self.one if n == 1 else self.many}"
+
+
+class Worked(int):
+    """The result of a step; as text, with its calculation."""
+
+    calculation: str
+
+    def __str__(self) -> str:
+        return f"<<{self.calculation}={int(self)}>>{int(self)}"
+
+
+def _load(name: str) -> Any:
+    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+WORDS = _load("words.yaml")
+NOUNS = {
+    kind: [Noun(one, many or one + "s") for one, _, many in (word.partition("/") for word in words)]
+    for kind, words in WORDS.pop("nouns").items()
+}
+
+KNOWN = {
+    **WORDS,
+    **NOUNS,
+    **{noun.one.split()[0]: noun for noun in NOUNS["counted"]},
+    "unit_of": {percent: 100 // gcd(percent, 100) for percent in WORDS["percents"]},  # least whole with a whole part
+}
+
+
+@cache
+def _compiled(expression: str) -> CodeType:
+    return compile(expression.strip(), "<template>", "eval")
+
+
+def _value(expression: str, values: dict[str, Any]) -> Any:
+    """Evaluate an expression of our own templates."""
+    return eval(_compiled(expression), KNOWN, values)
+
+
+def _filled(text: str, values: dict[str, Any]) -> str:
+    return re.sub(r"\{([^}]*)\}", lambda slot: str(_value(slot[1], values)), text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One entry of a file of templates."""
+
+    name: str
+    draw: dict[str, Any]
+    steps: dict[str, str]
+    question: str | list[str]
+
+    def problem(self, random: Random) -> Problem:
+        """Draw names and numbers and work the steps out."""
+        values: dict[str, Any] = dict(zip(("who", "other", "third"), random.sample(WORDS["names"], 3), strict=True))
+        values["thing"] = random.choice(NOUNS["things"])
+        for name, drawn in self.draw.items():
+            values[name] = _drawn(drawn, values, random)
+        lines = []
+        for step, sentence in self.steps.items():
+            calculation, _, condition = step.partition(" if ")
+            if condition and not _value(condition, values):
+                continue
+            name, _, calculation = calculation.partition(" = ")
+            result = _worked(calculation, values)
+            lines.append(_filled(sentence, {**values, name: result}))
+            values[name] = final = int(result)
+        question = random.choice(self.question) if isinstance(self.question, list) else self.question
+        chosen = {name: _filled(value, values) for name, value in values.items() if isinstance(value, str)}
+        return Problem(_filled(question, {**values, **chosen}), "\n".join([*lines, f"#### {final}"]))
+
+
+def _drawn(drawn: Any, values: dict[str, Any], random: Random) -> Any:
+    """Draw one value as `draw` declares it."""
+
+    def number(low: str, high: str) -> int:
+        return random.randint(_value(low, values), _value(high, values))
+
+    if isinstance(drawn, list):
+        return random.choice(drawn)
+    if drawn.startswith("="):
+        return _value(drawn[1:], values)
+    if inner := INNER_RANGE.search(drawn):
+        return _value(INNER_RANGE.sub("_drawn", drawn), {**values, "_drawn": number(*inner.groups())})
+    if ".." in drawn:
+        return number(*drawn.split(".."))
+    return random.choice(_value(drawn, values))
+
+
+def _worked(calculation: str, values: dict[str, Any]) -> Worked:
+    """Work a step out; a part in parentheses is shown as its value."""
+    shown = re.sub(r"\([^)]*\)|[a-z_]+", lambda part: str(_value(part[0], values)), calculation).replace(" ", "")
+    result = _value(calculation, values)
+    assert result == int(result), f"{shown} is not whole"
+    assert result >= 0, f"{shown} is negative"
+    worked = Worked(result)
+    worked.calculation = shown
+    return worked
+
+
+TEMPLATES = {
+    split: tuple(Template(name, **entry) for name, entry in _load(f"{split}.yaml").items())
+    for split in ("train", "test")
+}
 
 
 def generate(n: int, *, seed: int, split: str) -> list[Problem]:
@@ -41,8 +177,7 @@ def generate(n: int, *, seed: int, split: str) -> list[Problem]:
     while len(found) < n:
         before = len(found)
         for template in random.sample(TEMPLATES[split], len(TEMPLATES[split])):
-            draft = Draft(random)
-            found.setdefault(Problem(template(draft), draft.answer))
+            found.setdefault(template.problem(random))
         stale = stale + 1 if len(found) == before else 0
         if stale > 1_000:
             raise ValueError(f"split {split} has about {before} different problems, got {n}; ask for fewer")

@@ -1,3 +1,3 @@
-"""Data sets: where they lie, how they are read, how they become documents."""
+"""Data sets: where they are found, how they are read, how they become documents."""
 
 __all__ = ["blocks", "metadata", "readers", "sets", "sources"]

@@ -1,24 +1,23 @@
 """Perplexity sets as the documents that any lm-eval model scores: blocks of the MDLM family, or whole documents.
 
 Protocol `mdlm` (arXiv:2406.07524; kuleshov-group/bd3lms `dataloader.py` with `insert_valid_eos=False`): GPT-2 BPE of
-each example without special tokens, all of them in order with nothing between, cut into 1,022 tokens, end-of-text in
-front and behind, what is left at the end dropped. There, what is dropped depends on the number of processes; here one
-process does all and counts it. Protocol `documents`: every document whole, nothing dropped, nothing behind it.
+each example without special tokens, concatenated in order, cut into 1,022 tokens between two end-of-text tokens, the
+remainder dropped. There the remainder depends on the number of processes; here one process does it all and counts what
+it drops. Protocol `documents`: whole documents, nothing dropped or appended.
 
-A model gets text, not tokens. The end-of-text in front is the prefix token that lm-eval's models put before a rolling
-text themselves; the one behind is the literal `<|endoftext|>`, which GPT-2's tokenizers read as the special token. Cut
-at tokens, a block need not be text (a cut can fall inside a character), and its text need not give the same tokens
-again (where two examples meet, the joined text is encoded otherwise). So a cut moves back, token by token, until the
-block is text that encodes to at most as many tokens as fit; what it gave up begins the next block. A block whose text
-encodes to fewer tokens stays as it is: tokens are counted as a model sees them.
+A model gets text, not tokens. The leading end-of-text is the prefix token that lm-eval's models put before a rolling
+text; the closing one is the literal `<|endoftext|>`, which GPT-2's tokenizers read as the special token. A cut between
+tokens can fall inside a character, and the text of a block need not encode to the same tokens again (across the border
+of two examples). So a cut moves back, token by token, until the block is valid text that encodes to at most as many
+tokens as fit; the next block begins with the tokens given up. A block whose text encodes to fewer tokens stays as it
+is: tokens are counted as a model sees them.
 
 GPT-2's vocabulary needs the network once. Blocks can therefore be cut and counted with another tokenizer
-(`block_tokenizer`), and the bundled sample data are by default: with the bundled model's, into shorter blocks. The
-facts of a preparation name it, and nothing counted with it is called a GPT-2 token.
+(`block_tokenizer`); the bundled sample data use the bundled model's by default, with shorter blocks. The facts of a
+preparation name the tokenizer.
 
-Words and bytes are those of the de-tokenised text (UTF-8), without end-of-text. A word is what stands between white
-space in its own example, and counts in the block where it begins, so that neither abutting examples nor cuts change
-the sum.
+Words and bytes are those of the de-tokenised text (UTF-8), without end-of-text. Words are separated by white space
+within their example and count in the block where they begin, so that neither joins nor cuts change the sum.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ BLOCK_TOKENS = 1_024
 SAMPLE_BLOCK_TOKENS = 256  # of the bundled sample data, which are short
 GPT2 = "gpt2"  # GPT-2's tokenizer; the bundled model's, which needs no network, is `DEMO_MODEL`
 FEWEST_TOKENS = 16  # a character can take several tokens; below this a block might hold none
-PARTS = ("split", "file")  # task options that choose what is read; `<set>_split` and `<set>_file` are of one set
-SPLIT = "blocks"  # the split under which lm-eval finds the documents, whatever split of the set they come from
+PARTS = ("split", "file")  # task options that choose the file; `<set>_split` and `<set>_file` apply to one set
+SPLIT = "blocks"  # lm-eval's name for the split, whatever split of the set is read
 _WORD = re.compile(r"\S+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
@@ -62,7 +61,9 @@ class BlockOptions:
     protocol: str = "mdlm"
     block_tokens: int = BLOCK_TOKENS  # both ends of text included; `mdlm` only
     insert_eos: bool = False  # whether end-of-text follows every example; `mdlm` only
-    block_tokenizer: str = GPT2  # cuts and counts: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks
+    block_tokenizer: str = (
+        GPT2  # to cut and count with: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks
+    )
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -77,27 +78,27 @@ class BlockOptions:
 class Block:
     """One document of a task."""
 
-    text: str  # what a model scores by rolling log-likelihood, the closing end-of-text included
-    n_words: int  # words that begin in it
+    text: str  # scored by rolling log-likelihood, a closing end-of-text included
+    n_words: int  # words that begin in the block
     n_bytes: int  # of UTF-8, without end-of-text
-    n_tokens_block: int  # of `text` by the block tokenizer, the closing end-of-text included
+    n_tokens_block: int  # of `text`, by the block tokenizer, a closing end-of-text included
     index: int  # in the set
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the text; sums over all blocks."""
+    """Counts of what became of the text, summed over all blocks."""
 
     documents: int  # blocks, or whole documents
     n_words: int
     n_bytes: int
     n_tokens_block: int
-    stream_tokens: int  # of the examples, each encoded alone
-    dropped_tokens: int = 0  # of those, the ones after the last whole block
+    stream_tokens: int  # tokens of the examples, each encoded alone
+    dropped_tokens: int = 0  # tokens after the last whole block
     dropped_bytes: int = 0
     moved_cuts: int = 0
-    moved_tokens: int = 0  # by which they moved back in all
-    changed_blocks: int = 0  # blocks whose text encodes to other tokens than its examples did
+    moved_tokens: int = 0  # tokens by which cuts moved back, in total
+    changed_blocks: int = 0  # blocks whose text encodes to other tokens than the examples
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,19 @@ def prepare(
     split: str | None = None,
     file: str | None = None,
 ) -> Prepared:
-    """Read a set and make its documents.
+    """Read a set and prepare its documents.
 
     Args:
         name: of `sets.TEXT_SETS`.
         options: protocol, lengths and tokenizer; None takes `default_options(data)`.
         data: `auto` (also None), `sample`, `hub` or a folder.
-        split: another split than the set's own.
-        file: another file than the ones looked for.
+        split: split to read in place of the set's own.
+        file: file to read in place of the set's own.
 
     Raises:
-        UsageError: an option is not one.
+        UsageError: an option is invalid.
         DataError: see `sets.load_texts`; or nothing is left to evaluate.
-        MachineError: GPT-2's vocabulary cannot be had, or a file cannot be read.
+        MachineError: GPT-2's vocabulary is not available, or a file cannot be read.
         TokenizerError: the block tokenizer's file is not one of mergeable ranks.
     """
     options = options or default_options(data)
@@ -156,18 +157,18 @@ def prepare(
 
 
 def _checked(wholes: Iterable[tuple[str, ...]], texts: Split) -> Iterator[tuple[str, ...]]:
-    """Yield documents; refuse text that models take for the end of a text."""
+    """Yield documents; reject those that contain the end-of-text mark."""
     for parts in wholes:
         if any(END_OF_TEXT in part for part in parts):
             raise DataError(
-                f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the end of "
+                f"{texts.name} in {texts.source}: {END_OF_TEXT} occurs in an example, and models read it as the end of "
                 "a text; remove it"
             )
         yield parts
 
 
 def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptions:
-    """Return the options unless told otherwise: the published preparation, or what suits the bundled samples.
+    """Return the default options: the published preparation, or shorter blocks for the bundled samples.
 
     Args:
         data: as in `prepare`.
@@ -180,15 +181,15 @@ def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptio
 
 
 def block_tokenizer(spec: str) -> Tokenizer:
-    """Load the tokenizer that cuts and counts.
+    """Load the tokenizer to cut and count with.
 
     Args:
         spec: `gpt2`, `demo` or a file of mergeable ranks (or a folder that holds one).
 
     Raises:
-        UsageError: it is neither a name nor a file.
+        UsageError: `spec` is neither a known name nor a file.
         TokenizerError: there is no such file, or it is not one of mergeable ranks.
-        MachineError: GPT-2's vocabulary cannot be had.
+        MachineError: GPT-2's vocabulary is not available.
     """
     if spec == GPT2:
         try:
@@ -209,11 +210,8 @@ def block_tokenizer(spec: str) -> Tokenizer:
     return load_tokenizer(spec)
 
 
-# Whole documents ----------------------------------------------------------------------------------------------------
-
-
 def whole_documents(wholes: Iterable[Sequence[str]], tokenizer: Tokenizer) -> tuple[list[Block], Counts]:
-    """Make each document one block without a closing end-of-text.
+    """Return one block per document, without a closing end-of-text.
 
     Args:
         wholes: documents, each as its examples.
@@ -248,9 +246,6 @@ def _counts(blocks: Sequence[Block], *, stream_tokens: int, **others: int) -> Co
     )
 
 
-# Blocks -------------------------------------------------------------------------------------------------------------
-
-
 def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOptions) -> tuple[list[Block], Counts]:
     """Cut examples into the blocks of protocol `mdlm`.
 
@@ -277,7 +272,7 @@ def cut_blocks(examples: Iterable[str], tokenizer: Tokenizer, options: BlockOpti
 
 
 class _Cutter:
-    """The stream of tokens between two cuts. Byte positions count from the set's beginning, end-of-text left out."""
+    """The tokens since the last cut. Byte positions count from the beginning of the set, without end-of-text."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.tokenizer, self.length = tokenizer, length
@@ -287,7 +282,7 @@ class _Cutter:
         self.index = self.stream_tokens = self.moved_cuts = self.moved_tokens = self.changed_blocks = 0
 
     def blocks_after(self, example: str, *, followed_by: Sequence[int]) -> Iterator[Block]:
-        """Take in an example; yield the blocks that are full then."""
+        """Append an example and yield the blocks that are now full."""
         ids = [*self.tokenizer.encode(example), *followed_by]
         self.stream_tokens += len(ids)
         self._note_words(example)
@@ -311,7 +306,7 @@ class _Cutter:
         self.read_to += len(example.encode())
 
     def _block(self, ids: Sequence[int]) -> tuple[int, Block]:
-        """Return the longest beginning of `ids` that is text and fits as a block, after its number of tokens."""
+        """Return the longest prefix of `ids` that fits as a block: its number of tokens and the block."""
         used, text, encoded = self._fitting(ids)
         n_bytes = len(text.replace(END_OF_TEXT, "").encode())
         words = bisect_left(self.word_starts, self.cut_at + n_bytes)
@@ -337,11 +332,8 @@ class _Cutter:
         raise AssertionError(f"no beginning of {len(ids)} tokens is text of at most {self.length} tokens")
 
 
-# For lm-eval --------------------------------------------------------------------------------------------------------
-
-
 def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
-    """Return the task options that say which file of a set is read."""
+    """Return the task options that choose the file of a set."""
     name = str(metadata.get("text_set_name", ""))
     own = {f"{name}_{key}" for key in PARTS}
     return {*PLACE, *own, *(key for key in PARTS if f"{name}_{key}" not in metadata)}
@@ -351,7 +343,7 @@ def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
 def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Dataset]:
     """Return a perplexity set for lm-eval: rows with the fields of `Block`, under the one split `blocks`.
 
-    The facts of the preparation stand as JSON in the data set's description (`dataset.info.description`).
+    The facts of the preparation are JSON in the data set's description (`dataset.info.description`).
 
     Args:
         text_set_name: of `sets.TEXT_SETS`, from the task's YAML.
@@ -370,9 +362,9 @@ def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Datas
 
 @reads(lambda metadata: _read_by_sets({"text_set_name": "lambada", **metadata}))
 def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> dict[str, Dataset]:
-    """Return LAMBADA for lm-eval: `context`, the passage up to its last space, and `target`, from there on.
+    """Return LAMBADA for lm-eval: `context`, the passage up to its last space, and `target`, the rest.
 
-    The passage is left as it stands in the file, as lm-eval's `lambada_openai` does.
+    The passage is not changed, as in lm-eval's `lambada_openai`.
 
     Raises:
         DataError: see `sets.load_texts`; or a passage is a single word.
@@ -391,10 +383,10 @@ def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> 
 
 
 def options_of(metadata: Mapping[str, object]) -> BlockOptions:
-    """Return the options that stand in `metadata`, which a command line may have turned into text.
+    """Parse the options in `metadata`, which may be text from a command line.
 
     Raises:
-        UsageError: a value is out of range or of another type.
+        UsageError: a value is out of range or has the wrong type.
     """
     protocol = str(metadata.get("protocol") or PROTOCOLS[0])
     if protocol == "documents" and any(metadata.get(key) is not None for key in ("block_tokens", "insert_eos")):

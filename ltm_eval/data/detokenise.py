@@ -1,9 +1,8 @@
-"""De-tokenisers of the zero-shot perplexity sets: tokenised corpora put back into ordinary text.
+"""De-tokenisers of the zero-shot perplexity sets: rules that turn tokenised corpora back into ordinary text.
 
-Each is an ordered list of rewriting rules with the effect of those that MDLM, BD3-LM and Duo evaluate with
-(arXiv:2406.07524, kuleshov-group/mdlm `dataloader.py`); the order matters, since later rules see what earlier ones
-made. One of theirs is left out: a pattern for a year after an apostrophe that only matches between slashes and then
-writes its own source into the text. AG News needs none.
+Each is an ordered list of rules with the effect of those of MDLM, BD3-LM and Duo (arXiv:2406.07524, kuleshov-group/mdlm
+`dataloader.py`); the order matters. One of theirs is left out: a pattern for a year after an apostrophe that matches
+only between slashes and then writes its own source into the text. AG News needs none.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """One substitution over the whole text, as `re.sub` takes it."""
+    """One substitution over the whole text, with the arguments of `re.sub`."""
 
     pattern: re.Pattern[str]
     replacement: str
-    times: int = 1  # passes: matches that share a space need several
+    times: int = 1  # passes; matches that share a space need several
 
     def __call__(self, text: str) -> str:
-        """Rewrite a text."""
+        """Apply the rule to a text."""
         for _ in range(self.times):
             text = self.pattern.sub(self.replacement, text)
         return text

@@ -1,4 +1,4 @@
-"""Task options (lm-eval's `--metadata`): which loader reads which, and refusing those that no task of a run reads."""
+"""Task options (lm-eval's `--metadata`): which loader reads which, and rejecting those that no task of a run reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-# Similarity at which an unknown name is taken for a misspelt option, where a model's options may stand among a task's.
+# Similarity from which an unknown name counts as a misspelt option if model options may be among the task options.
 CLOSE = 0.85
 
 
@@ -28,7 +28,7 @@ def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F]
     """Mark a loader of data, or a task class, with the task options that it reads.
 
     Args:
-        names: from the options given, `dataset_kwargs` included, to the names of those that change anything.
+        names: maps the given options, `dataset_kwargs` included, to the names of those that are read.
     """
 
     def marked(loader: F) -> F:
@@ -39,9 +39,9 @@ def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F]
 
 
 def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what was read for each split of a loaded task: files, digests, counts; else only its number of rows.
+    """Return files, digests and counts of each split of a loaded task; for other loaders the number of rows.
 
-    A loader of this package writes it as JSON into the data set's description.
+    A loader of this package writes them as JSON into the data set's description.
     """
     facts: dict[str, dict[str, Any]] = {}
     for split, dataset in splits.items():
@@ -51,7 +51,7 @@ def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def read_by(manager: Any, specs: Iterable[Any], given: Mapping[str, Any]) -> tuple[set[str], list[str]]:
-    """Return the task options that some task reads, and the tasks that do not declare theirs, which may read any.
+    """Return the task options that some task reads, and the tasks that do not declare which they read.
 
     Args:
         manager: lm-eval's `TaskManager`.
@@ -84,7 +84,7 @@ def _definitions(manager: Any, specs: Iterable[Any]) -> Iterator[tuple[str, Mapp
             continue
         try:
             definition = load_yaml(entry.yaml_path)
-        except Exception:  # noqa: BLE001 - lm-eval says better what is wrong when it loads the task
+        except Exception:  # noqa: BLE001 - lm-eval reports it when it loads the task
             definition = {}
         members = definition.get("task")
         if isinstance(members, list):
@@ -96,7 +96,7 @@ def _definitions(manager: Any, specs: Iterable[Any]) -> Iterator[tuple[str, Mapp
 def refuse_unread(
     given: Mapping[str, Any], manager: Any, specs: Sequence[Any], *, elsewhere: Collection[str] = ()
 ) -> None:
-    """Refuse task options that no task of a run reads; warn if a task may read any.
+    """Reject task options that no task of a run reads; only warn if some task does not declare its options.
 
     Args:
         given: the options.
@@ -105,12 +105,12 @@ def refuse_unread(
         elsewhere: names of options of the command.
 
     Raises:
-        UsageError: an option would change nothing; with the nearest name.
+        UsageError: an option would have no effect; names the nearest one.
     """
     names, silent = read_by(manager, specs, given)
     for key in given:
         if key in elsewhere:
-            raise UsageError(f"metadata: {key!r} is an option of its own here; give it as --{key}")
+            raise UsageError(f"metadata: {key!r} is a command-line option; give it as --{key}")
         if key in names:
             continue
         known = sorted(names - set(elsewhere))
@@ -121,13 +121,13 @@ def refuse_unread(
 
 
 def check_host_metadata(manager: Any, specs: Sequence[Any]) -> None:
-    """Apply `refuse_unread` under lm-eval's own command; elsewhere refuse misspelt options only.
+    """Apply `refuse_unread` under lm-eval's own command; elsewhere reject misspelt options only.
 
-    lm-eval passes task options and arguments of the model as one mapping. Its command line tells them apart; without
-    one, an unread name is refused only if it is nearly one that is read.
+    lm-eval passes task options and model arguments as one mapping. Its command line tells them apart; without one, an
+    unread name is rejected only if it is close to one that is read.
 
     Raises:
-        UsageError: see `refuse_unread`; or an option is given twice.
+        UsageError: as `refuse_unread`, or an option is given twice.
     """
     given = told_on_command_line() if hosted_by_lm_eval() else {}
     if given:
@@ -152,7 +152,7 @@ def told_on_command_line() -> dict[str, Any]:
     try:
         words = parser.parse_known_args(sys.argv[1:])[0].metadata
     except argparse.ArgumentError:
-        return {}  # lm-eval's own parser says what is wrong
+        return {}  # lm-eval's own parser reports it
     pairs: list[tuple[str, Any]] = []
     for word in words:
         if word.lstrip().startswith("{"):
@@ -168,7 +168,7 @@ def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
     """Parse task options from a JSON object.
 
     Raises:
-        UsageError: it is none, or a key occurs twice.
+        UsageError: it is not one, or a key occurs twice.
     """
     example = '{"protocol": "documents"}'
     try:
@@ -181,7 +181,7 @@ def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
 
 
 def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return pairs as a mapping; refuse a name that occurs twice."""
+    """Return pairs as a mapping; reject duplicate keys."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

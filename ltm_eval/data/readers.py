@@ -1,7 +1,7 @@
-"""Rows of data files: each form that the sets are published in, checked, with its place for messages.
+"""Readers of the file formats that the sets are published in.
 
-A reader yields `(place, row)`, the place being `file:line` or `file: row N`. Files are UTF-8; CRLF and a byte order
-mark are accepted, blank lines hold no row.
+A reader yields `(where, row)`, where being `file:line` or `file: row N`, for messages. Files are UTF-8; CRLF and a byte
+order mark are accepted, blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 Row = Mapping[str, str]
-Entry = tuple[str, Mapping[str, Any]]  # place and row
+Entry = tuple[str, Mapping[str, Any]]  # where it stands, and the row
 
 LONGEST_LINE = 64 * 2**20  # bytes
 CSV_HEADERS = {"class index", "class", "label"}
-# First bytes of what stands in a data file's place after a failed or unfinished download.
+# First bytes of what a failed or unfinished download leaves in place of a data file.
 _NOT_DATA = {
     b"\x1f\x8b": "is compressed (gzip); unpack it",
     b"pk\x03\x04": "is a zip archive; unpack it",
@@ -36,14 +36,11 @@ _NOT_DATA = {
 }
 
 
-# Lines and objects ----------------------------------------------------------------------------------------------------
-
-
 def all_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines without their end.
+    """Yield numbered lines without line ends.
 
     Raises:
-        DataError: the file is no text file, or a line is not UTF-8 or longer than `LONGEST_LINE`.
+        DataError: the file is not a text file, or a line is not UTF-8 or longer than `LONGEST_LINE`.
     """
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
@@ -99,14 +96,14 @@ def parquet_rows(path: Path) -> Iterator[Entry]:
         table = parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"{path}: is damaged ({type(error).__name__}); delete it, the next run fetches it anew"
+            f"{path}: is damaged ({type(error).__name__}); delete it, and the next run downloads it again"
         ) from error
     for number, row in enumerate(table.to_pylist(), start=1):
         yield f"{path}: row {number}", row
 
 
 def read_objects(path: Path) -> Iterator[Entry]:
-    """Read .jsonl and .json files whose objects hold the columns of the set."""
+    """Read .jsonl or .json files whose objects have the columns of the set."""
     return (json_list if path.suffix == ".json" else json_lines)(path)
 
 
@@ -114,7 +111,7 @@ def parsed(text: str, *, where: str) -> Any:
     """Parse JSON.
 
     Raises:
-        DataError: it is none, or too deep or too long a number for Python.
+        DataError: it is not valid, too deeply nested, or has a number too long for Python.
     """
     try:
         return json.loads(text)
@@ -131,7 +128,7 @@ def _object(value: Any, *, where: str) -> dict[str, Any]:
 
 
 def checked_row(row: Mapping[str, Any], columns: Sequence[str], *, where: str, labels: Sequence[str] = ()) -> Row:
-    """Return the named columns, each with text; labels may be whole numbers."""
+    """Return the named columns as text; labels may be whole numbers."""
     named = {name: str(row[name]) for name in labels if type(row.get(name)) is int}
     return {column: text_column({**row, **named}, column, where=where) for column in (*columns, *labels)}
 
@@ -153,7 +150,7 @@ def text_column(row: Mapping[str, Any], column: str, *, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: column {column!r} holds half a surrogate pair, which is not text") from error
+        raise DataError(f"{where}: column {column!r} contains an unpaired surrogate, which is not text") from error
     return value
 
 
@@ -163,39 +160,39 @@ def _kind(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-# Original forms of the sets' files ------------------------------------------------------------------------------------
+# Original formats of the sets ----------------------------------------------------------------------------------------
 
 
 def read_sentences(path: Path) -> Iterator[Entry]:
-    """Read one tokenised sentence a line, outer spaces removed: Mikolov's Penn Treebank, the one billion words."""
+    """Read one tokenised sentence per line, stripped: Mikolov's Penn Treebank, the one billion word benchmark."""
     for number, line in text_lines(path):
         yield f"{path}:{number}", {"text": line.strip()}
 
 
 def read_wikitext(path: Path) -> Iterator[Entry]:
-    """Read lines of `wiki.*.raw` or `wiki.*.tokens` with their line end."""
+    """Read lines of `wiki.*.raw` or `wiki.*.tokens` with their line ends."""
     for number, line in text_lines(path):
         yield f"{path}:{number}", {"text": line + "\n"}
 
 
 def read_problems(path: Path) -> Iterator[Entry]:
-    """Read GSM8K's questions with their worked answers as texts of a few-shot prompt."""
+    """Read GSM8K's questions with their worked answers, as in a few-shot prompt."""
     for where, row in json_lines(path):
         checked = checked_row(row, ("question", "answer"), where=where)
         yield where, {"text": worked(checked["question"], checked["answer"])}
 
 
 def read_ag_news(path: Path) -> Iterator[Entry]:
-    """Read three quoted columns class, title, description: title, a space and description, as the hub's copy has it.
+    """Read columns class, title, description; join title and description by a space, as the hub's copy does.
 
     Raises:
-        DataError: a row has another width or a class that is not 1 to 4, or a quote is left open.
+        DataError: a row does not have three columns, a class is not 1 to 4, or a quote is not closed.
     """
     number = 0
 
     def lines() -> Iterator[str]:
         nonlocal number
-        for number, line in all_lines(path):  # noqa: B007 - read below, where the row ends
+        for number, line in all_lines(path):  # noqa: B007 - the last number is used below
             yield line + "\n"
 
     reader = csv.reader(lines(), skipinitialspace=True, strict=True)
@@ -204,7 +201,7 @@ def read_ag_news(path: Path) -> Iterator[Entry]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}:{number}: not CSV ({error}); is a quote left open?") from error
+            raise DataError(f"{path}:{number}: not CSV ({error}); is a quote not closed?") from error
         if row is None:
             return
         if len(row) <= 1 and not "".join(row).strip():
@@ -221,7 +218,7 @@ def read_ag_news(path: Path) -> Iterator[Entry]:
 
 
 def read_papers(path: Path) -> Iterator[Entry]:
-    """Read articles of `scientific_papers`: the sentences of `article_text` joined by line ends, as the hub's script.
+    """Read articles of `scientific_papers`: sentences of `article_text` joined by line ends, as the hub's script does.
 
     Raises:
         DataError: `article_text` is not a list of text.
@@ -259,7 +256,7 @@ def _number(value: Any, column: str, where: str) -> str:
     return f"#### {number}"
 
 
-# What was published ---------------------------------------------------------------------------------------------------
+# Comparison with the published sets ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -272,10 +269,10 @@ class Official:
 
 @dataclass(frozen=True)
 class Standing:
-    """How rows that were read compare with the published split."""
+    """How the rows read compare with the published split."""
 
-    official: bool | None  # None if only their number can be checked, and fits, or not even that
-    difference: str = ""  # in a few words such as `12 of 1,319 documents`
+    official: bool | None  # None if the digest cannot be checked and the count does not contradict
+    difference: str = ""  # such as `12 of 1,319 documents`
 
 
 def file_sha256(path: Path) -> str:
@@ -288,9 +285,9 @@ def file_sha256(path: Path) -> str:
 
 
 def rows_sha256(rows: Iterable[Sequence[str]]) -> str:
-    """Return the digest of rows of text in their order, the same for every form of file that holds them.
+    """Return the digest of rows of text in order, independent of the file format.
 
-    White space around a text and the kind of its line ends do not count.
+    Outer white space and the kind of line ends are ignored.
     """
     digest = hashlib.sha256()
     for row in rows:
@@ -299,13 +296,13 @@ def rows_sha256(rows: Iterable[Sequence[str]]) -> str:
 
 
 def standing(count: int, sha256: str, split: str, official: Mapping[str, Official]) -> Standing:
-    """Compare a split that was read with the published ones of its set.
+    """Compare a split with the published ones of its set.
 
     Args:
-        count: of its rows.
+        count: number of its rows.
         sha256: `rows_sha256` of its rows.
         split: its name.
-        official: the set's splits, as far as known.
+        official: the set's published splits, as far as known.
     """
     if other := next((name for name, one in official.items() if name != split and one.sha256 == sha256), ""):
         return Standing(official=False, difference=f"this is the {other} split")

@@ -1,7 +1,7 @@
 """The data sets: question sets, the seven zero-shot perplexity sets, and human texts to compare generated ones with.
 
 Script data sets (`ptb_text_only`, `lm1b`, `scientific_papers`) do not load with datasets 4 and later, so those sets are
-read in their authors' own form, or from a parquet file that the user puts in their place.
+read in their authors' format, or from a parquet file that the user provides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GSM8K = DataSet(
     advice="put train.jsonl and test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
     hub=HubSource(
         repo="openai/gsm8k",
-        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins, too
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",  # the revision that lighteval pins too
         files={TRAIN: "main/train-00000-of-00001.parquet", TEST: "main/test-00000-of-00001.parquet"},
     ),
     official={  # the files of github openai/grade-school-math @3101c7d
@@ -90,12 +90,12 @@ def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) 
     """Return GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset`, columns `question` and `answer`.
 
     Args:
-        data: `auto`, `sample`, `hub` or a folder. lm-eval passes `--metadata` and all model arguments; the others are
+        data: `auto`, `sample`, `hub` or a folder. lm-eval passes `--metadata` and all model arguments; others are
             ignored.
         data_dir: the same under another name.
 
     Raises:
-        LtmEvalError: see `sources.load`; or both names are given and differ.
+        LtmEvalError: as `sources.load`, or both names are given and differ.
     """
     return _as_datasets(load(GSM8K, (TRAIN, TEST), data=one_choice(data, data_dir)))
 
@@ -121,7 +121,7 @@ def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: obj
 
 
 def _as_datasets(splits: Mapping[str, Split]) -> dict[str, Dataset]:
-    """Return splits as lm-eval wants them; where they came from stands as JSON in `dataset.info.description`."""
+    """Return splits as lm-eval expects them, their origin as JSON in `dataset.info.description`."""
     from datasets import Dataset, DatasetInfo
 
     found = {}
@@ -298,7 +298,7 @@ def text_set(name: str) -> DataSet:
         UsageError: there is no such set.
     """
     if name not in _ALL_SETS:
-        raise UsageError(f"no text set {name!r}; there are {', '.join(_ALL_SETS)}.{nearest(name, _ALL_SETS)}")
+        raise UsageError(f"no text set {name!r}; available are {', '.join(_ALL_SETS)}.{nearest(name, _ALL_SETS)}")
     return _ALL_SETS[name]
 
 
@@ -309,7 +309,7 @@ def load_texts(name: str, *, data: object = None, split: str | None = None, file
         name: of `TEXT_SETS` or `REFERENCE_SETS`.
         data: `auto` (also None), `sample`, `hub` or a folder.
         split: `train`, `validation` (also `valid`, `val`, `dev`) or `test`; None takes the set's own.
-        file: this file of the folder instead of the ones that are looked for.
+        file: file of the folder to read in place of the set's own.
 
     Raises:
         UsageError: the set or the split is unknown.
@@ -326,9 +326,9 @@ _PAGE_HEADING = re.compile(r" ?= [^=].* = ?\n")
 
 
 def documents(texts: Split) -> Iterator[tuple[str, ...]]:
-    """Yield whole documents of ordinary text, each as its examples: a page of WikiText, else a single example.
+    """Yield whole documents, each as its de-tokenised examples: a page of WikiText, else a single example.
 
-    Examples that are only white space once de-tokenised are left out.
+    Examples that are blank after de-tokenising are left out.
     """
     detokenise = DETOKENISERS.get(texts.name, as_it_is)
     if texts.name != "wikitext":

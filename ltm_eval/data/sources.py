@@ -1,8 +1,8 @@
-"""One finder for all data sets: where a set's files are looked for, and how a split is read.
+"""Finding and reading all data sets.
 
-The choice `data` is `auto`, `sample`, `hub` or a folder. `auto` is the folder LTM_EVAL_DATA_DIR if that is set and
-holds the set, else the hub: its cache first, then the network, always at a pinned revision. A set `s` lies in a folder
-as `FOLDER/s/<file>` or `FOLDER/<file>`. Nothing is ever tried in place of what was asked for.
+`data` is `auto`, `sample`, `hub` or a folder. `auto` is the folder LTM_EVAL_DATA_DIR if it is set and contains the set,
+else the hub: first its cache, then the network, always at a pinned revision. In a folder, the files of a set `s` are
+`FOLDER/s/<file>` or `FOLDER/<file>`. There is no fallback to another source.
 """
 
 from __future__ import annotations
@@ -37,53 +37,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAMPLE = "sample"  # the `data` that stands for the bundled samples, which are not the published sets
+SAMPLE = "sample"  # value of `data` for the bundled samples, which are not the published sets
 DATA_DIR_VARIABLE = "LTM_EVAL_DATA_DIR"
-PLACE = ("data", "data_dir")  # task options that name where data are looked for
+PLACE = ("data", "data_dir")  # task options that say where to look for data
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set repository of the Hugging Face hub at the commit that is read, whatever its newest one is."""
+    """A data set repository of the Hugging Face hub at a pinned commit."""
 
     repo: str
     revision: str
-    files: Mapping[str, str]  # split to file in the repository
+    files: Mapping[str, str]  # split to its file in the repository
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its files and what a row holds. A further set is a further value of this class."""
+    """A data set: its files and the columns of its rows."""
 
-    name: str  # also its folder below a data folder
-    files: Mapping[str, tuple[str, ...]]  # split to file patterns, in the order in which they are looked for
-    columns: tuple[str, ...]  # columns of text that every row must hold; others are left aside
-    advice: str  # `put FILE (SOURCE) in DIR/NAME/`
-    read: Callable[[Path], Iterator[Entry]] = read_objects  # reader of the original form; parquet is read in any case
-    split: str = TEST  # the split that is evaluated unless told otherwise
-    parquet_column: str = ""  # column of a set's one text in parquet files, if it has another name there
-    labels: tuple[str, ...] = ()  # further columns, of text or whole numbers, kept as text
-    official: Mapping[str, Official] = field(default_factory=dict)  # split to what was published, as far as known
-    hub: HubSource | None = None  # None if no copy that loads without a script is pinned
-    shards: bool = False  # whether several files that match one pattern make up a split
-    bundled: bool = False  # whether the package holds the set itself, made by this project
+    name: str  # also the name of its folder
+    files: Mapping[str, tuple[str, ...]]  # split to file patterns, in search order
+    columns: tuple[str, ...]  # text columns that every row must have; others are ignored
+    advice: str  # for a user without the set: `put FILE (SOURCE) in DIR/NAME/`
+    read: Callable[[Path], Iterator[Entry]] = read_objects  # reader of the original format; parquet is always readable
+    split: str = TEST  # the split to evaluate by default
+    parquet_column: str = ""  # the text column in parquet files, if its name differs
+    labels: tuple[str, ...] = ()  # further columns of text or whole numbers, kept as text
+    official: Mapping[str, Official] = field(default_factory=dict)  # split to its published size and digest, if known
+    hub: HubSource | None = None  # None if no copy loads without a script
+    shards: bool = False  # whether a split may consist of several files that match a pattern
+    bundled: bool = False  # whether the bundled files are the set itself, made by this project
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split as read."""
+    """A split that was read."""
 
     name: str  # of the set
     split: str
     source: str  # the folder, or `hub:<repository>@<revision>`
-    files: tuple[str, ...]  # names in it
-    sha256: str  # of the file; of several, the digest of their digests in order
-    complete: bool | None  # whether there are as many rows as were published; None if that number is not known
+    files: tuple[str, ...]  # file names in the source
+    sha256: str  # of the file; for several, of their digests in order
+    complete: bool | None  # whether the number of rows is the published one; None if unknown
     official: bool | None  # see `Standing`
     difference: str
-    sample: bool  # whether it is the bundled sample and not the published set
-    rows: tuple[Row, ...]  # in file order, blank ones left out
+    sample: bool  # whether it is the bundled sample, not the published set
+    rows: tuple[Row, ...]  # in file order, without blank ones
 
     @property
     def examples(self) -> tuple[str, ...]:
@@ -96,10 +96,10 @@ class Split:
 
 
 def one_choice(data: object, data_dir: object) -> object:
-    """Return whichever of two names for one task option was given.
+    """Return the value of a task option that has two names.
 
     Raises:
-        UsageError: both are, and differ.
+        UsageError: both are given and differ.
     """
     if data is not None and data_dir is not None and str(data) != str(data_dir):
         raise UsageError(f"data is {str(data)!r} and data_dir is {str(data_dir)!r}; give one of them")
@@ -107,18 +107,18 @@ def one_choice(data: object, data_dir: object) -> object:
 
 
 def load(spec: DataSet, splits: Sequence[str], *, data: object = None, file: str | None = None) -> dict[str, Split]:
-    """Find a data set and read some of its splits, all from one place.
+    """Find a data set and read some of its splits, all from one source.
 
     Args:
         spec: the set.
         splits: of `spec.files`.
         data: `auto` (also None), `sample`, `hub` or a folder; `./sample` is a folder.
-        file: this file of the folder instead of the ones that are looked for.
+        file: file of the folder to read in place of the set's own.
 
     Raises:
-        DataError: the set is nowhere, or a file is not as it must be; the message names places or file and line.
-        MachineError: a file is there and cannot be read.
-        RefusedError: a file changed meanwhile.
+        DataError: the set is not found, or a file is invalid; the message names the places searched, or file and line.
+        MachineError: a file exists but cannot be read.
+        RefusedError: a file changed during reading.
     """
     try:
         source, found = _find(spec, splits, data=str(data or "auto"), file=file)
@@ -136,9 +136,9 @@ def load(spec: DataSet, splits: Sequence[str], *, data: object = None, file: str
 def _read(
     spec: DataSet, split: str, source: str, files: Mapping[str, Path], *, file: str | None, sample: bool
 ) -> Split:
-    """Read the files of a split, compare it with the published one, and log what was read."""
+    """Read a split, compare it with the published one, and log the result."""
     rows: list[Row] = []
-    beyond: set[str] = set()  # fields that rows of the set do not have: the file may be of another set
+    beyond: set[str] = set()  # fields that the set does not have: the file may belong to another set
     for path in files.values():
         parquet = path.suffix == ".parquet"
         columns = (spec.parquet_column,) if parquet and spec.parquet_column else spec.columns
@@ -153,7 +153,7 @@ def _read(
                 beyond |= entry.keys() - {*spec.columns, *spec.labels, "id"}
             rows.append(row)
         if not rows:
-            raise DataError(f"{path}: holds no rows; expected the {split} split of {spec.name}")
+            raise DataError(f"{path}: contains no rows; expected the {split} split of {spec.name}")
     digests = [file_sha256(path) for path in files.values()]
     known = spec.official.get(split)
     found = standing(len(rows), rows_sha256([*row.values()] for row in rows), split, spec.official)
@@ -183,13 +183,13 @@ def _read(
     )
 
 
-# Where a set lies -----------------------------------------------------------------------------------------------------
+# Finding files --------------------------------------------------------------------------------------------------------
 
-Found = tuple[str, dict[str, dict[str, Path]]]  # source; split to the files in it, by name
+Found = tuple[str, dict[str, dict[str, Path]]]  # source; split to its files by name
 
 
 def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) -> Found:
-    """Return the files of the splits, found in the order that the module states."""
+    """Find the files of the splits, in the order stated above."""
     looked: list[str] = []
     if data == SAMPLE:
         inside = file is None or _lies_in(sample_data_dir() / spec.name, file)
@@ -231,9 +231,9 @@ def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) 
 def _in_folder(
     spec: DataSet, splits: Sequence[str], folder: Path, *, file: str | None, looked: list[str]
 ) -> Found | None:
-    """Return what lies in `FOLDER/<set>`, else in `FOLDER`: of each split the first pattern that something matches.
+    """Find files in `FOLDER/<set>`, else in `FOLDER`; for each split the first pattern with a match wins.
 
-    In `FOLDER` itself, where other sets may lie, a pattern that begins with a star is not looked for.
+    Patterns that begin with a star are skipped in `FOLDER` itself, which may contain other sets.
     """
     for place in (folder / spec.name, folder):
         found: dict[str, dict[str, Path]] = {}
@@ -264,13 +264,13 @@ def _in_folder(
 
 
 def _lies_in(folder: Path, file: str) -> bool:
-    """Return whether a file that the user named lies in a folder or below it, wherever links lead."""
+    """Return whether a file named by the user is in or below a folder, whether or not it is a link."""
     path = Path(os.path.normpath(folder / file))
     return path.is_relative_to(folder) and path.is_file()
 
 
 def _on_hub(spec: DataSet, splits: Sequence[str], looked: list[str]) -> Found | None:
-    """Return the pinned files from the hub's cache or the network; if absent, None and the reason in `looked`."""
+    """Return the pinned files from the hub's cache or the network; else None, and append the reason to `looked`."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     hub = spec.hub
@@ -301,7 +301,7 @@ def _on_hub(spec: DataSet, splits: Sequence[str], looked: list[str]) -> Found | 
 
 
 def _no_sample(spec: DataSet, splits: Sequence[str], *, file: str | None) -> DataError:
-    """Return the error that says what the bundled samples do not have, and what they have."""
+    """Return the error for a split or file that the bundled samples lack."""
     remedy = f"{spec.advice} and name DIR by --data"
     if not (sample_data_dir() / spec.name).is_dir():
         return DataError(f"there is no bundled sample of {spec.name} in {sample_data_dir()}; {remedy}")

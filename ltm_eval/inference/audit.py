@@ -1,11 +1,11 @@
-"""The random-token audit: does a fit preset report figures that a bound cannot reach?
+"""The random-token audit: whether a fit preset reports figures below any valid bound.
 
 Uniformly random tokens cost T ln V nats under their true distribution, and no model does better except by chance: for
 any normalised model P(-log p(x) <= T ln V - t) <= e^-t, and a bound on -log p(x) lies above it. A preset whose figure
-is lower by more than 20 nats per block is therefore no bound.
+is lower by more than 20 nats per block is therefore not a bound.
 
-Source: Markov's inequality. The evaluator of github mingluzhao/Latent-Thought-LM @498e39e scores at the very noise of
-the fit, whose figure falls far below T ln V (reports/NOTES.md).
+Source: Markov's inequality. The evaluator of github mingluzhao/Latent-Thought-LM @498e39e scores at the noise of the
+fit, and its figure falls far below T ln V (reports/NOTES.md).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ltm_eval.inference.options import FitConfig
 
 
-# Mean deficit per block above which a preset is no bound: a bound gets there with probability below e^-20.
+# Mean deficit per block above which a preset is not a bound; a bound exceeds it with probability below e^-20.
 LIMIT_NATS = 20.0
-LEAST_STEPS = 64  # fast steps from which left-over KL does not hide a leak
+LEAST_STEPS = 64  # fast steps after which remaining KL does not hide a leak
 # Small enough to be audited in seconds, with as many latent dimensions per token (12) as the published models.
 UNTRAINED = ModelConfig(
     dim=64,
@@ -53,17 +53,17 @@ def audit(
 ) -> AuditResult:
     """Fit random tokens under `config` and compare what the preset reports with T ln V.
 
-    A preset of fixed noise reports the released evaluator's figure, at the noise of the fit; one of fresh noise its
-    bound at draws the fit has not seen.
+    A preset with fixed noise reports the released evaluator's figure, at the noise of the fit; one with fresh noise
+    reports its bound at draws that the fit has not seen.
 
     Args:
         model: trained or not.
-        config: fewer than 64 fast steps are raised to 64.
-        blocks: of random tokens.
+        config: options of the fit, with at least 64 fast steps.
+        blocks: number of blocks of random tokens.
         length: tokens scored per block; None takes the model's context.
 
     Raises:
-        UsageError: no block, or a length outside 1 ... context.
+        UsageError: there is no block, or the length is outside 1 ... context.
     """
     limit = model.config.max_seq_len
     length = limit if length is None else length
@@ -81,7 +81,7 @@ def audit(
         figures = [one.bound.nats for one in fresh_draws(model, documents, posterior, seed=seed)]
     deficits = [length * math.log(model.config.vocab_size) - nats for nats in figures]
     mean = math.fsum(deficits) / blocks
-    caught = not mean <= LIMIT_NATS  # nan is no bound either
+    caught = not mean <= LIMIT_NATS  # nan is not a bound either
     stderr = None
     if blocks > 1:
         stderr = math.sqrt(math.fsum((deficit - mean) ** 2 for deficit in deficits) / (blocks - 1) / blocks)
@@ -101,16 +101,16 @@ def audit(
 
 
 def random_document(vocab: int, length: int, *, seed: int, block: int = 0) -> Document:
-    """Make a document of one window of uniformly random tokens, every position scored."""
+    """Return a document of one window of uniformly random tokens, every position scored."""
     tokens = generator(seed, "audit", b"", block).integers(0, vocab, size=length + 1).tolist()
     return Document((Window(tuple(tokens[:-1]), tuple(tokens[1:])),))
 
 
 def untrained_model(config: ModelConfig = UNTRAINED, *, seed: int = 0) -> LatentThoughtModel:
-    """Make a decoder that has seen no data, with all matrices drawn from N(0, 1/D).
+    """Return an untrained decoder with matrices drawn from N(0, 1/D).
 
-    The released start, N(0, 0.02), leaves logits nearly flat at widths far below its own 512, so that no latent could
-    change them; any normalised model may stand here.
+    The released initialisation, N(0, 0.02), leaves logits nearly flat at widths far below 512, so that latents could
+    not change them; the audit works with any normalised model.
     """
     model = LatentThoughtModel(config)
     stream = torch.Generator().manual_seed(seed)

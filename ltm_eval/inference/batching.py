@@ -1,10 +1,10 @@
-"""Which documents are computed together, and the padded batches that compute them.
+"""Padded batches, and which documents are computed together.
 
-On a GPU documents of equal shape share a batch, in as many parts as memory asks for. On a CPU each document is computed
-on one thread, as many at once as there are cores: the sums of a matrix product depend on the number of threads that
-share it, and two documents on a core each keep two cores busier than one document on both (benchmarks/RESULTS.md).
-There a document is alone in its pass, except that a few short documents of a small model share one where a trial
-showed that each keeps the bits it has alone: the demo model's step on a short document is mostly overhead.
+On a GPU documents of equal shape share a batch, split as memory requires. On a CPU each document is computed on one
+thread, with as many threads as cores: the sums of a matrix product depend on its number of threads, and two documents
+on a core each are faster than one document on both (benchmarks/RESULTS.md). A document has a pass of its own there,
+except that a few short documents of a small model share one if a trial shows that each keeps its bits: the demo model's
+step on a short document is mostly overhead.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _TOKENS_PER_PASS = 4096
-# Up to here one thread reads a token as fast as several, which only wait for one another between small products.
+# Parameters up to which one thread is as fast as several, which mostly wait for one another.
 SMALL_PARAMETERS = 8_000_000
-# Padded tokens and documents of a shared pass on a CPU: at 256 tokens a document gains 1.1 times, at 128 1.4 times.
+# Maximum padded tokens and documents of a shared pass on a CPU; it is 1.1 times faster at 256 tokens, 1.4 at 128.
 SHARED_TOKENS = 512
 SHARED_DOCUMENTS = 16
-# Prompts that are decoded side by side on a CPU, and the documents between two flushes of the journal there. From 12
-# rows on, CPU matrix products gave each row the same bits whatever stood beside it (reports/NOTES.md).
+# Prompts decoded side by side on a CPU, and documents between two flushes of the journal. From 12 rows on, CPU matrix
+# products gave each row the same bits whatever the other rows were (reports/NOTES.md).
 CPU_LANES = 16
 
 
@@ -52,21 +52,21 @@ class Rows:
 
     prelude: Hidden
     targets: Tensor  # (R, T)
-    owner: Tensor  # (R,), which document of the batch each row belongs to
-    in_order: bool = False  # one row per document, in their order, so that `owner` need not be looked up
+    owner: Tensor  # (R,), index of the document that each row belongs to
+    in_order: bool = False  # one row per document, in order, so that `owner` is not needed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents of one padded length, ready for many evaluations of -log p(x|z) and its gradient under changing z."""
+    """Documents of one padded length, for repeated evaluation of -log p(x|z) and its gradient in z."""
 
     model: LatentThoughtModel
-    passes: tuple[Rows, ...]  # the split depends on one document's shape only
+    passes: tuple[Rows, ...]  # the split depends on the shape of one document only
     size: int  # documents B
 
     @classmethod
     def of(cls, model: LatentThoughtModel, documents: Sequence[Document]) -> Batch:
-        """Pad and upload the documents' windows; they must share the number of windows and the padded length."""
+        """Pad and upload the windows of documents of equal shape."""
         longest = max(len(window.tokens) for document in documents for window in document.windows)
         limit = model.config.max_seq_len
         if longest > limit:
@@ -106,18 +106,16 @@ class Batch:
         return Batch(self.model, tuple(passes), times)
 
     def descend(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the gradient of the summed -ELBO into mu.grad and log_var.grad; return nll and kl, (B,), detached."""
+        """Set mu.grad and log_var.grad to the gradient of the summed -ELBO; return nll and kl, (B,), detached."""
         with torch.no_grad():
             sigma = (0.5 * log_var).exp()
-            mu.grad, log_var.grad = mu.detach().clone(), 0.5 * (log_var.exp() - 1)  # of the KL
+            mu.grad, log_var.grad = mu.detach().clone(), 0.5 * (log_var.exp() - 1)  # gradient of the KL
             total = torch.zeros(self.size, device=mu.device)
         for draw in noise:
             for rows in self.passes:
                 z = torch.addcmul(mu.detach(), draw, sigma).requires_grad_()
                 nll = self._nll(rows, z) / len(noise)
-                (slope,) = torch.autograd.grad(
-                    nll.sum(), z
-                )  # of z alone, also where a trainer's weights take gradients
+                (slope,) = torch.autograd.grad(nll.sum(), z)  # of z only, even if a trainer's weights take gradients
                 total += nll.detach()
                 mu.grad += slope
                 log_var.grad += slope * draw * (0.5 * sigma)
@@ -145,20 +143,20 @@ class Batch:
 
 
 def tokens_per_pass(document: Document) -> int:
-    """Return how many tokens of the document go through the decoder at once."""
+    """Return the number of padded tokens of a document in one pass."""
     return min(_TOKENS_PER_PASS, len(document.windows) * document.padded_length)
 
 
-# Which run together ---------------------------------------------------------------------------------------------------
+# Grouping -------------------------------------------------------------------------------------------------------------
 
 
 def alone(model: LatentThoughtModel) -> bool:
-    """Whether documents share passes only where that changes no bit: on a CPU, where a batch seldom gains anything."""
+    """Return whether documents may share a pass only if no bit changes: on a CPU."""
     return model.device.type == "cpu"
 
 
 def is_small(model: torch.nn.Module) -> bool:
-    """Whether a model is on the CPU and small enough to compute on one thread."""
+    """Return whether a model is on the CPU and small enough to compute on one thread."""
     weights = list(model.parameters())
     return weights[0].device.type == "cpu" and sum(weight.numel() for weight in weights) <= SMALL_PARAMETERS
 
@@ -170,10 +168,10 @@ def in_groups(
     *,
     shrinking: bool = False,
 ) -> list[_Result]:
-    """Return one result per document, in order, of `work` on the indices of documents that are computed together.
+    """Call `work` on the indices of documents to compute together; return one result per document, in order.
 
     Args:
-        shrinking: whether documents leave their group one by one while `work` goes on.
+        shrinking: whether documents leave their group one by one during `work`.
     """
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, document in enumerate(documents):
@@ -182,7 +180,7 @@ def in_groups(
     if alone(model):
         groups = [group for members in groups for group in _cut(model, documents, members, shrinking=shrinking)]
         largest = max((len(group) * tokens_per_pass(documents[group[0]]) for group in groups), default=0)
-        # A step keeps about 24 fp32 numbers of the width in each layer for its backward pass, per token.
+        # Per token, layer and unit of width a step keeps about 24 fp32 values for its backward pass.
         bytes_each = largest * 24 * 4 * model.config.dim * model.config.n_layers
         found = side_by_side(groups, work, bytes_each=bytes_each)
     else:
@@ -194,10 +192,10 @@ def in_groups(
 def _cut(
     model: LatentThoughtModel, documents: Sequence[Document], members: Sequence[int], *, shrinking: bool
 ) -> list[Sequence[int]]:
-    """Cut documents of one shape into those that share a pass on a CPU, evenly over its cores."""
+    """Split documents of one shape into shared passes on a CPU, evenly over its cores."""
     first = documents[members[0]]
     most = 1
-    if is_small(model) and not model.compiled:  # a compiler would make code for each number of documents
+    if is_small(model) and not model.compiled:  # code would be compiled for each number of documents
         most = min(SHARED_DOCUMENTS, SHARED_TOKENS // tokens_per_pass(first))
     each_core = -(-len(members) // min(torch.get_num_threads(), len(members)))
     size = max(1, min(most, each_core))
@@ -214,9 +212,9 @@ _tried: WeakKeyDictionary[LatentThoughtModel, dict[tuple[object, ...], bool]] = 
 
 
 def keeps_bits(model: LatentThoughtModel, shape: tuple[int, int], count: int) -> bool:
-    """Whether a step on `count` documents of a shape gives each the bits that it has alone; tried once per model.
+    """Return whether a step on `count` documents of a shape gives each its own bits; tried once per model.
 
-    The trial is on random documents: kernels are chosen by shape, not by content.
+    The trial uses random documents: kernels depend on shapes, not on content.
     """
     if count == 1:
         return True
@@ -247,10 +245,10 @@ def keeps_bits(model: LatentThoughtModel, shape: tuple[int, int], count: int) ->
 
 
 def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Result]]) -> list[_Result]:
-    """Return `work` on all items at once; where a GPU's memory runs out, on each half by itself, and so on.
+    """Return `work` on all items at once; if a GPU's memory runs out, on each half, recursively.
 
     Raises:
-        MachineError: there is not enough for a single item.
+        MachineError: there is not enough memory for a single item.
     """
     try:
         return work(items)
@@ -267,7 +265,7 @@ def in_halves(items: Sequence[_Item], work: Callable[[Sequence[_Item]], list[_Re
 
 
 def each(model: LatentThoughtModel, items: Sequence[Any], work: Callable[[int], _Result]) -> list[_Result]:
-    """Return `work` on the index of each item, on a CPU with several at once."""
+    """Return `work` on the index of each item, several at once on a CPU."""
     places = range(len(items))
     return side_by_side(places, work) if alone(model) else [work(i) for i in places]
 
@@ -276,13 +274,13 @@ def each(model: LatentThoughtModel, items: Sequence[Any], work: Callable[[int], 
 
 
 def side_by_side(items: Sequence[_Item], work: Callable[[_Item], _Result], *, bytes_each: int = 0) -> list[_Result]:
-    """Return `work` on every item, one thread each and as many at once as torch has threads, in the items' order.
+    """Return `work` on every item in order, one thread per item and as many at once as torch has threads.
 
-    torch releases Python's lock inside its operations, and its number of threads is a setting of the calling thread.
-    The error of the first item that fails is raised after those under way have ended.
+    torch releases the GIL inside its operations, and its number of threads is a setting of the calling thread. The
+    error of the first item that fails is raised once the running ones have ended.
 
     Args:
-        bytes_each: memory of an item while it is worked on; all that run may take half of what is free.
+        bytes_each: memory of an item during `work`; all running items may take half of the free memory.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -292,19 +290,19 @@ def side_by_side(items: Sequence[_Item], work: Callable[[_Item], _Result], *, by
         try:
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             fitting = free // 2 // bytes_each
-        except (AttributeError, OSError, ValueError):  # a system that does not tell
+        except (AttributeError, OSError, ValueError):  # not known on this system
             pass
     pool = ThreadPoolExecutor(max(1, min(threads, len(items), fitting)), initializer=partial(torch.set_num_threads, 1))
     try:
         return list(pool.map(work, items))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # threads that begin later would take over the last number set anywhere
+        torch.set_num_threads(threads)  # later threads would inherit the last number set anywhere
 
 
 @contextmanager
 def one_thread(*, when: bool = True) -> Iterator[None]:
-    """Compute on the calling thread alone, where `when` holds, and restore its number of threads."""
+    """Compute on the calling thread only, if `when` is true, and restore its number of threads."""
     threads = torch.get_num_threads()
     if not when or threads == 1:
         yield
@@ -316,27 +314,27 @@ def one_thread(*, when: bool = True) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# How much a batch may hold --------------------------------------------------------------------------------------------
+# Size of a batch ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class BatchLimit:
-    """What a batch of fits may hold: so many documents, or so many padded tokens as a device was seen to bear."""
+    """Limit of a batch of fits: a number of documents, or of padded tokens that a device was measured to hold."""
 
     documents: int
-    tokens: int | None = None  # of a pass, padded, over all documents; None does not count them
-    full_length: int = 0  # documents of full length that a measured limit holds; 0 where nothing was measured
+    tokens: int | None = None  # padded tokens of a pass, over all documents; None for no limit
+    full_length: int = 0  # documents of full length within a measured limit; 0 if nothing was measured
 
     @property
     def side_by_side(self) -> int:
-        """Documents of any length that are worked on at once."""
+        """Number of documents of any length to process at once."""
         return self.full_length or self.documents
 
     def batches(self, documents: Iterable[Document | None]) -> Iterator[list[int]]:
-        """Yield the indices of documents that are fitted together, in the order given; None stands for one without fit.
+        """Yield the indices of documents to fit together, in order; None is a document without a fit.
 
-        Where tokens count, a batch is of one shape, and holds count x padded length of them: documents of another
-        shape would run by themselves anyway. One that is too large alone makes a batch, and is tried.
+        If tokens are limited, the documents of a batch have one shape: others would run in passes of their own anyway.
+        A document above the limit is a batch of its own, and is tried.
         """
         batch: list[int] = []
         first: Document | None = None

@@ -1,8 +1,8 @@
-"""Time a fast step beside the published algorithm and beside what the machine can do.
+"""Time a fast step against a plain implementation of the published algorithm and the machine's peak.
 
-The ways are timed in turn with `torch.utils.benchmark`, so that a busy moment of the machine falls on all of them; a
-figure is the median over rounds. The reference is the published fast step, written plainly: full fp32 logits, gradients
-of all weights, a dense window mask, in fp32 and under bf16 autocast. `benchmarks/growth.py` measures how time grows.
+Implementations are timed in turn with `torch.utils.benchmark`, so that a busy moment of the machine affects all of
+them; a figure is the median over rounds. The reference is the published fast step: full fp32 logits, gradients of all
+weights, a dense window mask, in fp32 and under bf16 autocast. `benchmarks/growth.py` measures how time grows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LTM_S = ModelConfig(
     window_size=256,
     max_z_len=24,
 )
-# Published sizes (arXiv:2502.01567), and the bundled demo's. Weights are random: they change no time.
+# Published sizes (arXiv:2502.01567) and the bundled demo's. Weights are random, which does not affect time.
 SIZES = {
     "demo": replace(_LTM_S, dim=128, n_heads=4, n_kv_heads=4, vocab_size=1024, window_size=128, max_z_len=12),
     "S": _LTM_S,
@@ -56,21 +56,21 @@ SIZES = {
     "L": replace(_LTM_S, n_layers=12, max_z_len=96),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_STEPS = 10_000  # more than are ever timed of one fit
+_STEPS = 10_000  # upper bound of the steps of one timed fit
 _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured."""
+    """Options of a benchmark."""
 
     size: str = "S"  # name in `SIZES`
     tokens: int = 1024  # T of each row
     batch: int = 1  # rows B
-    device: str = "cpu"  # as torch names it
-    rounds: int = 5  # timings of each way, in turn; their median counts
-    cpu_time: bool = False  # CPU seconds of one thread instead of wall-clock, for a machine that others use too
-    compile: bool = False  # time our step with compiled layers too
+    device: str = "cpu"  # torch device
+    rounds: int = 5  # timings of each implementation, in turn
+    cpu_time: bool = False  # CPU time of one thread instead of wall-clock time, for shared machines
+    compile: bool = False  # whether to time compiled layers too
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -84,21 +84,21 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One way of making a fast step."""
+    """Timing of one implementation."""
 
     way: str  # `naive`, `ours` or `ours, compiled`
     dtype: str  # of matrix products
-    seconds: float  # median of a step
-    ratio: float  # seconds of the naive step in the same dtype (bf16: under autocast) / seconds of this
-    # Arithmetic a step cannot do without, per second, over the machine's matrix products per second in this dtype.
+    seconds: float  # median per step
+    ratio: float  # naive seconds in the same dtype (bf16: under autocast) / seconds
+    # Necessary FLOP/s of the step / FLOP/s of a large matrix product in this dtype.
     ceiling_share: float
 
 
 def necessary_flops(config: ModelConfig, tokens: int) -> float:
-    """Return the arithmetic that a step on so many tokens cannot do without.
+    """Return the necessary FLOPs of a step on `tokens` tokens.
 
-    4 per parameter and token (forward, and backward to activations only), without layer 0's self-attention, which a fit
-    computes once, and without attention scores.
+    They are 4 per parameter and token (forward, and backward to activations only), without layer 0's self-attention,
+    which a fit computes once, and without attention scores.
     """
     kv = config.n_kv_heads * config.head_dim
     attends = 2 * config.dim * config.dim + 2 * config.dim * kv
@@ -108,7 +108,7 @@ def necessary_flops(config: ModelConfig, tokens: int) -> float:
 
 
 class Bench:
-    """Steps of one size on one device, ready to be timed."""
+    """Steps of one size on one device."""
 
     def __init__(self, config: BenchConfig, sizes: ModelConfig | None = None) -> None:
         self.config, self.sizes = config, sizes or SIZES[config.size]
@@ -116,16 +116,18 @@ class Bench:
         stream = torch.Generator().manual_seed(0)
         text = torch.randint(0, self.sizes.vocab_size, (config.tokens + 1,), generator=stream).tolist()
         self.document = Document((Window(tuple(text[:-1]), tuple(text[1:])),))
-        self.compile_seconds: dict[str, float] = {}  # wall-clock of the first step with compiled layers, by dtype
+        self.compile_seconds: dict[
+            str, float
+        ] = {}  # wall-clock seconds of the first step with compiled layers, by dtype
 
     def model(self, dtype: torch.dtype = torch.float32) -> LatentThoughtModel:
-        """Make a model of random weights on the device."""
+        """Return a model with random weights on the device."""
         model = LatentThoughtModel(self.sizes)
         model.init_weights(torch.Generator().manual_seed(0))
         return model.to(self.device).set_matmul_dtype(dtype)
 
     def ours(self, dtype: torch.dtype, *, compiled: bool = False) -> Callable[[], object]:
-        """Return our fast step, with its optimiser where compiled layers are captured, since the graph holds both."""
+        """Return our fast step; with compiled layers it includes the optimiser, which the captured graph contains."""
         model = compile_layers(self.model(dtype)) if compiled else self.model(dtype)
         batch = Batch.of(model, [self.document] * self.config.batch)
         mu, log_var, noise = self._latents()
@@ -136,9 +138,9 @@ class Bench:
         return lambda: take(next(number), noise.unsqueeze(0))
 
     def compiled(self, dtype: torch.dtype) -> Callable[[], object]:
-        """Return our fast step with compiled layers, after two steps during which they are compiled."""
+        """Return our fast step with compiled layers, after two steps to compile them."""
         step, begun = self.ours(dtype, compiled=True), time.monotonic()
-        step(), step()  # the second one is captured, on a GPU
+        step(), step()  # on a GPU the second one is captured
         self.compile_seconds[str(dtype).removeprefix("torch.")] = time.monotonic() - begun
         return step
 
@@ -163,7 +165,7 @@ class Bench:
         return zeros, zeros.clone(), torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
 
     def timed(self, ways: Sequence[Callable[[], object]]) -> list[float]:
-        """Return the median seconds of each, timed in turn."""
+        """Return the median seconds of each implementation, timed in turn."""
         threads = 1 if self.config.cpu_time else torch.get_num_threads()
         timer_of = partial(Timer, timer=time.process_time) if self.config.cpu_time else Timer
         timers = [timer_of("step()", globals={"step": way}, num_threads=threads) for way in ways]
@@ -200,7 +202,7 @@ class Bench:
         ]
 
     def fit(self, model: LatentThoughtModel, t_fast: int) -> None:
-        """Fit the batch for so many steps."""
+        """Fit the batch for `t_fast` steps."""
         batch = Batch.of(model, [self.document] * self.config.batch)
         mu, log_var, noise = self._latents()
         fast_loop(batch, Start(mu, log_var), lambda step: noise.unsqueeze(0), fit_config("bound", t_fast=t_fast))
@@ -210,10 +212,10 @@ class Bench:
 
 
 def peak_bytes(config: BenchConfig, t_fast: Sequence[int], *, dtype: torch.dtype = torch.float32) -> list[int] | None:
-    """Return the peak memory of fits of so many steps, one after the other, beyond what is held before the first.
+    """Return the peak memory of successive fits, one per number of steps, above that before the first.
 
-    Weights are held before. All peaks count from that one moment: memory that an allocator keeps after a fit would
-    hide in a later baseline. On a CPU from the kernel's own account of this process, on Linux only; None elsewhere.
+    Weights are allocated before. All peaks share one starting point, since memory that an allocator keeps after a fit
+    would be hidden in a later one. On a CPU the kernel's record of this process is used, on Linux only; None elsewhere.
     """
     bench = Bench(config)
     model = bench.model(dtype)
@@ -252,7 +254,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 
 def heading(config: BenchConfig) -> str:
-    """Say in one line what was measured where."""
+    """Describe the benchmark and the machine in one line."""
     device = torch.device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     threads = "1 thread, CPU time" if config.cpu_time else f"{torch.get_num_threads()} threads"
@@ -263,13 +265,13 @@ def heading(config: BenchConfig) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Format a table."""
+    """Format a Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines)
 
 
 def report(config: BenchConfig, *, memory: bool = False) -> Iterable[str]:
-    """Yield everything asked for, part by part as it is measured."""
+    """Yield the parts of the report as they are measured."""
     if config.cpu_time:
         torch.set_num_threads(1)
     bench = Bench(config)
@@ -296,27 +298,26 @@ def report(config: BenchConfig, *, memory: bool = False) -> Iterable[str]:
 
 # The reference --------------------------------------------------------------------------------------------------------
 #
-# Nothing else may use what follows. It is the description of the algorithm (arXiv:2502.01567 section 2 and appendix:
-# decoder, ELBO, AdamW on mu and log_var) done as a plain implementation does it: the whole (T, V) logits in fp32, a
-# dense (T, T) window mask, and one backward pass through everything, which also makes the gradients of all weights that
-# the fast step then does not use. It shares no code with `model`, `elbo` and `posterior`, so it is a second opinion on
-# their mathematics too; in float64 it is the truth that tests compare with.
+# A plain implementation of arXiv:2502.01567 section 2 and appendix (decoder, ELBO, AdamW on mu and log_var): full (T,
+# V) logits in fp32, a dense (T, T) window mask, and a backward pass that also computes the unused gradients of all
+# weights. It shares no code with `model` and `posterior`, so that tests can compare with it, in float64, as an
+# independent check.
 
-Weights = Mapping[str, Tensor]  # under the names of `LatentThoughtModel`, all of one dtype
+Weights = Mapping[str, Tensor]  # by the names of `LatentThoughtModel`, all of one dtype
 
 
 @dataclass(frozen=True)
 class NaiveStep:
-    """What one fast step computes."""
+    """Results of one fast step."""
 
     nll_nats: Tensor  # (B,)
     kl_nats: Tensor  # (B,)
-    mu_grad: Tensor  # (B, L, N, D), of the sum of both over the batch
+    mu_grad: Tensor  # (B, L, N, D), gradient of the sum of both over the batch
     log_var_grad: Tensor  # (B, L, N, D)
 
 
 class NaiveFit:
-    """The published fitting of mu and log_var to one batch of rows."""
+    """The published fit of mu and log_var to one batch of rows."""
 
     def __init__(self, weights: Weights, config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> None:
         self.config = config
@@ -340,7 +341,7 @@ class NaiveFit:
     def run(
         self, rows: tuple[Tensor, Tensor], start: tuple[Tensor, Tensor], noise: Tensor, config: FitConfig
     ) -> Tensor:
-        """Take `config.t_fast` steps of AdamW at a constant rate and the same noise; return objectives, (t_fast, B)."""
+        """Take `config.t_fast` steps of AdamW at constant rate and noise; return the objectives, (t_fast, B)."""
         mu, log_var = (part.detach().clone() for part in start)
         betas = (config.beta1, config.beta2)
         optimiser = torch.optim.AdamW([mu, log_var], config.lr, betas, config.adam_eps, config.weight_decay)

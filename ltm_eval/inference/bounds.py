@@ -1,16 +1,16 @@
 """The bound of each document under its fitted posterior: six rows in nats, of which some bound -log p(x).
 
-For any q, E_{z~q}[-log p(x|z)] + KL(q || p) >= -log p(x), if the expectation is over noise that the fit has not seen:
-the draws here come from streams of their own. Sources: arXiv:2502.01567 Eq. 2 for the ELBO; arXiv:1509.00519 Eq. 8
+For any q, E_{z~q}[-log p(x|z)] + KL(q || p) >= -log p(x), if the expectation is over noise that the fit has not seen;
+so the draws come from separate streams. Sources: arXiv:2502.01567 Eq. 2 for the ELBO; arXiv:1509.00519 Eq. 8
 (IWAE) for the importance-weighted bound. `as_released` follows github
-mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`, whose own-noise figure is no bound.
+mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`, whose figure at the fit's own noise is not a bound.
 
     bound            mean of -log p(x|z) over draws, plus KL           bound
     nll_given_z, kl  its two parts                                     -
     iwae_K           -log mean of p(x|z) p(z) / q(z) over K draws      bound
     prior            -log mean of p(x|z) over draws z ~ N(0, I)        bound
-    as_released      the objective at the noise the fit was made for   no bound
-    causal           z fitted on what precedes a chunk, chunk scored   a next-token code length (`causal`)
+    as_released      the objective at the noise of the fit             no bound
+    causal           chunk by chunk, z fitted on what precedes it      a next-token code length (`causal`)
 
 Models compute in fp32; sums over windows, draws, chunks and documents are float64.
 """
@@ -51,12 +51,12 @@ DRAWS_OF_MIXTURES = 16  # of the importance-weighted and the prior row
 
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows are computed, and with how many draws."""
+    """Which rows to compute, and with how many draws."""
 
     draws: int = DRAWS  # of `bound`; at least 2
     iwae: int = 64  # K of `iwae_K`; 0 leaves the row out
     prior: int = 64  # 0 leaves the row out
-    as_released: bool = True  # costs a second fit unless the fit's noise is fixed already
+    as_released: bool = True  # needs a second fit unless the fit's noise is fixed
     causal: CausalConfig | None = None  # None leaves the row out
 
     def __post_init__(self) -> None:
@@ -68,21 +68,21 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class DocumentBounds:
-    """The rows of one document; None where a row was not asked for."""
+    """The rows of one document; None for rows that were not requested."""
 
     bound: Estimate  # -ELBO at fresh draws
     nll_given_z: Estimate  # -log p(x|z) at the same draws: a reconstruction cost, not a bound
-    kl: Estimate  # KL(q || p), exact: what z itself costs
+    kl: Estimate  # KL(q || p), exact
     iwae: Estimate | None = None  # importance-weighted bound
     prior: Estimate | None = None  # -log mean p(x|z) over prior draws
     as_released: Estimate | None = None  # the released evaluator's figure; not a bound
     causal: Estimate | None = None  # prequential next-token cost
-    # -log p(token | z, tokens before) of every scored token, mean over draws; their sum is `nll_given_z`. Empty where
-    # it was not asked for.
+    # -log p(token | z, tokens before) of every scored token, mean over draws; their sum is `nll_given_z`. Empty unless
+    # requested.
     token_nats: tuple[float, ...] = ()
 
     def rows(self) -> dict[str, Estimate]:
-        """Return the rows that were computed, under their names in a table (`iwae_64`)."""
+        """Return the computed rows by their names in tables (`iwae_64`)."""
         names = ("bound", "nll_given_z", "kl", "iwae", "prior", "as_released", "causal")
         found = {name: getattr(self, name) for name in names}
         return {f"iwae_{row.draws}" if name == "iwae" else name: row for name, row in found.items() if row is not None}
@@ -98,13 +98,13 @@ def score_documents(  # noqa: PLR0913 - documents, what is computed of them, and
     posterior: Posterior | None = None,
     by_token: Collection[int] = (),
 ) -> list[DocumentBounds]:
-    """Return every row asked for, of every document.
+    """Return the requested rows of every document.
 
     Args:
-        config: of the fit.
-        seed: of the run; all noise depends on it and on a document's content.
-        posterior: of the same documents in the same order, if they are fitted already.
-        by_token: indices of the documents, each of one window, of which each token's cost is kept.
+        config: options of the fit.
+        seed: seed of the run; noise depends on it and on a document's content only.
+        posterior: fit of the same documents in the same order, if available.
+        by_token: indices of documents, each of one window, to keep per-token NLL of.
     """
     if posterior is None:
         posterior = fit_documents(model, documents, config, seed=seed)
@@ -130,16 +130,16 @@ def fresh_draws(  # noqa: PLR0913 - documents with their posteriors, the draws, 
     draws: int = DRAWS,
     by_token: Collection[int] = (),
 ) -> list[DocumentBounds]:
-    """Score each document under draws from its posterior that its fit has not seen: the bound and its two parts.
+    """Return the bound of each document and its two parts, at draws that its fit has not seen.
 
     Args:
-        posterior: of the same documents in the same order.
-        seed: of the run; the draws depend on it and on the document's content.
+        posterior: fit of the same documents in the same order.
+        seed: seed of the run; draws depend on it and on the document's content only.
         draws: S, at least 2 for a standard error.
         by_token: see `score_documents`.
 
     Raises:
-        UsageError: fewer than 2 draws.
+        UsageError: there are fewer than 2 draws.
     """
     if draws < 2:
         raise UsageError(f"a bound needs at least 2 fresh draws for its standard error, got {draws}")
@@ -199,13 +199,13 @@ def as_released(
     seed: int,
     posterior: Posterior | None = None,
 ) -> list[Estimate]:
-    """Return the released evaluator's figure: NLL + KL at the very noise that the fit was made for. Not a bound.
+    """Return the released evaluator's figure: NLL + KL at the noise of the fit. Not a bound.
 
-    Where `config` has fixed noise it is read off the fit's last trace row. Where every step has noise of its own there
-    is no such noise, and the documents are fitted again under the preset `released`, with the same number of steps.
+    If `config` has fixed noise, it is the last row of the fit's trace. Otherwise the documents are fitted again under
+    the preset `released`, with the same number of steps.
 
     Args:
-        posterior: the fit under `config`, if there is one already.
+        posterior: the fit under `config`, if available.
     """
     if config.noise != "fixed":
         config, posterior = fit_config("released", t_fast=config.t_fast), None
@@ -217,22 +217,22 @@ def as_released(
 
 # Whole texts ----------------------------------------------------------------------------------------------------------
 #
-# A text is cut into windows as lm-eval 0.4.13 cuts it for any model: each token is scored once, the first of a window
-# after one token of context, and only the last window reads as far back as fits. Every window has a z of its own,
-# fitted to the tokens scored in it, so the sum over windows bounds -log p of the text under that model. The causal row
-# alone takes the text as a whole (`causal`).
+# Texts are cut into windows as in lm-eval 0.4.13: each token is scored once, the first of a window after one token of
+# context, and only the last window reads back as far as fits. Every window has its own z, fitted to the tokens scored
+# in it, so the sum over windows bounds -log p of the text under that model. Only the causal row scores the text as a
+# whole.
 
 
 def row_options(rows: str, *, causal_chunk: int, causal_t_fast: int) -> RowOptions:
-    """Parse which rows are computed beside the bound and its parts.
+    """Parse the rows to compute beside the bound and its parts.
 
     Args:
         rows: `all`, `bound`, or names joined by `+`, such as `bound+causal+prior`.
-        causal_chunk: tokens scored between two refits of z.
-        causal_t_fast: fast steps of each refit.
+        causal_chunk: tokens scored between refits of z.
+        causal_t_fast: fast steps per refit.
 
     Raises:
-        UsageError: a name is not known, or a number is out of range.
+        UsageError: a name is unknown, or a number is out of range.
     """
     causal = CausalConfig(chunk=causal_chunk, t_fast=causal_t_fast)
     names = set(OPTIONAL_ROWS) if rows == ALL_ROWS else set(rows.split("+")) - {"bound"}
@@ -248,7 +248,7 @@ def row_options(rows: str, *, causal_chunk: int, causal_t_fast: int) -> RowOptio
 
 
 def windows_of(text: str, tokenizer: Tokenizer, max_length: int) -> list[Document]:
-    """Cut a text into lm-eval's windows, each a document; a literal end-of-text token is read as that token."""
+    """Cut a text into lm-eval's windows, one document each; a literal end-of-text is read as the special token."""
     tokens = tokenizer.encode(text, end_of_text=True)
     documents = []
     for context, wanted in map(
@@ -262,15 +262,15 @@ def windows_of(text: str, tokenizer: Tokenizer, max_length: int) -> list[Documen
 
 @dataclass(frozen=True)
 class TextScore:
-    """One text, done."""
+    """The scores of one text."""
 
-    index: int  # its place among the texts
-    score: RollingScore | float  # minus the bound with its parts; 0.0 for a text without tokens
-    posteriors: tuple[Posterior, ...]  # of its windows, in order
-    fit_seconds: float  # its windows' share of the fitting time
-    ends_batch: bool = True  # whether it is the last text that its batch finished
-    token_nats: tuple[float, ...] = ()  # of each token given z, mean over the bound's draws; empty where not kept
-    draws_nats: tuple[float, ...] = ()  # what each of the bound's draws alone says, summed over windows
+    index: int  # index of the text
+    score: RollingScore | float  # minus the bound, with its parts; 0.0 for a text without tokens
+    posteriors: tuple[Posterior, ...]  # fits of its windows, in order
+    fit_seconds: float  # fitting time of its windows
+    ends_batch: bool = True  # whether it is the last text of its batch
+    token_nats: tuple[float, ...] = ()  # of each token given z, mean over the bound's draws; empty if not kept
+    draws_nats: tuple[float, ...] = ()  # the bound under each single draw, summed over windows
     # tokens times passes through the decoder, with a gradient and without, of all rows; padding is not counted
     token_steps: int = 0
     token_passes: int = 0
@@ -286,14 +286,14 @@ def score_texts(  # noqa: PLR0913 - texts, what is computed of them, and of whic
     limit: BatchLimit,
     by_token: Collection[int] = (),
 ) -> Iterator[TextScore]:
-    """Score texts given as windows; each is yielded when its last window is done, longest windows first.
+    """Score texts given as windows, longest windows first; yield each text when its last window is done.
 
-    The causal row is of the whole text, the others are sums over its windows.
+    The causal row is of the whole text; other rows are sums over windows.
 
     Args:
-        texts: of `windows_of`.
-        limit: of windows that are fitted together.
-        by_token: indices of the texts of which each token's cost is kept.
+        texts: results of `windows_of`.
+        limit: limit of windows to fit together.
+        by_token: indices of texts to keep per-token NLL of.
     """
     scored: list[dict[int, tuple[DocumentBounds, Posterior]]] = [{} for _ in texts]  # by window
     fit_seconds = [0.0 for _ in texts]
@@ -367,7 +367,7 @@ def _passes(
 def _rolling_score(
     bounds: Sequence[DocumentBounds], windows: Sequence[Document], causal: Causal | None
 ) -> RollingScore:
-    """Sum rows over windows; a row that a window lacks is lacking in the text."""
+    """Sum rows over windows; drop rows that a window lacks."""
     rows: dict[str, float] = {}
     for name in ("bound", "nll_given_z", "kl", *OPTIONAL_ROWS):
         parts = [getattr(bound, name) for bound in bounds]

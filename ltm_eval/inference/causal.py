@@ -1,10 +1,9 @@
-"""Texts scored prequentially: z is fitted on what precedes a chunk, then the chunk is scored, and so on to the end.
+"""Prequential scoring of texts: fit z on what precedes a chunk, score the chunk, and so on to the end.
 
-A text is scored whole, however long it is: each token once, in chunks counted from its beginning. What is seen of the
-text before a chunk is what the model's context C holds: z is fitted on the last C tokens before the chunk, from where
-the fit before the previous chunk ended, and the decoder reads the last C - chunk tokens before it (and one more for the
-chunk's first token, which is predicted from it). Rolling windows, into which lm-eval cuts a text longer than a context,
-play no part: the rows of `bounds` are sums over them, with a z for each, this row is not.
+A text of any length is scored as a whole: each token once, in chunks counted from its beginning. With a context of C
+tokens, z is fitted on the last C tokens before the chunk, starting from the previous fit, and the decoder reads the
+last C - chunk tokens before it (plus one, from which the chunk's first token is predicted). lm-eval's rolling windows
+are not used: the rows of `bounds` are sums over windows with a z each, this row is not.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CausalConfig:
-    """How the causal row is computed."""
+    """Options of the causal row."""
 
-    chunk: int = 64  # tokens scored between two refits of z
+    chunk: int = 64  # tokens scored between refits of z
     t_fast: int = 16  # fast steps of each refit; 0 leaves the prior
     draws: int = DRAWS  # z ~ q in a chunk's mixture
-    # What is scored as one, for records and the keys of kept answers: a whole text. Records without it are of versions
-    # that scored each rolling window of a long text by itself.
+    # The unit that is scored, for records and the keys of kept answers. Records without it come from versions that
+    # scored each rolling window of a long text separately.
     scope: str = field(default="text", init=False)
 
     def __post_init__(self) -> None:
@@ -52,11 +51,11 @@ class Causal:
     text: tuple[int, ...]
     posterior: Posterior = field(compare=False)  # of the last refit
     draws: int  # per chunk
-    # -log of the mean over draws of p(chunk | z, preceding tokens), one joint figure per chunk
+    # per chunk: -log of the mean over draws of p(chunk | z, preceding tokens)
     chunks: list[Estimate] = field(default_factory=list)
     fast_steps: int = 0  # of all refits
-    fitted_tokens: int = 0  # tokens those steps went through: the cost of fitting
-    read_tokens: int = 0  # tokens the decoder went through to score, over all draws
+    fitted_tokens: int = 0  # tokens processed by those steps
+    read_tokens: int = 0  # tokens processed to score, over all draws
 
     @property
     def tokens(self) -> int:
@@ -88,22 +87,22 @@ def causal(
     options: CausalConfig,
     seed: int,
 ) -> list[Causal]:
-    """Score texts prequentially: a figure that compares with an autoregressive model's.
+    """Score texts prequentially, comparable with the log-likelihood of an autoregressive model.
 
-    The text is cut into chunks. Before each, z is refitted on the tokens that precede it (as many as the context
-    holds), starting from the posterior before; the first chunk has the prior. The chunk is then scored given z and the
-    preceding tokens, as -log (1/S) sum_s p(chunk | z_s, preceding): the draws depend on the preceding tokens only, so
-    this is a probability distribution over chunks and its sum over chunks a code length of the text.
+    Before each chunk z is refitted on the tokens that precede it (as many as the context holds), starting from the
+    previous posterior; the first chunk has the prior. The chunk is then scored given z and the preceding tokens, as
+    -log (1/S) sum_s p(chunk | z_s, preceding). The draws depend on the preceding tokens only, so this is a probability
+    distribution over chunks, and its sum over chunks is a code length of the text.
 
-    Texts advance side by side; on a GPU their refits share a batch.
+    All texts advance together; on a GPU their refits share a batch.
 
     Args:
-        texts: token ids; the first of each is read and not scored.
-        config: of the refits, except for `t_fast`, which `options` holds.
+        texts: token ids; the first of each is not scored.
+        config: options of the refits; `t_fast` is taken from `options`.
         options: chunk, steps of each refit, draws.
 
     Raises:
-        UsageError: a chunk is longer than the model's context, or a text has nothing to score.
+        UsageError: the chunk is longer than the model's context, or a text has nothing to score.
     """
     limit = model.config.max_seq_len
     if options.chunk > limit:
@@ -111,7 +110,7 @@ def causal(
     short = next((i for i, text in enumerate(texts) if len(text) < 2), None)
     if short is not None:
         raise UsageError(
-            f"causal: text {short} has {len(texts[short])} tokens; the first is only read, so give 2 or more"
+            f"causal: text {short} has {len(texts[short])} tokens; the first is not scored, so at least 2 are needed"
         )
     config = replace(config, t_fast=options.t_fast, adaptive=False)
     streams = [Causal(tuple(text), Posterior.prior(model), options.draws) for text in texts]
@@ -119,12 +118,12 @@ def causal(
         active = [stream for stream in streams if len(stream.text) - 1 > first]
         if first and config.t_fast:
             _refit(model, active, config, first=first, seed=seed)
-        each(model, active, lambda i: _score_chunk(model, active[i], options, first=first, seed=seed))  # noqa: B023 - called before the next
+        each(model, active, lambda i: _score_chunk(model, active[i], options, first=first, seed=seed))  # noqa: B023 - called in this iteration
     return streams
 
 
 def _refit(model: LatentThoughtModel, streams: Sequence[Causal], config: FitConfig, *, first: int, seed: int) -> None:
-    """Fit each stream's z on the targets before position `first`, from where its posterior stands."""
+    """Fit each stream's z on the targets before position `first`, starting from its posterior."""
     start = max(0, first - model.config.max_seq_len)
     seen = [Document((Window(s.text[start:first], s.text[start + 1 : first + 1]),)) for s in streams]
     starts = [Start(s.posterior.mu, s.posterior.log_var) for s in streams]
@@ -138,7 +137,7 @@ def _refit(model: LatentThoughtModel, streams: Sequence[Causal], config: FitConf
 def _score_chunk(model: LatentThoughtModel, stream: Causal, options: CausalConfig, *, first: int, seed: int) -> None:
     """Score targets `first` ... `first + chunk - 1` given z and the tokens before them."""
     end = min(first + options.chunk, len(stream.text) - 1)
-    start = max(0, first + options.chunk - model.config.max_seq_len)  # must not depend on where the text ends
+    start = max(0, first + options.chunk - model.config.max_seq_len)  # must not depend on the end of the text
     targets = (IGNORED,) * (first - start) + stream.text[first + 1 : end + 1]
     past = stream.text[start : first + 1]
     noise = draw_noise(stream.posterior, Document((Window(past, past),)).key, "causal", seed=seed, draws=options.draws)
@@ -148,11 +147,11 @@ def _score_chunk(model: LatentThoughtModel, stream: Causal, options: CausalConfi
 
 
 def text_of(document: Document) -> tuple[int, ...]:
-    """Return the text a document's windows were cut from: its first input token, then every scored target in turn.
+    """Return the text that a document's windows were cut from: its first token, then every scored target.
 
     Raises:
-        UsageError: the windows do not make up one text: targets are not their own next tokens, or what a window reads
-            before its first target is not what the windows before it ended with.
+        UsageError: the windows do not form one text: targets are not the next tokens, or a window's context is not the
+            end of the windows before.
     """
     text = list(document.windows[0].tokens[:1])
     for window in document.windows:
@@ -160,7 +159,7 @@ def text_of(document: Document) -> tuple[int, ...]:
         scored = window.targets[first:]
         if scored and (IGNORED in scored or window.tokens != (*text[-first - 1 :], *scored[:-1])):
             raise UsageError(
-                "causal needs windows that make up one text, whose targets are their own next tokens and each scored "
+                "causal needs windows that form one text, whose targets are their own next tokens and each scored "
                 "once; leave the causal row out"
             )
         text += scored
@@ -170,6 +169,6 @@ def text_of(document: Document) -> tuple[int, ...]:
 def causal_rows(
     model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, options: CausalConfig, seed: int
 ) -> list[Estimate]:
-    """Return the causal row of each document, whose windows must make up one text."""
+    """Return the causal row of each document, whose windows must form one text."""
     found = causal(model, [text_of(document) for document in documents], config, options=options, seed=seed)
     return [Estimate(row.nats, row.stderr_nats, row.draws, row.draws) for row in found]

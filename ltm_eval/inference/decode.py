@@ -1,10 +1,10 @@
-"""Generation with a key/value cache: self-attention keeps a window per layer in a ring, z's keys and values are fixed.
+"""Generation with a key/value cache: a ring of one window per layer for self-attention, and fixed ones for z.
 
-Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU the number
-of lanes is 16 whatever the batch size, because a matrix product's summation order depends on its number of rows: so a
-prompt's tokens do not depend on what else is decoded. Against the released `generate` (github
-mingluzhao/Latent-Thought-LM @498e39e, no cache) the tokens are the same up to the context limit; where the released
-code slides the context on, this one stops.
+Prompts of different length decode side by side in lanes; a finished lane takes the next prompt. On a CPU there are
+always 16 lanes, because the summation order of a matrix product depends on its number of rows; so a prompt's tokens do
+not depend on what else is decoded. The tokens equal those of the released `generate` (github
+mingluzhao/Latent-Thought-LM @498e39e, no cache) up to the context limit, where the released code slides the context and
+this one stops.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from ltm_eval.inference.options import GenerationConfig
 
 
-_PROJECTED = 1024  # rows of the output projection in one product on a CPU: they fit the cache and need no packing
+_PROJECTED = 1024  # rows of the output projection per product on a CPU; they fit the cache and need no packing
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One continuation to generate."""
+    """A prompt to continue."""
 
-    tokens: tuple[int, ...]  # what the decoder reads, at least one token
+    tokens: tuple[int, ...]  # tokens to read, at least one
     z: Tensor  # (L, N, D)
-    # Uniform draws for sampling, of its own for every prompt and repeat; without one the continuation is greedy.
+    # Source of uniform draws, separate for every prompt and repeat; None decodes greedily.
     stream: np.random.Generator | None = None
-    by_token: bool = False  # whether what each new token costs is kept
+    by_token: bool = False  # whether to keep the NLL of new tokens
 
 
 StopReason = Literal["stop_string", "end_of_text", "length", "not_finite"]  # the last: the logits were no numbers
@@ -51,14 +51,14 @@ StopReason = Literal["stop_string", "end_of_text", "length", "not_finite"]  # th
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was generated."""
+    """A generated continuation."""
 
-    index: int  # which prompt it continues
-    tokens: tuple[int, ...]  # without the end-of-text token; a stop string's tokens are still there
+    index: int  # index of its prompt
+    tokens: tuple[int, ...]  # without the end-of-text token, but with the tokens of a stop string
     stop_reason: StopReason
-    # Wall time of reading the prompt, and its share of the steps it was decoded in.
+    # Wall time of reading the prompt, plus its share of the decoding steps.
     seconds: float = field(default=0.0, compare=False)
-    token_nats: tuple[float, ...] = ()  # -log p of each token, whatever the sampling; empty where it was not kept
+    token_nats: tuple[float, ...] = ()  # -log p of each token under the model; empty if not kept
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Lane:
         return "length" if len(self.tokens) >= self.limit else ""
 
     def ended(self, reason: StopReason) -> Continuation:
-        nats = self.token_nats[: len(self.tokens)]  # an end-of-text is no token of the continuation
+        nats = self.token_nats[: len(self.tokens)]  # an end-of-text is not part of the continuation
         return Continuation(self.index, tuple(self.tokens), reason, self.seconds, tuple(nats))
 
 
@@ -104,21 +104,21 @@ def generate(
     to_bytes: Callable[[Sequence[int]], bytes] | None = None,
     batch_size: int = CPU_LANES,
 ) -> Iterator[Continuation]:
-    """Continue every prompt; continuations are yielded as they finish, and the next prompt takes the place.
+    """Continue every prompt; yield continuations as they finish.
 
     Args:
-        prompts: each at most `max_seq_len` tokens; one that fills the context continues with nothing. Taken one by one
-            as places become free, so that a generator may make them meanwhile.
-        config: sampling and stopping. Where it samples, prompts without a stream are still continued greedily.
-        eot_id: token that ends a continuation.
-        to_bytes: ids to text, needed where `config.until` is not empty.
-        batch_size: prompts decoded side by side at most.
+        prompts: each at most `max_seq_len` tokens; one that fills the context gets an empty continuation. Taken one by
+            one as lanes become free, so a generator may produce them.
+        config: sampling and stopping; prompts without a stream are greedy in any case.
+        eot_id: id of the token that ends a continuation.
+        to_bytes: converts ids to text, required if `config.until` is not empty.
+        batch_size: maximum number of lanes.
 
     Raises:
         UsageError: a prompt is empty or too long, or stop strings are given without `to_bytes`.
     """
     if config.until and to_bytes is None:
-        raise UsageError("stop strings need a tokenizer")
+        raise UsageError("stop strings need a tokenizer; pass to_bytes")
     stepper = _Stepper(model, batch_size)
     stops = [stop.encode() for stop in config.until]
     waiting = enumerate(prompts)
@@ -158,9 +158,9 @@ def generate(
 def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationConfig) -> list[int]:
     """Return the next token of every lane: (lanes, V) logits to ids; lanes without a stream are greedy.
 
-    A lane whose logits are no numbers gets -1, an idle one anything.
+    A lane with non-finite logits gets -1; the value of an idle lane is arbitrary.
     """
-    top = logits.argmax(-1, keepdim=True)  # of NaN, where there is one
+    top = logits.argmax(-1, keepdim=True)  # NaN if there is one
     likeliest = [int(i) for i in torch.where(logits.gather(1, top).isfinite(), top, -1).squeeze(1).tolist()]
     if not config.do_sample:
         return likeliest
@@ -171,19 +171,19 @@ def _choose(logits: Tensor, lanes: Sequence[_Lane | None], config: GenerationCon
 
 
 def _keep_costs(logits: Tensor, active: Sequence[tuple[int, _Lane]], chosen: Sequence[int]) -> None:
-    """Note -log p of the chosen token in every lane that keeps it: (lanes, V) logits."""
+    """Record -log p of the chosen token in every lane that keeps it: (lanes, V) logits."""
     kept = [(slot, lane) for slot, lane in active if lane.prompt.by_token and chosen[slot] >= 0]
     if not kept:
         return
     slots = [slot for slot, _ in kept]
-    log_p = logits[slots].float().log_softmax(-1)  # each row by itself: the same bits beside any others
+    log_p = logits[slots].float().log_softmax(-1)  # row by row, so that bits do not depend on other rows
     ids = torch.tensor([[chosen[slot]] for slot in slots], device=logits.device)
     for (_, lane), value in zip(kept, log_p.gather(1, ids).squeeze(1).tolist(), strict=True):
         lane.token_nats.append(-value)
 
 
 def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> Tensor:
-    """Invert the cumulative distribution of the kept tokens at `uniform`.
+    """Sample tokens by inverting the cumulative distribution at `uniform`.
 
     Args:
         logits: (B, V).
@@ -206,7 +206,7 @@ def sample_token(logits: Tensor, uniform: Tensor, config: GenerationConfig) -> T
 
 
 class _Stepper:
-    """The model with its cache, one token at a time, for a fixed number of lanes."""
+    """The model with its cache: one token at a time, for a fixed number of lanes."""
 
     def __init__(self, model: LatentThoughtModel, batch_size: int) -> None:
         config = model.config
@@ -217,7 +217,7 @@ class _Stepper:
         self.lanes = self._allocated(CPU_LANES if self.on_cpu else max(1, batch_size))
 
     def _allocated(self, lanes: int) -> int:
-        """Make room for `lanes`, or for half as many where memory runs out, and so on; return for how many."""
+        """Allocate `lanes`, or half as many if memory runs out, and so on; return the number allocated."""
         try:
             self._allocate(lanes)
         except RuntimeError as error:
@@ -242,7 +242,7 @@ class _Stepper:
 
     @torch.no_grad()
     def place(self, slot: int, prompt: Prompt) -> None:
-        """Read a prompt into a lane: fill its ring, its latents and the logits of its first new token."""
+        """Read a prompt into a lane: set its ring, its latents and the logits of its first new token."""
         n, limit = len(prompt.tokens), self.model.config.max_seq_len
         if not 1 <= n <= limit:
             raise UsageError(f"a prompt must have 1 to {limit} tokens, got {n}")
@@ -260,7 +260,7 @@ class _Stepper:
         self.logits[slot] = self._project(hidden.states[:, n - 1].expand(self.lanes, -1))[0]
 
     def _project(self, states: Tensor) -> Tensor:
-        """`model.logits`, on a CPU part by part: (lanes, D) to (lanes, V)."""
+        """Return `model.logits`, computed in parts on a CPU: (lanes, D) to (lanes, V)."""
         if not self.on_cpu:
             return self.model.logits(states)
         weight = self.model.output_weight
@@ -274,7 +274,7 @@ class _Stepper:
     def step(self, tokens: Sequence[int]) -> None:
         """Read one token in every lane; `logits` then predict the next."""
         ids = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
-        self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes run on harmlessly
+        self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes compute values that are not used
         table = self.model.rope[:, self.position].unsqueeze(2).unsqueeze(2)  # (2, lanes, 1, 1, head_dim / 2)
         slot = self.position % self.window
         seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[:, None, None]

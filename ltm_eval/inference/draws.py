@@ -1,7 +1,7 @@
-"""A document scored under draws of z that its fit has not seen, and the score of a whole text.
+"""Scores of a document under draws of z that its fit has not seen, and the score of a whole text.
 
-Models compute in fp32; sums over windows and draws are float64. Draws of one document share a pass, two documents never
-do, so a document's bits do not depend on its neighbours.
+Models compute in fp32; sums over windows and draws are float64. Draws of one document share a pass, those of different
+documents never do, so that a document's bits do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from ltm_eval.model.decoder import LatentThoughtModel
 
 DRAWS = 8  # fresh noise draws per document
-# Tokens of all draws of a pass; on a CPU where matrix products are as fast as they get.
+# Tokens of a pass over all draws; on a CPU, where matrix products reach their full speed.
 _TOKENS_IN_FLIGHT = 65_536
 _CPU_TOKENS_IN_FLIGHT = 1024
-_CPU_DRAWS = 8  # most draws of a pass on a CPU; the usual numbers of draws are multiples of it
+_CPU_DRAWS = 8  # maximum draws per pass on a CPU; usual numbers of draws are multiples of it
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One row of one document: a sum of nats that rests on random draws."""
+    """One row of one document: a Monte-Carlo estimate in nats."""
 
     nats: float
-    stderr_nats: float | None  # Monte-Carlo standard error; 0 where nothing is drawn, None for a single draw
+    stderr_nats: float | None  # Monte-Carlo standard error; 0 if nothing is drawn, None for a single draw
     draws: int
-    # 1 / (sum of squared weight shares): near 1, a single draw carries an importance-weighted row.
+    # Effective number of draws, 1 / sum of squared weights; near 1 a single draw dominates an importance-weighted row.
     effective_draws: float
-    per_draw_nats: tuple[float, ...] = ()  # what each draw alone says, where the row is their mean
+    per_draw_nats: tuple[float, ...] = ()  # value of each draw, if the row is their mean
 
 
 def draw_noise(own: Posterior, key: bytes, role: str, *, seed: int, draws: int) -> Iterator[Tensor]:
@@ -63,14 +63,14 @@ def weigh(
     """Score a document under z_s = mu + noise_s * sigma for every draw.
 
     Args:
-        keep: gets -log p of every position, (S, T) in parts; the document must have one window.
+        keep: collects -log p of every position, (S, T) in parts; the document must have one window.
 
     Returns:
         -log p(x|z_s) and the log weight log p(x|z_s) p(z_s) / q(z_s), (S,) each, float64 on the CPU.
     """
     mu, sigma, log_var = own.mu.cpu(), (0.5 * own.log_var).exp().cpu(), own.log_var.cpu().double()
     on_cpu = model.device.type == "cpu"
-    # Draws that share a pass depend on the document alone, so that a draw's bits do not depend on how many there are.
+    # The split into passes depends on the document only, so that a draw's bits do not depend on their number.
     tokens = sum(padded_length(len(window.tokens)) for window in document.windows)
     together = max(1, min(_CPU_DRAWS, _CPU_TOKENS_IN_FLIGHT // tokens) if on_cpu else _TOKENS_IN_FLIGHT // tokens)
     nlls, ratios = [], []
@@ -94,7 +94,7 @@ def weigh(
 def nll_of_latents(one: Batch, z: Tensor, *, keep: list[Tensor] | None = None) -> Tensor:
     """Return -log p(x|z_s) of a batch of one document: (S, L, N, D) to (S,), float64 on the CPU.
 
-    In one pass, or in several where memory runs out. `keep`: see `weigh`.
+    Uses one pass, or several if memory runs out. `keep`: see `weigh`.
     """
 
     def together(draws: Sequence[int]) -> list[Tensor]:
@@ -115,8 +115,7 @@ def nll_of_latents(one: Batch, z: Tensor, *, keep: list[Tensor] | None = None) -
 def minus_log_mean(log_weight: Tensor) -> Estimate:
     """Return -log of the mean weight, with a jackknife standard error: (K,) float64 to nats.
 
-    The delta method would cap the error at 1 nat however few draws carry the mean; leaving each draw out in turn shows
-    it.
+    The delta method would cap the error at 1 nat, however few draws dominate the mean; the jackknife does not.
     """
     draws = len(log_weight)
     total = log_weight.logsumexp(0)
@@ -137,9 +136,9 @@ ROWS = ("bound", "bound_stderr", "nll_given_z", "kl", "as_released", "prior", "i
 
 
 class RollingScore(float):
-    """Minus the bound of a document, in nats, with the parts that make it up.
+    """Minus the bound of a document, in nats, with its parts.
 
-    lm-eval passes one number a document on; this one carries its parts to the metrics.
+    lm-eval passes one number per document to the metrics; this one carries the parts along.
     """
 
     __slots__ = ("_rows", "_tokens")
@@ -147,12 +146,12 @@ class RollingScore(float):
     _tokens: int
 
     def __new__(cls, rows: Mapping[str, float], *, tokens: int) -> RollingScore:
-        """Make a score.
+        """Create a score.
 
         Args:
             rows: some of `ROWS`, `bound` among them, each in nats summed over the document. `bound_stderr` is the
                 Monte-Carlo standard error of `bound`.
-            tokens: the model's own tokens that were scored.
+            tokens: number of scored tokens of the model.
 
         Raises:
             UsageError: `bound` is missing, a name is unknown, or `tokens` is below 1.
@@ -174,7 +173,7 @@ class RollingScore(float):
 
     @property
     def tokens(self) -> int:
-        """The model's own tokens that were scored."""
+        """Number of scored tokens of the model."""
         return self._tokens
 
     def __reduce__(self) -> tuple[Callable[..., RollingScore], tuple[dict[str, float], int]]:

@@ -1,4 +1,4 @@
-"""How latents are fitted and continuations decoded: the options of both, with the fit presets."""
+"""Options of fitting and decoding, and the fit presets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 NOISES: tuple[str, ...] = get_args(Noise)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 AUTO = "auto"
-EACH = "each"  # `fit_window=each`: a window of its own for every few-shot example
+EACH = "each"  # `fit_window=each`: a separate window for every few-shot example
 
 MAX_FAST_STEPS = 100_000
-MOST = 2**63  # beyond what any count of documents or tokens can be
-MAX_SEED = 2**32 - 1  # NumPy's own generator, which is seeded for baselines and others' tasks, takes no more
+MOST = 2**63  # above any count of documents or tokens
+MAX_SEED = 2**32 - 1  # maximum of NumPy's global generator, which baselines and other tasks use
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 AtLeastOne = Annotated[int, Field(ge=1, lt=MOST)]
-Steps = Annotated[int, Field(ge=0, le=MAX_FAST_STEPS)]  # 0 leaves the prior
+Steps = Annotated[int, Field(ge=0, le=MAX_FAST_STEPS)]  # 0 keeps the prior
 StepsOrAuto = Literal["auto"] | Steps
 Rate = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -35,22 +35,22 @@ Rate = Annotated[FiniteFloat, Field(gt=0)]
 class FitConfig:
     """The fast loop: how q(z|x) = N(mu, exp(log_var)) is fitted to a text."""
 
-    preset: str  # name of the preset that these values came from
+    preset: str  # preset that these values come from
     t_fast: Steps
-    lr: Rate  # of the first step
-    lr_final: Rate  # what the cosine approaches after t_fast steps; equal to `lr` it is constant
+    lr: Rate  # learning rate of the first step
+    lr_final: Rate  # rate that the cosine approaches after t_fast steps; constant if equal to `lr`
     log_var_start: FiniteFloat  # mean of log_var at the start
     log_var_spread: FiniteFloat  # standard deviation of log_var at the start, over dimensions
     mu_spread: FiniteFloat  # standard deviation of mu at the start, over dimensions; its mean is 0
-    # `fixed`: one draw serves all steps (released); `fresh`: every step draws anew; `antithetic`: every step draws anew
-    # and uses each draw e together with -e.
+    # `fixed`: one draw for all steps (released); `fresh`: a new draw every step; `antithetic`: new draws e every step,
+    # each used with -e.
     noise: Noise
-    draws: AtLeastOne = 1  # averaged in every step, a pass each; with `antithetic` even, both of a pair counted
-    adaptive: bool = False  # whether a document's steps end once it gains no more; `t_fast` is not used then
+    draws: AtLeastOne = 1  # draws averaged in every step, one pass each; even with `antithetic`
+    adaptive: bool = False  # whether each fit ends once it stops improving; `t_fast` is not used then
     beta1: FiniteFloat = 0.9  # AdamW's constants
     beta2: FiniteFloat = 0.999
     adam_eps: FiniteFloat = 1e-8
-    weight_decay: FiniteFloat = 0.01  # decoupled, on mu and log_var
+    weight_decay: FiniteFloat = 0.01  # decoupled weight decay, on mu and log_var
 
     def __post_init__(self) -> None:
         if self.noise == "antithetic" and self.draws % 2:
@@ -58,7 +58,7 @@ class FitConfig:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the objective at the fit's own noise estimates a bound; `audit` checks it."""
+        """Whether the objective at the fit's own noise estimates a bound; checked by `audit`."""
         return self.noise != "fixed"
 
 
@@ -75,7 +75,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fixed",
         ),
-        # The published 16-step figures fit a constant rate.
+        # A constant rate reproduces the published 16-step figures.
         "published": FitConfig(
             "published",
             t_fast=16,
@@ -86,7 +86,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fixed",
         ),
-        # Lowest valid bound per fast step of the settings in benchmarks/bound_preset.py; see reports/NOTES.md.
+        # Lowest valid bound per fast step among the settings of benchmarks/bound_preset.py; see reports/NOTES.md.
         "bound": FitConfig(
             "bound",
             t_fast=64,
@@ -107,13 +107,13 @@ FIT_EXAMPLE = '{"noise": "antithetic", "draws": 2}'
 
 
 def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return changes to a preset, as `fit_config` takes them and checks their values.
+    """Parse changes to a preset; `fit_config` checks their values.
 
     Args:
-        given: a JSON object such as `FIT_EXAMPLE`, or what it stands for; None changes nothing.
+        given: a JSON object such as `FIT_EXAMPLE`, as text or a mapping; None changes nothing.
 
     Raises:
-        UsageError: it is something else, or names what may not be changed.
+        UsageError: it is not an object, or names an option that cannot be changed.
     """
     try:
         found = json.loads(given, object_pairs_hook=_each_once) if isinstance(given, str) else (given or {})
@@ -124,7 +124,7 @@ def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     for name, value in found.items():
         check_choice("option of fit", name, FIT_OPTIONS)
         if value is None:
-            raise UsageError(f"fit: {name} is null; give a value or leave it out")
+            raise UsageError(f"fit: {name} is null; give a value or remove it")
     return dict(found)
 
 
@@ -141,7 +141,7 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
     """Return a preset's options with `changes`; a change to `lr` alone keeps the preset's ratio of final to first rate.
 
     Raises:
-        UsageError: the preset or an option is not known, or a value is out of range.
+        UsageError: the preset or an option is unknown, or a value is out of range.
     """
     check_choice("preset", preset, tuple(PRESETS))
     base = PRESETS[preset]
@@ -159,15 +159,15 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
 
 @options()
 class GenerationConfig:
-    """How a continuation is decoded."""
+    """Options of decoding."""
 
     max_new_tokens: Annotated[int, Field(ge=0), Option(name="max_gen_toks")] = 256
     until: Many[str] = ()  # stop strings; the answer ends before the first one
-    do_sample: bool = False  # sample tokens and z; otherwise take the likeliest token under z = mu
+    do_sample: bool = False  # sample tokens and z; otherwise take the most likely token under z = mu
     temperature: Annotated[FiniteFloat, Field(ge=0)] = 1.0  # divides the logits when sampling
     top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 1.0  # nucleus: the smallest set of tokens with this mass
-    top_k: Annotated[int, Field(ge=0)] = 0  # only the k likeliest tokens; 0 keeps all
-    rethink: Annotated[int, Field(ge=0)] = 0  # rounds of rethinking; 0 answers at once
+    top_k: Annotated[int, Field(ge=0)] = 0  # keep the k most likely tokens; 0 keeps all
+    rethink: Annotated[int, Field(ge=0)] = 0  # rounds of rethinking; 0 for none
 
     def __post_init__(self) -> None:
         if any(stop == "" for stop in self.until):

@@ -1,8 +1,8 @@
 """Fitting q(z|x) = N(mu, exp(log_var)) to texts by the fast loop.
 
 Source: arXiv:2502.01567 section 2.2; github mingluzhao/Latent-Thought-LM @498e39e, `optimizer.py`. Departures:
-gradients of z only; the layer-0 self-attention, which z cannot change, is computed once; documents never share a
-generator, a sum or a padded length, so what is fitted to a document does not depend on its neighbours in the batch.
+gradients of z only; layer 0's self-attention, which z cannot change, is computed once; documents never share a
+generator, a sum or a padded length, so a document's fit does not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from ltm_eval.inference.windows import Noise
     from ltm_eval.model.decoder import LatentThoughtModel
 
-TORCH_IGNORED = -100  # what `torch.nn.functional.cross_entropy` leaves out by default; read as `IGNORED`
+TORCH_IGNORED = -100  # default `ignore_index` of torch's cross_entropy; treated as `IGNORED`
 MAX_BATCH = 64  # documents of full length that `auto` tries first
-MAX_DOCUMENTS = 512  # of a batch that tokens limit, however short they are: each has latents of its own
-DIVERGED_NATS = 1_000.0  # -ELBO per scored token beyond which a fit has diverged; equally likely tokens cost 11
+MAX_DOCUMENTS = 512  # maximum documents of a token-limited batch, since each has its own latents
+DIVERGED_NATS = 1_000.0  # -ELBO per scored token above which a fit has diverged; a uniform model has 11
 
 log = logging.getLogger(__name__)
 
@@ -61,26 +61,26 @@ def fit(
 ) -> Posterior:
     """Fit one posterior per row.
 
-    The model and the process are left as they were, and modes that the caller is in (`torch.no_grad`,
-    `torch.inference_mode`, `torch.autocast`) change nothing: computed is in float32, or with the matrix products of
-    `set_matmul_dtype`. A model in half, bfloat16 or double is converted in a copy for the time of the call.
+    Model and process are left unchanged, and the caller's modes (`torch.no_grad`, `torch.inference_mode`,
+    `torch.autocast`) have no effect: computation is in float32, with matrix products in the dtype of
+    `set_matmul_dtype`. A model in half, bfloat16 or double is copied for the call.
 
     Args:
-        model: what `ltm_eval.load` returns, also in the middle of training.
-        tokens: (B, T), whole numbers from 0 to V - 1; rows may be padded at their end, with anything, where `targets`
-            says that nothing is scored.
-        targets: (B, T), whole numbers; -1 or -100 where a position is read and not scored.
+        model: as `ltm_eval.load` returns it, possibly in training.
+        tokens: (B, T), whole numbers from 0 to V - 1; rows may be padded at the end with any token, if its target is
+            ignored.
+        targets: (B, T), whole numbers; -1 or -100 where a position is not scored.
         preset: `released`, `published` or `bound`.
-        t_fast: fast steps; None takes the preset's, 0 returns the prior, `auto` ends each row's fit once it gains no
-            more.
-        seed: of the noise, together with each row's own content.
+        t_fast: fast steps; None takes the preset's, 0 returns the prior, `auto` ends each row's fit once it stops
+            improving.
+        seed: seed of the noise, together with each row's content.
 
     Returns:
         Posterior of B documents, in the order of the rows.
 
     Raises:
-        UsageError: an argument is of another kind or shape or out of range, a weight is not finite, or a row has no
-            scored position.
+        UsageError: an argument has the wrong type, shape or range, a weight is not finite, or a row has no scored
+            position.
     """
     source = live_model(model)
     steps = t_fast if t_fast is None or isinstance(t_fast, str) else _whole("t_fast", t_fast)
@@ -92,7 +92,7 @@ def fit(
 
 
 def _whole(name: str, value: Any) -> int:
-    """Return `value`, a whole number of any integer type."""
+    """Return a whole number of any integer type as an int."""
     try:
         if not isinstance(value, bool):
             return operator.index(value)
@@ -109,13 +109,15 @@ def documents_of(tokens: Tensor, targets: Tensor, *, vocab: int) -> list[Documen
         targets: (B, T), `IGNORED` or `TORCH_IGNORED` where nothing is scored.
 
     Raises:
-        UsageError: kind, shape or a value is another, or a row has nothing to score.
+        UsageError: type, shape or a value is wrong, or a row has nothing to score.
     """
     for name, given in (("tokens", tokens), ("targets", targets)):
         check_tokens(name, given)
         if given.is_meta or given.layout != torch.strided:
             kind = "without data (device meta)" if given.is_meta else f"of layout {given.layout}"
-            raise UsageError(f"{name} must be a dense tensor, got one {kind}; pass it as it is read, or .to_dense()")
+            raise UsageError(
+                f"{name} must be a dense tensor, got one {kind}; pass it dense, for example by .to_dense()"
+            )
     if tokens.shape != targets.shape:
         raise UsageError(
             f"targets must have the shape of tokens, {tuple(tokens.shape)}, got {tuple(targets.shape)}: one target "
@@ -139,12 +141,12 @@ def fit_documents(
     seed: int,
     starts: Sequence[Start] | None = None,
 ) -> Posterior:
-    """Fit every document; those of equal shape run together on a GPU (`batching`).
+    """Fit every document; on a GPU documents of equal shape run together (`batching`).
 
-    On a CPU a document's bits do not depend on the others. Where a GPU's memory runs out, a batch is fitted in halves.
+    On a CPU a document's bits do not depend on the others. If a GPU's memory runs out, a batch is fitted in halves.
 
     Args:
-        documents: each becomes one row of the result, in this order.
+        documents: one row of the result each, in order.
         starts: a warm start per document instead of the preset's.
 
     Returns:
@@ -187,11 +189,11 @@ def fit_together(
 def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
     """Take `config.t_fast` steps of AdamW on mu and log_var, then evaluate once.
 
-    The gradient is that of the sum over documents, so each document moves as if it were alone.
+    The gradient is that of the sum over documents, so each document is fitted as if it were alone.
 
     Args:
         batch: the documents.
-        start: (B, L, N, D) each; taken as it is, also when t_fast is 0.
+        start: (B, L, N, D) each; the result if t_fast is 0.
         noise: called with the step 0 ... t_fast.
     """
     mu, log_var = start.mu.detach().clone(), start.log_var.detach().clone()
@@ -214,25 +216,24 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
     return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
 
 
-# One fast step: gradients of z, then AdamW on mu and log_var (arXiv:1711.05101). On a CPU the host gives the rates. On
-# a GPU a step counts itself and finds its rate in a table made beforehand, so that the host never waits and the whole
-# step can be captured as one CUDA graph, which `compiling.compile_layers` asks for.
+# A fast step computes gradients of z, then AdamW on mu and log_var (arXiv:1711.05101). On a GPU the step counts itself
+# and looks its rate up in a table, so that the host never waits and the whole step can be captured as one CUDA graph.
 
-Terms = tuple[Tensor, Tensor]  # -log p(x|z) and KL of a step, (B,) each, before it is taken
+Terms = tuple[Tensor, Tensor]  # -log p(x|z) and KL before a step, (B,) each
 
 
 def steps_of(batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> Callable[[int, Tensor], Terms]:
-    """Return the function that takes step n with its noise, moves mu and log_var in place and returns the terms."""
+    """Return the function that takes step n with its noise, updates mu and log_var in place and returns the terms."""
     return (DeviceSteps if on_gpu(mu.device) else HostSteps)(batch, mu, log_var, config)
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """Cosine from `lr` towards `lr_final` over t_fast steps."""
+    """Return the rate of a step: a cosine from `lr` towards `lr_final` over t_fast steps."""
     return config.lr_final + 0.5 * (1 + math.cos(math.pi * step / config.t_fast)) * (config.lr - config.lr_final)
 
 
 class AdamW:
-    """`torch.optim.AdamW` bit for bit, without importing torch's compiler, which takes a second."""
+    """`torch.optim.AdamW` bit for bit, but without importing torch's compiler, which takes a second."""
 
     def __init__(self, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
         self.values, self.config, self.count = (mu, log_var), config, 0
@@ -240,7 +241,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Move mu and log_var along their `grad`."""
+        """Update mu and log_var by their `grad`."""
         config = self.config
         self.count += 1
         size = rate / (1 - config.beta1**self.count)
@@ -254,7 +255,7 @@ class AdamW:
 
 
 class HostSteps:
-    """Steps whose rates come from the host."""
+    """Steps with rates from the host."""
 
     def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
         self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
@@ -268,7 +269,7 @@ class HostSteps:
 
 
 class DeviceSteps:
-    """Steps that keep their number and rates on the device, to be taken in order."""
+    """Steps with number and rates on the device; they must be taken in order."""
 
     def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
         self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
@@ -296,7 +297,7 @@ class DeviceSteps:
         return terms
 
     def _replayed(self, number: int, noise: Tensor) -> Terms:
-        """Take the first step uncaptured, which allocates what a capture must not; replay the others as one graph."""
+        """Take the first step uncaptured, since a capture must not allocate; replay the others as one graph."""
         if self.noise is None:
             self.noise = noise.clone()
             return aside(lambda: self._take(noise))
@@ -315,8 +316,8 @@ class DeviceSteps:
 
 
 def schedule(config: FitConfig) -> Tensor:
-    """Return, for every step, the rate over the first moment's correction, what weight decay leaves and the root of
-    the second moment's correction: (t_fast, 3), fp32.
+    """Return for every step the corrected rate, the factor of weight decay and the root of the second moment's
+    correction: (t_fast, 3), fp32.
     """
     rows = [
         (rate / (1 - config.beta1**n), 1 - rate * config.weight_decay, math.sqrt(1 - config.beta2**n))
@@ -326,7 +327,7 @@ def schedule(config: FitConfig) -> Tensor:
 
 
 def aside(work: Callable[[], Terms]) -> Terms:
-    """Run `work` on a stream of its own, as CUDA requires before a capture."""
+    """Run `work` on a side stream, as CUDA requires before a capture."""
     stream, own = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(own)
     with torch.cuda.stream(stream):
@@ -336,7 +337,7 @@ def aside(work: Callable[[], Terms]) -> Terms:
 
 
 def captured(work: Callable[[], Terms]) -> Callable[[], Terms]:
-    """Capture `work` as a CUDA graph and return its replay, which returns the same tensors each time."""
+    """Capture `work` as a CUDA graph; return a function that replays it and returns the same tensors each time."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = work()
@@ -348,15 +349,15 @@ def captured(work: Callable[[], Terms]) -> Callable[[], Terms]:
     return replay
 
 
-# Fits of unset length -------------------------------------------------------------------------------------------------
+# Adaptive fits --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """When a fit of unset length (`t_fast=auto`) ends."""
+    """When an adaptive fit (`t_fast=auto`) ends."""
 
     tolerance_nats: float = 0.005  # least improvement of the smoothed objective over a window, per scored token
-    window: int = 16  # steps that are averaged
+    window: int = 16  # number of steps to average
     max_steps: int = 512
 
     def __post_init__(self) -> None:
@@ -372,16 +373,16 @@ class Adaptive:
 def fit_adaptive(
     model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, *, seed: int, rule: Adaptive
 ) -> tuple[Posterior, list[int]]:
-    """Fit every document for as long as it gains, then let its rate fall for as many steps again, and stop.
+    """Fit every document as long as it improves, then for as many steps at a falling rate.
 
-    The rate stays at `config.lr` while the mean objective of the last `rule.window` steps is lower than that of the
-    window before by at least the tolerance; then it follows a cosine to `config.lr_final`. A fit is thus half constant,
-    half falling: stopped without the fall, or after a short one, the steps' own noise stays in the bound.
-    `config.t_fast` is not used. A document's noise is that of `fit_documents`.
+    The rate stays at `config.lr` while the mean objective of the last `rule.window` steps is below that of the window
+    before by at least the tolerance; then it follows a cosine to `config.lr_final` for the same number of steps. With
+    no or a short fall the noise of the steps would remain in the bound. `config.t_fast` is not used. A document's noise
+    is that of `fit_documents`.
 
     Returns:
-        Posteriors and numbers of fast steps in the documents' order. The trace has a row for every step of the longest
-        fit, NaN where a document had left, and the evaluation after the last step as its last row.
+        Posteriors and numbers of fast steps in document order. The trace has a row per step of the longest fit, NaN
+        after a document's end, and the final evaluation as its last row.
     """
 
     def together(members: Sequence[int]) -> list[tuple[Posterior, int]]:
@@ -402,7 +403,7 @@ def adaptive_loop(
     optimisers = [AdamW(mu, log_var, config) for mu, log_var in latents]
     terms: list[list[Terms]] = [[] for _ in documents]
     objectives: list[list[float]] = [[] for _ in documents]
-    turn: list[int | None] = [None] * len(documents)  # steps after which the rate falls
+    turn: list[int | None] = [None] * len(documents)  # step from which the rate falls, by document
     found: dict[int, tuple[Posterior, int]] = {}
     active, batch, step = list(range(len(documents))), Batch.of(model, documents), 0
     while active:
@@ -410,7 +411,7 @@ def adaptive_loop(
         nll, kl = batch.descend(mu, log_var, torch.cat([noises[i](step) for i in active], dim=1))
         progress.mark()
         assert mu.grad is not None and log_var.grad is not None
-        totals = (nll + kl).tolist()  # the step's one look at the device
+        totals = (nll + kl).tolist()  # the only synchronisation of the step
         done = []
         for row, i in enumerate(active):
             part, cooling = slice(row, row + 1), turn[i]
@@ -436,23 +437,23 @@ def adaptive_loop(
 
 
 def _flat(objective: list[float], rule: Adaptive, document: Document) -> bool:
-    """Whether the last window's mean objective is not lower than the one before by the tolerance."""
+    """Return whether the last window's mean objective is not below the one before by the tolerance."""
     if len(objective) < 2 * rule.window:
         return False
     before, last = objective[-2 * rule.window : -rule.window], objective[-rule.window :]
     return (math.fsum(before) - math.fsum(last)) / rule.window < rule.tolerance_nats * document.scored
 
 
-# How much a batch may hold --------------------------------------------------------------------------------------------
+# Size of a batch ------------------------------------------------------------------------------------------------------
 
 
 def batch_limit(model: LatentThoughtModel, config: FitConfig, *, asked: int | None, most: int | None) -> BatchLimit:
     """Return the limit for a model on its device.
 
     Args:
-        asked: documents, as the user says; None measures on a GPU. On a CPU, where documents run alone, a batch is what
-            a flush of the journal waits for.
-        most: upper end of what is measured, in documents.
+        asked: the user's number of documents; None measures on a GPU. On a CPU documents run alone, and a batch only
+            sets how often the journal is flushed.
+        most: maximum to measure, in documents.
     """
     if asked is not None:
         return BatchLimit(asked)
@@ -462,7 +463,7 @@ def batch_limit(model: LatentThoughtModel, config: FitConfig, *, asked: int | No
 
 
 def measured_limit(model: LatentThoughtModel, config: FitConfig, *, most: int | None = None) -> BatchLimit:
-    """Return what a fit step at full length was seen to bear, halving from `most` documents, or from 64."""
+    """Return the largest limit that a fit step at full length holds, halving from `most` documents, or from 64."""
     length, size = model.config.max_seq_len, most or MAX_BATCH
     probe = replace(config, t_fast=1, adaptive=False)
     text = Document((Window((0,) * length, (0,) * length),))
@@ -483,7 +484,7 @@ def why_unusable(posterior: Posterior, *, tokens: int) -> str | None:
 
     Args:
         posterior: of one row.
-        tokens: scored by the fit.
+        tokens: number of tokens scored by the fit.
     """
     objective = posterior.trace.objective_nats[:, 0]
     if not len(objective):

@@ -1,17 +1,17 @@
-"""Inference-time rethinking: a trace is generated, z is refitted to explain it, and again; the best trace answers.
+"""Inference-time rethinking: generate a trace, refit z to it, and repeat; the best trace is the answer.
 
-Our reading of arXiv:2602.06584, whose details are not public: from the abstract, generating a trace given z and
-optimising z to explain that trace alternate. For k = 1 ... K,
+Our reading of arXiv:2602.06584, whose details are not public: its abstract alternates between generating a trace given
+z and optimising z to explain that trace. For k = 1 ... K,
 
     y_k ~ p(y | question, z),  z ~ q_{k-1}        (q_0: of the prompt or demonstrations, or the prior)
     q_k = t_fast fast steps on -log p(y_k | question, z) + KL(q || p), started at q_{k-1}
 
-and candidates are ranked by -ELBO of their trace at noise that no fit has seen. What is ours: z is drawn anew from q
-each round, the KL is to N(0, I), the question is read but not scored, and traces of unequal length are compared by
+and candidates are ranked by -ELBO of their trace at noise that no fit has seen. Our choices: z is drawn anew from q
+each round, the KL is to N(0, I), the question is read but not scored, and traces of different length are compared by
 their sum of nats, which favours short ones.
 
-The control spends the same: K traces drawn from q_0 independently, each fitted for t_fast steps from q_0 so that it can
-be ranked by the same rule. Rethinking is worth its name where it beats that.
+The control uses the same compute: K traces drawn independently from q_0, each fitted for t_fast steps from q_0 and
+ranked by the same rule. Rethinking helps only if it beats the control.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 RANKING_DRAWS = 8  # fresh draws z ~ q that rank a candidate
 
-# Continues prompts; the continuations' indices are positions in the list.
+# Continues prompts; a continuation's index is its position in the list.
 Decode = Callable[[list[Prompt]], Iterable[Continuation]]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question that is rethought."""
+    """A question to rethink."""
 
-    read: tuple[int, ...]  # tokens the decoder reads
+    read: tuple[int, ...]  # tokens to read
     posterior: Posterior  # q_0, one row
-    key: bytes  # names what q_0 was fitted on
+    key: bytes  # key of the document that q_0 was fitted on
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class Candidate:
 
     continuation: Continuation
     posterior: Posterior  # one row
-    # -ELBO of the trace given the question, summed over its tokens, at fresh noise; infinite for an empty trace.
+    # -ELBO of the trace given the question, at fresh noise; infinite for an empty trace.
     bound_nats: float
-    fast_steps: int  # fast steps spent on this trace
+    fast_steps: int  # fast steps on this trace
     fitted_tokens: int  # tokens scored by its fit
-    fit_seconds: float  # its share of the time of the fits made together, ranking included
+    fit_seconds: float  # its share of the time of its batch, ranking included
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Compute that one side of the comparison used."""
+    """Compute of one side of the comparison."""
 
-    fast_steps: int = 0  # fast steps of all refits; the fit of q_0, which both sides share, is not counted
-    fitted_tokens: int = 0  # tokens those steps went through: steps times scored tokens
+    fast_steps: int = 0  # fast steps of all refits, without the shared fit of q_0
+    fitted_tokens: int = 0  # tokens processed by those steps: steps times scored tokens
     new_tokens: int = 0  # tokens generated
 
     def __add__(self, other: Spent) -> Spent:
@@ -90,7 +90,7 @@ class Budget:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Mapping[str, int]] | None) -> Budget:
-        """Read what `asdict` gave, or nothing spent."""
+        """Read the result of `asdict`; None is a budget of zero."""
         return cls() if row is None else cls(Spent(**row["rethink"]), Spent(**row["independent"]))
 
 
@@ -108,12 +108,12 @@ class Rethought:
 
     @staticmethod
     def best(candidates: Sequence[Candidate]) -> Candidate:
-        """Return the one with the lowest bound; of equal ones the first."""
+        """Return the candidate with the lowest bound, the first of equal ones."""
         return min(candidates, key=lambda one: one.bound_nats)
 
 
 def spent(candidates: Sequence[Candidate]) -> Spent:
-    """Return the compute of some candidates."""
+    """Return the total compute of candidates."""
     return Spent(
         sum(one.fast_steps for one in candidates),
         sum(one.fast_steps * one.fitted_tokens for one in candidates),
@@ -131,20 +131,20 @@ def rethink(  # noqa: PLR0913 - what `decode` does not have
     eot_id: int,
     decode: Decode,
 ) -> list[Rethought]:
-    """Rethink every question for some rounds, and draw as many independent traces.
+    """Rethink every question for `rounds` rounds, and draw as many independent traces.
 
-    No question's result depends on the others: noise and tokens come from streams of its own content and round.
+    A question's result does not depend on the others: noise and tokens come from streams keyed by content and round.
 
     Args:
-        questions: thought about side by side.
-        config: of the fast loop; `t_fast` steps per refit.
+        questions: processed side by side.
+        config: options of the fast loop, with `t_fast` steps per refit.
         rounds: K.
-        seed: of all draws.
-        eot_id: token that ends a text; part of a trace that it ended.
-        decode: generates, with the sampling options of the run.
+        seed: seed of all draws.
+        eot_id: id of the token that ends a text; part of a trace that ended with it.
+        decode: continues prompts with the sampling options of the run.
 
     Raises:
-        UsageError: fewer than one round.
+        UsageError: there is less than one round.
     """
     if rounds < 1:
         raise UsageError(f"rethink must be at least 1 round, got {rounds}")
@@ -163,17 +163,17 @@ def rethink(  # noqa: PLR0913 - what `decode` does not have
 
 @dataclass(frozen=True)
 class _Task:
-    """One trace to generate and explain."""
+    """One trace to generate and fit."""
 
     question: Question
-    start: Posterior  # where z is drawn from and the fit starts
-    purpose: str  # names side and round in the streams
+    start: Posterior  # where z is drawn from, and the start of the fit
+    purpose: str  # side and round, as part of the stream's key
 
 
 def _candidates(  # noqa: PLR0913 - what `rethink` got
     model: LatentThoughtModel, tasks: Sequence[_Task], config: FitConfig, seed: int, eot_id: int, decode: Decode
 ) -> list[Candidate]:
-    """Generate a trace per task, fit it from the task's start, and rank it."""
+    """Generate a trace per task, fit it from the task's start, and compute its bound."""
     traces = {one.index: one for one in decode([_prompt(model, task, seed) for task in tasks])}
     pairs = [(task, traces[i]) for i, task in enumerate(tasks) if i in traces]
     documents = [trace_document(task.question.read, trace, eot_id) for task, trace in pairs]
@@ -204,7 +204,7 @@ def _prompt(model: LatentThoughtModel, task: _Task, seed: int) -> Prompt:
 
 
 def trace_document(read: Sequence[int], trace: Continuation, eot_id: int) -> Document | None:
-    """Return the trace as a text to fit, with the question read and every token scored; None for an empty one."""
+    """Return the trace as a document with the question read and every token scored; None for an empty one."""
     wanted = [*trace.tokens, *([eot_id] if trace.stop_reason == "end_of_text" else [])]
     if not wanted:
         return None

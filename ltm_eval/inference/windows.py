@@ -1,7 +1,7 @@
-"""What z is fitted to, and what a fit gives: windows, documents, random streams, posteriors.
+"""Windows, documents, random streams and posteriors: inputs and results of a fit.
 
-A window is input tokens with the targets scored after them; a document is windows that share one z. Each document draws
-from random streams of its own, so that what is drawn for it depends on nothing around it.
+A window is input tokens with their targets; a document is windows that share one z. Each document has its own random
+streams, so that its draws do not depend on other documents.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """Input tokens and the targets scored after them; `IGNORED` targets are read but not scored."""
+    """Input tokens and their targets; `IGNORED` targets are not scored."""
 
     tokens: tuple[int, ...]
     targets: tuple[int, ...]
@@ -43,13 +43,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Document:
-    """Windows that share one z: the objective is sum over windows of -log p(window|z), plus one KL."""
+    """Windows that share one z: the objective is the sum over windows of -log p(window|z), plus one KL."""
 
     windows: tuple[Window, ...]
 
     @property
     def key(self) -> bytes:
-        """sha256 over tokens and targets; names the document wherever it stands."""
+        """sha256 over tokens and targets, which identifies the document."""
         content = hashlib.sha256()
         for window in self.windows:
             content.update(np.asarray([window.tokens, window.targets], dtype="<i8").tobytes() + b"|")
@@ -57,7 +57,7 @@ class Document:
 
     @property
     def padded_length(self) -> int:
-        """Length that each of its windows is padded to."""
+        """Length to which each of its windows is padded."""
         return padded_length(max(len(window.tokens) for window in self.windows))
 
     @property
@@ -67,20 +67,20 @@ class Document:
 
     @property
     def scored(self) -> int:
-        """Tokens that are scored."""
+        """Number of scored tokens."""
         return sum(target != IGNORED for window in self.windows for target in window.targets)
 
 
 def trimmed(tokens: list[int], targets: list[int], *, where: str) -> Window:
-    """Drop the padding of a row; `where` names it in an error."""
+    """Return a row without its padding; `where` names it in an error."""
     scored = [i for i, target in enumerate(targets) if target != IGNORED]
     if not scored:
-        raise UsageError(f"{where} has no scored position (all targets are ignored); leave it out")
+        raise UsageError(f"{where} has no scored position (all targets are ignored); remove it")
     return Window(tuple(tokens[: scored[-1] + 1]), tuple(targets[: scored[-1] + 1]))
 
 
 def padded_length(tokens: int) -> int:
-    """Return the length a window of so many tokens is padded to: 16, 32, then multiples of 64."""
+    """Return the length to which a window is padded: 16, 32, then multiples of 64."""
     for small in (16, 32):
         if tokens <= small:
             return small
@@ -95,8 +95,8 @@ Noise = Callable[[int], Tensor]  # step to standard normal noise (draws, B, L, N
 def generator(seed: int, role: str, key: bytes, repeat: int = 0) -> np.random.Generator:
     """Return a counter-based stream for a document, a role and a repeat.
 
-    Keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process; numpy's Philox,
-    because torch's CPU generator keeps 32 bits of a seed.
+    It is keyed by 128 bits of sha256, so streams neither collide nor depend on order, batch or process. It is numpy's
+    Philox because torch's CPU generator keeps only 32 bits of a seed.
     """
     digest = hashlib.sha256(f"{seed}|{role}|{repeat}|".encode() + key).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
@@ -108,7 +108,7 @@ def standard_normal(stream: np.random.Generator, shape: Sequence[int]) -> Tensor
 
 
 def document_noise(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Noise:
-    """Return the noise of the fit, from each document's stream; more steps never change earlier ones."""
+    """Return the noise of the fit, from each document's stream; it does not depend on the number of steps."""
     streams = [generator(seed, "fit", document.key) for document in documents]
     paired = config.noise == "antithetic"
     shape = (config.draws // 2 if paired else config.draws, *model.config.latent_shape)
@@ -132,11 +132,11 @@ class Trace:
 
     nll_nats: Tensor  # (t_fast + 1, B): -log p(x|z); the last row is an evaluation after the last step
     kl_nats: Tensor  # (t_fast + 1, B)
-    kl_layers_nats: Tensor | None = None  # (t_fast + 1, B, L): KL of each layer; None where it was not kept
+    kl_layers_nats: Tensor | None = None  # (t_fast + 1, B, L): KL of each layer; None if not kept
 
     @property
     def objective_nats(self) -> Tensor:
-        """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound where the noise is fixed."""
+        """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound if the noise is fixed."""
         return self.nll_nats + self.kl_nats
 
 
@@ -152,10 +152,10 @@ class Posterior:
         """Return z = mu + noise * sigma, (B, L, N, D).
 
         Args:
-            noise: standard normal draws, (B, L, N, D) or what broadcasts to it, such as (L, N, D).
+            noise: standard normal draws, (B, L, N, D) or a shape that broadcasts to it.
 
         Raises:
-            UsageError: it is anything else.
+            UsageError: type or shape is wrong.
         """
         shape = tuple(self.mu.shape)
         fits = isinstance(noise, Tensor) and noise.is_floating_point() and noise.shape[-3:] == self.mu.shape[-3:]
@@ -164,7 +164,7 @@ class Posterior:
         return self.mu + noise * (0.5 * self.log_var).exp()
 
     def row(self, i: int) -> Posterior:
-        """Return the posterior of document i alone; -1 is the last.
+        """Return the posterior of document i; -1 is the last.
 
         Raises:
             UsageError: there is no such document.
@@ -180,10 +180,10 @@ class Posterior:
 
     @staticmethod
     def joined(parts: Sequence[Posterior]) -> Posterior:
-        """Join several posteriors; the traces of shorter fits get rows of NaN before their last.
+        """Join several posteriors; traces of shorter fits get rows of NaN before their last row.
 
         Raises:
-            UsageError: there is none, they are something else, or of models of different sizes.
+            UsageError: the list is empty or contains anything else, or sizes of the models differ.
         """
         if not parts or not all(isinstance(part, Posterior) for part in parts):
             raise UsageError("joined: expected a list of posteriors, at least one")
@@ -204,7 +204,7 @@ class Posterior:
         """Return N(0, I) as a posterior of one document, with an empty trace.
 
         Raises:
-            UsageError: `model` is something else.
+            UsageError: `model` has another type.
         """
         if not isinstance(model, LatentThoughtModel):
             raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(model)}")
@@ -215,14 +215,14 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Start:
-    """Where the fast loop begins: both (B, L, N, D)."""
+    """Initial values of the fast loop, (B, L, N, D) each."""
 
     mu: Tensor
     log_var: Tensor
 
     @staticmethod
     def spread(config: FitConfig, *, mu: Tensor, log_var: Tensor) -> Start:
-        """Return the preset's start, spread by standard normal numbers, (B, L, N, D) each."""
+        """Return the preset's start from standard normal draws, (B, L, N, D) each."""
         return Start(config.mu_spread * mu, config.log_var_start + config.log_var_spread * log_var)
 
 
@@ -239,7 +239,7 @@ def _stretched(part: Posterior, rows: int) -> Posterior:
 
 
 def preset_start(model: LatentThoughtModel, documents: Sequence[Document], config: FitConfig, seed: int) -> Start:
-    """Return the preset's start; with t_fast 0, the prior."""
+    """Return the preset's start, or the prior if t_fast is 0."""
     shape = (len(documents), *model.config.latent_shape)
     if config.t_fast == 0:
         return Start(torch.zeros(shape, device=model.device), torch.zeros(shape, device=model.device))

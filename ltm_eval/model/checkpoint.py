@@ -1,10 +1,9 @@
 """Checkpoints: our folder, a released `ckpt_*.pt`, or a Hugging Face hub id.
 
 Our folder holds `config.json` (sizes, step, digest), `model.safetensors` and optionally `tokenizer.tiktoken`. The
-released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle; it is read with
-`weights_only=True`, never in another way. Parameter names are reduced to one spelling first, then all of them must be
-there, no other, each of its shape, plain and finite. Sizes are compared with the memory that the tensors really have
-before anything is allocated.
+released form (github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`) is a pickle, always read with
+`weights_only=True`. Parameter names are normalised; then exactly the expected tensors must be present, plain, finite
+and of the right shape. Sizes are compared with the memory of the tensors before anything is allocated.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ EMBEDDING = "tok_embeddings.weight"
 
 _CONFIG_LIMIT = 2**20  # bytes
 _SAFE_PT_TORCH = (2, 10)
-# What torch.compile, data-parallel wrappers (DDP, FSDP) and activation checkpointing put into a name, anywhere.
+# What torch.compile, DDP, FSDP and activation checkpointing insert into parameter names.
 _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 _RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_TABLE_LIMIT = 2**26  # numbers of a position table
-_CHUNK = 2**22  # numbers that are searched for NaN at once
-_LISTED = 4  # problems that an error names, or of a kind where there are several kinds
+_TABLE_LIMIT = 2**26  # elements of a position table
+_CHUNK = 2**22  # elements checked for NaN at a time
+_LISTED = 4  # problems listed in an error, per kind if there are several kinds
 _LISTED_OF_A_KIND = 2
 
 
@@ -68,45 +67,46 @@ class CheckpointInfo:
 
     source: str  # the path or hub id as given
     form: str  # `folder`, `released` or `live`
-    step: int | None  # training step, where recorded
+    step: int | None  # training step, if recorded
     # Over sorted names, dtypes, shapes and bytes of all tensors; equal for a released file and its converted folder.
     weights_sha256: str
     revision: str | None = None  # commit of a hub checkpoint
     is_demo: bool = False  # whether it is a bundled demo model
-    notes: tuple[str, ...] = ()  # what a reader of its numbers must know: what was rounded, assumed or looks odd
+    notes: tuple[str, ...] = ()  # caveats: what was rounded, assumed or looks odd
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file or folder held, checked, before a model is made of it."""
+    """Checked content of a file or folder, before a model is built from it."""
 
     info: CheckpointInfo
     config: ModelConfig
-    weights: dict[str, Tensor]  # under our names, without the tied output
-    tokenizer_spec: str | None  # what `load_tokenizer` takes, or None where the checkpoint does not say
-    tokenizer_sha256: str | None = None  # digest that the tokenizer must have, where the checkpoint tells it
+    weights: dict[str, Tensor]  # under this package's names, without the tied output
+    tokenizer_spec: str | None  # for `load_tokenizer`; None if the checkpoint does not say
+    tokenizer_sha256: str | None = None  # expected digest of the tokenizer, if the checkpoint records it
 
 
 def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
-    """Load a model for evaluation: weights in fp32, frozen, its origin under `model.info`, its tokenizer, where the
-    checkpoint names one, under `model.tokenizer`.
+    """Load a model for evaluation, frozen and in fp32.
+
+    `model.info` tells its origin; `model.tokenizer` is its tokenizer if the checkpoint names one.
 
     Args:
         source: our folder, a released `ckpt_*.pt`, a hub id `owner/name`, or `demo`.
         revision: commit, tag or branch of a hub id.
-        device: as torch names it, or `auto`.
+        device: a torch device, or `auto`.
 
     Raises:
-        UsageError: an argument is of another kind, or no device is named so.
-        CheckpointError: the files cannot be used; the message lists every missing, extra or mis-shaped tensor.
-        MachineError: a hub could not be reached, or there is no such device here.
+        UsageError: an argument has the wrong type, or the device name is invalid.
+        CheckpointError: the files cannot be used; the message lists missing, unexpected and mis-shaped tensors.
+        MachineError: the hub could not be reached, or the device does not exist.
     """
     place = existing_device(device)
     if revision is not None and not isinstance(revision, str):
         raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
     check_place(source)
     if revision is not None and (str(source) == DEMO_MODEL or Path(source).exists()):
-        raise UsageError(f"revision names a commit of a hub checkpoint, and {source} is a local one; leave it out")
+        raise UsageError(f"revision applies to hub checkpoints, and {source} is local; remove it")
     checkpoint = read(source, revision=revision)
     with torch.inference_mode(mode=False):
         model = build(checkpoint).to(place)
@@ -115,10 +115,9 @@ def load(source: str | Path, *, revision: str | None = None, device: str = "cpu"
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | partial[Tokenizer] | None:
-    """Return what `model.tokenizer` starts as; None where the checkpoint names none.
+    """Return the initial `model.tokenizer`; None if the checkpoint names none.
 
-    That is a file's tokenizer, or a function for the first use that looks for GPT-2's or raises what is wrong with a
-    file.
+    It is a tokenizer, or a function called on first use that loads GPT-2's or raises the error of a broken file.
     """
     spec = checkpoint.tokenizer_spec
     if spec is None:
@@ -134,7 +133,7 @@ def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
     """Return a checkpoint's tokenizer.
 
     Raises:
-        LtmEvalError: it cannot be had, or is not the one of the checkpoint.
+        LtmEvalError: it is not available, or not the one of the checkpoint.
     """
     loaded = load_tokenizer(spec)
     check_fits(loaded, rows)
@@ -143,10 +142,10 @@ def _own_tokenizer(spec: str, sha256: str | None, rows: int) -> Tokenizer:
 
 
 def info_of(model: LatentThoughtModel) -> CheckpointInfo:
-    """Return where the weights come from that a live model has in memory now.
+    """Return the origin of the weights that a live model has in memory now.
 
-    A model in training is no longer the checkpoint it was loaded from: digest and step are not that one's. What a
-    caller has put under `model.info` (`form="live"`) stays, with the digest of the weights.
+    A model in training is no longer the checkpoint it was loaded from, so digest and step are not the checkpoint's. A
+    caller's own `model.info` (`form="live"`) is kept, with the current digest.
     """
     digest = weights_sha256({name: one.detach().cpu() for name, one in model.named_parameters()})
     info: CheckpointInfo | None = model.info
@@ -162,7 +161,7 @@ def info_of(model: LatentThoughtModel) -> CheckpointInfo:
 def load_with_tokenizer(
     source: str | Path, *, tokenizer: str | None = None, revision: str | None = None, device: str = "cpu"
 ) -> tuple[LatentThoughtModel, Tokenizer]:
-    """Load a model, and the tokenizer the checkpoint names or the caller overrides it with."""
+    """Load a model with the given tokenizer, or else the one that the checkpoint names."""
     checkpoint = read(source, revision=revision)
     spec = tokenizer or checkpoint.tokenizer_spec
     if spec is None:
@@ -181,7 +180,7 @@ def load_with_tokenizer(
 
 
 def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
-    """Return what is not known of the tokenizer.
+    """Return notes on what is unknown about the tokenizer.
 
     Raises:
         TokenizerError: it is not the one the checkpoint was saved with.
@@ -198,7 +197,7 @@ def _tokenizer_notes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[str]:
 
 
 def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
-    """Raise TokenizerError unless the tokenizer has the digest that a checkpoint tells, if it does."""
+    """Raise TokenizerError if the checkpoint records another digest for the tokenizer."""
     if sha256 is not None and sha256 != tokenizer.digest:
         raise TokenizerError(
             f"tokenizer {tokenizer.name}: sha256 {tokenizer.digest[:12]} differs from {sha256[:12]} in {CONFIG_FILE}; "
@@ -207,7 +206,7 @@ def _check_pinned(tokenizer: Tokenizer, sha256: str | None) -> None:
 
 
 def build(checkpoint: Checkpoint) -> LatentThoughtModel:
-    """Make a frozen fp32 model of a checked checkpoint."""
+    """Build a frozen fp32 model from a checked checkpoint."""
     model = _without_memory(checkpoint.config)
     weights = {
         name: checkpoint.weights[name].to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -229,7 +228,7 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Find, read and check a checkpoint; see `load`.
 
     Raises:
-        RefusedError: its files changed meanwhile.
+        RefusedError: its files changed during reading.
     """
     check_place(source)
     path = Path(source)
@@ -244,10 +243,10 @@ def read(source: str | Path, *, revision: str | None = None) -> Checkpoint:
 
 
 def check_place(source: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError unless `source` is there, or could be a hub id; nothing is read.
+    """Raise CheckpointError unless `source` exists or could be a hub id; read nothing.
 
     Raises:
-        UsageError: it is no name at all.
+        UsageError: it is not a usable name.
     """
     if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
         raise UsageError(
@@ -256,7 +255,7 @@ def check_place(source: str | os.PathLike[str]) -> None:
         )
     if len(os.fsencode(source)) > LONGEST_PATH:
         raise UsageError(f"checkpoint: a path of {len(str(source))} characters is too long; shorten it")
-    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also of names no file can have
+    if str(source) != DEMO_MODEL and not os.path.exists(source) and not is_hub_id(str(source)):  # noqa: PTH110 - also accepts impossible names
         raise CheckpointError(
             f"checkpoint {source}: no such file or folder, and not a hub id (owner/name). Expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, or a released ckpt_*.pt"
@@ -267,19 +266,17 @@ def check_place(source: str | os.PathLike[str]) -> None:
 
 
 def canonical_name(name: str) -> str:
-    """Spell a released parameter name our way: without wrappers and fused kernels' names."""
+    """Normalise a released parameter name: remove wrappers and names of fused kernels."""
     return ".".join(_RENAMED.get(part, part) for part in name.split(".") if part not in _WRAPPERS)
 
 
 def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dict[str, Tensor]:
-    """Return the tensors under our names; every disagreement with the config goes into one error."""
+    """Return the tensors under normalised names; raise one error for all disagreements with the config."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         key = canonical_name(name) if isinstance(name, str) else shown(name)
         if key in found:
-            raise CheckpointError(
-                f"{where}: two tensors are named {key[:80]} once wrappers are dropped from their names"
-            )
+            raise CheckpointError(f"{where}: two tensors have the name {key[:80]} after removing wrappers")
         found[key] = value.detach() if isinstance(value, torch.Tensor) else value
     _raise_listed(where, [oddity for name, value in found.items() if (oddity := _oddity(name, value))])
     _refuse_huge(found, config, where)
@@ -297,12 +294,12 @@ def checked(state: Mapping[str, Any], config: ModelConfig, *, where: str) -> dic
     _raise_listed(where, missing, extra, wrong)
     kept = {name: found[name] for name in wanted}
     if _held_bytes(kept.values()) < sum(tensor.nbytes for tensor in kept.values()):
-        raise CheckpointError(f"{where}: tensors share their memory; a model made of them would outgrow the file")
+        raise CheckpointError(f"{where}: tensors share memory, so the model would be larger than the file")
     return kept
 
 
 def _raise_listed(where: str, *kinds: Sequence[str]) -> None:
-    """One error for all that is wrong with the tensors, if anything is, with examples of every kind."""
+    """Raise one error with examples of every kind of problem; do nothing if there is none."""
     found = [problems for problems in kinds if problems]
     if found:
         shown = _LISTED if len(found) == 1 else _LISTED_OF_A_KIND
@@ -314,7 +311,7 @@ def _raise_listed(where: str, *kinds: Sequence[str]) -> None:
 
 
 def _oddity(name: str, value: Any) -> str | None:
-    """Why something is no plain tensor in this machine's memory, or None."""
+    """Return why a value is not a plain tensor in host memory; None if it is one."""
     if not isinstance(value, torch.Tensor):
         return f"{name[:80]} is a {type(value).__name__}, not a tensor"
     plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_neg()
@@ -324,13 +321,13 @@ def _oddity(name: str, value: Any) -> str | None:
 
 
 def _held_bytes(tensors: Iterable[Tensor]) -> int:
-    """Memory behind the tensors, what they share counted once."""
+    """Return the memory of the tensors, shared memory counted once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _refuse_huge(found: Mapping[str, Any], config: ModelConfig, where: str) -> None:
-    """Refuse sizes far beyond what the file holds before anything is made of them."""
+    """Reject sizes far beyond the content of the file before anything is allocated."""
     held = _held_bytes(found.values())
     layer = 2 * config.dim * config.dim + 3 * config.dim * config.ffn_dim
     claimed = config.vocab_size * config.dim + config.n_layers * layer
@@ -344,12 +341,12 @@ def _refuse_huge(found: Mapping[str, Any], config: ModelConfig, where: str) -> N
 
 
 def _complaint(name: str, value: Tensor, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with one tensor, or None."""
+    """Return the problem of one tensor; None if there is none."""
     if tuple(value.shape) != shape:
         return f"{name} has shape {tuple(value.shape)}, needs {shape}"
     if value.dtype not in _FLOATS:
         return f"{name} has dtype {value.dtype}, needs a float of 16 to 64 bits"
-    broken = sum(int((~torch.isfinite(part)).sum()) for part in value.flatten().split(_CHUNK))  # in little memory
+    broken = sum(int((~torch.isfinite(part)).sum()) for part in value.flatten().split(_CHUNK))  # saves memory
     return f"{name} holds {broken} NaN or infinite values" if broken else None
 
 
@@ -375,7 +372,7 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
     weights = checked(_read_safetensors(folder / WEIGHTS_FILE), config, where=str(folder / WEIGHTS_FILE))
     digest = weights_sha256(weights)
     recorded, pinned, named = (
-        _told_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256", "tokenizer")
+        _optional_text(fields, name, folder) for name in ("weights_sha256", "tokenizer_sha256", "tokenizer")
     )
     if recorded is not None and recorded != digest:
         raise CheckpointError(
@@ -391,8 +388,8 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
     return Checkpoint(info, config, weights, spec, pinned)
 
 
-def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
-    """Return an optional text of `config.json`."""
+def _optional_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
+    """Return an optional text field of `config.json`."""
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise CheckpointError(f"{folder / CONFIG_FILE}: {name} must be text, got {shown(value)}")
@@ -400,7 +397,7 @@ def _told_text(fields: Mapping[str, Any], name: str, folder: Path) -> str | None
 
 
 def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return what was assumed or rounded, and which tensors nothing was trained into."""
+    """Return notes on what was assumed or rounded, and on tensors that look untrained."""
     notes = [] if "use_z_pos_emb" in sizes else ["the model config does not tell use_z_pos_emb; taken as true"]
     wide = [name for name, tensor in weights.items() if tensor.dtype == torch.float64]
     idle = [name for name, tensor in weights.items() if not tensor.any()]
@@ -412,11 +409,11 @@ def _notes(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str
 
 
 def _explain_folder(folder: Path, absent: str) -> None:
-    """Raise the error that says how to use what the folder does hold."""
+    """Raise an error that says how to use what the folder contains."""
     released = sorted(folder.glob("*.pt"))
     if released:
         raise CheckpointError(
-            f"checkpoint {folder}: no {absent} but {len(released)} .pt file(s); pass one itself, such as "
+            f"checkpoint {folder}: no {absent}, but {len(released)} .pt file(s); pass one of them, such as "
             f"{released[-1].name}, or make a folder of it: ltm-eval convert FILE NEW_FOLDER"
         )
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:_LISTED]) or "nothing"
@@ -450,12 +447,10 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path}: expected an object with the key 'model' (sizes); convert writes such a file{hint}"
         )
     if "auto_map" in fields:
-        raise CheckpointError(
-            f"{path}: auto_map names code to be run, and none ever is; remove it and look at the rest"
-        )
+        raise CheckpointError(f"{path}: auto_map refers to code, which is never run; remove it")
     if fields.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
-            f"{path}: format {shown(fields['format'])} is not known, this version reads {FORMAT}; update ltm-eval"
+            f"{path}: format {shown(fields['format'])} is unknown, this version reads {FORMAT}; update ltm-eval"
         )
     return fields
 
@@ -473,7 +468,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     refuse_impostors(path)
     try:
         return tensors_of(path.read_bytes())
-    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
+    except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
             "copy it again"
@@ -501,13 +496,13 @@ def _read_released(path: Path) -> Checkpoint:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor of one number as that number, anything else as it is."""
+    """Return a one-element tensor as a number, any other value unchanged."""
     single = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
     return value.item() if single and value.numel() == 1 else value
 
 
 def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
-    """The training step that a checkpoint tells, and a note where it tells something else."""
+    """Return the recorded training step, and a note if the record is not a step."""
     number = _plain(value)
     if number is None or (type(number) is int and number >= 0):
         return number, ()
@@ -517,7 +512,7 @@ def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    """The dictionary of a `.pt`, with nothing executed; limits are checked before anything is inflated."""
+    """Read the dictionary of a `.pt` without running code; check limits before decompressing."""
     refuse_impostors(path)
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_PT_TORCH:
         raise MachineError(
@@ -528,9 +523,9 @@ def _unpickle(path: Path) -> dict[str, Any]:
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers damaged files with many exception types
+    except Exception as error:  # torch.load raises many types for damaged files
         raise CheckpointError(
-            f"{path}: not loaded; it is damaged or holds objects other than tensors and plain values "
+            f"{path}: cannot be loaded; it is damaged or contains objects other than tensors and plain values "
             f"({_refused_object(error)}). "
             "Re-save it with torch.save of tensors, numbers and strings only"
         ) from error
@@ -542,13 +537,13 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def _refused_object(error: BaseException) -> str:
-    """The global that `weights_only` refused, if the message names one."""
+    """Return the global that `weights_only` refused, if the message names one."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"refused {named[1]}" if named else type(error).__name__
 
 
 def refuse_impostors(path: Path) -> None:
-    """Recognise the small text files that stand where a checkpoint's should be."""
+    """Raise CheckpointError for git-lfs pointers, HTML pages and empty files."""
     try:
         with path.open("rb") as file:
             start = file.read(200)
@@ -567,7 +562,7 @@ def refuse_impostors(path: Path) -> None:
 
 
 def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
-    """Download (or find in the cache) a hub checkpoint; returns its folder and commit."""
+    """Find a hub checkpoint in the cache or download it; return its folder and commit."""
     from huggingface_hub import snapshot_download
 
     asked = ask(repo, revision)
@@ -578,13 +573,13 @@ def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
                 repo, revision=asked.commit or revision, allow_patterns=HUB_FILES, local_files_only=offline
             )
         )
-    except Exception as error:  # the hub's client raises many types; each means the same to a user
+    except Exception as error:  # the hub's client raises many types, all with the same meaning for a user
         named = f"hub checkpoint {repo} (revision {revision or 'main'})"
         if asked.silent in REFUSALS:
             raise CheckpointError(f"{named}: {REFUSALS[asked.silent]} ({asked.silent})") from error
         raise MachineError(
-            f"{named}: not in the cache and could not be fetched ({asked.silent or type(error).__name__}). "
-            f"If {repo} is meant as a path, it does not exist here; else download it elsewhere and pass the folder"
+            f"{named}: not in the cache and could not be downloaded ({asked.silent or type(error).__name__}). "
+            f"If {repo} is meant as a path, it does not exist; else download it elsewhere and pass the folder"
         ) from error
     return folder, folder.name
 
@@ -593,14 +588,14 @@ def _fetch(repo: str, revision: str | None) -> tuple[Path, str]:
 
 
 def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -> CheckpointInfo:
-    """Write `source` as our folder, or as a released file where `target` ends in `.pt`.
+    """Write `source` as a folder, or as a released file if `target` ends in `.pt`.
 
     Raises:
         RefusedError: the target exists already.
     """
     checkpoint = read(source)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise RefusedError(f"{target}: exists already; name a new place, nothing was written")
+        raise RefusedError(f"{target}: already exists; choose another target, nothing was written")
     if target.suffix == ".pt":
         _save_released(checkpoint, target)
     else:
@@ -609,7 +604,7 @@ def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -
 
 
 def save(checkpoint: Checkpoint, target: Path, *, tokenizer: str | None = None) -> None:
-    """Write our folder; it appears under its name only when complete."""
+    """Write a checkpoint folder; it appears under its name only when complete."""
     from safetensors.torch import save_file
 
     spec = tokenizer or checkpoint.tokenizer_spec

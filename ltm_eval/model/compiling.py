@@ -1,9 +1,8 @@
 """`torch.compile` over the parts of a layer, on request; without a compiler the parts run uncompiled.
 
-Layers share their compiled parts, since these take weights as inputs; every padded length has its own (documents are
-padded to few lengths, `windows.padded_length`). What a fit computes once (`LatentThoughtModel.prelude`) stays as it is.
-On a GPU the fast step around them is captured as one CUDA graph (`posterior`). Compiled sums differ from uncompiled
-ones in their last bits.
+Layers share compiled code, since it takes weights as inputs; each of the few padded lengths (`windows.padded_length`)
+has its own. What a fit computes only once (`LatentThoughtModel.prelude`) is not compiled. On a GPU the fast step around
+the compiled parts is captured as one CUDA graph (`posterior`). Compiled and uncompiled sums differ in their last bits.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ if TYPE_CHECKING:
     from ltm_eval.model.decoder import LatentThoughtModel
 
 
-# Methods of a layer that the fast loop calls, by device: a compiler takes self-attention on a CPU apart, block by
-# block, so only what stands around it is compiled there.
+# Methods of a layer to compile, by device. On a CPU a compiler would unroll the blocks of self-attention, so only the
+# rest is compiled.
 PARTS = {"cpu": ("project", "merge", "read_latents", "transform"), "cuda": ("attend", "read_latents", "transform")}
-SELF_ATTENTION = ("project", "merge", "attend")  # of them, what the first layer does in the prelude alone
-DEFAULT_LENGTHS = 8  # torch's own limit of lengths that get code of their own
-LENGTHS = 64  # ours; torch's would send the others back to Python
+SELF_ATTENTION = ("project", "merge", "attend")  # methods that the first layer runs in the prelude only
+DEFAULT_LENGTHS = 8  # torch's own limit of lengths with code of their own
+LENGTHS = 64  # ours; beyond torch's limit, code runs uncompiled
 
 log = logging.getLogger(__name__)
 
 
 def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> LatentThoughtModel:
-    """Compile the layers' parts on first use; returns the same model.
+    """Let the layers' parts be compiled on first use; return the same model.
 
-    Where that fails (no C++ compiler, no Triton), one warning is logged and the model runs uncompiled from then on.
+    If that fails (no C++ compiler, no Triton), one warning is logged and the model runs uncompiled from then on.
 
     Args:
-        backend: as `torch.compile` names it.
+        backend: backend of `torch.compile`.
     """
     import torch._dynamo
 
@@ -59,7 +58,7 @@ def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> L
 
 @contextmanager
 def compiler_kept() -> Iterator[None]:
-    """Set the compiler's limit of recompilations, which `compile_layers` raises, back at the end."""
+    """Restore the compiler's limit of recompilations, which `compile_layers` raises, at the end."""
     before = torch._dynamo.config.recompile_limit if "torch._dynamo" in sys.modules else DEFAULT_LENGTHS
     try:
         yield
@@ -69,7 +68,7 @@ def compiler_kept() -> Iterator[None]:
 
 
 def uncompiled(model: LatentThoughtModel) -> LatentThoughtModel:
-    """Let a copy of a model (`as_read`) run its own layers again, not the compiled ones of what it was copied from."""
+    """Make a copy of a model (`as_read`) run its own layers, not the compiled ones of the original."""
     for block in model.blocks:
         for name in [name for name, part in vars(block).items() if isinstance(part, Compiled)]:
             delattr(block, name)
@@ -87,27 +86,27 @@ def parts_of(model: LatentThoughtModel, place: int) -> list[str]:
 class Compiler:
     """State that the compiled parts of one model share."""
 
-    failed: bool = False  # whether one of them could not be compiled
+    failed: bool = False  # whether compiling failed
 
 
 class Compiled:
-    """A function that is compiled when it is first called, and called uncompiled once its compiler has failed."""
+    """A function that is compiled on first call, and runs uncompiled once the compiler has failed."""
 
     def __init__(self, plain: Callable[..., Any], compiler: Compiler, *, backend: str = "inductor") -> None:
         self.plain, self.fast = plain, torch.compile(plain, dynamic=False, backend=backend)
         self.compiler = compiler
 
     def __call__(self, *given: Any) -> Any:
-        """Call the compiled function, or the plain one once compiling has failed."""
+        """Call the compiled function, or the plain one after a failure."""
         if self.compiler.failed:
             return self.plain(*given)
         try:
             with warnings.catch_warnings(), progress.patient():
-                warnings.simplefilter("ignore")  # of the compiler about the code it is given
+                warnings.simplefilter("ignore")  # compiler warnings about our code
                 return self.fast(*given)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - a compiler's failures have many types, and all mean the same here
+        except Exception as error:  # noqa: BLE001 - compilers raise many types
             self.compiler.failed = True
             cause = str(error).strip().splitlines() or [type(error).__name__]
             log.warning("compile: the model could not be compiled and runs as it is (%s)", cause[0][:200])

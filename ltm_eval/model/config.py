@@ -35,7 +35,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.max_z_len % self.n_layers:
             raise CheckpointError(
-                f"model config: max_z_len {self.max_z_len} latents cannot be shared out over {self.n_layers} layers; "
+                f"model config: max_z_len {self.max_z_len} latents cannot be divided among {self.n_layers} layers; "
                 "it counts the latents of all layers and must be a multiple of n_layers"
             )
         if self.dim % self.n_heads or self.head_dim % 2:
@@ -77,10 +77,10 @@ class ModelConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str) -> ModelConfig:
-        """Build from a `config.json` or released `model_args`; what training alone used is ignored.
+        """Build from a `config.json` or released `model_args`; ignore what only training used.
 
         Raises:
-            CheckpointError: a size that shapes cannot tell is absent, or a value is out of range.
+            CheckpointError: a required size is missing, or a value is out of range.
         """
         known = set(names_of(cls))
         given = {key: value for key, value in values.items() if key in known}
@@ -90,6 +90,6 @@ class ModelConfig:
         missing = sorted(known - optional - set(given))
         if missing:
             raise CheckpointError(
-                f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed, add them"
+                f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed; add them"
             )
         return cls(**given)

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 ROPE_THETA = 10_000.0
-_QUERIES = 64  # queries of a block of self-attention on a CPU, by measurement
+_QUERIES = 64  # queries per block of self-attention on a CPU, by measurement
 
 
 class Linear(nn.Linear):
-    """Without bias; computes in the dtype of its weight, whatever comes in."""
+    """Linear layer without bias that computes in the dtype of its weight."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw numbers, unless there is no memory: drawing on the meta device imports torch's compiler (a second)."""
+        """Initialise, except on the meta device, where that would import torch's compiler (one second)."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
@@ -44,16 +44,16 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """With numbers drawn as in `Linear`."""
+    """Embedding that is initialised as `Linear`."""
 
     def reset_parameters(self) -> None:
-        """Draw numbers, unless there is no memory."""
+        """Initialise, except on the meta device."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight in fp32, returned in the dtype of the matrix products that follow."""
+    """x / rms(x) * weight in fp32, returned in the dtype of the following matrix product."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class _Normed(torch.autograd.Function):
 def rope_table(head_dim: int, length: int) -> Tensor:
     """Return cosines and sines of rotary positions 0 ... length-1 (arXiv:2104.09864): (2, length, head_dim / 2).
 
-    Made on the CPU, wherever a model is. In memory each cosine stands beside its sine, so that `rotate` can read the
-    table as complex numbers.
+    Always computed on the CPU. Each cosine lies beside its sine in memory, so that `rotate` can view the table as
+    complex numbers.
     """
     freqs = 1.0 / (ROPE_THETA ** (torch.arange(0, head_dim, 2, device="cpu")[: head_dim // 2].float() / head_dim))
     angles = torch.outer(torch.arange(length, device="cpu"), freqs).float()
@@ -103,7 +103,9 @@ def rope_table(head_dim: int, length: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs of x (..., T, head_dim) by table (2, ..., T, head_dim / 2), as complex numbers."""
-    if torch.compiler.is_compiling():  # a compiler knows no complex numbers, and fuses these four products
+    if (
+        torch.compiler.is_compiling()
+    ):  # torch's compiler does not support complex numbers, but fuses these four products
         even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = table
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
@@ -124,11 +126,11 @@ class Attention(nn.Module):
         self.wo = Linear(config.n_heads * config.head_dim, config.dim)
 
     def queries(self, x: Tensor, table: Tensor) -> Tensor:
-        """(B, T, D) to rotated queries (B, H, T, head_dim)."""
+        """Project (B, T, D) to rotated queries (B, H, T, head_dim)."""
         return rotate(self.wq(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2), table)
 
     def keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, S, D) to keys and values (B, H_kv, S, head_dim); keys rotated unless `table` is None."""
+        """Project (B, S, D) to keys and values (B, H_kv, S, head_dim); rotate keys unless `table` is None."""
         k = self.wk(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
         v = self.wv(x).unflatten(-1, (self.n_kv_heads, self.head_dim)).transpose(1, 2)
         return (k if table is None else rotate(k, table)), v
@@ -139,7 +141,7 @@ class Attention(nn.Module):
         return x if repeats == 1 else x.repeat_interleave(repeats, dim=1)
 
     def merge(self, heads: Tensor) -> Tensor:
-        """(B, H, T, head_dim) to the residual stream (B, T, D)."""
+        """Project heads (B, H, T, head_dim) to the residual stream (B, T, D)."""
         return self.wo(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def over(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -167,9 +169,9 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 class _Windowed(torch.autograd.Function):
-    """On a CPU: a block of queries at a time against the keys it can see, so that scores stay in cache.
+    """CPU version: one block of queries at a time against the keys it sees, so that scores stay in cache.
 
-    A third of the masked positions of `_windowed_in_blocks` are computed, and nothing is padded or copied.
+    It computes a third of the masked positions of `_windowed_in_blocks` and neither pads nor copies.
     """
 
     @staticmethod
@@ -199,16 +201,16 @@ class _Windowed(torch.autograd.Function):
 
 
 def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of queries, each with the keys that any of them sees."""
+    """Yield blocks of queries with the keys that any of them sees."""
     for start in range(0, length, _QUERIES):
         end = min(start + _QUERIES, length)
         yield slice(start, end), slice(max(0, start - window + 1), end)
 
 
 def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
-    """Return the share of its attention each query gives each key: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
+    """Return attention weights: (G, R, hd), (G, S, hd) to (G, R, S), in q's dtype.
 
-    The last query stands at the last key's position.
+    The last query is at the last key's position.
     """
     mask = _window_mask(q.shape[1], k.shape[1], window, q.device)
     if q.dtype != torch.bfloat16:
@@ -221,15 +223,15 @@ def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
-    """0 where a query sees a key, else -inf: (R, S), fp32; the last query stands at the last key's position."""
+    """Return 0 where a query sees a key, else -inf: (R, S), fp32; the last query is at the last key's position."""
     gap = torch.arange(keys - queries, keys, device=device).unsqueeze(1) - torch.arange(keys, device=device)
     return torch.zeros(queries, keys, device=device).masked_fill_((gap < 0) | (gap >= window), -math.inf)
 
 
 def _windowed_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Elsewhere: torch's fused kernels over blocks of `window` queries.
+    """Version for other devices: torch's fused kernels over blocks of `window` queries.
 
-    The first block sees itself alone; every other one also sees the block before it, through one mask that all share.
+    The first block sees only itself; every other one also sees the block before it, through one shared mask.
     """
     batch, heads, length, width = q.shape
     first = F.scaled_dot_product_attention(
@@ -255,7 +257,7 @@ def _block_pairs(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _block_mask(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """0 where a query sees a key of the block before or its own, else -inf: (W, 2W)."""
+    """Return 0 where a query sees a key of its own block or the one before, else -inf: (W, 2W)."""
     gap = torch.arange(window, 2 * window, device=device).unsqueeze(1) - torch.arange(2 * window, device=device)
     return torch.zeros(window, 2 * window, dtype=dtype, device=device).masked_fill_(
         (gap < 0) | (gap >= window), -math.inf
@@ -289,7 +291,7 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def attend(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend over whole sequences; return the residual stream, and the keys and values that a cache keeps."""
+        """Attend over whole sequences; return the residual stream, and keys and values for a cache."""
         q, k, v = self.project(x, table)  # (B, H, T, hd), (B, H_kv, T, hd) twice
         expand = self.attention.expand
         return self.merge(x, windowed_attention(q, expand(k), expand(v), self.window)), k, v
@@ -300,11 +302,11 @@ class Block(nn.Module):
         return self.attention.queries(normed, table), *self.attention.keys_values(normed, table)
 
     def merge(self, x: Tensor, heads: Tensor) -> Tensor:
-        """Add what self-attention gave to the residual stream: (B, T, D)."""
+        """Add the output of self-attention to the residual stream: (B, T, D)."""
         return x + self.attention.merge(heads)
 
     def latent_queries(self, x: Tensor, table: Tensor) -> Tensor:
-        """Project what cross-attention asks of the latents: (B, T, D) to (B, H, T, head_dim)."""
+        """Project queries of cross-attention: (B, T, D) to (B, H, T, head_dim)."""
         return self.cross_attention.queries(self.cross_attention_norm(x), table)
 
     def read_latents(
@@ -313,7 +315,7 @@ class Block(nn.Module):
         """Cross-attend to this layer's latents, given as keys and values; None skips it.
 
         Args:
-            queries: `latent_queries` of x, where they are known already.
+            queries: `latent_queries` of x, if already computed.
         """
         if latents is None:
             return x
@@ -327,12 +329,12 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Hidden:
-    """Final hidden states and, if asked for, every layer's keys and values."""
+    """Final hidden states and, if requested, the keys and values of every layer."""
 
     states: Tensor  # (B, T, D), after the final norm
     keys: list[Tensor]  # L tensors (B, H_kv, T, head_dim)
     values: list[Tensor]  # L tensors (B, H_kv, T, head_dim)
-    queries: Tensor | None = None  # of a prelude: what layer 0 asks of its latents, (B, H, T, head_dim)
+    queries: Tensor | None = None  # of a prelude: layer 0's queries to its latents, (B, H, T, head_dim)
 
     def repeated(self, times: int) -> Hidden:
         """Repeat the rows `times` times; a single row is not copied."""
@@ -345,7 +347,7 @@ class Hidden:
 
 
 class LatentThoughtModel(nn.Module):
-    """The decoder p(x|z). Weights take no gradient unless a trainer asks for it (`requires_grad_`)."""
+    """The decoder p(x|z). Weights take no gradient unless a trainer enables it (`requires_grad_`)."""
 
     rope: Tensor
     rope_latents: Tensor
@@ -356,17 +358,17 @@ class LatentThoughtModel(nn.Module):
         self.tok_embeddings = Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.info: Any = None  # where the weights came from, a `checkpoint.CheckpointInfo`
-        self.loaded_sha256 = ""  # digest of the weights as they were loaded, in float32
+        self.info: Any = None  # origin of the weights, a `checkpoint.CheckpointInfo`
+        self.loaded_sha256 = ""  # digest of the weights as loaded, in float32
         self._tokenizer: Any = None
         self.compiled = False  # whether layers are compiled; set by `compiling`
-        self.captures_steps = False  # whether a GPU takes fast steps as CUDA graphs; set by `compiling`
+        self.captures_steps = False  # whether fast steps are CUDA graphs on a GPU; set by `compiling`
         self._output_cast: Tensor | None = None
         self.reset_tables()
         self.eval().requires_grad_(False)
 
     def reset_tables(self) -> None:
-        """Make the position tables, which no checkpoint holds."""
+        """Compute the position tables, which checkpoints do not contain."""
         config = self.config
         table = rope_table(config.head_dim, config.max_seq_len)
         stride = max(1, config.max_seq_len // config.max_z_len)
@@ -375,7 +377,7 @@ class LatentThoughtModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.tok_embeddings.weight.device
 
     @property
@@ -390,12 +392,12 @@ class LatentThoughtModel(nn.Module):
 
     @property
     def tokenizer(self) -> Any:
-        """The checkpoint's `tokenizer.Tokenizer`, or what was assigned; None where the checkpoint does not name one.
+        """The checkpoint's `tokenizer.Tokenizer`, or the one assigned; None if the checkpoint names none.
 
-        GPT-2's is looked for when first asked for.
+        GPT-2's is loaded on first use.
 
         Raises:
-            LtmEvalError: the one that the checkpoint names cannot be had, or is not the one it was saved with.
+            LtmEvalError: the one that the checkpoint names is not available, or not the one it was saved with.
         """
         if callable(self._tokenizer):
             self._tokenizer = self._tokenizer()
@@ -406,7 +408,7 @@ class LatentThoughtModel(nn.Module):
         self._tokenizer = tokenizer
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentThoughtModel:
-        """Move or convert as any module; positions stay fp32, since 16 bits cannot tell distant ones apart."""
+        """Move or convert like any module, but keep positions in fp32: 16 bits cannot separate distant ones."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.rope.dtype != torch.float32:
             device = self.rope.device
@@ -417,8 +419,9 @@ class LatentThoughtModel(nn.Module):
         return self
 
     def set_matmul_dtype(self, dtype: torch.dtype) -> LatentThoughtModel:
-        """Compute matrix products in `dtype`, whose weights are rounded where they lie: for a model of one's own, or a
-        copy (`live.as_read`). Norms, residual stream, softmax sums and everything reported stay fp32.
+        """Compute matrix products in `dtype`; weights are rounded in place, so use it on a copy (`live.as_read`).
+
+        Norms, residual stream, softmax sums and everything reported stay in fp32.
         """
         for module in self.modules():
             if isinstance(module, Linear):
@@ -446,7 +449,7 @@ class LatentThoughtModel(nn.Module):
         return [block.cross_attention.keys_values(z[:, i], table) for i, block in enumerate(self.blocks)]
 
     def prelude(self, tokens: Tensor) -> Hidden:
-        """Compute what no latent can change: embedding, self-attention of layer 0 and its queries to the latents."""
+        """Compute what z cannot change: embedding, layer 0's self-attention and its queries to the latents."""
         block, table = self.blocks[0], self.rope[:, : tokens.shape[1]]  # (2, T, hd / 2)
         x, k, v = block.attend(self.tok_embeddings(tokens).float(), table)  # (B, T, D), (B, H_kv, T, hd) twice
         return Hidden(x, [k], [v], block.latent_queries(x, table))
@@ -455,7 +458,7 @@ class LatentThoughtModel(nn.Module):
         """Compute the rest of the stack, up to the final norm.
 
         Args:
-            prelude: of the same tokens; its batch may be 1 where z's is larger only if the caller expands it.
+            prelude: of the same tokens, with the batch size of z.
             z: (B, L, N, D), or None to skip cross-attention.
         """
         x, keys, values = prelude.states, list(prelude.keys), list(prelude.values)  # x: (B, T, D)
@@ -481,7 +484,7 @@ class LatentThoughtModel(nn.Module):
             (B, T, V), fp32.
 
         Raises:
-            UsageError: shape, kind or a value of `tokens` or `z` is another.
+            UsageError: shape, dtype or a value of `tokens` or `z` is wrong.
         """
         if not torch.compiler.is_compiling():
             check_inputs(tokens, z, self.config, self.device)

@@ -1,7 +1,7 @@
 """Terms of the evidence lower bound, in nats and summed per document.
 
-Source: arXiv:2502.01567 section 2; github mingluzhao/Latent-Thought-LM @498e39e, `model.py:elbo`. Departure: the output
-projection and the cross-entropy are one operation, so that the (T, V) logits never exist as a whole.
+Source: arXiv:2502.01567 section 2; github mingluzhao/Latent-Thought-LM @498e39e, `model.py:elbo`. Departure: output
+projection and cross-entropy are one operation, so that the (T, V) logits are never stored as a whole.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 IGNORED = -1  # target value of a position that is not scored
 
-# Logits of a chunk on a CPU, a quarter of it in bf16: by measurement. More leave the last cache, with fewer the fp32
+# Logits of a chunk on a CPU (a quarter in bf16), by measurement: more overflow the last cache, with fewer the fp32
 # product reads its weight too often.
 _CHUNK_BYTES = 64 * 2**20
-_BLOCK_BYTES = 2**20  # logits of a block in fp32; they stay in a core's own cache
+_BLOCK_BYTES = 2**20  # logits of a block in fp32, to fit a core's own cache
 _GPU_ROWS = 2048  # positions of a chunk on a GPU
 
 
 def kl_nats(mu: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mu, exp(log_var)) || N(0, I)) per document.
+    """Return KL(N(mu, exp(log_var)) || N(0, I)) per document.
 
     Equals `(-0.5 * (1 + log_var - mu**2 - log_var.exp())).sum()` over a document's latents.
 
@@ -41,18 +41,18 @@ def kl_nats(mu: Tensor, log_var: Tensor) -> Tensor:
 
 
 def kl_per_layer_nats(mu: Tensor, log_var: Tensor) -> Tensor:
-    """`kl_nats` before the sum over layers: (B, L, N, D) to (B, L)."""
+    """Return `kl_nats` before the sum over layers: (B, L, N, D) to (B, L)."""
     return (-0.5 * (1 + log_var - mu.square() - log_var.exp())).flatten(2).sum(2)
 
 
 def token_nll_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target) at every position, 0 where the target is `IGNORED`: (B, T, V), (B, T) to (B, T), nats in fp32."""
+    """Return -log p(target), 0 where the target is `IGNORED`: (B, T, V), (B, T) to (B, T), nats in fp32."""
     flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return flat.view(targets.shape)
 
 
 def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Output projection and cross-entropy in one, without the (T, V) logits.
+    """Return the NLL by output projection and cross-entropy in one, without storing the (T, V) logits.
 
     Equals `token_nll_nats(hidden @ weight.T, targets).sum(1)`; differentiable in `hidden` only. Log-sum-exp and sums
     are fp32.
@@ -70,23 +70,23 @@ def projected_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 
 def projected_token_nll_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`projected_nll_nats` before the sum over positions, without a gradient: (B, T), 0 where nothing is scored.
+    """Return `projected_nll_nats` before the sum over positions, without a gradient: (B, T), 0 where not scored.
 
-    `.sum(1)` of it has the bits of `projected_nll_nats`.
+    Its `.sum(1)` has the bits of `projected_nll_nats`.
     """
     with torch.no_grad():
         return _by_position(*_rows_joined(hidden, targets), weight, None).view(targets.shape)
 
 
 def _rows_joined(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """On a GPU all rows as one long row, so that short ones share a chunk; on a CPU as they are."""
+    """Join all rows on a GPU, so that short ones share a chunk; leave them unchanged on a CPU."""
     if hidden.device.type == "cpu":
         return hidden, targets
     return hidden.reshape(1, -1, hidden.shape[-1]), targets.reshape(1, -1)
 
 
 def _by_position(hidden: Tensor, targets: Tensor, weight: Tensor, grad: Tensor | None) -> Tensor:
-    """-log p at every position (B, T); the gradient of its sum goes into `grad`, where there is one."""
+    """Return -log p at every position (B, T); write the gradient of its sum into `grad` unless it is None."""
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     projection = _Projection(weight, targets)
     for row, chunk in _chunks(targets, projection.rows):
@@ -98,8 +98,8 @@ def _by_position(hidden: Tensor, targets: Tensor, weight: Tensor, grad: Tensor |
 
 
 class _ProjectedNLL(torch.autograd.Function):
-    """Works through positions in chunks; the gradient of `hidden` is made in the forward pass, while the chunk's
-    logits exist.
+    """Process positions in chunks; the forward pass computes the gradient of `hidden` while a chunk's logits
+    exist.
     """
 
     @staticmethod
@@ -122,10 +122,10 @@ Places = slice | Tensor
 
 
 def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
-    """Which positions of which row are computed together.
+    """Yield the positions of each chunk.
 
-    On a CPU only scored ones, and never of two rows: a row's chunks are then those it would have alone. On a GPU all,
-    so that nothing has to be known of the targets.
+    On a CPU only scored positions, and never of two rows, so that a row has the chunks that it would have alone. On a
+    GPU all positions, so that targets need not be inspected.
     """
     for row, own in enumerate(targets):
         places = (own != IGNORED).nonzero().squeeze(1) if own.device.type == "cpu" else None
@@ -136,7 +136,7 @@ def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
 
 
 class _Projection:
-    """Projects and scores a chunk; on a CPU all within two buffers that are written again and again."""
+    """Project and score chunks; on a CPU within two reused buffers."""
 
     def __init__(self, weight: Tensor, targets: Tensor) -> None:
         vocab, on_cpu = weight.shape[0], weight.device.type == "cpu"
@@ -150,7 +150,7 @@ class _Projection:
         self.wide = torch.empty(self.block, vocab, device=weight.device) if rounded else None
 
     def nll_nats(self, hidden: Tensor, targets: Tensor, *, want_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """(R, D) and (R,) to nll (R,) and its gradient in `hidden` (R, D), if wanted."""
+        """Return the NLL (R,) of hidden states (R, D) under targets (R,), and its gradient (R, D) if wanted."""
         logits = torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=self.logits[: len(hidden)])  # (R, V)
         scored = targets != IGNORED
         index = targets.clamp(min=0).unsqueeze(1)
@@ -165,7 +165,7 @@ class _Projection:
         return nll.squeeze(1) * scored, torch.mm(logits, self.weight).to(hidden.dtype)
 
     def _normalise(self, logits: Tensor) -> Tensor:
-        """Turn a block of logits into probabilities where it stands; its log-sum-exp in fp32, (r, 1)."""
+        """Turn a block of logits into probabilities in place; return its log-sum-exp in fp32, (r, 1)."""
         wide = logits if self.wide is None else self.wide[: len(logits)].copy_(logits)
         largest = wide.amax(1, keepdim=True)
         shares = torch.softmax(wide, 1, out=wide if wide.device.type == "cpu" else None)

@@ -1,4 +1,4 @@
-"""Checks of the tensors that a caller hands over; each error names what was expected and what came."""
+"""Checks of a caller's tensors; each error names what was expected and what came."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_tokens(name: str, given: Any) -> None:
 
 
 def check_range(name: str, given: Tensor, vocab: int, *, where: Tensor | None = None, or_else: str = "") -> None:
-    """Raise UsageError unless all values (those `where` is true) lie from 0 to vocab - 1, naming the first other."""
+    """Raise UsageError, naming the first, if a value (where `where` is true) is outside 0 to vocab - 1."""
     if given.is_meta:
         return
     wrong = (given < 0) | (given >= vocab)
@@ -62,4 +62,4 @@ def check_inputs(tokens: Tensor, z: Tensor | None, config: ModelConfig, device: 
     if z.device != device:
         raise UsageError(f"z is on {z.device}, the model is on {device}; move it there")
     if not z.is_meta and not bool(torch.isfinite(z.detach()).all()):
-        raise UsageError("z holds NaN or infinite values")
+        raise UsageError("z contains NaN or infinite values")

@@ -1,4 +1,4 @@
-"""Models in a caller's hands: checked, copied for evaluation, and a process left as it was."""
+"""Models of a caller: check them, copy them for evaluation, and leave the process unchanged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 def live_model(given: Any) -> LatentThoughtModel:
-    """Return the model that a caller handed over, taken out of `torch.compile` or `DistributedDataParallel`.
+    """Return a caller's model, unwrapped from `torch.compile` or `DistributedDataParallel`.
 
     Raises:
-        UsageError: it is no Latent Thought Model, or its weights are not there or not finite.
+        UsageError: it is not a Latent Thought Model, or its weights are missing or not finite.
     """
     model = given
     while isinstance(model, nn.Module) and not isinstance(model, LatentThoughtModel):
@@ -36,31 +36,33 @@ def live_model(given: Any) -> LatentThoughtModel:
         raise UsageError(f"model must be a LatentThoughtModel, as ltm_eval.load returns it, got {told(given)}")
     for name, weight in model.named_parameters():
         if weight.is_meta or not weight.numel():
-            raise UsageError(f"model: {name} has no values here; load the weights, or gather their shards, first")
+            raise UsageError(f"model: {name} has no values; load the weights, or gather their shards, first")
         if weight.dtype not in _FLOATS:
-            raise UsageError(f"model: {name} is of {weight.dtype}, expected a float of 16 to 64 bits")
+            raise UsageError(f"model: {name} has dtype {weight.dtype}, expected a float of 16 to 64 bits")
         if weight.device != model.device:
-            raise UsageError(f"model: {name} is on {weight.device}, others on {model.device}; move it to one device")
+            raise UsageError(
+                f"model: {name} is on {weight.device}, others are on {model.device}; move all to one device"
+            )
     whole = torch.stack([torch.isfinite(one.detach()).all() for one in model.parameters()]).tolist()
     broken = [name for (name, _), fine in zip(model.named_parameters(), whole, strict=True) if not fine]
     if broken:
         more = f" and {len(broken) - 1} more tensors" if broken[1:] else ""
-        raise UsageError(f"model: {broken[0]}{more} holds NaN or infinite values; training may have diverged")
+        raise UsageError(f"model: {broken[0]}{more} contains NaN or infinite values; training may have diverged")
     return model
 
 
 def as_read(
     model: LatentThoughtModel, *, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> LatentThoughtModel:
-    """Return a frozen fp32 copy for evaluation, which may be moved, converted and compiled; `model` stays as it is.
+    """Return a frozen fp32 copy for evaluation that may be moved, converted and compiled; `model` is unchanged.
 
-    Weights that are in fp32 and on `device` already are shared, not copied, so that the copy follows a training step.
-    Others take memory of their own: 4 bytes a parameter on another device or of a model in half, bfloat16 or double;
-    2 bytes a parameter where matrix products are in bfloat16.
+    Weights that are already in fp32 on `device` are shared, so that the copy follows training steps. Others take 4
+    bytes per parameter (another device, or a model in half, bfloat16 or double), or 2 if matrix products are in
+    bfloat16.
 
     Args:
-        device: None leaves it where it is.
-        dtype: of matrix products; None takes what `set_matmul_dtype` was told, else float32.
+        device: None keeps the model's.
+        dtype: of matrix products; None takes the one of `set_matmul_dtype`, else float32.
     """
     own = {module: module.__new__(type(module)) for module in model.modules()}
     for module, copy in own.items():
@@ -86,7 +88,7 @@ def as_read(
 
 
 def _shared(value: Tensor | None) -> Tensor | None:
-    """The same memory, or a copy of a tensor of `torch.inference_mode`, which takes part in no gradient."""
+    """Return a tensor that shares memory, or a copy if it is a `torch.inference_mode` tensor."""
     if value is None:
         return None
     return value.detach().clone() if value.is_inference() else value.detach()
@@ -94,12 +96,12 @@ def _shared(value: Tensor | None) -> Tensor | None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Compute whatever modes a caller is in, and leave the caller's process as it was, also after an exception.
+    """Isolate a computation from the caller's modes, and restore the process at the end, also after an exception.
 
-    Inside, gradients can be taken (also within `torch.no_grad` and `torch.inference_mode`), nothing is autocast, new
-    tensors are float32 and on the CPU by default, and float32 matrix products are computed in float32. At the end these
-    modes, the random states of Python, NumPy and torch on every device, the number of threads, the filters of warnings
-    and the environment variables are what they were before.
+    Inside, gradients are enabled (also within `torch.no_grad` and `torch.inference_mode`), autocast is off, new tensors
+    are float32 on the CPU by default, and float32 matrix products are computed in float32. These modes, the random
+    states of Python, NumPy and torch on every device, the number of threads, warning filters and environment
+    variables are restored.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -129,13 +131,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def _seed_cuda(seed: int) -> None:
-    """Give a device that was first used inside `undisturbed` the state that the caller would have found."""
+    """Give a device that was first used inside `undisturbed` its initial random state."""
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
 
 def _plain_products(stack: ExitStack) -> None:
-    """Forbid TF32 and bfloat16 inside float32 products, which a trainer may have allowed."""
+    """Disable TF32 and bfloat16 in float32 products, which a trainer may have enabled."""
     newer = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     backends: list[Any] = [one for one in newer if hasattr(one, "fp32_precision")]
     for backend in backends:
@@ -148,7 +150,7 @@ def _plain_products(stack: ExitStack) -> None:
 
 
 def _set_environment(held: dict[str, str]) -> None:
-    """Set environment variables that differ from `held` back."""
+    """Restore environment variables to `held`."""
     for name in os.environ.keys() - held.keys():
         del os.environ[name]
     for name, value in held.items():

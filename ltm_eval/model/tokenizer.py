@@ -1,6 +1,6 @@
-"""Byte-pair encoding through tiktoken: GPT-2's, or a file of mergeable ranks that lies in the checkpoint folder.
+"""Byte-pair encoding by tiktoken: GPT-2's, or a file of mergeable ranks in the checkpoint folder.
 
-The released vocabulary has 50,258 rows, GPT-2's 50,257 and one more; id 50,257 is never encoded and decodes to nothing.
+The released vocabulary has 50,258 rows, GPT-2's 50,257 plus one; id 50,257 is never encoded and decodes to nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _LONGEST_PIECE = 100_000
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to ids and back. Special tokens inside text are encoded as plain text."""
+    """Convert text to ids and back. Special tokens in text are encoded as plain text."""
 
     encoding: Encoding  # tiktoken's encoding
     name: str  # `gpt2`, or the name of the ranks file
 
     def __deepcopy__(self, memo: dict[int, object]) -> Tokenizer:
-        """Itself: nothing in it changes, and a copy of its ranks takes as long as reading them."""
+        """Return the tokenizer itself, which is immutable and slow to copy."""
         return self
 
     @property
@@ -51,11 +51,11 @@ class Tokenizer:
 
     @property
     def eot_id(self) -> int:
-        """Id of the end-of-text token, which also stands in front of a text."""
+        """Id of the end-of-text token, which also precedes a text."""
         return self.encoding.eot_token
 
     def encode(self, text: str, *, end_of_text: bool = False) -> list[int]:
-        """Ids of `text`; lone surrogates are replaced, long texts are cut at line ends so that time stays linear.
+        """Return the ids of `text`; replace lone surrogates, and split long texts at line ends to keep time linear.
 
         Args:
             text: any string.
@@ -70,15 +70,15 @@ class Tokenizer:
         return [i for piece in _pieces(text) for i in self.encoding.encode_ordinary(piece)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; incomplete UTF-8 becomes U+FFFD, ids without text and end-of-text become nothing."""
+        """Return the text of `ids`; incomplete UTF-8 becomes U+FFFD, ids without text become nothing."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """UTF-8 bytes of `ids`, possibly incomplete at the end."""
+        """Return the UTF-8 bytes of `ids`, possibly incomplete at the end."""
         return self.encoding.decode_bytes([i for i in ids if i < self.n_vocab and i != self.eot_id])
 
     def bytes_each(self, ids: Sequence[int], *, end_of_text: bytes = b"") -> list[bytes]:
-        """Bytes of every id by itself; `end_of_text` for that token, nothing for ids without text."""
+        """Return the bytes of each id; `end_of_text` for that token, empty for ids without text."""
         special = {self.eot_id: end_of_text}
         return [
             special[i] if i in special else self.encoding.decode_single_token_bytes(i) if i < self.n_vocab else b""
@@ -95,7 +95,7 @@ class Tokenizer:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut after line ends into pieces below the limit; a line longer than that is cut where it must be."""
+    """Split after line ends into pieces below the limit; split a longer line at the limit."""
     pieces, current = [], ""
     for line in text.splitlines(keepends=True):
         for start in range(0, len(line), _LONGEST_PIECE):
@@ -108,10 +108,10 @@ def _pieces(text: str) -> list[str]:
 
 
 def load_gpt2() -> Tokenizer:
-    """GPT-2's encoding from tiktoken's cache, else from the network within 30 seconds.
+    """Load GPT-2's encoding from tiktoken's cache, else from the network within 30 seconds.
 
     Raises:
-        MachineError: neither had it.
+        MachineError: neither has it.
     """
     import tiktoken
 
@@ -128,7 +128,7 @@ def load_gpt2() -> Tokenizer:
 
 
 def load_ranks(path: Path) -> Tokenizer:
-    """A file of mergeable ranks: one token a line, base64, a space, its rank.
+    """Load a file of mergeable ranks: per line a token in base64, a space and its rank.
 
     Raises:
         TokenizerError: the file is absent, empty, malformed, or its ranks are not 0 ... n-1.
@@ -181,11 +181,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def load_tokenizer(spec: str) -> Tokenizer:
-    """`gpt2`, a ranks file, or a folder that holds `tokenizer.tiktoken`."""
+    """Load `gpt2`, a ranks file, or `tokenizer.tiktoken` of a folder."""
     if spec == "gpt2":
         return load_gpt2()
     path = Path(spec)
-    return load_ranks(path / RANKS_FILE if os.path.isdir(spec) else path)  # noqa: PTH112 - also of names no file can have
+    return load_ranks(path / RANKS_FILE if os.path.isdir(spec) else path)  # noqa: PTH112 - also accepts impossible names
 
 
 def check_fits(tokenizer: Tokenizer, rows: int) -> None:
@@ -197,23 +197,21 @@ def check_fits(tokenizer: Tokenizer, rows: int) -> None:
         )
 
 
-# Byte-pair encodings learnt from text, written as tiktoken's ranks and for transformers.
-#
-# Learning is left to the `tokenizers` library; the splitting pattern is GPT-2's, with every digit alone, so that
-# numbers keep their places. A ranks file and the folder made of it encode every text to the same ids.
+# Learning an encoding by the `tokenizers` library. The pattern is GPT-2's with every digit by itself, so that the
+# places of numbers line up. A ranks file and the transformers folder written from it encode every text to the same ids.
 
 BYTES = 256
 
 
 def learn(texts: Iterable[str], size: int) -> list[bytes]:
-    """Tokens in the order of their ranks: the 256 bytes, then merges, most frequent first.
+    """Learn tokens, in the order of their ranks: the 256 bytes, then merges, most frequent first.
 
     Args:
-        texts: what the merges are counted in.
-        size: tokens in all, at least 256.
+        texts: texts to count merges in.
+        size: total number of tokens, at least 256.
 
     Raises:
-        UsageError: the texts do not hold that many different merges, or `size` is too small.
+        UsageError: the texts have too few distinct merges, or `size` is too small.
         MachineError: `tokenizers` is not installed.
     """
     if size < BYTES:
@@ -233,34 +231,34 @@ def learn(texts: Iterable[str], size: int) -> list[bytes]:
     merged = [_joined(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     ordered = list(dict.fromkeys([bytes([value]) for value in range(BYTES)] + merged))
     if len(ordered) < size:
-        raise UsageError(f"the texts give only {len(ordered)} tokens, {size} were asked for; give more text")
+        raise UsageError(f"the texts give only {len(ordered)} of {size} tokens; provide more text")
     return ordered[:size]
 
 
 def _joined(merge: str | list[str]) -> bytes:
-    """The bytes of one merge as the library writes it."""
+    """Return the bytes of a merge in the library's format."""
     left, right = merge if isinstance(merge, list) else merge.split(" ")
     symbols = _byte_of_symbol()
     return bytes(symbols[symbol] for symbol in left + right)
 
 
 def _byte_of_symbol() -> dict[str, int]:
-    """The printable characters that stand for bytes in byte-level BPE files."""
+    """Map the printable characters of byte-level BPE files to bytes."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [value for value in range(BYTES) if value not in plain]
     return {chr(value): value for value in plain} | {chr(BYTES + i): value for i, value in enumerate(rest)}
 
 
 def ranks_file(tokens: Iterable[bytes]) -> bytes:
-    """Content of a tiktoken file: base64 token and rank, one a line."""
+    """Return the content of a tiktoken file: per line a base64 token and its rank."""
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
 
 
 def merges_of(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """For every token of several bytes, in order, the two tokens it is merged from.
+    """Return, for every token of several bytes in order, the two tokens that it is merged from.
 
     Raises:
-        UsageError: a token cannot be made of two earlier ones.
+        UsageError: a token is not a merge of two earlier ones.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
     found = []
@@ -274,7 +272,7 @@ def merges_of(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _apart(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """The token as byte-pair encoding would build it, were its own rank unknown."""
+    """Return the token split as byte-pair encoding would without its own rank."""
     parts = [bytes([value]) for value in token]
     while len(parts) > 2:
         pairs = [(ranks.get(parts[i] + parts[i + 1], ranks[token]), i) for i in range(len(parts) - 1)]
@@ -289,9 +287,9 @@ def save_for_transformers(tokenizer: Tokenizer, folder: Path, *, context: int) -
     """Write `tokenizer.json` and its configuration, so that `AutoTokenizer.from_pretrained(folder)` gives the same ids.
 
     Args:
-        tokenizer: ours, of a ranks file.
-        folder: exists.
-        context: longest sequence of the model it serves.
+        tokenizer: a tokenizer of a ranks file.
+        folder: an existing folder.
+        context: longest sequence of the model.
     """
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Fast

@@ -1,3 +1,3 @@
-"""What each layer's latents carry."""
+"""The probe: what each layer's latents carry."""
 
 __all__ = ["files", "job", "view"]

@@ -1,7 +1,7 @@
-"""The probe as a job: a model, texts from files or a task, a results file, a page.
+"""The probe as a job: load a model and texts from files or a task, and write a results file.
 
-Everything that can be wrong is looked at before model time is spent. The file lies beside the runs of the same model,
-so that `report` on the folder shows both.
+Input is checked before model time is spent. The file is placed beside the runs of the same model, so that `report` on
+the folder shows both.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a probe left its results."""
+    """Output of a probe."""
 
-    results: Path
-    """The file."""
-    output: Path
-    """The output folder, whose page shows it."""
+    results: Path  # the file
+    output: Path  # the output folder, whose page shows it
 
 
 def probe(job: ProbeJob) -> Outcome:
     """Probe a model and write its file.
 
     Raises:
-        LtmEvalError: something cannot be used.
+        LtmEvalError: an option, the model, the texts or the folder cannot be used.
     """
     from ltm_eval.model.checkpoint import check_place
 
@@ -54,7 +52,7 @@ def probe(job: ProbeJob) -> Outcome:
     if job.texts:
         notes = ["demo model: made to try the program, its figures mean nothing"] if job.is_demo else []
     elif config.limit is not None:
-        notes = [note for note in notes if "(limit)" not in note]  # a probe is of a few texts by design
+        notes = [note for note in notes if "(limit)" not in note]  # a probe uses few texts
     output = check_output(Path(job.output_path))
     check_place(str(config.model))
     quiet_libraries()
@@ -83,7 +81,7 @@ def probe(job: ProbeJob) -> Outcome:
 
 
 def _as_run(job: ProbeJob) -> RunConfig:
-    """The options of `run` that find tasks and data; where no task is named, of the bundled sample."""
+    """Return the options of `run` that find tasks and data; without a task, of the bundled sample."""
     return RunConfig(
         model=job.model,
         tasks=(job.task or DEFAULT_TASK,),
@@ -97,11 +95,11 @@ def _as_run(job: ProbeJob) -> RunConfig:
 
 
 def _texts(job: ProbeJob, config: RunConfig) -> tuple[list[ProbeText], dict[str, Any]]:
-    """The texts, and where they came from."""
+    """Return the texts and their origin."""
     from ltm_eval.probe.reconstruct import ProbeText
 
     if job.texts and job.metadata:
-        raise UsageError("metadata is for the data of --task; texts of your own have no such options, leave it out")
+        raise UsageError("metadata applies to --task only; remove it for texts of your own")
     if job.texts:
         return [ProbeText(Path(name).name, "", _read(Path(name))) for name in job.texts], {"files": list(job.texts)}
     (task,) = _one(tasks_of(config), str(job.task or DEFAULT_TASK))
@@ -121,7 +119,7 @@ def _one(tasks: list[Any], name: str) -> list[Any]:
 
 
 def _document(task: Any, doc: Any, index: int) -> ProbeText:
-    """A document as a text: a rolling task's own, else its prompt without demonstrations, and the gold answer."""
+    """Return a document as a text: that of a rolling task, else its zero-shot prompt and the gold answer."""
     from ltm_eval.probe.reconstruct import ProbeText
 
     name, target = f"{task.task_name} {index}", str(task.doc_to_target(doc))
@@ -134,11 +132,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"text {path}: not UTF-8 at byte {error.start}; give a file of plain text") from error
+        raise DataError(f"text {path}: not UTF-8 at byte {error.start}; pass a plain text file") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise DataError(f"text {path}: {error.strerror}; give a file of plain text") from error
+        raise DataError(f"text {path}: {error.strerror}; pass a plain text file") from error
     except OSError as error:
-        raise MachineError(f"text {path}: cannot be read ({error.strerror or error}); give a file of text") from error
+        raise MachineError(f"text {path}: cannot be read ({error.strerror or error}); pass a text file") from error
 
 
 def _model(job: ProbeJob, name: str) -> tuple[LatentThoughtModel, Tokenizer]:
@@ -180,7 +178,7 @@ def _probed(
 
 
 def table(path: Path) -> str:
-    """A probe's curves, as text."""
+    """Return a probe's curves as text."""
     from ltm_eval.probe.view import text_table
 
     return text_table(find_probes([path])[0])

@@ -1,14 +1,14 @@
-"""What each layer's latents carry: z is fitted to a text with all layers, then only some layers keep theirs.
+"""What each layer's latents carry: fit z to a text with all layers, then keep the latents of some layers only.
 
-After the project page of arXiv:2502.01567 ("progressive reconstruction"), which publishes curves and no definition; the
-choices here are ours. A text of T tokens follows end-of-text. z is fitted to it once; in the layers that are not kept,
-zeros stand for the latents (the prior's mean; the same as no cross-attention) or one draw of the prior. Measured are
+Based on the project page of arXiv:2502.01567 ("progressive reconstruction"), which shows curves without a definition;
+the choices here are ours. A text of T tokens follows end-of-text. z is fitted to it once; in layers that are not kept,
+the latents are zero (the prior's mean, equal to no cross-attention) or a draw from the prior. The measures are
 
-- teacher-forced: -log p and top-1 of every token after the text's own earlier ones;
+- teacher-forced: -log p and top-1 accuracy of every token given the text's earlier ones;
 - free-running: the greedy continuation of end-of-text alone, T tokens, compared position by position with the text, and
-  how many tokens it has before its first wrong one;
-- for the explorer: the greedy continuation of the text's first tokens, its likelihood under the z that it was generated
-  with, and its similarity to what all layers generate.
+  its number of tokens before the first wrong one;
+- for the explorer: the greedy continuation of the text's first tokens, its likelihood under its own z, and its
+  similarity to the continuation with all layers.
 """
 
 from __future__ import annotations
@@ -50,30 +50,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProbeText:
-    """A text to be probed."""
+    """A text to probe."""
 
-    name: str
-    """Where it came from."""
-    prompt: str
-    """What the explorer lets the decoder read; empty where the text names none."""
-    rest: str
-    """What follows; the text is both."""
+    name: str  # where it came from
+    prompt: str  # what the explorer lets the decoder read; empty where the text names none
+    rest: str  # what follows; the text is both
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text as tokens, cut to what is probed."""
+    """The tokens of a text, cut to the probed length."""
 
-    tokens: tuple[int, ...]
-    """T of them, without the end-of-text in front."""
-    prompt: int
-    """How many of them the explorer's decoder reads, fewer than T."""
-    cut: bool
-    """Whether tokens were left out."""
+    tokens: tuple[int, ...]  # T of them, without the end-of-text in front
+    prompt: int  # how many of them the explorer's decoder reads, fewer than T
+    cut: bool  # whether tokens were left out
 
 
 def encode(text: ProbeText, tokenizer: Tokenizer, config: ProbeConfig, *, context: int) -> Encoded:
-    """Tokens of a text; the explorer reads its prompt, or its first tokens where it has none or leaves no room.
+    """Encode a text; the explorer reads its prompt, or its first tokens if there is none or it leaves no room.
 
     Raises:
         DataError: the text has no token.
@@ -82,13 +76,13 @@ def encode(text: ProbeText, tokenizer: Tokenizer, config: ProbeConfig, *, contex
     limit = min(config.max_tokens, context - 1)
     tokens = tuple([*prompt, *rest][:limit])
     if not tokens:
-        raise DataError(f"{text.name}: the text is empty, so there is nothing to fit; leave it out")
+        raise DataError(f"{text.name}: the text is empty; remove it")
     wanted = len(prompt) if 0 < len(prompt) < len(tokens) else config.prompt_tokens
     return Encoded(tokens, min(wanted, len(tokens) - 1), cut=len(prompt) + len(rest) > limit)
 
 
 class Subject:
-    """One text with its fitted z, to be reconstructed under any set of layers."""
+    """A text with its fitted z, to reconstruct under any set of layers."""
 
     def __init__(self, model: LatentThoughtModel, encoded: Encoded, eot_id: int, config: ProbeConfig) -> None:
         self.model, self.encoded, self.eot_id = model, encoded, eot_id
@@ -106,21 +100,21 @@ class Subject:
         self._window = window
 
     def z(self, key: str) -> Tensor:
-        """The fitted latents in the layers of `key`, the rest in the others: (L, N, D)."""
+        """Return the fitted latents in the layers of `key` and the replacement in others: (L, N, D)."""
         active = torch.zeros(self.model.config.n_layers, 1, 1, dtype=torch.bool, device=self.kept.device)
         active[[layer - 1 for layer in layers_of(key)]] = True
         return torch.where(active, self.kept, self.rest)
 
     def teacher_forced(self, z: Tensor | None) -> tuple[float, int]:
-        """-log p(text | z) in nats, and how many of its tokens were the likeliest; None skips cross-attention."""
+        """Return -log p(text | z) in nats and the number of top-1 tokens; None skips cross-attention."""
         return scored(self.model, self._window, z)
 
     def greedy(self, latents: Sequence[Tensor], *, read: int, stop: bool) -> list[tuple[int, ...]]:
-        """Greedy continuations of end-of-text and the first `read` tokens, one for each z (L, N, D).
+        """Return greedy continuations of end-of-text and the first `read` tokens, one per z (L, N, D).
 
         Args:
-            latents: each decodes in its own lane.
-            read: tokens of the text that are read; as many follow as the text still has.
+            latents: one z per continuation.
+            read: tokens of the text to read; the continuation has the length of the rest.
             stop: whether an end-of-text ends a continuation.
         """
         prompt = (self.eot_id, *self.encoded.tokens[:read])
@@ -131,9 +125,9 @@ class Subject:
 
 @torch.no_grad()
 def scored(model: LatentThoughtModel, window: Window, z: Tensor | None) -> tuple[float, int]:
-    """-log p of a window's targets in nats, and how many of them were the likeliest token.
+    """Return -log p of a window's targets in nats and the number of top-1 tokens.
 
-    One row at a time, so that a figure does not depend on what else is computed.
+    Rows are computed one at a time, so that a figure does not depend on others.
 
     Raises:
         DataError: the likelihood is not finite.
@@ -158,7 +152,7 @@ def probe_text(
     """Fit one text with all layers and reconstruct it with some.
 
     Args:
-        index: its place among the texts; the first `config.explore` are explored as well.
+        index: index of the text; the first `config.explore` are explored as well.
 
     Raises:
         DataError: the text has no token.
@@ -185,7 +179,7 @@ def probe_text(
 
 
 def curve_keys(n_layers: int, direction: str) -> list[str]:
-    """Sets of layers of the curves, each once."""
+    """Return the distinct sets of layers of the curves."""
     up = upward(n_layers) if direction != "down" else []
     down = downward(n_layers) if direction != "up" else []
     return list(dict.fromkeys([*up, *down]))
@@ -209,7 +203,7 @@ def _fit_facts(posterior: Posterior) -> dict[str, Any]:
 
 
 def explore(subject: Subject, tokenizer: Tokenizer, *, index: int) -> Explored:
-    """What is generated after the prompt under every set of layers of the explorer."""
+    """Generate after the prompt under every set of layers of the explorer."""
     n_layers, read = subject.model.config.n_layers, subject.encoded.prompt
     keys = explored(n_layers)
     made = dict(zip(keys, subject.greedy([subject.z(key) for key in keys], read=read, stop=True), strict=True))
@@ -230,7 +224,7 @@ def explore(subject: Subject, tokenizer: Tokenizer, *, index: int) -> Explored:
 
 
 def _nll_of_continuation(subject: Subject, continuation: Sequence[int], z: Tensor) -> float:
-    """-log p(continuation | z, prompt), nats."""
+    """Return -log p(continuation | z, prompt) in nats."""
     if not continuation:
         return 0.0
     read = (subject.eot_id, *subject.encoded.tokens[: subject.encoded.prompt])
@@ -240,8 +234,8 @@ def _nll_of_continuation(subject: Subject, continuation: Sequence[int], z: Tenso
 
 
 def similarity(a: Sequence[int], b: Sequence[int]) -> float:
-    """1 - Levenshtein distance / longer length, over tokens: 1 for equal ones (two empty ones too), 0 for nothing
-    in common.
+    """Return 1 - Levenshtein distance / longer length, over tokens: 1 if equal (or both empty), 0 if nothing is in
+    common.
     """
     longest = max(len(a), len(b))
     if not longest:

@@ -1,4 +1,4 @@
-"""A probe as a page shows it: means over texts with intervals, and the explorer's rows."""
+"""A probe as the page shows it: means over texts with intervals, and the rows of the explorer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _MEASURES: tuple[tuple[str, str, str, str, _Figure], ...] = (
 
 
 def probe_view(label: str, probe: Probe) -> ProbeView:
-    """All of one probe."""
+    """Return the view of a probe."""
     settings = {name: probe.settings[name] for name in _FACTS if name in probe.settings}
     return ProbeView(
         label=label,
@@ -90,7 +90,7 @@ def probe_view(label: str, probe: Probe) -> ProbeView:
 
 
 def probe_labels(probes: Sequence[Probe]) -> list[str]:
-    """Model names; several of one model get their date."""
+    """Return the model names, with dates if several probes share a model."""
     names = [probe.model_name for probe in probes]
     return [
         name if names.count(name) == 1 else f"{name} ({probe.date_id})"
@@ -99,7 +99,7 @@ def probe_labels(probes: Sequence[Probe]) -> list[str]:
 
 
 def measures_of(probe: Probe) -> tuple[Measure, ...]:
-    """Every measure that all texts have, in every direction that was run."""
+    """Return every measure that all texts have, by direction."""
     found = []
     for key, title, unit, what, figure in _MEASURES:
         no_z = _estimate([figure(text, text.no_z) for text in probe.texts], unit)
@@ -116,13 +116,13 @@ def measures_of(probe: Probe) -> tuple[Measure, ...]:
 
 
 def _at(key: str, texts: Sequence[ProbedText], figure: _Figure, unit: str) -> Estimate | None:
-    """Mean under one set of layers; None where a text lacks it."""
+    """Return the mean under one set of layers; None if a text lacks it."""
     cells = [(text, text.cells[key]) for text in texts if key in text.cells]
     return _estimate([figure(*one) for one in cells], unit) if len(cells) == len(texts) else None
 
 
 def _estimate(values: Sequence[float | None], unit: str) -> Estimate | None:
-    """Mean over texts, each counting the same, with a 95 % interval over them."""
+    """Return the unweighted mean over texts with a 95 % interval."""
     from ltm_eval.results.statistics import mean_interval
 
     known = [float(value) for value in values if value is not None]
@@ -144,9 +144,6 @@ def _layers(label: str, texts: Sequence[ProbedText]) -> LayersView | None:
         [(text.kl_per_layer_nats, text.mean_log_var_per_layer) for text in texts], [text.name for text in texts]
     )
     return LayersView(label, len(texts), 0, 0, maps) if maps else None
-
-
-# The explorer
 
 
 def _item(probe: Probe, one: Explored) -> ExplorerItem:
@@ -177,9 +174,9 @@ def _item(probe: Probe, one: Explored) -> ExplorerItem:
 
 
 def explorer_json(view: ProbeView) -> str:
-    """What the script of the page needs, as JSON that can stand inside a script element: ASCII, without `<`, `>`, `&`.
+    """Return the data of the page's script as JSON for a script element: ASCII, without `<`, `>`, `&`.
 
-    Figures are formatted here, so that script and table say the same.
+    Figures are formatted here, so that script and table agree.
     """
     items = [
         {
@@ -196,7 +193,7 @@ def explorer_json(view: ProbeView) -> str:
 
 
 def figures_of(row: SetRow) -> tuple[str, str, str, str]:
-    """NLL of the generated text, similarity, NLL of the original, top-1 on it, as readers see them."""
+    """Format NLL of the generated text, similarity, NLL of the original and top-1 accuracy."""
     return tuple(  # type: ignore[return-value]
         "–" if value is None or math.isnan(value) else words(value)
         for value, words in (
@@ -208,11 +205,8 @@ def figures_of(row: SetRow) -> tuple[str, str, str, str]:
     )
 
 
-# On the terminal
-
-
 def text_table(probe: Probe) -> str:
-    """The curves in plain text: a line for each number of active layers."""
+    """Return the curves as plain text, one line per number of active layers."""
     measures = measures_of(probe)
     heads = [f"{measure.key} {ladder.name.removesuffix('ward')}" for measure in measures for ladder in measure.ladders]
     lines = []

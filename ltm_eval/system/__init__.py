@@ -1,3 +1,3 @@
-"""Errors, files, the hub, the machine: what every room needs and no research depends on."""
+"""Errors, files, the hub, the machine: infrastructure that every room uses."""
 
 __all__ = ["crash", "device", "errors", "files", "hub", "launch", "machine", "options", "progress", "records", "text"]

@@ -1,4 +1,4 @@
-"""An exception as the error whose line and exit code the user gets; an unexpected one leaves a crash file."""
+"""Turn exceptions into errors with one line and an exit code; write a crash file for unexpected ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re
 
 
 def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
-    """Return the error that stands for `error`.
+    """Return the LtmEvalError to report for an exception.
 
     Args:
         call: program, version and command line, for the crash file.
-        folder: where the crash file goes if it can be written there.
+        folder: preferred folder for the crash file.
     """
     if isinstance(error, LtmEvalError):
         return error
@@ -37,14 +37,14 @@ def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
         return MachineError("out of memory; try a smaller --batch_size")
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ltm_eval"):
         return MachineError(
-            f"the package {error.name!r} is missing; install ltm-eval again, with the extra that brings it"
+            f"the package {error.name!r} is missing; reinstall ltm-eval with the extra that contains it"
         )
     file = crash_file(error, call=call, folder=folder)
     return LtmEvalError(f"this is a bug of ltm_eval, please report it with {file}: {type(error).__name__}: {error}")
 
 
 def crash_file(error: Exception, *, call: str, folder: Path) -> str:
-    """Write the traceback, access tokens masked, to the first folder that takes it; return its path."""
+    """Write the traceback, access tokens masked, to the first writable folder; return its path."""
     lines = [f"Python {platform.python_version()}, {platform.platform()}", *call.splitlines()]
     lines += "".join(traceback.format_exception(error)).splitlines()
     text = "".join(f"{printable(line)}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""A device: which one it is, copies to it, waiting for it, and its memory."""
+"""Devices: resolve names, copy tensors, wait, and free memory."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from torch import Tensor
 from ltm_eval.system.errors import MachineError, UsageError, shown
 from ltm_eval.system.launch import read_launch
 
-# of the driver, of other backends, and of libraries that allocate for themselves
+# messages of the driver, other backends, and libraries with their own allocators
 _SAYINGS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Return whether work is queued on the device while the host goes on."""
+    """Return whether the device runs work asynchronously."""
     return device.type == "cuda"
 
 
 def uploaded(host: Tensor, device: torch.device) -> Tensor:
-    """Return a host's tensor on the device. A GPU takes it from pinned memory in its turn, and nobody waits."""
+    """Copy a host tensor to the device, without waiting (from pinned memory) on a GPU."""
     if not on_gpu(device):
         return host.to(device)
     return (host.pin_memory() if torch.cuda.is_available() else host).to(device, non_blocking=True)
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a GPU has done what was queued, before a clock is read."""
+    """Wait for queued work of a GPU, before reading a clock."""
     if on_gpu(device):
         torch.cuda.synchronize(device)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that a device's memory did not suffice."""
+    """Return whether an error means that a device ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
 
 
 def give_back() -> None:
-    """Return what torch holds and nothing uses; once the error is gone, whose frames hold what was allocated."""
+    """Free unused memory that torch holds; call it after the error, whose frames keep tensors alive."""
     torch.cuda.empty_cache()
 
 
-HOST_DEFAULT_DEVICE = "cuda:0"  # what lm-eval 0.4.13's command passes on every machine
+HOST_DEFAULT_DEVICE = "cuda:0"  # lm-eval 0.4.13's default on every machine
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """Return a torch device that exists; of several processes on one machine each gets a GPU of its own.
+    """Return an existing torch device; of several processes on one machine each gets its own GPU.
 
-    lm-eval's command passes `cuda:0` to all of them, so that name means "the own one" there too.
+    lm-eval's command passes `cuda:0` to all of them, so that name means the process's own GPU too.
 
     Raises:
         MachineError: it does not exist; the message lists those found.
@@ -58,7 +58,7 @@ def resolve_device(name: str | None) -> torch.device:
         count = torch.cuda.device_count()
         if launch.local_rank >= count:
             raise MachineError(
-                f"local rank {launch.local_rank} needs cuda:{launch.local_rank}, and this machine shows {count} GPU; "
+                f"local rank {launch.local_rank} needs cuda:{launch.local_rank}, but this machine has {count} GPU; "
                 f"start at most {count} processes a machine, or pass --device cpu"
             )
         return torch.device(f"cuda:{launch.local_rank}")
@@ -66,10 +66,10 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def existing_device(name: str | torch.device | None) -> torch.device:
-    """Return the device of a name, or the best there is for None and `auto`.
+    """Return the device of a name, or the best available one for None and `auto`.
 
     Raises:
-        UsageError: no device is named so.
+        UsageError: the name is invalid.
         MachineError: it does not exist; the message lists those found.
     """
     found = (
@@ -85,7 +85,9 @@ def existing_device(name: str | torch.device | None) -> torch.device:
         raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
     wanted = str(device) if device.index else "cuda:0" if device.type == "cuda" else device.type
     if wanted not in found:
-        raise MachineError(f"device {name} is not here; found {', '.join(found)}. Pass --device {found[-1]}, or auto")
+        raise MachineError(
+            f"device {name} is not available; found {', '.join(found)}. Pass --device {found[-1]}, or auto"
+        )
     return device
 
 

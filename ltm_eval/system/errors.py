@@ -1,8 +1,8 @@
-"""What can go wrong, the one line that a user sees, and signals that ask a run to end.
+"""Errors, their one line and exit code, and signals that stop a run.
 
-    LtmEvalError                 1   our own bug, when nothing below fits
+    LtmEvalError                 1   a bug, if nothing below fits
     |- UsageError                2   arguments, options, settings
-    |- InputError                3   something that was read is not usable
+    |- InputError                3   something that was read cannot be used
     |  |- CheckpointError            checkpoint files
     |  |- TokenizerError             tokenizer files
     |  |- DataError                  data sets
@@ -99,7 +99,7 @@ class RefusedError(LtmEvalError):
 
 
 def masked(text: str) -> str:
-    """Return `text` without access tokens: what looks like one, what HF_TOKEN and its like hold, passwords of URLs."""
+    """Mask access tokens in `text`: token patterns, values of HF_TOKEN and the like, passwords in URLs."""
     secrets = {
         value
         for name, value in os.environ.items()
@@ -111,7 +111,7 @@ def masked(text: str) -> str:
 
 
 def masked_all(value: Any) -> Any:
-    """Apply `masked` to every text of nested mappings and sequences."""
+    """Apply `masked` to every text in nested mappings and sequences."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):
@@ -129,7 +129,7 @@ def printable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value that came from outside, short: plain ones as Python writes them, others by their type."""
+    """Return a short form of an external value: plain ones as `repr`, others by type."""
     if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
         text = repr(value)
         return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"
@@ -161,7 +161,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def hosted_by_lm_eval() -> bool:
-    """Return whether lm-eval's own command is the running program, so that no code of ours stands above."""
+    """Return whether lm-eval's own command is the running program, so that none of our code is the caller."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     package = spec.name.partition(".")[0] if spec is not None else ""
@@ -169,17 +169,17 @@ def hosted_by_lm_eval() -> bool:
     return package == "lm_eval" or program in {"lm_eval", "lm-eval"}
 
 
-# Called with an error that ends the process, before its line is printed; False leaves that to another process
+# Called with an error that ends the process before it is printed; False leaves printing to another process
 LISTENERS: list[Callable[[LtmEvalError | None], bool]] = []
 
 
 def may_tell(error: LtmEvalError | None) -> bool:
-    """Return whether this process is the one to print `error`, with which it ends."""
+    """Return whether this process should print the error that ends it."""
     return all(listener(error) for listener in LISTENERS)
 
 
 def leave(error: LtmEvalError) -> NoReturn:
-    """End a program that is not ours with our line and exit code; elsewhere raise `error` as it is."""
+    """Under lm-eval's own command print the error and exit with its code; elsewhere raise it."""
     if not hosted_by_lm_eval():
         raise error
     if may_tell(error):
@@ -188,7 +188,7 @@ def leave(error: LtmEvalError) -> NoReturn:
 
 
 def leaving(method: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a function that lm-eval calls: our errors end its own command in one line and pass through elsewhere."""
+    """Wrap a function that lm-eval calls, so that our errors pass through `leave`."""
 
     @wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -201,22 +201,22 @@ def leaving(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise UsageError unless `value` is one of `allowed`; a host may hand over what is no text."""
+    """Raise UsageError unless `value`, of any type, is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
         hint = nearest(value, allowed) if isinstance(value, str) else ""
         raise UsageError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}.{hint}")
 
 
-# Signals that ask a run to end: the first ends it in order, a second at once; finished answers are on disk either way.
-# SIGINT ends with exit code 130; SIGTERM, SIGHUP, and SIGUSR1, which batch systems send before a time limit, with 143.
+# Signals: the first stops a run in order, a second at once; finished answers are on disk either way. Exit codes are 130
+# for SIGINT, and 143 for SIGTERM, SIGHUP, and SIGUSR1, which batch systems send ahead of a time limit.
 
-GRACE_SECONDS = 8.0  # after that the process ends, wherever it is
+GRACE_SECONDS = 8.0  # seconds until the process is ended in any case
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED, TERMINATED = 130, 143
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the run to end; no `except Exception` swallows it."""
+    """Raised when a signal stops the run; not caught by `except Exception`."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -229,7 +229,7 @@ def code_of(stop: BaseException) -> int:
 
 
 def told(stop: BaseException) -> str:
-    """Return what the user reads of it."""
+    """Return the message for the user."""
     if not isinstance(stop, Stopped):
         return "interrupted"
     return f"stopped by {stop}; finished answers are kept, the same command resumes"
@@ -242,15 +242,15 @@ class _Process:
 
 
 def ends_with_command() -> None:
-    """Say that nothing follows the command in this process; once stopped, every further signal ends it at once."""
+    """Declare that the process ends with the command; after the first, every signal then ends it at once."""
     _Process.ends = True
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise `Stopped` in the main thread when a signal comes.
+    """Raise `Stopped` in the main thread on a signal.
 
-    Handlers are put back at the end, unless the process is about to end: its last lines are no place for a traceback.
+    Handlers are restored at the end, unless the process is about to end, where a signal would cause a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

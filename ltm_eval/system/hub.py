@@ -1,8 +1,8 @@
-"""Ask the Hugging Face hub within a bounded time, and once in a job.
+"""Access the Hugging Face hub within a bounded time, and once per job.
 
-The hub's client limits single socket operations only, so a server that accepts and never answers would hold a run up.
-Every question therefore runs in a thread of its own; once the hub was silent, nothing else is asked for a while. The
-processes of a job ask together, since a branch may move between two questions.
+The hub's client limits only single socket operations, so a server that accepts and never answers would block a run.
+Every request therefore runs in its own thread; after a timeout nothing else is requested for a while. The ranks of a
+job ask together, since a branch may move between two requests.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NETWORK_SECONDS = 30.0  # for everything that is asked before data flow
-SILENT_SECONDS = 600.0  # a hub that did not answer is not asked again for so long
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # what the client reads when it is imported
+NETWORK_SECONDS = 30.0  # limit of a request before data flow
+SILENT_SECONDS = 600.0  # pause after a hub did not answer
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # what the client reads on import
 TRUE = {"1", "ON", "YES", "TRUE"}
-REFUSALS = {  # by the name of the client's error
+REFUSALS = {  # by the name of the client's exception
     "GatedRepoError": "the hub lets only those read it who asked for it; ask there, then set HF_TOKEN",
     "RepositoryNotFoundError": "the hub knows no such repository, or shows it only to its members; set HF_TOKEN",
     "RevisionNotFoundError": "the repository has no such revision; give a commit, tag or branch that it has",
@@ -39,7 +39,7 @@ class Ranks(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether this process asks for all."""
+        """Whether this process asks for all ranks."""
 
     def exchange(self, payload: bytes) -> list[bytes]:
         """Return the payload of every process."""
@@ -47,21 +47,21 @@ class Ranks(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the hub says of a revision: its commit, or why there is no answer."""
+    """The hub's answer for a revision: its commit, or why there is none."""
 
     commit: str | None
     silent: str = ""
 
 
-_told: dict[tuple[str, str | None], Asked] = {}  # what the job's leading process was told
-_silences: dict[str, tuple[float, str]] = {}  # by endpoint: when it did not answer (monotonic clock), and the reason
+_told: dict[tuple[str, str | None], Asked] = {}  # answers to the job's leading process
+_silences: dict[str, tuple[float, str]] = {}  # by endpoint: time of the last failure (monotonic clock) and its reason
 
 
 def within(work: Callable[[], T]) -> T:
-    """Return what `work` returns, or raise what it raises, unless that takes longer than `NETWORK_SECONDS`.
+    """Run `work` in a thread for at most `NETWORK_SECONDS`; return its result or raise its error.
 
     Raises:
-        TimeoutError: it does; `work` is left to itself.
+        TimeoutError: it takes longer; the thread is abandoned.
     """
     found: list[T] = []
     raised: list[BaseException] = []
@@ -69,7 +69,7 @@ def within(work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             found.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             raised.append(error)
 
     worker = Thread(target=run, daemon=True)
@@ -83,13 +83,13 @@ def within(work: Callable[[], T]) -> T:
 
 
 def ask(repo: str, revision: str | None = None, *, job: Ranks | None = None) -> Asked:
-    """Return the commit that a revision of a model repository is now, or why the hub does not tell.
+    """Return the current commit of a revision of a model repository, or why the hub does not answer.
 
     Args:
         repo: `owner/name`, or a name without an owner.
         revision: commit, tag or branch; None is the default branch.
-        job: the processes that ask together and get the same answer, which they keep. If there is none, all of them
-            read only caches from then on, other libraries included.
+        job: ranks that ask together and cache the same answer. If there is none, all of them use only local caches
+            from then on, in other libraries too.
 
     Raises:
         IncompleteError: a process of the job is lost.
@@ -112,12 +112,12 @@ def ask(repo: str, revision: str | None = None, *, job: Ranks | None = None) -> 
 
 
 def agree_on(source: object, revision: object, *, job: Ranks) -> None:
-    """Let several processes load the same commit of a hub checkpoint; do nothing if `source` is something else.
+    """Make all ranks load the same commit of a hub checkpoint; do nothing for other sources.
 
     Args:
-        source: what a model is loaded from; all processes were given the same.
-        revision: what was asked for.
-        job: the processes.
+        source: source of a model, the same on all ranks.
+        revision: the requested revision.
+        job: the ranks.
 
     Raises:
         IncompleteError: a process of the job is lost.
@@ -129,14 +129,14 @@ def agree_on(source: object, revision: object, *, job: Ranks) -> None:
 def why_unserved(
     repo: str, files: Iterable[str], *, kind: str = "model", revision: str | None = None, switches: Iterable[str] = ()
 ) -> str:
-    """Return why the hub does not serve files of a repository; empty if it does.
+    """Return why the hub does not serve files of a repository; empty if it serves them.
 
     Args:
-        repo: its name.
-        files: paths in it.
+        repo: name of the repository.
+        files: paths in the repository.
         kind: `model` or `dataset`.
         revision: commit, tag or branch; None is the default branch.
-        switches: further environment variables that forbid to ask.
+        switches: further environment variables that disable requests.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -162,18 +162,18 @@ def _answer(question: Callable[[], T], switches: Iterable[str] = ()) -> tuple[T 
     except TimeoutError as error:
         _silences[constants.ENDPOINT] = time.monotonic(), str(error)
         return None, str(error)
-    except Exception as error:  # noqa: BLE001 - the client's errors have no common class; each is the reason told
+    except Exception as error:  # noqa: BLE001 - the client's errors have no common class
         return None, type(error).__name__
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Return whether `source` is no path here and has the form `owner/name`."""
+    """Return whether `source` has the form `owner/name` and is not an existing path."""
     form = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source))
     return form is not None and not str(source).endswith(".pt") and not Path(source).exists()
 
 
 def is_repository_name(text: str) -> bool:
-    """Return whether the hub could have a repository of this name, `owner/name` or, of its oldest models, `name`."""
+    """Return whether a name is valid on the hub: `owner/name`, or `name` for its oldest models."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -185,7 +185,7 @@ def is_repository_name(text: str) -> bool:
 
 
 def is_cached(repo: str) -> bool:
-    """Return whether the cache holds the config of a model repository."""
+    """Return whether the config of a model repository is cached."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(repo, "config.json"), str)

@@ -1,7 +1,7 @@
-"""Read what a launcher says of this process: `torchrun`, `accelerate launch` and their like set the same variables.
+"""Read the environment variables of `torchrun`, `accelerate launch` and similar launchers.
 
-Without them, or with a world of one, the process is alone. Nothing here imports torch, so that a command can ask who
-speaks before it loads anything.
+Without them, or with a world size of 1, the process is alone. This module does not import torch, so that a command can
+determine its rank before it loads anything.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ REMEDY = "start with torchrun or accelerate launch, or unset these variables"
 class Launch:
     """This process among those of a job."""
 
-    rank: int = 0  # among all processes; 0 writes and speaks
-    world: int = 1  # processes in all
-    local_rank: int = 0  # among those of this machine; names the GPU
-    address: str = ""  # where the first process, or torchrun, keeps the store
-    port: int = 0  # its port
-    served: bool = False  # whether torchrun keeps the store; otherwise rank 0 does
+    rank: int = 0  # among all processes; 0 writes and prints
+    world: int = 1  # number of processes
+    local_rank: int = 0  # rank on this machine, the index of its GPU
+    address: str = ""  # address of the store, on rank 0 or in torchrun
+    port: int = 0  # port of the store
+    served: bool = False  # whether the store is in torchrun, else on rank 0
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes results and speaks for the job."""
+        """Whether this process writes results and prints for the job."""
         return self.rank == 0
 
 
 def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
-    """Return what the launcher's variables say.
+    """Parse the launcher's variables.
 
     Raises:
-        UsageError: some are missing, or contradict one another.
+        UsageError: some are missing, or they contradict one another.
     """
     given = {name: environ[name] for name in ("RANK", "WORLD_SIZE") if environ.get(name)}
     if not given or given == {"WORLD_SIZE": "1"}:
         return Launch()
     for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if name not in given:
-            raise UsageError(f"{other}={given[other]} is set and {name} is not; {REMEDY}")
+            raise UsageError(f"{other}={given[other]} is set, but {name} is not; {REMEDY}")
     rank, world = _whole(given, "RANK"), _whole(given, "WORLD_SIZE")
     if rank >= world:
         raise UsageError(f"RANK={rank} must be below WORLD_SIZE={world}; {REMEDY}")
@@ -66,7 +66,7 @@ def read_launch(environ: Mapping[str, str] = os.environ) -> Launch:
 
 
 def speaks(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process says what all of a job would say; true if the variables cannot be read."""
+    """Return whether this process prints for the job; true if the variables are invalid."""
     try:
         return read_launch(environ).leads
     except UsageError:
@@ -75,7 +75,7 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
 
 @contextmanager
 def unlaunched() -> Iterator[None]:
-    """Hide the launcher from a library that would divide the work by itself."""
+    """Hide the launcher from a library that would split the work itself."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
@@ -85,7 +85,7 @@ def unlaunched() -> Iterator[None]:
 
 
 def quiet_torch() -> None:
-    """Keep torch's C++ side from printing stacks when a connection ends; before torch is imported."""
+    """Silence stack traces of torch's C++ code on lost connections; call before importing torch."""
     if not os.environ.get("LTM_EVAL_DEBUG"):
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 

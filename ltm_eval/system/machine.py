@@ -1,4 +1,4 @@
-"""Versions, machine and commit that a figure came from; what a task cost; what `ltm-eval doctor` looks at."""
+"""Provenance of figures (versions, machine, commit), cost of a task, and the checks of `ltm-eval doctor`."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     import torch
 
 
-PUBLISHED_WIDTH = 512  # the published count takes 512 for the positions that a token sees, whatever the window
+PUBLISHED_WIDTH = 512  # positions that a token sees in the published count, whatever the window
 
 
 def flops_per_token(parameters: int, *, layers: int, width: int, t_fast: float) -> float:
     """Return (t_fast + 1) (6 P + 12 L D 512), the compute per token of arXiv:2502.01567.
 
-    With D = 512 it gives the published 4.07, 5.52 and 32.2 GFLOPs for LTM-S, M (16 fast steps) and L (64). A fast step
-    is charged like a training step, gradients of weights included, which this program does not compute
-    (`learners.training_flops` counts what it does).
+    With D = 512 it gives the published 4.07, 5.52 and 32.2 GFLOPs for LTM-S, M (16 fast steps) and L (64). It counts a
+    fast step as a training step, including gradients of weights, which this program does not compute
+    (`learners.training_flops` counts the actual operations).
 
     Args:
-        parameters: P, all of them.
+        parameters: P, the number of all parameters.
         layers: L.
         width: D.
-        t_fast: fast steps of a text, a mean where they differ.
+        t_fast: fast steps per text, averaged if they differ.
     """
     return (t_fast + 1) * (6 * parameters + 12 * layers * width * PUBLISHED_WIDTH)
 
 
 def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
-    """Return the same from what a results file says of its model (`config`); None if it lacks a size."""
+    """Return `flops_per_token` from the `config` of a results file; None if a size is missing."""
     sizes = told.get("sizes")
     found = [told.get("model_num_parameters")]
     found += [sizes.get(name) for name in ("n_layers", "dim")] if isinstance(sizes, dict) else [None]
@@ -53,7 +53,7 @@ def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, machine, and the commit this program ran from."""
+    """Return versions, machine and commit."""
     packages = ("torch", "lm-eval", "transformers", "datasets", "tiktoken", "numpy")
     return {
         "ltm_eval": ltm_eval.__version__,
@@ -65,9 +65,9 @@ def provenance() -> dict[str, Any]:
 
 
 def program(*packages: str) -> dict[str, str | None]:
-    """Return what of the program can change an answer: its version and source, torch, lm-eval and `packages`.
+    """Return what may change an answer: version and source of this program, torch, lm-eval and `packages`.
 
-    Answers are kept under it, and the processes of a job must agree in it.
+    Answers are stored under it, and all ranks of a job must agree on it.
     """
     return {
         "ltm_eval": ltm_eval.__version__,
@@ -117,21 +117,20 @@ MEMORY = ("peak_memory_bytes", "total_memory_bytes")
 
 @dataclass(frozen=True)
 class TaskCost:
-    """Cost of one task of one run, data loading and model loading left out."""
+    """Cost of one task of one run, without loading data and model."""
 
     seconds: float  # wall time of the evaluation, metrics included
-    # most memory held: on a GPU by tensors during this task, else by the process since its start; None: not told
+    # on a GPU of tensors during this task, else of the process since its start; None if unknown
     peak_memory_bytes: int | None
     memory_of: str  # gpu or process
-    processes: int = 1  # that shared the task; `peak_memory_bytes` is the largest of any
-    working_seconds: float = 0.0  # spent on answers, summed over processes: waiting for others and metrics left out
+    processes: int = 1  # that shared the task; `peak_memory_bytes` is their maximum
+    working_seconds: float = 0.0  # spent on answers, summed over processes, without waiting and metrics
     total_memory_bytes: int | None = None  # peaks of all processes, summed
+    # Starts of the command that the answers come from. Times are summed over them, up to the last answer of an
+    # interrupted one; memory is that of the start that finished the task.
     starts: int = 1
-    """Starts of the command that the answers come from. Times are sums over them; of a start that was cut off they end
-    with its last answer. Memory is the most of those that ended the task.
-    """
-    fits: int | None = None  # fits made, each once however many answers share it; None if the model has no sidecar
-    # tokens times passes with a gradient, over all fits; None if the model has no sidecar
+    fits: int | None = None  # number of fits, each counted once however many answers share it; None without a sidecar
+    # tokens times passes with a gradient, over all fits; None without a sidecar
     fitted_token_steps: int | None = None
     token_passes: int | None = None  # tokens times passes without one: read, generated, scored, under every draw of z
     new_tokens: int | None = None  # generated, over all answers
@@ -139,7 +138,7 @@ class TaskCost:
 
 
 def together(parts: Sequence[TaskCost]) -> TaskCost:
-    """Return what a task cost all processes; the first is the leading one, whose wall time is the task's."""
+    """Return the cost of a task over all processes; wall time is that of the first, the leading one."""
     peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
     return replace(
         parts[0],
@@ -151,10 +150,10 @@ def together(parts: Sequence[TaskCost]) -> TaskCost:
 
 
 class Meter:
-    """Measure from here on.
+    """Measure the cost from construction on.
 
     Args:
-        device: of the model; a name of one will do.
+        device: device of the model, or its name.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -179,14 +178,14 @@ class Meter:
 def _resident_peak() -> int | None:
     try:
         import resource
-    except ImportError:  # not a Unix
+    except ImportError:  # not Unix
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def sizes_of(lm: Any) -> dict[str, int]:
-    """Return layers and width of a transformers model, named as in an LTM's results; empty if it does not say."""
+    """Return layers and width of a transformers model by the names of LTM results; empty if unknown."""
     config = getattr(lm, "config", None)
     found = {
         "n_layers": getattr(config, "num_hidden_layers", None),
@@ -195,7 +194,7 @@ def sizes_of(lm: Any) -> dict[str, int]:
     return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
-# What `ltm-eval doctor` looks at --------------------------------------------------------------------------------------
+# Checks of `ltm-eval doctor` ------------------------------------------------------------------------------------------
 
 
 def _torch_text() -> str:
@@ -207,7 +206,7 @@ def _torch_text() -> str:
 
 
 def _plug_text() -> str:
-    """Look in a fresh interpreter: the plugin may already be loaded here."""
+    """Check in a fresh interpreter, since the plugin may already be loaded here."""
     look = "import lm_eval.models; from lm_eval.api.registry import model_registry as m; print('ltm' in m)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=False)
     if done.stdout.strip() == "True":
@@ -229,7 +228,7 @@ def _folder_text(name: str, folder: Path) -> str:
 
 
 def _tokenizer_text() -> str:
-    """Look for GPT-2's two files, which tiktoken keeps under the sha1 of their address."""
+    """Check for GPT-2's two files, which tiktoken caches by the sha1 of their URL."""
     named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = Path(named or os.path.join(tempfile.gettempdir(), "data-gym-cache"))
     files = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
@@ -253,9 +252,9 @@ LOOKS: dict[str, Callable[[], str]] = {
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """Yield name and finding of everything looked at, in order; what is broken says so."""
+    """Yield name and finding of every check, in order."""
     for name, look in LOOKS.items():
         try:
             yield name, look()
-        except Exception as error:  # noqa: BLE001 - whatever is broken is what the doctor is asked about
+        except Exception as error:  # noqa: BLE001 - reporting what is broken is the purpose
             yield name, f"broken: {type(error).__name__}: {error}"

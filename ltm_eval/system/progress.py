@@ -1,14 +1,14 @@
-"""How far the work is: one progress line or bar for people, and a mark at every step for the watch of a job.
+"""Progress: a line or bar for people, and a mark at every step for the watchdog of a job.
 
-A GPU kernel that never returns holds the main thread in a call of the driver. Python's other threads live on, so the
-process still answers the others, and nothing but the missing steps tells that it is stuck.
+A GPU kernel that never returns blocks the main thread in the driver. Other threads of the process keep running and
+answer other ranks, so only missing steps show that it is stuck.
 
-    begin()                         # answers are being made; at rest otherwise, however long that takes
+    begin()                         # expect steps from here on
     for step in range(t_fast):
         mark()
     rest()
 
-Where no GPU is in use, processor time counts as a step too: a product may be long on a slow machine, but it computes.
+Without a GPU, CPU time counts as a step too, since a matrix product may take long on a slow machine.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LINE_SECONDS = 10.0
-PATIENCE = 5.0  # how many times longer a step may take in which something is compiled
+PATIENCE = 5.0  # factor by which a step may take longer while something is compiled
 
 
 class State:
-    """What this process is at; its main thread alone works."""
+    """State of this process, whose main thread does all work."""
 
     steps = 0
     at_work = False
@@ -36,7 +36,7 @@ class State:
 
 
 def mark() -> None:
-    """Say that a step is done or has been handed to the GPU."""
+    """Mark that a step is done or queued on the GPU."""
     State.steps += 1
 
 
@@ -47,20 +47,20 @@ def begin() -> None:
 
 
 def rest() -> None:
-    """Expect no steps: this process waits for others, or does what has no steps."""
+    """Expect no steps: the process waits for others, or does work without steps."""
     if State.at_work:
         State.seconds += time.monotonic() - State.begun
     State.at_work = False
 
 
 def working_seconds() -> float:
-    """Return how long this process was at work so far, over all stretches that have ended."""
+    """Return the seconds of work so far, over all finished stretches."""
     return State.seconds
 
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Let a step take `PATIENCE` times longer until the block ends."""
+    """Allow steps `PATIENCE` times as long within the block."""
     State.patience = PATIENCE
     try:
         yield
@@ -70,12 +70,12 @@ def patient() -> Iterator[None]:
 
 
 class Progress:
-    """Tell how far a long method is: a plain line every few seconds.
+    """Report progress by a plain line every few seconds.
 
     Args:
-        total: documents.
-        label: what is done with them.
-        quiet: say nothing.
+        total: number of documents.
+        label: name of the work.
+        quiet: print nothing.
     """
 
     def __init__(self, total: int, label: str, *, quiet: bool = False) -> None:
@@ -84,7 +84,7 @@ class Progress:
         self._documents = self._tokens = 0
 
     def advance(self, documents: int, tokens: int) -> None:
-        """Count so many more documents and tokens; 0 tokens where they are not counted."""
+        """Count further documents and tokens; 0 if tokens are not counted."""
         self._documents += documents
         self._tokens += tokens
         now = time.monotonic()
@@ -96,7 +96,7 @@ class Progress:
             print(f"{self._label}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Say that no more will come."""
+        """End the report."""
 
     @property
     def _speed(self) -> str:
@@ -105,7 +105,7 @@ class Progress:
 
 
 class Bar(Progress):
-    """The same as a bar of tqdm's, as users of lm-eval's command know it."""
+    """Progress as a tqdm bar, as in lm-eval's command."""
 
     def __init__(self, total: int, label: str) -> None:
         from tqdm import tqdm

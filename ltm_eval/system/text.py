@@ -1,7 +1,7 @@
-"""Text and numbers as readers see them: hostile characters visible, long fields cut, numbers in few digits.
+"""Format text and numbers for readers: escape hostile characters, cut long fields, round numbers.
 
-Model text and names of runs are not trusted. `markdown`, `latex`, `csv_text` and `terminal` make a text harmless for
-their target; each returns one line in which control, bidirectional and invisible characters are visible. For HTML see
+Model text and names of runs are not trusted. `markdown`, `latex`, `csv_text` and `terminal` escape a text for their
+target; each returns one line in which control, bidirectional and invisible characters are visible. For HTML see
 `report.layout`, for JSON `files.strict_json`.
 """
 
@@ -27,7 +27,7 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Return `text` with control, bidirectional and invisible characters and lone surrogates as symbols or numbers."""
+    """Replace control, bidirectional and invisible characters and lone surrogates by symbols or numbers."""
     return _INVISIBLE.sub(_symbol, text)
 
 
@@ -39,7 +39,7 @@ def _symbol(match: re.Match[str]) -> str:
 
 
 def cut(text: str) -> str:
-    """Return at most 4 KB of `text`, with a note of what is missing."""
+    """Return at most 4 KB of `text`, with a note on the rest."""
     if len(text) <= FIELD_BYTES // 4:
         return text
     data = text.encode("utf-8", "surrogatepass")
@@ -50,7 +50,7 @@ def cut(text: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Format a difference with its sign: one decimal from 1 on, below two significant digits."""
+    """Format a difference with its sign: one decimal from 1 on, else two significant digits."""
     text = f"{abs(value):.1f}" if abs(value) >= 1 or value == 0 else f"{abs(value):.2g}"
     return text if value == 0 else f"{'+' if value > 0 else '−'}{text}"
 
@@ -176,14 +176,14 @@ _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u03
 
 
 def one_line(text: str) -> str:
-    """Return at most 1,000 characters of `text` on one line, with what cannot be seen made visible."""
+    """Return at most 1,000 characters of `text` on one line, with invisible characters made visible."""
     shown = visible(re.sub(r"\s*[\r\n\t]\s*", " ", text))
     return shown if len(shown) <= CELL_LIMIT else shown[: CELL_LIMIT - 1] + "…"
 
 
 def markdown(text: str) -> str:
-    """Escape the text of a GitHub-flavoured Markdown cell or sentence: no mark-up, no HTML, no column of its own."""
-    # A backslash before the character, but before the dot of what would start a numbered list.
+    """Escape text for a GitHub-flavoured Markdown cell or sentence: no mark-up, HTML or column separators."""
+    # Numbered lists are escaped before the dot.
     shown = _MARKDOWN.sub(
         lambda found: f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}", one_line(text).strip()
     )
@@ -191,15 +191,15 @@ def markdown(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Escape the text of a LaTeX cell for pdfLaTeX with UTF-8 input: no command, no comment, no new column.
+    """Escape text for a LaTeX cell (pdfLaTeX, UTF-8): no commands, comments or column separators.
 
-    Characters that pdfLaTeX has no letter for would stop it, so they are shown by number.
+    Characters that pdfLaTeX cannot set would stop it, so they are shown by number.
     """
     return "".join(_LATEX.get(c) or (c if _is_set(c) else f"[U+{_code(c):04X}]") for c in one_line(text))
 
 
 def _is_set(character: str) -> bool:
-    """Return whether pdfLaTeX sets it in its old font encoding: ASCII, Latin letters with one accent up to U+017E."""
+    """Return whether pdfLaTeX can set a character: ASCII, Latin letters with one accent up to U+017E."""
     if " " <= character <= "~" or character in _LETTERS:
         return True
     apart = unicodedata.normalize("NFD", character)
@@ -207,32 +207,32 @@ def _is_set(character: str) -> bool:
 
 
 def _code(character: str) -> int:
-    """Return its number, or that of the control character it is the symbol of."""
+    """Return the code point, or that of the control character that a symbol stands for."""
     if "\u2400" <= character <= "\u2420":
         return ord(character) - 0x2400
     return 0x7F if character == "\u2421" else ord(character)
 
 
 def csv_text(text: str) -> str:
-    """Escape the text of a spreadsheet cell: an apostrophe before what would be taken for a formula."""
+    """Escape text for a spreadsheet cell: an apostrophe before anything that looks like a formula."""
     shown = one_line(text)
     return f"'{shown}" if shown.lstrip()[:1] and shown.lstrip()[0] in _FORMULA else shown
 
 
 def terminal(text: str) -> str:
-    """Escape the text of a terminal line: no colour, title, cursor or bidirectional control."""
+    """Escape text for a terminal: no colour, title, cursor or bidirectional control."""
     return printable(one_line(text))
 
 
 def aligned(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool] = (), rule: bool = False
 ) -> str:
-    """Return aligned columns for a terminal, however wide; cells must be harmless already, see `terminal`.
+    """Return aligned columns for a terminal of any width; cells must be escaped already, see `terminal`.
 
     Args:
         header: names of the columns.
-        rows: a cell for each column.
-        numeric: which columns are aligned to the right; none by default.
+        rows: one cell per column.
+        numeric: whether to align each column to the right; none by default.
         rule: draw a line under the header.
     """
     from rich.box import SIMPLE_HEAD

@@ -23,11 +23,11 @@ _AT_ONE = frozenset(("num_beams", "num_beam_groups", "num_return_sequences", "re
 def generation_config(raw: Mapping[str, Any]) -> GenerationConfig:
     """Return lm-eval's generation options as ours.
 
-    As everywhere in lm-eval, `do_sample` decides; where it is absent, a temperature above 0 samples. Greedy decoding
-    uses no temperature (`unused_by_greedy`); beams and penalties are taken at 1, which changes nothing.
+    As in lm-eval, `do_sample` decides; if it is absent, a temperature above 0 means sampling. Greedy decoding uses no
+    temperature (`unused_by_greedy`); beams and penalties are accepted at 1, which changes nothing.
 
     Raises:
-        UsageError: an option is not known, out of range or told twice, or sampling is asked for at temperature 0.
+        UsageError: an option is unknown, out of range or given twice, or sampling has temperature 0.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -63,15 +63,15 @@ def unused_by_greedy(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_spelling(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Generation options with numbers as numbers and new tokens under one name; those that are None are left out.
+    """Return generation options with numbers parsed and one name for the number of new tokens, without None.
 
     Raises:
-        UsageError: a value is of another kind, or the number of new tokens is told twice.
+        UsageError: a value has the wrong type, or the number of new tokens is given twice.
     """
     given = {name: value for name, value in options.items() if value is not None}
     tokens = [name for name in NEW_TOKENS if name in given]
     if len(tokens) > 1:
-        raise UsageError(f"{' and '.join(tokens)} both tell the most new tokens; give {NEW_TOKENS[0]} only")
+        raise UsageError(f"{' and '.join(tokens)} both set the maximum number of new tokens; give only {NEW_TOKENS[0]}")
     for name in tokens:
         given[NEW_TOKENS[0]] = read(GenerationConfig, "max_new_tokens", given.pop(name), spelled=name)
     for name in given.keys() & {"do_sample", "rethink", "temperature", "top_k", "top_p"}:
@@ -79,36 +79,36 @@ def one_spelling(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def generation_changes(told: str | None) -> dict[str, Any]:
-    """The options of `--gen_kwargs`, each once; None removes one of the task's.
+def generation_changes(text: str | None) -> dict[str, Any]:
+    """Parse `--gen_kwargs`; a value of None removes the task's own option.
 
     Raises:
-        UsageError: it is not `name=value,...`, or an option is not known or named twice.
+        UsageError: it is not `name=value,...`, or an option is unknown or given twice.
     """
     from lm_eval.utils import handle_arg_string
 
     found: dict[str, Any] = {}
-    for part in (told or "").split(","):
+    for part in (text or "").split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not name and not equals:
             continue
         if not equals:
             raise UsageError(f"gen_kwargs must be name=value joined by commas, got {shown(part)}")
-        if name not in {*_KNOWN, *NEW_TOKENS} - {"rethink"}:  # which is asked for by an option of its own
+        if name not in {*_KNOWN, *NEW_TOKENS} - {"rethink"}:  # set by --rethink
             raise UsageError(f"generation option {shown(name)} is not known.{nearest(name, _KNOWN)}")
         if name in found:
             raise UsageError(f"gen_kwargs names {name} twice; give it once")
         found[name] = handle_arg_string(value)
     if one_spelling(found).get(NEW_TOKENS[0]) == 0:
-        raise UsageError(f"{NEW_TOKENS[0]} must be at least 1, got 0: every answer would be empty")
+        raise UsageError(f"{NEW_TOKENS[0]} must be at least 1, got 0: all answers would be empty")
     return found
 
 
 def changed_decoding(own: Mapping[str, Any], changes: Mapping[str, Any], *, task: str) -> dict[str, Any]:
-    """A task's generation options with a user's changes, telling what is done by every kind of model.
+    """Merge a user's changes into a task's generation options, stated so that every kind of model decodes alike.
 
-    Greedy decoding is told as temperature 0 without `top_p` and `top_k`; sampling with all three, because models
-    differ in what they take for one that is absent.
+    Greedy decoding becomes temperature 0 without `top_p` and `top_k`; sampling always states all three, because the
+    defaults of models differ.
 
     Raises:
         UsageError: a change has no effect, contradicts the task's options, or cannot be used.
@@ -131,7 +131,7 @@ def changed_decoding(own: Mapping[str, Any], changes: Mapping[str, Any], *, task
         if asked.get(name, neutral) != neutral:
             more = "do_sample=true" if name == "temperature" else "do_sample=true,temperature=1"
             raise UsageError(
-                f"{name}={asked[name]} does nothing: task {task} decodes greedily; add {more}, or leave {name} out"
+                f"{name}={asked[name]} has no effect because task {task} decodes greedily; add {more}, or remove {name}"
             )
     return {
         **{name: value for name, value in merged.items() if name not in IDLE},

@@ -1,10 +1,9 @@
-"""Features of texts: the last token's final hidden state under a causal `transformers` model, kept on disk.
+"""Features of texts: the last token's final hidden state under a causal `transformers` model, cached on disk.
 
-The numbers are those of mauve-text's `featurize_tokens_from_model` (github krishnap25/mauve, `src/mauve/utils.py`); a
-test compares them. It is not used itself because it keeps the states of all layers (37 of gpt2-large), cannot halve its
-batch when memory runs out, and draws a progress bar that no argument silences. Texts stand left, padding right, so that
-a causal model's state at the last token does not see it. Kept features are keyed by the model's content, the texts'
-content and the length they were cut to.
+The values equal those of mauve-text's `featurize_tokens_from_model` (github krishnap25/mauve, `src/mauve/utils.py`); a
+test compares them. That function is not used because it keeps the states of all layers (37 of gpt2-large), cannot halve
+its batch when memory runs out, and always draws a progress bar. Padding is on the right, where a causal model's last
+token does not see it. Cached features are keyed by the content of model and texts and by the maximum length.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """A `transformers` model that is at hand."""
+    """A `transformers` model on disk."""
 
     name: str  # as the user named it
     folder: Path
@@ -51,11 +50,11 @@ class FeatureModel:
 
 
 def locate(name: str) -> FeatureModel:
-    """Find a feature model: a folder, else the hub's cache, else the network.
+    """Find a feature model in a folder, in the hub's cache or on the hub.
 
     Raises:
-        MachineError: transformers is not installed, or the hub does not have it or does not answer.
-        DataError: the folder holds no `transformers` model.
+        MachineError: transformers is not installed, or the hub lacks the model or does not answer.
+        DataError: the folder contains no `transformers` model.
     """
     from importlib.util import find_spec
 
@@ -65,7 +64,7 @@ def locate(name: str) -> FeatureModel:
     if path.is_dir():
         return FeatureModel(name, path, _folder_digest(path), _most_tokens(path))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise DataError(f"feature model {name}: no such folder; name one, or a hub id, by {OPTION}")
+        raise DataError(f"feature model {name}: no such folder; give a folder or a hub id with {OPTION}")
     folder = _on_hub(name)
     return FeatureModel(name, folder, f"hub:{name}@{folder.name}", _most_tokens(folder))
 
@@ -98,10 +97,10 @@ def _most_tokens(folder: Path) -> int | None:
 
 
 def _on_hub(name: str) -> Path:
-    """Return the snapshot of a hub repository, its name the commit; download it if need be.
+    """Return the snapshot folder of a hub repository, named by its commit; download it if necessary.
 
     Raises:
-        MachineError: it is not in the cache, and the hub does not answer or does not have it.
+        MachineError: it is not cached, and the hub lacks it or does not answer.
     """
     from huggingface_hub import constants
 
@@ -113,8 +112,8 @@ def _on_hub(name: str) -> Path:
     if found:
         return found
     raise MachineError(
-        f"feature model {name}: not in {constants.HF_HUB_CACHE}, and not from the hub ({reason}); "
-        f"name a folder by {OPTION}"
+        f"feature model {name}: not in {constants.HF_HUB_CACHE} and not available from the hub ({reason}); "
+        f"give a folder with {OPTION}"
     )
 
 
@@ -130,19 +129,16 @@ def _snapshot(name: str, weights: Sequence[str], *, offline: bool) -> Path | Non
     return folder if (folder / "config.json").is_file() and _has_weights(folder) else None
 
 
-# Featurising --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Featuriser:
-    """A feature model with its settings; loaded when a text's features are not kept already."""
+    """A feature model with its settings; loaded only for texts whose features are not cached."""
 
     model: FeatureModel
-    max_tokens: int  # of a text, the rest is not read
+    max_tokens: int  # per text; the rest is ignored
     batch_size: int  # texts; halved if memory runs out
     device: str = "auto"
     progress: Callable[[int, str], Progress] = silent
-    cache: Path | None = field(default_factory=lambda: cache_dir() / "features")  # None keeps nothing
+    cache: Path | None = field(default_factory=lambda: cache_dir() / "features")  # None disables the cache
     _loaded: Any = None
 
     def __post_init__(self) -> None:
@@ -153,10 +149,10 @@ class Featuriser:
             )
 
     def features(self, texts: Sequence[str]) -> Features:
-        """Return (texts, D), from disk if these very texts were featurised before, by this code and these libraries.
+        """Return features (texts, D), from the cache if the same code and libraries featurised the same texts before.
 
         Raises:
-            DataError: transformers cannot load the model, or it gives numbers that are not finite.
+            DataError: transformers cannot load the model, or its features are not finite.
         """
         distinct = list(dict.fromkeys(texts))
         place = {text: index for index, text in enumerate(distinct)}
@@ -180,13 +176,13 @@ class Featuriser:
         try:
             found = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            log.warning("%s: cannot be read; its features are made again", file)
+            log.warning("%s: cannot be read; recomputing its features", file)
             return None
         whole = found.ndim == 2 and len(found) == len(texts) and found.dtype == np.float32
         return found if whole and np.isfinite(found).all() else None
 
     def _keep(self, texts: Sequence[str], features: Features) -> None:
-        """Complete or not at all; a full disk costs the cache, not the run."""
+        """Write the cache file; only warn if that fails."""
         file = self._file(texts)
         if file is None:
             return
@@ -194,10 +190,10 @@ class Featuriser:
             with atomic(file, binary=True) as whole:
                 np.save(whole, features)
         except MachineError as error:
-            log.warning("%s: features cannot be kept (%s)", file.parent, error)
+            log.warning("%s: features cannot be cached (%s)", file.parent, error)
 
     def _computed(self, texts: Sequence[str]) -> Features:
-        """Featurise texts, those of like length together: (texts, D)."""
+        """Return features (texts, D), batching texts of similar length."""
         tokenizer, network, device = self._parts()
         encoded = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
@@ -217,7 +213,7 @@ class Featuriser:
         bar.close()
         features = np.stack([rows[i] for i in range(len(ids))]).astype(np.float32)
         if not np.isfinite(features).all():
-            raise DataError(f"feature model {self.model.name}: gives numbers that are not finite; use another")
+            raise DataError(f"feature model {self.model.name}: its features are not finite; use another model")
         return features
 
     def _last_states(self, network: Any, ids: Sequence[Sequence[int]], device: Any) -> Features | None:
@@ -259,7 +255,7 @@ class Featuriser:
             try:
                 tokenizer = AutoTokenizer.from_pretrained(self.model.folder, local_files_only=True)
                 network = AutoModel.from_pretrained(self.model.folder, local_files_only=True)
-            except Exception as error:  # transformers raises many types; each means it cannot be loaded
+            except Exception as error:  # transformers raises many types; all mean that it cannot be loaded
                 cause = str(error).strip().splitlines()
                 raise DataError(
                     f"feature model {self.model.name}: transformers could not load it ({type(error).__name__}: "

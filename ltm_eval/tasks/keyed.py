@@ -1,14 +1,13 @@
 """The lm-eval task class whose few-shot prompts are keyed by the document.
 
 lm-eval draws few-shot examples from one generator for all documents in turn, so that a document's prompt depends on
-rank, order and limit. Here the draw is keyed by the few-shot seed and the document itself. A draw of 4 begins a draw of
-8. A document with a field `episode` is shown rows of its own episode only.
+rank, order and limit. Here the draw is keyed by the few-shot seed and the document itself. The first 4 of 8 drawn
+examples are those of a draw of 4. A document with a field `episode` gets examples of its own episode only.
 
-Condition `other` (z fitted on another question's examples) needs examples that are not the document's own. They are a
-second draw keyed by the same seed and document, which leaves out what the first one drew, or comes from another
-episode. So they depend on nothing that stands beside the document: not on rank, order, limit or batch. The prompt that
-holds them travels with the request as `other_prompt`; the request's own prompt stays as it is, so that the samples of
-all conditions pair by prompt.
+Condition `other` fits z on another question's examples: a second draw with the same key that excludes the first one's
+rows, or comes from another episode. Neither draw depends on rank, order, limit or batch. The prompt of the second draw
+travels with the request as `other_prompt`; the request's own prompt is unchanged, so that samples of all conditions
+pair by prompt.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
 
 
-EPISODE = "episode"  # field of documents and training rows that belong together
+EPISODE = "episode"  # field that groups documents and training rows
 
 
 class KeyedSampler(ContextSampler):  # type: ignore[misc]
@@ -57,7 +56,7 @@ class KeyedSampler(ContextSampler):  # type: ignore[misc]
                 self._episodes.setdefault(str(row[EPISODE]), []).append(index)
 
     def set_rnd(self, rnd: int | None) -> KeyedSampler:
-        """Set the few-shot seed; None is a seed like any other, so that all processes agree."""
+        """Set the few-shot seed; None is a seed like any other, so that all ranks agree."""
         self.seed = rnd
         return self
 
@@ -69,7 +68,7 @@ class KeyedSampler(ContextSampler):  # type: ignore[misc]
         return draw(size, n, seed=self.seed, document=self.document, purpose=purpose)
 
     def _own_rows(self, n: int) -> list[int]:
-        """Return the indices of `n` examples for the document; UsageError if there are not that many."""
+        """Return the indices of `n` examples for the document; raise UsageError if there are fewer."""
         same = self._same.get(_canonical(self.document), [])
         if EPISODE not in self.document:
             return [_skipping(i, same) for i in self._draw(len(self.df) - len(same), n)]
@@ -77,12 +76,12 @@ class KeyedSampler(ContextSampler):  # type: ignore[misc]
         return [rows[i] for i in self._draw(len(rows), n)]
 
     def _other_rows(self, n: int) -> list[int]:
-        """Return the indices of `n` examples of another question: another episode's, else none of `_own_rows`."""
+        """Return the indices of `n` examples of another episode, or of rows outside `_own_rows`."""
         if EPISODE in self.document:
             own = str(self.document[EPISODE])
             fitting = [name for name, rows in self._episodes.items() if name != own and len(rows) >= max(n, 1)]
             if not fitting:
-                raise UsageError(f"condition other: no episode but {own!r} has {n} training rows; lower num_fewshot")
+                raise UsageError(f"condition other: no episode except {own!r} has {n} training rows; lower num_fewshot")
             rows = self._episodes[fitting[self._draw(len(fitting), 1, "episode")[0]]]
             return [rows[i] for i in self._draw(len(rows), n, "other")]
         taken = sorted({*self._same.get(_canonical(self.document), []), *self._own_rows(n)})
@@ -90,7 +89,7 @@ class KeyedSampler(ContextSampler):  # type: ignore[misc]
 
 
 def _skipping(index: int, left_out: Sequence[int]) -> int:
-    """Return the index among all rows of row `index` among those not in `left_out` (ascending)."""
+    """Return the overall index of the `index`-th row that is not in `left_out` (ascending)."""
     for gap in left_out:
         index += gap <= index
     return index
@@ -99,7 +98,7 @@ def _skipping(index: int, left_out: Sequence[int]) -> int:
 class KeyedTask(ConfigurableTask):  # type: ignore[misc]
     """A YAML task whose prompts do not depend on rank, order, limit or batch, and never show a test document.
 
-    An error of this package ends lm-eval's own command with one line and its exit code; elsewhere it is raised.
+    Under lm-eval's own command an error of this package exits with one line and its code; elsewhere it is raised.
     """
 
     @staticmethod
@@ -116,7 +115,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         except LtmEvalError as error:
             leave(error)
         self._samplings = [asked for asked in (self.repeats, self.rethinking) if asked is not None]
-        self._carried: Set[str] | None = None  # metrics that every document since `build_all_requests` has
+        self._carried: Set[str] | None = None  # metrics of every document since `build_all_requests`
         self.shows_others = metadata.get("condition") == OTHER
         given = {key: value for key, value in config.items() if key != "class"}
         if self._samplings:
@@ -133,7 +132,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
             self.config.metadata = {**(self.config.metadata or {}), NOT_OFFICIAL_FILES: odd}
 
     def set_config(self, key: str, value: Any, update: bool = False) -> None:
-        """Set as lm-eval does, but refuse generation options without an effect, and greedy ones for several samples."""
+        """Set an option; reject generation options without effect, and greedy ones for several samples."""
         if key == "generation_kwargs" and update:
             try:
                 if self._samplings:
@@ -145,7 +144,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         super().set_config(key, value, update)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Load as lm-eval does, less its warning about custom data sets; `dataset_kwargs` win over metadata."""
+        """Load the data without lm-eval's warning about custom data sets; `dataset_kwargs` override metadata."""
         load = self.config.custom_dataset
         try:
             if callable(load):
@@ -156,7 +155,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
             leave(error)
 
     def fewshot_docs(self) -> Any:
-        """Return rows that may be shown: the few-shot split or samples, else training rows; never the test split."""
+        """Return the few-shot split or samples, else the training rows; never the test split."""
         split, samples = self.fewshot_cfg.split, self.fewshot_cfg.samples
         if split is None and samples is None:
             split = self.config.training_split
@@ -164,7 +163,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         return None if hidden else super().fewshot_docs()
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """Check the number of shots first: lm-eval's progress bar would share the line of an error."""
+        """Check the number of shots before lm-eval draws its progress bar."""
         try:
             refuse_request_cache(kwargs.get("cache_requests"))
             draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
@@ -184,7 +183,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
             leave(error)
 
     def show(self, doc: Mapping[str, Any]) -> list[str]:
-        """Return every prompt that is built for a document: its own and, if the condition asks for it, the other one.
+        """Return the prompts of a document: its own and, if the condition needs it, the other one.
 
         Raises:
             UsageError: there are not enough examples.
@@ -200,11 +199,11 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
             self.sampler.others = False
 
     def construct_requests(self, doc: Mapping[str, Any], ctx: str, **kwargs: Any) -> Any:
-        """Return one request; if samples are asked for a greedy one, then the sampled and the rethinking one."""
+        """Return the greedy request, followed by the sampled and the rethinking request if the task has them."""
         one = super().construct_requests(doc, ctx, **kwargs)
         requests = self._sampled_requests(one) if self._samplings else one
         listed = requests if isinstance(requests, list) else [requests]
-        target = self.doc_to_target(doc)  # the answer as it would follow the prompt
+        target = self.doc_to_target(doc)  # the target as a continuation of the prompt
         listed[0].reference = f"{self.config.target_delimiter}{target}" if isinstance(target, str) else ""
         if self.shows_others:
             prompt = self._others_context(doc)
@@ -226,12 +225,12 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         ]
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        """Return the scores of the greedy answer as the task gives them, then those made of the samples."""
+        """Return the task's own scores of the greedy answer and those of the samples."""
         if self._samplings:
             (greedy,), *sampled = results
             scores = dict(super().process_results(doc, [greedy]))
             for asked, resps in zip(self._samplings, sampled, strict=True):
-                answers = list(resps)[: asked.answers]  # lm-eval's padding of ranks may add some
+                answers = list(resps)[: asked.answers]  # lm-eval's padding of ranks may add more
                 scores |= asked.scores(answers, [self._is_right(doc, answer) for answer in answers])
         else:
             scores = dict(super().process_results(doc, results))
@@ -243,10 +242,10 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         return bool(next(iter(super().process_results(doc, [answer]).values())) == 1)
 
     def dump_config(self) -> dict[str, Any]:
-        """Return lm-eval's, with only those metrics that every document of the evaluation has.
+        """Return lm-eval's configuration with only the metrics that every evaluated document has.
 
-        A task lists the metrics of all kinds of models; W&B's tables (`lm_eval.loggers.WandbLogger`) look every
-        listed one up in every document.
+        A task lists the metrics of all kinds of models, and W&B's tables (`lm_eval.loggers.WandbLogger`) look up every
+        listed metric in every document.
         """
         dumped = dict(super().dump_config())
         listed, carried = dumped.get("metric_list"), self._carried
@@ -255,11 +254,11 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         return dumped
 
     def aggregation(self) -> dict[str, Any]:
-        """Return lm-eval's, and the mean of every metric made of samples."""
+        """Return lm-eval's aggregations and the mean for every metric of samples."""
         return {**super().aggregation(), **dict.fromkeys(self._sample_metrics(), mean)}
 
     def higher_is_better(self) -> dict[str, bool]:
-        """Return lm-eval's, and True for every metric made of samples."""
+        """Return lm-eval's directions and True for every metric of samples."""
         return {**super().higher_is_better(), **dict.fromkeys(self._sample_metrics(), True)}
 
     def _sample_metrics(self) -> list[str]:
@@ -267,15 +266,15 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
 
 
 def _generates(definition: Mapping[str, Any]) -> bool:
-    """Return whether a task's answers are texts that its metric compares one by one."""
+    """Return whether a task generates answers that its metric scores one by one."""
     return definition.get("output_type") == "generate_until" and not callable(definition.get("process_results"))
 
 
 def refuse_request_cache(asked: Any) -> None:
-    """Refuse lm-eval's cache of prompts, whose key knows neither data, metadata, seed nor generation options.
+    """Reject lm-eval's request cache, whose key ignores data, metadata, seed and generation options.
 
     Raises:
-        UsageError: it is asked for.
+        UsageError: the cache is requested.
     """
     if asked:
         raise UsageError(

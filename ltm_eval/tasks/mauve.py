@@ -1,17 +1,14 @@
-"""MAUVE (arXiv:2102.01454): how near generated texts come to human ones, as an lm-eval task that any model can run.
+"""MAUVE (arXiv:2102.01454): how close generated texts are to human ones, as an lm-eval task for any model.
 
-The task is `generate_until` over prompts cut from human texts, `repeats` of each, and an aggregation over all answers;
-so it needs no code of a model's own, and an LTM stands beside GPT-2 on the same prompts. Without a prompt there is one
-request, the end-of-text token, with as many repeats as texts are wanted: each repeat has its own draws of z and tokens
-(requests with equal prompts would share them), and any lm-eval model begins a text from it. Answers are in lm-eval's
-samples file, so that nothing is lost with the figure; what lm-eval has no room for (curves, seeds, lengths) is the
-`Summary`, which `run` adds to the results file.
+The task is `generate_until` over prompts cut from human texts, each repeated, with an aggregation over all answers, so
+that any lm-eval model runs on the same prompts. Without a prompt there is a single request, the end-of-text token, with
+one repeat per text: each repeat has its own draws of z and tokens (requests with equal prompts would share them). The
+answers are in lm-eval's samples file; curves, seeds and lengths are in the `Summary`, which `run` adds to the results.
 
-Figures come from mauve-text (extra `mauve`), features from `features`. MAUVE depends on the number of texts (fewer
-raise it), the buckets, the k-means seed and the draws: the figure is a mean over seeds, with its standard deviation and
-the MAUVE of human against human texts beside it. Length and repetition (over words: what stands between white space)
-are reported with it, since short or looping texts can score high. What cannot work is found out before anything is
-generated.
+MAUVE itself is computed by mauve-text (extra `mauve`). It depends on the number of texts (fewer raise it), the buckets,
+the k-means seed and the draws: the figure is a mean over seeds, reported with its standard deviation and the MAUVE of
+human against human texts. Length and repetition (over words between white space) are reported too, since short or
+looping texts can score high. Options, texts and packages are checked before anything is generated.
 """
 
 from __future__ import annotations
@@ -51,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLIT = "references"  # under which lm-eval finds the prompts
+SPLIT = "references"  # the split of the prompts
 METRICS = (
     "mauve",
     "mauve_sd",
@@ -67,15 +64,12 @@ METRICS = (
 FIRST_SEED = 25  # of k-means: mauve-text's default
 DISTINCT = (1, 2, 3)
 REPEATED = (2, 3, 4)
-_CHARACTERS_PER_TOKEN = 16  # encode no more of a long text than this times the tokens that are wanted
-
-
-# Human texts ----------------------------------------------------------------------------------------------------------
+_CHARACTERS_PER_TOKEN = 16  # encode no more of a long text than this times the tokens needed
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A text: its first tokens, empty without a prompt, and what follows."""
+    """A text split into its first tokens (empty without a prompt) and the rest."""
 
     prompt: str
     continuation: str
@@ -95,7 +89,7 @@ def cut(text: str, tokenizer: Tokenizer, config: MauveConfig) -> Reference | Non
 
 
 def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
-    """Join consecutive texts, a blank line between, until each has `least_tokens` tokens; leave a short rest out."""
+    """Join consecutive texts by blank lines until each has `least_tokens` tokens; drop a short remainder."""
     held = ""
     for whole in wholes:
         held = f"{held}\n\n{whole}" if held else whole
@@ -108,7 +102,7 @@ def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[
     """Return the first `config.samples` texts that are long enough.
 
     Raises:
-        DataError: fewer than two are, or a text holds the end-of-text mark.
+        DataError: fewer than two are, or a text contains the end-of-text mark.
     """
 
     def cuts() -> Iterator[Reference]:
@@ -116,7 +110,7 @@ def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[
         for text in joined(list(wholes), tokenizer, config.least_tokens) if config.joined else wholes:
             if END_OF_TEXT in text:
                 raise DataError(
-                    f"{texts.name} in {texts.source}: {END_OF_TEXT} stands in an example, and models read it as the "
+                    f"{texts.name} in {texts.source}: {END_OF_TEXT} occurs in an example, and models read it as the "
                     "end of a text; remove it"
                 )
             if (found := cut(text, tokenizer, config)) is not None:
@@ -136,28 +130,25 @@ def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[
     return found
 
 
-# Length and repetition ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class TextFacts:
     """Length and repetition of a collection of texts."""
 
     texts: int
-    empty: int  # texts without a word
+    empty: int  # texts without words
     words: float  # mean
     words_sd: float
-    distinct: dict[str, float]  # n to distinct-n: different n-grams over n-grams of all texts (arXiv:1510.03055)
-    repeated: dict[str, float]  # n to rep-n: mean share of a text's n-grams that came before in it (arXiv:1908.04319)
+    distinct: dict[str, float]  # n to distinct-n: distinct n-grams / n-grams, over all texts (arXiv:1510.03055)
+    repeated: dict[str, float]  # n to rep-n: mean share of repeated n-grams per text (arXiv:1908.04319)
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """Return all runs of n words."""
+    """Return all n-grams of words."""
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def distinct_share(texts: Sequence[str], n: int) -> float:
-    """Return different n-grams over n-grams, all texts pooled; NaN if there is none."""
+    """Return distinct n-grams / n-grams over all texts; NaN if there is none."""
     counts: Counter[tuple[str, ...]] = Counter()
     for text in texts:
         counts.update(ngrams(text.split(), n))
@@ -165,13 +156,13 @@ def distinct_share(texts: Sequence[str], n: int) -> float:
 
 
 def repeated_share(texts: Sequence[str], n: int) -> float:
-    """Return 1 - different n-grams over n-grams of one text, mean over those that have one; NaN if none has."""
+    """Return 1 - distinct n-grams / n-grams per text, averaged over texts that have one; NaN if none has."""
     grams = [found for text in texts if (found := ngrams(text.split(), n))]
     return fmean(1 - len(set(found)) / len(found) for found in grams) if grams else math.nan
 
 
 def copied_share(texts: Sequence[str]) -> float:
-    """Return the share of texts that equal one before them."""
+    """Return the share of texts that equal an earlier one."""
     return 1 - len(set(texts)) / len(texts)
 
 
@@ -205,20 +196,17 @@ def mean_facts(collections: Sequence[Sequence[str]]) -> TextFacts:
     )
 
 
-# Comparing ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Comparison:
     """MAUVE of two collections under one k-means seed."""
 
-    value: float  # 0 to 1, higher is nearer
+    value: float  # 0 to 1, higher is closer
     buckets: int
     curve: tuple[tuple[float, float], ...]  # (exp(-c KL(Q|R)), exp(-c KL(P|R))) for mixtures R, Q first
 
 
 def check_installed() -> None:
-    """Raise MachineError unless mauve-text is there."""
+    """Raise MachineError unless mauve-text is installed."""
     from importlib.util import find_spec
 
     if any(find_spec(name) is None for name in ("mauve", "faiss", "sklearn")):
@@ -228,8 +216,8 @@ def check_installed() -> None:
 def buckets_for(smaller: int, config: MauveConfig, *, of: int) -> int:
     """Return the number of clusters for a comparison whose smaller side has `smaller` texts.
 
-    mauve-text's rule, a tenth of it, or the number asked for; in proportion where `smaller` is less than the `of` texts
-    it was asked for (a half of the human texts, a limited run), and never more than texts.
+    That is mauve-text's rule (a tenth of them) or the option, scaled down if `smaller` is below the `of` texts that the
+    option is meant for (half of the human texts, a limited run), and at most the number of texts.
     """
     if config.buckets is None:
         return max(2, round(smaller / 10))
@@ -242,26 +230,28 @@ def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float
     Args:
         p: (texts, D) of human texts.
         q: (texts, D) of generated texts.
-        buckets: clusters.
-        seed: of k-means.
-        scaling: c.
+        buckets: number of clusters.
+        seed: seed of k-means.
+        scaling: c of the divergence curve exp(-c KL).
 
     Raises:
         MachineError: mauve-text is not installed.
     """
     check_installed()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of faiss' and scikit-learn's imports, and of PCA where all texts are alike
+        warnings.simplefilter(
+            "ignore"
+        )  # from the imports of faiss and scikit-learn, and from PCA if all texts are equal
         try:
             faiss: Any = import_module("faiss")
             from mauve import compute_mauve
         except ImportError as error:
             raise MachineError(
-                f"MAUVE's packages cannot be imported ({error}); install them anew: pip install 'ltm-eval[mauve]'"
+                f"MAUVE's packages cannot be imported ({error}); reinstall them: pip install 'ltm-eval[mauve]'"
             ) from error
 
         class Quiet(faiss.Kmeans):  # type: ignore[misc]
-            """Does not print that there are fewer than 39 texts a cluster, which mauve-text's own rule implies."""
+            """k-means without the warning about fewer than 39 texts per cluster, which mauve-text's rule implies."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs, min_points_per_centroid=1)
@@ -298,10 +288,10 @@ def _middle(found: Sequence[Comparison]) -> tuple[tuple[float, float], ...]:
 
 
 def rehearse(config: MauveConfig) -> FeatureModel:
-    """Featurise and compare a little, so that what is missing or broken is known before hours of generation.
+    """Featurise and compare a few texts, so that missing or broken parts show before hours of generation.
 
     Raises:
-        LtmEvalError: mauve-text or the feature model cannot be used.
+        LtmEvalError: mauve-text or the feature model does not work.
     """
     check_installed()
     featuriser = featuriser_of(config)
@@ -312,7 +302,7 @@ def rehearse(config: MauveConfig) -> FeatureModel:
 
 
 def featuriser_of(config: MauveConfig, progress: Callable[[int, str], Progress] = silent) -> Featuriser:
-    """Return the feature model with these settings."""
+    """Return the featuriser for these options."""
     return Featuriser(
         locate(config.feature_model),
         config.max_text_length,
@@ -324,16 +314,16 @@ def featuriser_of(config: MauveConfig, progress: Callable[[int, str], Progress] 
 
 @dataclass(frozen=True)
 class Answers:
-    """The texts that one request gave; the per-document value of every metric."""
+    """The texts of one request; the per-document value of every metric."""
 
-    prompt: str  # empty without one
+    prompt: str  # empty without a prompt
     references: tuple[str, ...]  # human continuations
-    responses: tuple[str, ...]  # generated continuations, those of one generation seed together
+    responses: tuple[str, ...]  # generated continuations, grouped by generation seed
     config: MauveConfig
     progress: Callable[[int, str], Progress] = field(default=silent, compare=False)
 
     def to_json(self) -> None:
-        """Return None: no figure of one document exists, and its texts stand in the samples file already."""
+        """Return None: there is no figure per document, and the texts are in the samples file already."""
         return
 
     def __str__(self) -> str:
@@ -342,19 +332,19 @@ class Answers:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything about one model's texts."""
+    """MAUVE, length and repetition of one model's texts."""
 
     scores: tuple[tuple[float, ...], ...]  # MAUVE by generation seed, then k-means seed
-    ceiling: tuple[float, ...]  # of one half of the human texts against the other, by k-means seed, each another split
+    ceiling: tuple[float, ...]  # human against human: two halves, split and clustered anew for each k-means seed
     buckets: int
     ceiling_buckets: int
     n_human: int
-    n_generated: int  # generated texts that are compared at once
-    curve: tuple[tuple[float, float], ...]  # of the comparison with the median score
+    n_generated: int  # generated texts per comparison
+    curve: tuple[tuple[float, float], ...]  # curve of the comparison with the median score
     ceiling_curve: tuple[tuple[float, float], ...]
-    generated: TextFacts  # of generated continuations, in collections of `n_human`
+    generated: TextFacts  # generated continuations, in collections of `n_human`
     human: TextFacts
-    copies: float  # share of the texts compared at once that equal one before them
+    copies: float  # share of the texts of a comparison that equal an earlier one
     copies_human: float
     feature_model: str
     feature_model_digest: str
@@ -364,7 +354,7 @@ class Summary:
         return {**asdict(self), **self.figures(), **self.spreads()}
 
     def figures(self) -> dict[str, float]:
-        """Return a value for each of METRICS; NaN for the spread of a single value."""
+        """Return a value for each of METRICS; NaN for the standard deviation of a single value."""
         flat = [value for row in self.scores for value in row]
         return {
             "mauve": fmean(flat),
@@ -387,10 +377,10 @@ class Summary:
 
 @lru_cache(maxsize=1)
 def summary_of(items: tuple[Answers, ...]) -> Summary:
-    """Compare all answers with all human texts; the last result is kept, since every metric asks for it.
+    """Compare all answers with all human texts; the last result is cached, since every metric needs it.
 
     Raises:
-        LtmEvalError: the feature model cannot be used, or requests have different numbers of answers.
+        LtmEvalError: the feature model does not work, or requests have different numbers of answers.
     """
     config = items[0].config
     human, groups = _sides(items)
@@ -421,7 +411,7 @@ def summary_of(items: tuple[Answers, ...]) -> Summary:
 
 
 def _sides(items: Sequence[Answers]) -> tuple[list[Reference], list[list[Reference]]]:
-    """Return human texts, and generated ones by generation seed, those of one prompt side by side."""
+    """Return the human texts, and the generated ones by generation seed and then prompt."""
     config = items[0].config
     counts = {len(one.responses) for one in items}
     if len(counts) > 1 or min(counts) % config.repeats or not min(counts):
@@ -440,21 +430,18 @@ def _compared(one: Reference, config: MauveConfig) -> str:
     return one.prompt + one.continuation if config.include_prompt else one.continuation
 
 
-# For lm-eval ----------------------------------------------------------------------------------------------------------
-
-
 @reads(read_by_mauve)
 def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
     """Return prompts for lm-eval: rows `prompt`, `references` (continuations) under the split `references`.
 
-    The options, the place of the human texts and the feature model stand as JSON in the data set's description.
+    Options, source of the human texts and feature model are recorded as JSON in the data set's description.
 
     Args:
         metadata: lm-eval passes `--metadata` and all model arguments; see `options_of`. `mauve_tokenizer` names a file
-            of mergeable ranks that counts the tokens of human texts in GPT-2's place.
+            of mergeable ranks to count tokens of human texts with instead of GPT-2's.
 
     Raises:
-        LtmEvalError: mauve-text, the feature model, the texts or GPT-2's vocabulary are missing; an option is wrong.
+        LtmEvalError: mauve-text, the feature model, the texts or GPT-2's vocabulary is missing; an option is invalid.
     """
     from datasets import Dataset, DatasetInfo
 
@@ -484,7 +471,7 @@ def target(doc: Mapping[str, Any]) -> str:
 
 
 def every(resps: Sequence[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
-    """Keep all answers of a request: an lm-eval filter."""
+    """lm-eval filter that keeps all answers of a request."""
     return [list(answers) for answers in resps]
 
 
@@ -510,13 +497,13 @@ rep_3_human = _aggregation("rep_3_human")
 
 
 class MauveTask(KeyedTask):
-    """A YAML task whose repeats and decoding follow its MAUVE options; `--gen_kwargs` wins over them."""
+    """A YAML task whose repeats and decoding follow its MAUVE options; `--gen_kwargs` overrides them."""
 
     progress: Callable[[int, str], Progress] = staticmethod(Bar)
 
     @staticmethod
     def task_options(definition: Mapping[str, Any]) -> frozenset[str]:
-        """Return no names beside those of `mauve_dataset`."""
+        """Return nothing: `mauve_dataset` reads all options."""
         return frozenset()
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -537,7 +524,7 @@ class MauveTask(KeyedTask):
         self.set_config("repeats", self.texts * self.mauve.repeats)
 
     def build_all_requests(self, *, limit: int | None = None, **kwargs: Any) -> None:
-        """Refuse greedy decoding with repeats, which would all be the same, then build as lm-eval does.
+        """Reject greedy decoding with repeats, which would all be equal, then build the requests.
 
         Without a prompt there is one document, and `limit` counts the human texts.
         """
@@ -559,7 +546,7 @@ class MauveTask(KeyedTask):
         return Answers(prompt, human, tuple(responses), self.mauve, self.progress)
 
     def generation_facts(self) -> dict[str, Any]:
-        """Return the summary of the answers just given, for the results file."""
+        """Return the summary of the last answers, for the results file."""
         items = [self._answers(one.doc, one.filtered_resps["none"]) for one in self.instances]
         options = {**asdict(self.mauve), **self.config.generation_kwargs}
         return {"options": options, **summary_of(tuple(items)).to_json()}

@@ -1,4 +1,4 @@
-"""Options of MAUVE (arXiv:2102.01454): two published protocols, and what lm-eval's `--metadata` changes in them."""
+"""Options of MAUVE (arXiv:2102.01454): two published protocols and their changes by lm-eval's `--metadata`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 @options(where="mauve_")
 class MauveConfig:
-    """Which texts are compared, how they are generated, featurised and compared."""
+    """Choice of texts, and how they are generated, featurised and compared."""
 
-    texts: str = "auto"  # text set of the human texts; `auto` is `webtext`, with the bundled sample data `gsm8k`
-    conditional: bool = True  # texts begin with the first tokens of human ones; or are drawn from nothing (z ~ prior)
-    prompt_tokens: Count = 50  # GPT-2 tokens of a human text that are the prompt
-    continuation_tokens: AtLeastOne = 50  # maximum after the prompt: of GPT-2 in human texts, else the model's own
-    shortest_tokens: int | None = None  # GPT-2 tokens of a human text; None asks for prompt and continuation in full
-    joined: bool = False  # join examples, with a blank line between, until a text is long enough
-    samples: AtLeastTwo = 1_000  # human texts: the first ones that are long enough
-    generations: AtLeastOne = 5  # generated texts for each human one, all of them compared at once
-    generation_seeds: AtLeastOne = 3  # how often that is repeated with other draws
-    # `greedy` takes z = mu, `greedy_z` the likeliest tokens under a drawn z.
+    texts: str = "auto"  # set of human texts; `auto` is `webtext`, or `gsm8k` with the bundled sample data
+    conditional: bool = True  # whether texts continue human ones; otherwise z ~ prior and there is no prompt
+    prompt_tokens: Count = 50  # length of the prompt in GPT-2 tokens
+    continuation_tokens: AtLeastOne = 50  # maximum after the prompt, in GPT-2 tokens (human texts) or the model's own
+    shortest_tokens: int | None = None  # minimum GPT-2 tokens of a human text; None means full prompt and continuation
+    joined: bool = False  # join examples by blank lines until a text is long enough
+    samples: AtLeastTwo = 1_000  # number of human texts, the first that are long enough
+    generations: AtLeastOne = 5  # generated texts per human text in one comparison
+    generation_seeds: AtLeastOne = 3  # repetitions with new draws
+    # `greedy` uses z = mu; `greedy_z` the most likely tokens under a drawn z.
     sampling: Literal["multinomial", "nucleus", "greedy", "greedy_z"] = "multinomial"
     temperature: Annotated[FiniteFloat, Field(ge=0)] = 1.0  # divides the logits when sampling
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.95  # mass of the nucleus
-    include_prompt: bool = True  # whether the prompt is part of the texts that are compared
-    feature_model: str = "gpt2-large"  # folder or hub id of a `transformers` model: its hidden states are compared
-    max_text_length: AtLeastOne = 256  # maximum tokens of a text, the feature model's own, that it reads
-    feature_batch_size: AtLeastOne = 8  # texts it reads at once
-    feature_device: str = "auto"  # where it runs
+    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.95  # nucleus mass
+    include_prompt: bool = True  # whether the compared texts include the prompt
+    feature_model: str = "gpt2-large"  # folder or hub id of the `transformers` model
+    max_text_length: AtLeastOne = 256  # maximum tokens per text, of the feature model
+    feature_batch_size: AtLeastOne = 8  # texts per batch of the feature model
+    feature_device: str = "auto"  # device of the feature model
     kmeans_seeds: AtLeastOne = 5  # seeds of the clustering; the first is mauve-text's default, 25
-    buckets: AtLeastTwo | None = None  # clusters; None is mauve-text's rule, a tenth of the smaller side
+    buckets: AtLeastTwo | None = None  # clusters; None is mauve-text's rule, a tenth of the smaller collection
     scaling: Annotated[FiniteFloat, Field(gt=0)] = 5.0  # c of the divergence curve exp(-c KL)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class MauveConfig:
 
     @property
     def repeats(self) -> int:
-        """Number of generated texts for each human one, over all generation seeds."""
+        """Number of generated texts per human text, over all generation seeds."""
         return self.generations * self.generation_seeds
 
     @property
@@ -104,11 +104,11 @@ MAUVE_PRESETS: Mapping[str, Mapping[str, Any]] = {
 def mauve_config(preset: str, **changes: Any) -> MauveConfig:
     """Return a preset with some options replaced.
 
-    Without a prompt its tokens are generated too, so that texts are as long; greedy decoding makes one text per prompt
-    unless told otherwise.
+    Without a prompt its tokens are generated too, so that texts are equally long; greedy decoding generates one text
+    per prompt by default.
 
     Raises:
-        UsageError: the preset is not known, or a value is out of range.
+        UsageError: the preset is unknown, or a value is out of range.
     """
     check_choice("mauve_preset", preset, tuple(MAUVE_PRESETS))
     alone = {"generations": 1, "generation_seeds": 1} if changes.get("sampling") == "greedy" else {}
@@ -145,7 +145,7 @@ def options_of(metadata: Mapping[str, Any]) -> MauveConfig:
     if changes.get("texts", MauveConfig.texts) == MauveConfig.texts:
         changes["texts"] = "gsm8k" if place_of(metadata)["data"] == "sample" else "webtext"
     if changes["texts"] == "gsm8k":
-        changes.setdefault("joined", True)  # a problem is shorter than a prompt with its continuation
+        changes.setdefault("joined", True)  # a problem is shorter than prompt and continuation together
     return mauve_config(str(given.get("preset", "sedd")), **changes)
 
 
@@ -157,7 +157,7 @@ def place_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_by_mauve(metadata: Mapping[str, Any]) -> set[str]:
-    """Return the task options that are read: all but those that a more special one overrides."""
+    """Return the task options that are read: all except those that a more specific one overrides."""
     own = {PREFIX + name for name in (*names_of(MauveConfig), *_ELSEWHERE)}
     parts = (*PLACE, "split", "file")
     return own | {key for key in parts if PREFIX + key.removesuffix("_dir") not in metadata}

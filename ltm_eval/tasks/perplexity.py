@@ -1,15 +1,13 @@
 """Metrics of the perplexity tasks: per token, word and byte, with standard errors; and reference rows beside them.
 
-lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
-the parts of its bound, so that every figure is reported under its own name; any other model's float is its
-log-likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
-All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
+lm-eval passes one number per document. A Latent Thought Model returns a `RollingScore`, a float that carries the parts
+of its bound; a baseline of `run` returns a `TextScore`, which carries its number of tokens; any other model's float is
+its log-likelihood. Sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
 
-Reference rows are two models without content, on the very documents that were evaluated; a model that does not beat
-them has learnt nothing of use. `uniform` gives every token of a vocabulary the same share. `unigram` is a code that
-learns the shares of tokens as it reads the documents in the set's order: before each token it has seen only what comes
-earlier, so its length is that of a message that can be decoded. Shares are counts with the escape of PPM's method C
-(Moffat 1990; Witten and Bell 1991), which falls back on the uniform model:
+Reference rows are two trivial models on the same documents; a model that does not beat them has learnt nothing useful.
+`uniform` gives every token of the vocabulary equal probability. `unigram` is an adaptive code: it estimates token
+probabilities from the tokens before, in the set's order, so its length is that of a decodable message. The estimate is
+PPM's method C (Moffat 1990; Witten and Bell 1991), which falls back on the uniform model:
 
     share(t) = (count(t) + types / V) / (seen + types)
 """
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TextScore(float):
-    """The log-likelihood of a document, in nats, with the number of tokens that the model scored."""
+    """The log-likelihood of a document, in nats, with the number of the model's tokens."""
 
     __slots__ = ("tokens",)
     tokens: int  # the model's own
@@ -58,7 +56,7 @@ class TextScore(float):
 # For lm-eval --------------------------------------------------------------------------------------------------------
 
 
-# Metric to the row of a `RollingScore` that it is made of.
+# Metric to the row of a `RollingScore` behind it.
 PER_TOKEN_ROWS: Mapping[str, str] = {
     "ppl_per_token_as_released": "as_released",
     "ppl_per_token_as_released_block_mean": "as_released",
@@ -71,16 +69,15 @@ PER_TOKEN_ROWS: Mapping[str, str] = {
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, ...]]:
-    """Return what each metric's aggregation needs of one document.
+    """Return what the aggregation of each metric needs from one document.
 
-    Each metric is followed by `<metric>_stderr`, which lm-eval then shows as its standard error. Per-token figures of
-    a `RollingScore` and a `TextScore` count the model's own tokens, those of a plain float the block tokenizer's tokens
-    of the text (GPT-2's unless the facts of the set name another; lm-eval's own models do not tell their count), the
-    closing end-of-text included.
+    Each metric is followed by `<metric>_stderr`, which lm-eval shows as its standard error. Per-token figures count the
+    model's own tokens for a `RollingScore` or `TextScore`, and the block tokenizer's for a plain float (GPT-2's unless
+    the facts of the set name another), a closing end-of-text included.
 
     Args:
         doc: a row of `blocks.blocks_dataset`.
-        results: the one answer.
+        results: the single answer.
     """
     score: Any = results[0]
     if not hasattr(score, "rows"):
@@ -107,14 +104,14 @@ def _per_unit(doc: Mapping[str, Any], *, nats: float, tokens: float, suffix: str
 
 
 def _with_stderr(found: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-    """Return each metric followed by its standard error's."""
+    """Return each metric followed by its standard error."""
     return {
         name: value for metric, value in found.items() for name in (metric, f"{metric}_stderr") for value in [value]
     }
 
 
 def last_word_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """Return whether greedy decoding gives LAMBADA's last word, and its nats."""
+    """Return whether greedy decoding gives LAMBADA's last word, and the NLL of that word."""
     log_likelihood, is_greedy = results[0]
     nats = (-float(log_likelihood), 1)
     return {"acc": float(is_greedy), "perplexity": nats, "perplexity_stderr": nats}
@@ -126,11 +123,11 @@ FIELDS = frozenset({"text", "n_words", "n_bytes", "index"})  # of a document; se
 
 
 def floors_of(documents: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> tuple[Floor, ...]:
-    """Return both reference rows on these documents, in the set's order whatever order they come in.
+    """Return both reference rows on these documents, always in the set's order.
 
     Args:
         documents: rows of a perplexity set, with `FIELDS`.
-        tokenizer: whose tokens are counted, a closing end-of-text included.
+        tokenizer: counts the tokens, a closing end-of-text included.
 
     Raises:
         UsageError: a document lacks one of the fields.
@@ -178,21 +175,21 @@ def floors_of(documents: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> t
 
 
 def uniform_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float]:
-    """Return ln V nats a token, summed over each document.
+    """Return the NLL of each document at ln V nats per token.
 
     Raises:
         UsageError: V is below 1.
     """
     if n_vocab < 1:
-        raise UsageError(f"a uniform model needs at least 1 token in its vocabulary, got {n_vocab}")
+        raise UsageError(f"a uniform model needs a vocabulary of at least 1 token, got {n_vocab}")
     return [len(ids) * math.log(n_vocab) for ids in documents]
 
 
 def unigram_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float]:
-    """Return the adaptive code's length of each document, given the ones before it.
+    """Return the length of each document in nats under the adaptive code, given the documents before.
 
     Raises:
-        UsageError: an id is outside the vocabulary, so the shares would not sum to one.
+        UsageError: a token id is outside the vocabulary.
     """
     counts: dict[int, int] = {}
     seen, found = 0, []
@@ -200,7 +197,7 @@ def unigram_nats(documents: Sequence[Sequence[int]], n_vocab: int) -> list[float
         nats = []
         for token in ids:
             if not 0 <= token < n_vocab:
-                raise UsageError(f"a unigram code over {n_vocab} tokens cannot hold token {token}")
+                raise UsageError(f"token {token} is outside the unigram code's vocabulary of {n_vocab} tokens")
             types = len(counts)
             share = (counts.get(token, 0) + types / n_vocab) / (seen + types) if seen else 1 / n_vocab
             nats.append(-math.log(share))

@@ -1,8 +1,8 @@
-"""Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
+"""Several sampled answers per question: their number, pass@k, maj@n, and the content-free reference row.
 
 pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al. 2022
-(arXiv:2203.11171). A task asks for one greedy answer (z = mu) and n sampled ones (z ~ q, tokens drawn) of every
-question, so that greedy and sampled accuracy stand side by side in one run.
+(arXiv:2203.11171). Every question gets one greedy answer (z = mu) and n sampled ones (z ~ q, tokens sampled), so
+that one run reports greedy and sampled accuracy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-DEFAULT_K = (1, 5, 10)  # pass@k that n samples are counted for unless k is named, as far as n reaches
-# How tokens are sampled unless task or user names it: from all of the model's distribution. A baseline is told too,
-# since transformers would take the 50 likeliest.
+DEFAULT_K = (1, 5, 10)  # default k of pass@k, as far as n allows
+# Default sampling, from the model's full distribution. Stated for baselines too: transformers defaults to top-50.
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-# Values of these options that may stand beside greedy decoding, which uses none of them.
+# Values that are allowed beside greedy decoding, which uses none of these options.
 IDLE = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
-COMMONEST = 5  # answers of the content-free row that are named, whatever k is asked for
+COMMONEST = 5  # answers that the content-free row lists
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Repeats:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics made of the samples."""
+        """Names of the metrics."""
         return (*(f"pass@{k}" for k in self.k), f"maj@{self.n}")
 
     def scores(self, extracted: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
@@ -56,7 +55,7 @@ class Repeats:
             UsageError: there are not n samples.
         """
         if not len(extracted) == len(right) == self.n:
-            raise UsageError(f"pass@k was asked for {self.n} samples a question, got {len(extracted)}")
+            raise UsageError(f"pass@k expects {self.n} samples per question, got {len(extracted)}")
         found = {f"pass@{k}": pass_at_k(self.n, sum(right), k) for k in self.k}
         chosen = majority(extracted)
         return {**found, f"maj@{self.n}": float(chosen is not None and right[chosen])}
@@ -66,8 +65,8 @@ class Repeats:
 class Rethinking:
     """K rounds of rethinking and, as control, as many independent draws; one request holds the answers of both.
 
-    The request's answers are: the candidate of the chain with the lowest bound, those of rounds 1 to K, the control's
-    with the lowest bound, its draws 1 to K.
+    Its answers are, in order: the chain's candidate with the lowest bound, the chain's rounds 1 to K, the control's
+    candidate with the lowest bound, and its draws 1 to K.
     """
 
     rounds: int
@@ -84,13 +83,13 @@ class Rethinking:
         return (*chain, "independent_best", "independent_maj", "independent_oracle")
 
     def scores(self, extracted: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
-        """Return whether best, last, majority and any candidate are right, and the same of the control.
+        """Return whether the best, last, majority and any candidate are right, for chain and control.
 
         Raises:
             UsageError: there are not 2 (K + 1) answers.
         """
         if not len(extracted) == len(right) == self.answers:
-            raise UsageError(f"rethinking of {self.rounds} rounds gives {self.answers} answers, got {len(extracted)}")
+            raise UsageError(f"{self.rounds} rounds of rethinking need {self.answers} answers, got {len(extracted)}")
         middle = self.rounds + 1
         found = {}
         for name, part in (("rethink", slice(0, middle)), ("independent", slice(middle, None))):
@@ -104,10 +103,10 @@ class Rethinking:
 
 
 def rethinking_of(metadata: Mapping[str, Any]) -> Rethinking | None:
-    """Return the rounds that a task's metadata asks for with `rethink`; None for none.
+    """Return the `rethink` of a task's metadata; None if it is absent or 0.
 
     Raises:
-        UsageError: not one whole number of at least 1.
+        UsageError: it is not a whole number of at least 1.
     """
     rounds = metadata.get("rethink")
     if rounds is None or str(rounds) in ("0", "0.0"):
@@ -116,9 +115,9 @@ def rethinking_of(metadata: Mapping[str, Any]) -> Rethinking | None:
 
 
 def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
-    """Return the samples that a task's metadata asks for with `n` and `k`; None for a single greedy answer.
+    """Return `n` and `k` of a task's metadata; None for a single greedy answer.
 
-    `k` alone asks for as many samples as its largest; `n` alone for those of DEFAULT_K up to n.
+    Without `n`, n is the largest k; without `k`, k is DEFAULT_K up to n.
 
     Raises:
         UsageError: not whole numbers from 1, or a k above n.
@@ -130,13 +129,13 @@ def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
     count = _whole_numbers("n", n)[0] if n is not None else ks[-1]
     if ks and ks[-1] > count:
         raise UsageError(
-            f"pass@{ks[-1]} needs at least {ks[-1]} samples a question, got n = {count}; raise n or lower k"
+            f"pass@{ks[-1]} needs at least {ks[-1]} samples per question, got n = {count}; raise n or lower k"
         )
     return Repeats(count, ks or tuple(k for k in DEFAULT_K if k <= count)) if count > 1 else None
 
 
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
-    """Return `10`, `"1,5"`, `"1+5"` or `[1, 5]` as ascending numbers; lm-eval's model arguments cannot hold a comma."""
+    """Parse `10`, `"1,5"`, `"1+5"` (model arguments cannot contain a comma) or `[1, 5]`, ascending."""
     parts = value if isinstance(value, (list, tuple)) else str(value).replace("+", ",").split(",")
     try:
         numbers = [0.5 if isinstance(part, bool) else float(part) for part in parts]
@@ -148,20 +147,17 @@ def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
 
 
 def majority(extracted: Sequence[str]) -> int | None:
-    """Return the index of the first answer of the largest class of equal ones, of the earliest such class.
+    """Return the index of the first of the most frequent answers; the earliest wins a tie.
 
-    What could not be extracted has no vote; None if nothing was.
+    Answers that could not be extracted do not vote; None if no answer could be.
     """
     votes = [(index, vote_key(text)) for index, text in enumerate(extracted) if text != INVALID]
     counts = Counter(key for _, key in votes)
     return min(votes, key=lambda vote: (-counts[vote[1]], vote[0]))[0] if votes else None
 
 
-# Generation options ----------------------------------------------------------------------------------------------
-
-
 def sampled_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a task's greedy generation options sample, at temperature 1 unless it names one above 0."""
+    """Turn a task's greedy generation options into sampling, at temperature 1 unless one above 0 is set."""
     named = {
         name: value for name, value in options.items() if value is not None and (name, value) != ("temperature", 0)
     }
@@ -169,17 +165,17 @@ def sampled_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def greedy_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Make generation options greedy."""
+    """Turn generation options into greedy ones."""
     kept = {name: value for name, value in options.items() if name not in IDLE}
     return {**kept, "do_sample": False, "temperature": 0.0}
 
 
 def refuse_greedy(changes: Mapping[str, Any]) -> None:
-    """Raise UsageError if the user's generation options, in one spelling, make all samples the same."""
+    """Raise UsageError if the user's generation options (see `one_spelling`) make all samples equal."""
     if changes.get("do_sample") is False or changes.get("temperature") == 0:
         raise UsageError(
-            "several greedy answers to one question would all be the same; leave do_sample=false and temperature=0 out "
-            "(a greedy answer stands beside the samples anyway), or ask for n = 1"
+            "greedy samples of one question would all be equal; remove do_sample=false and temperature=0 "
+            "(every run includes a greedy answer), or set n = 1"
         )
 
 
@@ -191,11 +187,8 @@ def keeping_all(filters: Sequence[Mapping[str, Any]] | None) -> list[dict[str, A
     ]
 
 
-# Summary of a task -----------------------------------------------------------------------------------------
-
-
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return intervals over questions, and the number of answers and of those from which none could be extracted.
+    """Return intervals over questions, the number of answers and how many could not be extracted.
 
     Args:
         rows: a task's logged samples, one per question and filter.
@@ -224,16 +217,16 @@ def interval_words(found: Mapping[str, Any]) -> str:
 def content_free(
     training_answers: Sequence[str], golds: Sequence[str], *, k: Sequence[int] = (1, COMMONEST)
 ) -> dict[str, Any]:
-    """Return what answering every question with the commonest training answers scores: a floor for any model.
+    """Score the most frequent training answers as answers to every question: a floor for any model.
 
     Args:
-        training_answers: worked answers of the training file; those without `#### number` are left aside.
-        golds: worked answers of the questions that were asked.
-        k: pass@k counts the k commonest answers as the k attempts.
+        training_answers: worked answers of the training file; those without `#### number` are ignored.
+        golds: worked answers of the evaluated questions.
+        k: pass@k takes the k most frequent answers as attempts.
 
     Returns:
-        `answers` (the five commonest, ties by first appearance) and `pass@k` with intervals; empty if the training file
-        holds no number.
+        `answers` (the five most frequent, ties by first appearance) and `pass@k` with intervals; empty if no training
+        answer has a number.
     """
     counts = Counter(number for number in map(gold_number, training_answers) if number != INVALID)
     ranked = [number for number, _ in counts.most_common()]

@@ -1,3 +1,3 @@
-"""Dual-rate learning, and the GPT-2 trained beside it."""
+"""Training: dual-rate learning of an LTM, and of a GPT-2 on the same batches."""
 
 __all__ = ["recipe", "train"]

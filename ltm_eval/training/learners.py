@@ -1,8 +1,8 @@
-"""The two learners: how a batch gives a gradient, and how held-out documents are scored.
+"""The two learners: gradients of a batch, and scores of held-out documents.
 
-A Latent Thought Model fits z to every document first (arXiv:2502.01567 section 2.3, algorithm 1). The baseline, GPT-2's
-architecture (`transformers`) with our encoding, reads the same documents. See `train` for where this departs from the
-released code.
+A Latent Thought Model first fits z to every document (arXiv:2502.01567 section 2.3, algorithm 1). The baseline has
+GPT-2's architecture (`transformers`) with the same encoding and documents. `train` lists departures from the released
+code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VALIDATION_DRAWS = 8
-SIZES = ("n_embd", "n_layer", "n_head", "n_positions")  # of a GPT-2
+SIZES = ("n_embd", "n_layer", "n_head", "n_positions")  # sizes of a GPT-2
 
 
 # GPT-2 ----------------------------------------------------------------------------------------------------------------
@@ -52,12 +52,12 @@ def build_gpt2(sizes: Mapping[str, int], tokenizer: Tokenizer, seed: int) -> nn.
     """Return an untrained GPT2LMHeadModel without dropout.
 
     Args:
-        sizes: `SIZES`, all of them.
+        sizes: all of `SIZES`.
         tokenizer: gives the vocabulary.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Raises:
-        UsageError: a size is absent or not known.
+        UsageError: a size is missing or unknown.
         MachineError: `transformers` is not installed.
     """
     for name in sizes:
@@ -86,9 +86,9 @@ def build_gpt2(sizes: Mapping[str, int], tokenizer: Tokenizer, seed: int) -> nn.
 
 
 def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the rows of each document to one sequence, as an autoregressive model reads a few-shot prompt.
+    """Join the rows of each document into one sequence, as an autoregressive model reads a few-shot prompt.
 
-    Only the first row keeps its end-of-text in front; padding moves to the end.
+    Only the first row keeps its leading end-of-text; padding moves to the end.
 
     Args:
         tokens, targets: (B, R, T); `IGNORED` targets are padding.
@@ -100,7 +100,7 @@ def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return tokens[:, 0], targets[:, 0]
     sequences = []
     for rows, wanted in zip(tokens, targets, strict=True):
-        text = torch.cat([row[row != IGNORED] for row in wanted])  # every row's tokens after its end-of-text
+        text = torch.cat([row[row != IGNORED] for row in wanted])  # tokens of every row after its end-of-text
         sequences.append(torch.cat([rows[0, :1], text]))
     length = max(len(sequence) for sequence in sequences) - 1
     joined = torch.zeros(len(sequences), length, dtype=torch.long)
@@ -112,7 +112,7 @@ def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> None:
-    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load: weights in fp16, computed in fp32."""
+    """Write a folder for `AutoModelForCausalLM` and `AutoTokenizer`: weights in fp16, computed in fp32."""
     with atomic_folder(target) as part:
         copy.deepcopy(model).cpu().half().save_pretrained(part)
         config = json.loads((part / "config.json").read_text("utf-8"))
@@ -127,23 +127,23 @@ def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> 
 
 
 def training_flops(parameters: int, *, attention: int, tokens: int, fast_steps: float, fitted_tokens: int) -> float:
-    """Return the operations of one batch: 6 P + 12 A per token of the slow step, 4 P + 8 A per token of a fast step.
+    """Return the FLOPs of one batch: 6 P + 12 A per token of the slow step, 4 P + 8 A per token of a fast step.
 
-    A fast step needs no gradients of weights, hence 4 and 8; the published count charges 6 P + 12 A for both.
+    A fast step computes no gradients of weights, hence 4 and 8; the published count has 6 P + 12 A for both.
 
     Args:
-        parameters: P, all of them.
+        parameters: P, the number of all parameters.
         attention: A, layers x width x positions that a token sees.
-        tokens: of the slow step.
-        fast_steps: of each document.
-        fitted_tokens: tokens that z is fitted to.
+        tokens: tokens of the slow step.
+        fast_steps: fast steps per document.
+        fitted_tokens: tokens of a fast step.
     """
     slow = (6 * parameters + 12 * attention) * tokens
     return slow + fast_steps * (4 * parameters + 8 * attention) * fitted_tokens
 
 
 class Learner:
-    """What is trained, by its interface."""
+    """Interface of a model in training."""
 
     module: nn.Module
 
@@ -157,7 +157,7 @@ class Learner:
         raise NotImplementedError
 
     def flops(self, batch: Documents, step: int) -> float:
-        """Return the operations of one batch."""
+        """Return the FLOPs of one batch."""
         raise NotImplementedError
 
     def validate(self, documents: Documents) -> Iterator[dict[str, Any]]:
@@ -202,7 +202,7 @@ class LatentLearner(Learner):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def _codes(self, batch: Documents, step: int, noise: _Noise) -> Tensor:
-        """Return given latents (B, L, N, D): a fixed direction for each source and group, plus noise."""
+        """Return given latents (B, L, N, D): a fixed direction per source and group, plus noise."""
         recipe, codes = self.recipe, []
         for group in batch.groups:
             names = (batch.source.name, f"{batch.source.name}/{group}")
@@ -218,7 +218,7 @@ class LatentLearner(Learner):
         return norm * torch.stack(codes).to(self.device) + spread * noise.draw()
 
     def _fitted_rows(self, source_rows: int, step: int) -> int:
-        """Return on how many of an episode's rows z is fitted: 1, 2, 4 … below all, drawn by step; a single row is."""
+        """Return the number of an episode's rows to fit z on: 1, 2, 4 … below all, drawn by step."""
         choices = [count for count in (1, 2, 4, 8, 16) if count < source_rows] or [source_rows]
         return int(generator(self.recipe.seed, "rows", str(step).encode()).choice(choices))
 
@@ -227,7 +227,7 @@ class LatentLearner(Learner):
         owner = torch.arange(len(batch.tokens), device=self.device).repeat_interleave(count)
         fit = self.recipe.fit
         still = torch.zeros(len(batch.tokens), *self.config.latent_shape, device=self.device)
-        mu = noise.draw() if fit.mu_spread else still  # a stream moves on only where a number is needed
+        mu = noise.draw() if fit.mu_spread else still  # streams advance only when a draw is needed
         log_var = noise.draw() if fit.log_var_spread else still
         start = Start.spread(fit, mu=mu, log_var=log_var)
         fixed = noise.draw() if fit.noise == "fixed" else None
@@ -300,7 +300,7 @@ class LatentLearner(Learner):
 
 
 class CausalLearner(Learner):
-    """GPT-2, on the same documents; the rows of an episode follow one another."""
+    """GPT-2 on the same documents, with the rows of an episode joined."""
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> None:
         super().__init__(recipe, tokenizer, device)
@@ -342,12 +342,12 @@ class CausalLearner(Learner):
 
 
 class _Noise:
-    """Standard normal draws for the documents of a batch, each from a stream of its own."""
+    """Standard normal draws for the documents of a batch, each from its own stream."""
 
     def __init__(self, seed: int, keys: list[bytes], config: ModelConfig, device: torch.device) -> None:
         self._streams = [generator(seed, "train", key) for key in keys]
         self._shape, self._device = config.latent_shape, device
-        self.last: Tensor | None = None  # the fit's only noise, if it is fixed
+        self.last: Tensor | None = None  # the noise of the fit, if it is fixed
 
     def draw(self) -> Tensor:
         return self.draws(1)[0]  # (B, L, N, D)
@@ -362,7 +362,7 @@ def _flat(values: Tensor, device: torch.device) -> Tensor:
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return `function` through torch.compile, which falls back on itself if compiling fails."""
+    """Compile `function`; fall back on the original if that fails."""
     compiled = torch.compile(function)
     failed = False
 
@@ -371,7 +371,7 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not failed:
             try:
                 return compiled(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the plain function stands
+            except Exception as error:  # noqa: BLE001 - compilers raise many types
                 failed = True
                 log.warning("torch.compile failed (%s); training goes on without it", type(error).__name__)
         return function(*arguments)

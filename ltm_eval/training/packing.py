@@ -1,11 +1,11 @@
-"""Training data as memory-mapped tokens: documents of rows, padded, made once and read at random.
+"""Training data as memory-mapped tokens: documents of padded rows, written once and read at random.
 
 A document is one or several rows that share one z. A batch, and everything drawn for it, is a function of seed, step
-and index alone, so a run resumes at any step without a state of its own, on any number of processes.
+and index only, so a run resumes at any step without further state, on any number of processes.
 
 Sources of kind `text` read .txt files (one text) and .jsonl files (`{"text": …}` a line), cut into rows. `problems`
 reads `{"question": …, "answer": …}` a line, packed as few-shot prompts. `rules` reads one episode a line,
-`{"group": …, "examples": [{"question": …, "answer": …}, …]}`, whose examples stand in rows of their own.
+`{"group": …, "examples": [{"question": …, "answer": …}, …]}`, with one example per row.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from ltm_eval.training.recipe import Recipe, Source
 
 
-PAD = 0xFFFF  # fills rows shorter than their source's length; token ids are below it
+PAD = 0xFFFF  # padding of rows; above all token ids
 FIELDS = {
     "text": "text",
     "problems": "question and answer",
     "rules": "group and as many examples (question and answer) as the source has rows",
 }
 T = TypeVar("T")
-LEARN_BYTES = 8_000_000  # text per source that the byte-pair encoding is learnt from
+LEARN_BYTES = 8_000_000  # characters per source to learn the byte-pair encoding from
 
 
 @dataclass(frozen=True)
 class Group:
-    """Documents with something in common: a file, a hidden rule."""
+    """Documents of one file or one hidden rule."""
 
     name: str
-    texts: tuple[str, ...]  # whole texts of a stream, or the rows of one document
+    texts: tuple[str, ...]  # texts to concatenate, or the rows of one document
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Packed:
 
     @property
     def training(self) -> int:
-        """Number of documents that are trained on."""
+        """Number of training documents."""
         return len(self.rows) - self.source.validation
 
     def documents(self, indices: np.ndarray) -> Documents:
@@ -88,7 +88,7 @@ class Documents:
         return int((self.targets != IGNORED).sum())
 
     def part(self, rank: int, of: int) -> tuple[Documents, range]:
-        """Return one rank's share, and the indices of its documents in the batch."""
+        """Return one rank's documents, and their indices in the batch."""
         indices = range(rank, len(self.tokens), of)
         chosen = list(indices)
         groups = tuple(self.groups[i] for i in chosen)
@@ -96,7 +96,7 @@ class Documents:
 
 
 class Feed:
-    """Batches of a recipe by step, without state."""
+    """Batches of a recipe by step; stateless."""
 
     def __init__(self, recipe: Recipe, packed: dict[str, Packed]) -> None:
         self.recipe = recipe
@@ -112,20 +112,20 @@ class Feed:
         return chosen.documents(np.sort(random.choice(chosen.training, size=count, replace=False)))
 
 
-# Making the files -----------------------------------------------------------------------------------------------------
+# Writing the files ----------------------------------------------------------------------------------------------------
 
 
 def prepare(recipe: Recipe, *, data: Path | None, folder: Path) -> tuple[Tokenizer, dict[str, Packed]]:
-    """Return the encoding and the packed sources of a recipe; make them first unless `folder` has them.
+    """Return the encoding and the packed sources of a recipe, writing them first unless `folder` has them.
 
     Args:
-        recipe: what to make.
-        data: folder that the sources' patterns are relative to; not needed if `folder` has everything.
-        folder: where `tokenizer.tiktoken`, `<source>.bin` and `data.json` lie.
+        recipe: the recipe.
+        data: folder that the sources' patterns are relative to; not needed if `folder` is complete.
+        folder: folder of `tokenizer.tiktoken`, `<source>.bin` and `data.json`.
 
     Raises:
-        DataError: a file is absent or malformed, or a source has too little text.
-        UsageError: files must be read and no data folder is given.
+        DataError: a file is missing or malformed, or a source has too little text.
+        UsageError: files must be read, but no data folder is given.
     """
     index = folder / "data.json"
     if not (index.is_file() and json.loads(index.read_text("utf-8")).get("digest") == recipe.data_digest):
@@ -136,7 +136,7 @@ def prepare(recipe: Recipe, *, data: Path | None, folder: Path) -> tuple[Tokeniz
     for source in recipe.sources:
         shape, path = tuple(facts[source.name]["shape"]), folder / f"{source.name}.bin"
         if not path.is_file() or path.stat().st_size != 2 * int(np.prod(shape)):
-            raise DataError(f"{path}: absent or of another size than data.json says; delete {folder} to make it again")
+            raise DataError(f"{path}: missing, or its size differs from data.json; delete {folder} to write it again")
         rows = np.memmap(path, dtype=np.uint16, mode="r", shape=shape)
         groups = np.asarray(facts[source.name]["groups"], dtype=np.int64)
         packed[source.name] = Packed(source, rows, groups, tuple(facts[source.name]["names"]))
@@ -181,7 +181,7 @@ def _first(groups: list[Group], limit: int) -> Iterator[str]:
 def _groups(source: Source, data: Path | None) -> Iterator[Group]:
     """Yield the texts of a source: a group for every file, or for every episode."""
     if data is None:
-        raise UsageError(f"source {source.name} reads files; say where with --data DIR or LTM_EVAL_DATA_DIR")
+        raise UsageError(f"source {source.name} reads files; give their folder by --data DIR or LTM_EVAL_DATA_DIR")
     for pattern in source.files:
         paths = sorted(data.glob(pattern))
         if not paths:
@@ -209,8 +209,8 @@ def _read(path: Path, source: Source) -> str:
 
 
 def _rows_of(path: Path, source: Source, parse: Callable[[Any, Source], T]) -> Iterator[T]:
-    """Yield what `parse` makes of each line of a .jsonl file."""
-    lines = _read(path, source).removesuffix("\n").split("\n")  # not at the other line ends that Unicode knows
+    """Yield the parsed lines of a .jsonl file."""
+    lines = _read(path, source).removesuffix("\n").split("\n")  # not at other Unicode line ends
     for number, line in enumerate(lines, 1):
         try:
             yield parse(json.loads(line), source)
@@ -242,7 +242,7 @@ def _episode(row: Any, source: Source) -> Group:
 
 
 def _packed(source: Source, groups: list[Group], tokenizer: Tokenizer, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (documents, R, T + 1) and the group index of each document, in an order that the seed shuffles."""
+    """Return rows (documents, R, T + 1) and the group index of each document, shuffled by the seed."""
     documents: list[list[list[int]]] = []
     belongs: list[int] = []
     for number, group in enumerate(groups):
@@ -252,7 +252,7 @@ def _packed(source: Source, groups: list[Group], tokenizer: Tokenizer, seed: int
     if len(documents) <= source.validation + source.batch:
         raise DataError(
             f"source {source.name}: {len(documents)} documents of {source.length} tokens, needs more than "
-            f"{source.validation + source.batch} (validation and one batch); give more text or shorter rows"
+            f"{source.validation + source.batch} (validation and one batch); provide more text or shorten the rows"
         )
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(documents))
     rows = np.full((len(documents), source.rows, source.length + 1), PAD, dtype=np.uint16)
@@ -264,11 +264,11 @@ def _packed(source: Source, groups: list[Group], tokenizer: Tokenizer, seed: int
 
 
 def _documents_of(source: Source, group: Group, tokenizer: Tokenizer) -> list[list[list[int]]]:
-    """Return the documents of one group, each as its rows of tokens, which may be longer than the source's length."""
+    """Return the documents of one group as rows of tokens, which may exceed the source's length."""
     encoded = [tokenizer.encode(text) for text in group.texts]
     if source.kind == "rules":
         return [encoded]
-    if source.kind == "problems":  # a row begins at a problem and is filled with whole ones; the last one is cut
+    if source.kind == "problems":  # a row begins with a whole problem; the last problem of a row is cut
         documents: list[list[list[int]]] = []
         held: list[int] = []
         for ids in encoded:

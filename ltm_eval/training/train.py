@@ -1,12 +1,12 @@
 """Dual-rate learning: a fast loop fits z to every document of a batch, then one AdamW step moves the decoder's weights.
 
 Source: arXiv:2502.01567 section 2.3, algorithm 1; github mingluzhao/Latent-Thought-LM @498e39e, `train_ltm.py`.
-Departures: the slow step draws fresh noise, because the released one rewards decoders that read the very noise the fit
-has seen; in the first `coded_steps` steps z is given, a random code of the document's group plus N(0, I), so that the
-decoder reads z before the fast loop has to find it. The same trainer trains an autoregressive GPT-2 on the batches.
+Departures: the slow step draws fresh noise, because the released one rewards decoders that read the noise of the fit;
+in the first `coded_steps` steps z is given, a random code of the document's group plus N(0, I), so that the decoder
+learns to use z before the fast loop has to find it. The same trainer trains an autoregressive GPT-2 on the batches.
 
-Everything drawn is a function of seed, step and index, so a run that was killed resumes to the same bits (CPU, fp32,
-same number of threads and processes).
+All draws are functions of seed, step and index, so a killed run resumes to the same bits (CPU, fp32, same number of
+threads and processes).
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ LOG_FIELDS = (
     "seconds",
 )
 VALIDATION_FIELDS = ("step", "source", "row", "nats_per_token", "stderr_nats_per_token", "tokens")
-LINE_SECONDS = 10.0  # between lines of progress
+LINE_SECONDS = 10.0  # seconds between progress lines
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a finished run lies, and what it took."""
+    """Files and compute of a finished run."""
 
-    folder: Path  # log, figure and state
-    final: Path  # the model's folder, as `--model` or `--baseline` takes it
-    steps: int  # slow ones
-    tokens: int  # of all slow steps
+    folder: Path  # contains log, plot and state
+    final: Path  # folder of the model, for `--model` or `--baseline`
+    steps: int  # slow steps
+    tokens: int  # tokens of all slow steps
     flops: float  # of fast and slow steps, see `learners.training_flops`
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of a run; rank 0 writes."""
+    """A process of a training run; rank 0 writes."""
 
     rank: int
     world: int
@@ -82,7 +82,7 @@ class Process:
         return Process(int(os.environ.get("RANK", "0")), world, torch.device(device))
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.world > 1:
             torch.distributed.barrier()
 
@@ -94,16 +94,16 @@ class Process:
 
 
 def train(recipe: Recipe, folder: Path, *, data: Path | None = None, device: str = "auto") -> Trained:
-    """Train, or resume an earlier call with the same recipe.
+    """Train a recipe, or resume an earlier call with the same recipe.
 
     Args:
-        recipe: what to train.
-        folder: for tokens, state, log, figure and the final model.
+        recipe: the recipe.
+        folder: folder for tokens, state, log, plot and the final model.
         data: folder of the sources' files.
         device: `auto`, `cpu`, `cuda:N`.
 
     Raises:
-        RefusedError: the folder holds a run of another recipe.
+        RefusedError: the folder contains a run of another recipe.
         DataError, UsageError: see `packing.prepare`.
     """
     process = Process.here(device)
@@ -116,10 +116,10 @@ def train(recipe: Recipe, folder: Path, *, data: Path | None = None, device: str
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder in which another recipe is being trained."""
+    """Raise RefusedError if the folder contains a run of another recipe."""
     state = folder / STATE_FILE
     if state.is_file() and _read_state(state)["recipe"] != recipe.digest:
-        raise RefusedError(f"{folder}: holds a run of another recipe; name a new folder, nothing was changed")
+        raise RefusedError(f"{folder}: contains a run of another recipe; choose a new folder, nothing was changed")
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -127,12 +127,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: not a complete state of a training run; delete it to begin anew") from error
+        raise CheckpointError(f"{path}: not a complete training state; delete it to start over") from error
     return state
 
 
 class Trainer:
-    """One run."""
+    """A training run."""
 
     def __init__(
         self, recipe: Recipe, folder: Path, process: Process, tokenizer: Tokenizer, packed: dict[str, Packed]
@@ -168,7 +168,7 @@ class Trainer:
     # One step ---------------------------------------------------------------------------------------------------------
 
     def _slow_step(self) -> dict[str, Any]:
-        """Run the fast loops and one step of the weights; return its row of the log."""
+        """Run the fast loop and one step of the weights; return its row of the log."""
         recipe = self.recipe
         batches = [self.feed.batch(self.step, micro) for micro in range(recipe.accumulate)]
         scored = sum(batch.scored for batch in batches)
@@ -227,7 +227,7 @@ class Trainer:
             print(f"training: goes on after step {self.step} of {self.recipe.steps}", file=sys.stderr)
 
     def _save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         if self.process.rank == 0:
             state = {
                 "recipe": self.recipe.digest,
@@ -309,7 +309,7 @@ def slow_rate(recipe: Recipe, step: int) -> float:
 
 
 def _cut_rows(path: Path, step: int) -> None:
-    """Drop rows later than `step` from a log, and a torn last line."""
+    """Drop rows after `step`, and a torn last line, from a log."""
     if not path.is_file():
         return
     lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -318,11 +318,11 @@ def _cut_rows(path: Path, step: int) -> None:
         file.writelines([lines[0], *kept] if lines else [])
 
 
-# Figure ---------------------------------------------------------------------------------------------------------------
+# Plot -----------------------------------------------------------------------------------------------------------------
 
 
 def draw_losses(folder: Path) -> None:
-    """Draw log and validation of a run as `loss.png`: nats per token against slow steps, one colour a source."""
+    """Plot log and validation of a run as `loss.png`: nats per token against slow steps, one colour per source."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -347,7 +347,7 @@ def draw_losses(folder: Path) -> None:
 
 
 def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
-    """Return the points of each source (and row) of a log."""
+    """Return the points of each source (and row) in a log."""
     found: dict[str, list[tuple[int, float]]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -358,6 +358,6 @@ def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
 
 
 def _smoothed(values: tuple[float, ...], half: int = 10) -> list[float]:
-    """Return the mean over up to 2 half + 1 neighbours."""
+    """Return running means over up to 2 half + 1 values."""
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [math.fsum(window) / len(window) for window in windows]
