@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 240.0
+LIMIT_SECONDS = 600.0
 
 
 def launcher(rank: int, world: int, port: int) -> dict[str, str]:

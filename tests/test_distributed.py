@@ -245,6 +245,7 @@ TIMINGS = (
     "command",
     "output_path",
     "batch_sizes",
+    "git",  # of the moment: somebody may commit, and a busy machine may not answer in time
 )
 
 
@@ -294,7 +295,7 @@ def alone(gang: Gang, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 MANY = ("--task", "gsm8k,wikitext,lambada_last_word", "--shots", "2", "--limit", DOCUMENTS, "--n", "2")
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, 3])
 def test_results_do_not_depend_on_the_number_of_processes(
     gang: Gang, folder: Path, tmp_path: Path, alone: tuple[dict[str, Any], str], world: int
 ) -> None:
