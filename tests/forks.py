@@ -35,6 +35,8 @@ class Ended:
     signal: int | None
     """That signal."""
     seconds: float
+    after_signal: float
+    """Seconds from the last signal on."""
     stderr: str
 
     @property
@@ -109,7 +111,7 @@ def serve() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "warm" in asked:  # imports, the audit and the templates, once for all forks
-            _cache_templates()
+            _cache()
             with tempfile.TemporaryDirectory() as folder:
                 run(RunConfig(**_options({**asked["warm"], "limit": 2, "output_path": folder})))
             continue
@@ -118,14 +120,15 @@ def serve() -> None:
             child = os.fork()
             if child == 0:
                 _run(asked["options"], asked["fails"], said.fileno())
-            status = _wait(child, asked["signals"], Path(asked["options"]["output_path"]), asked["once"])
-            seconds = time.monotonic() - begun
+            status, sent = _wait(child, asked["signals"], Path(asked["options"]["output_path"]), asked["once"])
+            now = time.monotonic()
             said.seek(0)
             code = os.waitstatus_to_exitcode(status)
             ended = Ended(
                 code if code >= 0 else None,
                 -code if code < 0 else None,
-                seconds,
+                now - begun,
+                now - sent,
                 said.read().decode("utf-8", "replace"),
             )
         print(json.dumps(ended.__dict__), file=answers, flush=True)
@@ -157,26 +160,32 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-def _cache_templates() -> None:
-    """lm-eval compiles a template anew for every document, which is most of what a run without fits costs."""
+def _cache() -> None:
+    """lm-eval compiles a template anew for every document; versions of packages are read anew for every file."""
     import lm_eval.utils
 
+    from ltm_eval.system import machine
+
     lm_eval.utils.env.from_string = cache(lm_eval.utils.env.from_string)
+    machine.version = cache(machine.version)
 
 
-def _wait(child: int, signals: list[tuple[float, int]], output: Path, once: str) -> int:
+def _wait(child: int, signals: list[tuple[float, int]], output: Path, once: str) -> tuple[int, float]:
+    """The status with which the child ended, and when it was sent the last signal."""
     begun = 0.0 if once else time.monotonic()
+    sent = time.monotonic()
     for after, number in signals:
         while not begun or time.monotonic() < begun + after:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                return status
+                return status, sent
             if not begun and any(output.rglob(once)):
                 begun = time.monotonic()
             time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
-    return os.waitpid(child, 0)[1]
+        sent = time.monotonic()
+    return os.waitpid(child, 0)[1], sent
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,18 +19,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.contract.commands import free_port
+from tests.failing import arm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_SECONDS = 240.0
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+LIMIT_SECONDS = 600.0
 
 
 def launcher(rank: int, world: int, port: int) -> dict[str, str]:
@@ -61,6 +56,12 @@ class Started:
     def err(self, rank: int) -> str:
         """Standard error."""
         return (self.folder / f"{rank}.err").read_text("utf-8")
+
+    def said(self, rank: int) -> str:
+        """The lines on standard error that are ours; a library of others may warn beside them."""
+        lines = self.err(rank).splitlines(keepends=True)
+        assert not any("Traceback" in line for line in lines), self.err(rank)
+        return "".join(line for line in lines if line.startswith("ltm-eval"))
 
     def wait(self, ranks: list[int] | None = None) -> list[int]:
         """Exit codes; minus the signal where there was one."""
@@ -98,14 +99,19 @@ class Gang:
         self._server.stdin.write(json.dumps(request) + "\n")
         return json.loads(self._server.stdout.readline())
 
-    def start(self, world: int, call: str, argument: Any, *, environ: dict[str, str] | None = None) -> Started:
-        """Fork `world` processes that call `module:function` with `argument`; what it returns is the exit code."""
+    def start(
+        self, world: int, call: str, argument: Any, *, environ: dict[str, str] | None = None, fails: str = ""
+    ) -> Started:
+        """Fork `world` processes that call `module:function` with `argument`; what it returns is the exit code.
+
+        `fails` is what `failing.arm` takes.
+        """
         port = free_port()
         self._jobs += 1
         folder = Path(self._temporary.name) / str(self._jobs)
         folder.mkdir()
         settings = [{**launcher(rank, world, port), **(environ or {})} if world > 1 else {} for rank in range(world)]
-        request = {"start": settings, "call": call, "argument": argument, "folder": str(folder)}
+        request = {"start": settings, "call": call, "argument": argument, "folder": str(folder), "fails": fails}
         return Started(self, self.ask(request), folder)
 
     def run(self, world: int, call: str, argument: Any, *, environ: dict[str, str] | None = None) -> Started:
@@ -165,6 +171,8 @@ def _fork(rank: int, settings: dict[str, str], request: dict[str, Any]) -> int:
         folder = Path(request["folder"])
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / f"{rank}.{name}", os.O_CREAT | os.O_WRONLY), descriptor)
+        if request["fails"]:
+            arm(request["fails"])
         module, _, function = request["call"].partition(":")
         code = getattr(importlib.import_module(module), function)(request["argument"]) or 0
     except BaseException:  # noqa: BLE001 - the parent reads it

@@ -85,6 +85,7 @@ def browser() -> Iterator[Any]:
     if program is None:
         assert "REQUIRE_BROWSER" not in os.environ
         pytest.skip("no Chromium on this machine: apt-get install chromium")
+    api.expect.set_options(timeout=60_000)
     with api.sync_playwright() as playwright:
         # Within containers there is no sandbox to be had; the pages are our own.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])

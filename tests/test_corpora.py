@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -184,11 +184,11 @@ def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
     online(monkeypatch)
     monkeypatch.setattr(hub, "NETWORK_SECONDS", 0.2)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: time.sleep(2))
-    begun = time.monotonic()
+    over = Event()
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: over.wait())
     with pytest.raises(DataError, match=r"openai/gsm8k \(no answer in 0 s\)"):
-        load_set(GSM8K, data="hub")
-    assert time.monotonic() - begun < 1.5
+        load_set(GSM8K, data="hub")  # returns although the question goes on
+    over.set()
     monkeypatch.setattr(hub, "within", lambda question: pytest.fail("a silent hub was asked again"))
     with pytest.raises(DataError, match=r"openai/gsm8k \(no answer in 0 s\)"):
         load_set(GSM8K, data="hub")

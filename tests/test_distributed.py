@@ -22,8 +22,9 @@ from ltm_eval.runs.processes import current, join, share
 from ltm_eval.system import files as paths
 from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError
 from ltm_eval.system.launch import Launch, read_launch, speaks
+from tests.contract.commands import free_port, until
 from tests.failing import arm
-from tests.gang import Gang, Started, free_port, told
+from tests.gang import LIMIT_SECONDS, Gang, Started, told
 from tests.gang import command as run_command
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SILENCE = 5.0
 """Seconds after which a rank counts as lost in these tests."""
+LONG = 2 * LIMIT_SECONDS
+"""Seconds that a rank computes or hangs where nobody ends it; a gang does not wait for so long."""
 DOCUMENTS = os.environ.get("LTM_EVAL_TEST_DOCUMENTS", "3")
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 
@@ -159,7 +162,7 @@ def exchanged(argument: dict[str, Any]) -> int:
 @pytest.mark.parametrize("world", [2, 4])
 def test_everyone_gets_what_everyone_sent(gang: Gang, world: int) -> None:
     done = gang.run(world, "tests.test_distributed:exchanged", {})
-    assert [done.err(rank) for rank in range(world)] == [""] * world
+    assert [done.said(rank) for rank in range(world)] == [""] * world
 
 
 def stale(argument: dict[str, Any]) -> int:
@@ -209,7 +212,7 @@ def failing(argument: dict[str, Any]) -> int:
 def test_the_others_end_when_one_fails(gang: Gang) -> None:
     job = gang.start(3, "tests.test_distributed:failing", {})
     assert job.wait() == [5, 4, 5]
-    assert job.err(0) == job.err(2) == ""
+    assert job.said(0) == job.said(2) == ""
 
 
 def test_a_taken_port_is_one_line(gang: Gang) -> None:
@@ -242,6 +245,7 @@ TIMINGS = (
     "command",
     "output_path",
     "batch_sizes",
+    "git",  # of the moment: somebody may commit, and a busy machine may not answer in time
 )
 
 
@@ -291,7 +295,7 @@ def alone(gang: Gang, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 MANY = ("--task", "gsm8k,wikitext,lambada_last_word", "--shots", "2", "--limit", DOCUMENTS, "--n", "2")
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, 3])
 def test_results_do_not_depend_on_the_number_of_processes(
     gang: Gang, folder: Path, tmp_path: Path, alone: tuple[dict[str, Any], str], world: int
 ) -> None:
@@ -303,7 +307,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
         assert found[name] == content, name
     undated = [re.sub(r"_20\d\d-[\d:T.-]*", "", text) for text in (done.out(0).replace(str(tmp_path), "OUT"), said)]
     assert undated[0] == undated[1]
-    assert all(done.out(rank) == done.err(rank) == "" for rank in range(1, world))
+    assert all(done.out(rank) == done.said(rank) == "" for rank in range(1, world))
     journals = list(tmp_path.rglob("journal/*.jsonl"))
     assert 1 < len(journals) <= world
     costs = told_costs(tmp_path)
@@ -351,7 +355,7 @@ def test_more_ranks_than_documents(gang: Gang, folder: Path, tmp_path: Path) -> 
     gang.run(1, "tests.gang:command", command(folder, tmp_path / "1", *argv))
     done = gang.run(4, "tests.gang:command", command(folder, tmp_path / "4", *argv))
     assert left(tmp_path / "1") == left(tmp_path / "4")
-    assert len(list((tmp_path / "4").rglob("journal/*.jsonl"))) <= 2 and done.err(3) == ""
+    assert len(list((tmp_path / "4").rglob("journal/*.jsonl"))) <= 2 and done.said(3) == ""
 
 
 @pytest.mark.parametrize("more", [("--condition", "demos,prior", "--shots", "2"), ("--rethink", "1", "--shots", "1")])
@@ -375,7 +379,7 @@ def test_baselines_are_shared_too(gang: Gang, folder: Path, tmp_path: Path) -> N
     for world in (1, 3):
         output = tmp_path / str(world)
         done = gang.run(world, "tests.test_distributed:small_chunks", command(folder, output, *argv))
-        assert all(done.err(rank) == "" for rank in range(1, world))
+        assert all(done.said(rank) == "" for rank in range(1, world))
     assert left(tmp_path / "1") == left(tmp_path / "3")
     journals = [path.parent.parent.name for path in (tmp_path / "3").rglob("journal/*.jsonl")]
     assert sum("gpt2" in name for name in journals) > 1
@@ -483,24 +487,18 @@ def test_a_rank_that_waits_for_the_others_can_be_stopped(gang: Gang, folder: Pat
     argv = command(folder, tmp_path, "--task", "gsm8k", "--shots", "0", "--limit", "1")
     argv[argv.index("--t_fast") + 1] = "9999"
     job = gang.start(2, "tests.gang:command", argv)
-    end = time.monotonic() + 60
-    while not list(tmp_path.glob("*/run.json")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    time.sleep(2)
-    begun = time.monotonic()
+    until(lambda: list(tmp_path.glob("*/run.json")))
+    time.sleep(2)  # it may well be stopped sooner, too
     os.kill(job.pids[1], signal.SIGTERM)
-    codes = job.wait()
-    assert time.monotonic() - begun < 30
-    said = job.err(0) + job.err(1)
-    assert codes == [5, 143] and said.count("rank 1: stopped by SIGTERM") == 1 and "Traceback" not in said, said
+    codes, said = job.wait(), job.said(0) + job.said(1)
+    assert codes == [5, 143] and said.count("rank 1: stopped by SIGTERM") == 1, said
 
 
 def test_an_error_is_told_once(gang: Gang, folder: Path, tmp_path: Path) -> None:
     job = gang.start(3, "tests.gang:command", command(folder, tmp_path, "--task", "gsm9k"))
     assert job.wait() == [2, 2, 2]
-    said = [job.err(rank) for rank in range(3)]
-    assert sum(text.count("error[2]") for text in said) == 1 == "".join(said).count("\n")
+    said = "".join(job.said(rank) for rank in range(3))
+    assert said.count("error[2]") == 1 == said.count("\n")
 
 
 def pinned(argument: dict[str, Any]) -> int:
@@ -551,46 +549,41 @@ def waiting(argument: dict[str, Any]) -> int:
     job = join()
     print("here", flush=True)
     if job.rank == 0:
-        time.sleep(60)
+        time.sleep(LONG)
     return told(lambda: job.exchange(b""))
 
 
-def lose(gang: Gang, how: signal.Signals, rank: int = 1) -> tuple[Started, float]:
-    """Start 3 processes and lose one of them; seconds until the two others have ended with code 5."""
+def lose(gang: Gang, how: signal.Signals, rank: int = 1) -> Started:
+    """Start 3 processes and lose one of them; the two others end with code 5, long before what they wait for."""
     job = gang.start(3, "tests.test_distributed:waiting", {}, environ={"LTM_EVAL_RANK_SILENCE": str(SILENCE)})
-    end = time.monotonic() + 60
-    while not all(job.out(r) for r in range(3)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    time.sleep(0.5)
+    until(lambda: all(job.out(r) for r in range(3)))
+    time.sleep(0.5)  # it may be lost before the others wait as well
     os.kill(job.pids[rank], how)
-    begun = time.monotonic()
     others = [r for r in range(3) if r != rank]
     codes = job.wait(others)
-    seconds = time.monotonic() - begun
     if how == signal.SIGSTOP:
         os.kill(job.pids[rank], signal.SIGKILL)
     job.wait([rank])
     assert codes == [5, 5], [job.err(r) for r in others]
-    return job, seconds
+    return job
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_rank_is_noticed_and_named_once(gang: Gang, how: signal.Signals) -> None:
-    job, seconds = lose(gang, how)
-    said = job.err(0) + job.err(2)
+    job = lose(gang, how)
+    said = job.said(0) + job.said(2)
     assert said.count("\n") == 1 and f"process {job.pids[1]}" in said, said
     assert said.startswith("ltm-eval: error[5]: rank 1 (") and "the same command resumes" in said
-    assert seconds < 30 and "has not answered for 5 s" in said
+    assert "has not answered for 5 s" in said
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_first_rank_is_noticed_by_those_whose_store_it_kept(gang: Gang, how: signal.Signals) -> None:
-    job, seconds = lose(gang, how, rank=0)
-    said = job.err(1) + job.err(2)
-    assert said.count("error[5]") == 1 and "no longer answers" in said and seconds < 30
+    job = lose(gang, how, rank=0)
+    said = job.said(1) + job.said(2)
+    assert said.count("error[5]") == 1 and "no longer answers" in said
 
 
 def hanging(argument: dict[str, Any]) -> int:
@@ -606,7 +599,7 @@ def hanging(argument: dict[str, Any]) -> int:
         passed.append(1)
         if int(os.environ["RANK"]) == argument["rank"] and len(passed) == 2:
             print("hangs", flush=True)
-            library(None).sleep(60)
+            library(None).sleep(int(LONG))
         return descend(self, *given)
 
     Batch.descend = step  # type: ignore[method-assign]
@@ -617,7 +610,7 @@ def hanging(argument: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     ("how", "rank", "words"),
     [
-        ("beside other threads", 0, "is stuck: no step for 3 s"),
+        ("beside other threads", 0, "is stuck: no step for 4 s"),
         ("with the interpreter", 1, "has not answered for 5 s"),
     ],
 )
@@ -626,15 +619,10 @@ def test_a_kernel_that_never_returns_is_noticed(
 ) -> None:
     """The interpreter of a rank that waits for a GPU goes on; where it does not, the rank falls silent."""
     argument = {"how": how, "rank": rank, "argv": command(folder, tmp_path)}
-    seconds = {"LTM_EVAL_RANK_STALL": "3", "LTM_EVAL_RANK_SILENCE": str(SILENCE)}
+    seconds = {"LTM_EVAL_RANK_STALL": "4", "LTM_EVAL_RANK_SILENCE": str(SILENCE)}
     job = gang.start(2, "tests.test_distributed:hanging", argument, environ=seconds)
-    end = time.monotonic() + 180
-    while "hangs" not in job.out(rank):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    begun = time.monotonic()
+    until(lambda: "hangs" in job.out(rank))
     assert job.wait([1 - rank]) == [5]
-    assert time.monotonic() - begun < 60
     if how == "with the interpreter":
         os.kill(job.pids[rank], signal.SIGKILL)
         job.wait([rank])

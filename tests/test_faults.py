@@ -107,7 +107,7 @@ def called(case: Case, args: list[str], capfd: pytest.CaptureFixture[str]) -> tu
         return code, capfd.readouterr().err
     command = [sys.executable, "-m", "ltm_eval", *args]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=300)
     return done.returncode, done.stderr.decode("utf-8", "strict")
 
 
@@ -352,7 +352,7 @@ def test_a_run_into_a_closed_pipe_on_a_dumb_terminal(place: Place) -> None:
             stderr=subprocess.PIPE,
             check=False,
             env=environment,
-            timeout=120,
+            timeout=300,
         )
     finally:
         os.close(writer)

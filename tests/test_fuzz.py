@@ -46,7 +46,7 @@ pytestmark = pytest.mark.faults
 SCALE = float(os.environ.get("FUZZ_SCALE", "1"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SLOWEST = 10.0
-"""Seconds that one input may take; far above what any does."""
+"""Seconds of the processor that one input may take; far above what any does."""
 INTERESTING = (
     b"",
     b"\0",
@@ -93,7 +93,7 @@ def mutants(seed: str, content: bytes, count: int) -> Iterator[bytes]:
 
 def tried(work: Callable[[], Any], expected: type[LtmEvalError]) -> bool:
     """Whether `work` succeeded; another error than the expected one is raised, and so is one that is no single line."""
-    begun = time.monotonic()
+    begun = time.process_time()
     try:
         work()
     except expected as error:
@@ -101,7 +101,7 @@ def tried(work: Callable[[], Any], expected: type[LtmEvalError]) -> bool:
         assert "weights_only" not in str(error)
         return False
     finally:
-        assert time.monotonic() - begun < SLOWEST
+        assert time.process_time() - begun < SLOWEST
     return True
 
 
@@ -398,13 +398,13 @@ def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_idle")
 def test_command_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     stream = random.Random(f"{SEED}-cli")
-    for _ in range(many(250)):
+    for _ in range(many(100)):
         words = [stream.choice((*OPTIONS, *OPTIONS, *WORDS)) for _ in range(stream.randrange(6))]
         args = [stream.choice(("run", "run", "run", "rnu", "")), *words]
-        begun = time.monotonic()
+        begun = time.process_time()
         code = cli.main(args)
         captured = capsys.readouterr()
-        assert time.monotonic() - begun < SLOWEST
+        assert time.process_time() - begun < SLOWEST
         assert code in (0, 2), (args, captured.err)
         lines = captured.err.splitlines()
         assert len(lines) == (1 if code else 0), (args, captured.err)

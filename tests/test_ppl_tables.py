@@ -450,13 +450,13 @@ def test_hostile_text_is_inert_in_every_place_of_the_section(tmp_path: Path, har
 
 def test_a_large_set_renders_soon_and_small(tmp_path: Path) -> None:
     """Three models, 1,319 long documents."""
-    begun = time.monotonic()
+    begun = time.process_time()
     for model, kind in (("ltm-x", "ltm"), ("gpt2-a", "hf"), ("gpt2-b", "hf")):
         write_ppl_run(tmp_path, model=model, nats=of_ltm, n=1319, kind=kind, word="<&" * 3000)
     data = data_of(tmp_path)
     assert len(render(data).encode()) < 5_000_000
     assert len(data.tasks[0].perplexity.worst if data.tasks[0].perplexity else ()) == 5
-    assert time.monotonic() - begun < 20  # alone on two cores it takes a quarter of that
+    assert time.process_time() - begun < 20  # four times what it takes
 
 
 def test_documents_that_are_scored_stand_in_the_browser_with_their_cost(tmp_path: Path) -> None:

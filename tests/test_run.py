@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,30 +289,6 @@ def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> Non
     for key in ("doc_hash", "prompt_hash", "target_hash", "filter"):
         assert [row[key] for row in ours] == [row[key] for row in theirs]
     assert outcome.report is not None and "gpt2" in outcome.report.read_text()
-
-
-def test_stock_lm_eval_gives_the_same(folder: Path, tmp_path: Path) -> None:
-    (ours,) = run(config(folder, tmp_path / "ours", limit=4)).results
-    command = [sys.executable, "-m", "lm_eval", "--model", "ltm", "--tasks", TASK, "--num_fewshot", "1", "--limit", "4"]
-    command += ["--model_args", f"pretrained={folder},t_fast=2", "--gen_kwargs", "max_gen_toks=12", "--log_samples"]
-    command += ["--metadata", '{"data": "sample"}', "--output_path", str(tmp_path / "stock"), "--batch_size", "3"]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (stock,) = (tmp_path / "stock").rglob("results_*.json")
-    assert scores(stock) == {key: value for key, value in scores(ours).items() if key in scores(stock)}
-    kept = ("doc_id", "prompt_hash", "resps", "filtered_resps", "filter", "exact_match", "arguments")
-    assert [{k: row[k] for k in kept} for row in documents(stock)] == [
-        {k: row[k] for k in kept} for row in documents(ours)
-    ]
-
-
-def test_stock_lm_eval_ends_a_wrong_argument_in_one_line(folder: Path) -> None:
-    command = [sys.executable, "-m", "lm_eval", "--model", "ltm", "--model_args", f"pretrained={folder},t_fsat=2"]
-    done = subprocess.run([*command, "--tasks", TASK], check=False, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "error[2]" in done.stderr and "'t_fast'" in done.stderr
 
 
 def test_a_live_model_is_evaluated(folder: Path) -> None:

@@ -32,9 +32,9 @@ class Thread(Job):
 
     def exchange(self, payload: bytes) -> list[bytes]:
         self.table[self.rank] = payload
-        self.barrier.wait(20)
+        self.barrier.wait(120)
         found = list(self.table)
-        self.barrier.wait(20)
+        self.barrier.wait(120)
         return found
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,9 +45,9 @@ def test_incomplete_utf8_is_marked(tokenizer: Tokenizer) -> None:
 
 def test_long_texts_take_linear_time(tokenizer: Tokenizer) -> None:
     text = "a" * 10**6 + "\n" + "b c\n" * 10**4
-    begun = time.monotonic()
+    begun = time.process_time()
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert time.monotonic() - begun < 30
+    assert time.process_time() - begun < 30
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,11 @@ def test_gpt2_without_cache_or_network_names_the_remedy(monkeypatch: pytest.Monk
 
 def test_a_silent_network_is_over_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "NETWORK_SECONDS", 0.05)
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: time.sleep(1))
+    over = Event()
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: over.wait())
     with pytest.raises(MachineError, match="no answer"):
         load_tokenizer("gpt2")
+    over.set()
 
 
 def test_digest_names_the_ranks(tokenizer: Tokenizer, tmp_path: Path) -> None:

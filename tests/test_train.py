@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +26,10 @@ from ltm_eval.training.learners import LatentLearner, _Noise, joined_rows, train
 from ltm_eval.training.packing import prepare
 from ltm_eval.training.recipe import Recipe, read_recipe
 from ltm_eval.training.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
+from tests.gang import Gang
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CONTENT: dict[str, Any] = {
@@ -182,31 +182,21 @@ def test_the_same_recipe_gives_the_same_bits(data: Path, whole: Path, recipe: Re
         assert torch.equal(weight, weights(tmp_path)[name]), name
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.fixture(scope="module")
+def gang() -> Iterator[Gang]:
+    with Gang() as gang:
+        yield gang
+
+
+@pytest.mark.parametrize("place", ["results.write:3500", "results.replace:5", "results.replaced:8"])
 def test_a_killed_run_resumes_to_the_same_bits(
-    data: Path, whole: Path, recipe_file: Path, tmp_path: Path, seed: int
+    gang: Gang, data: Path, whole: Path, recipe_file: Path, tmp_path: Path, place: str
 ) -> None:
-    """SIGKILL at a random moment after the first save, then the same command."""
-    command = [
-        sys.executable,
-        "-m",
-        "ltm_eval",
-        "train",
-        "--config",
-        str(recipe_file),
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, env=environment)
-    until = time.monotonic() + 120
-    while not (tmp_path / STATE_FILE).is_file() and running.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    time.sleep(random.Random(seed).random() * 0.4)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
+    """SIGKILL while the sixth state is written, and before and after one takes its name; then the same command."""
+    command = ["train", "--config", str(recipe_file), "--data", str(data), "--output", str(tmp_path), "--device", "cpu"]
+    killed = gang.start(1, "tests.gang:command", command, fails=f"{place}:kill")
+    assert killed.wait() == [-signal.SIGKILL], killed.err(0)
+    assert 0 < torch.load(tmp_path / STATE_FILE, weights_only=True)["step"] < 12
     train(read_recipe(recipe_file), tmp_path, data=data, device="cpu")
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(tmp_path)[name]), name

@@ -25,7 +25,16 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.runs.watchdog import FAILED, GRACE_SECONDS, SILENCE_SECONDS, STALL_SECONDS, TOLD, Heartbeat, beat_key
+from ltm_eval.runs.watchdog import (
+    FAILED,
+    GRACE_SECONDS,
+    PERIOD_SECONDS,
+    SILENCE_SECONDS,
+    STALL_SECONDS,
+    TOLD,
+    Heartbeat,
+    beat_key,
+)
 from ltm_eval.system.errors import LISTENERS, IncompleteError, LtmEvalError, MachineError, RefusedError, UsageError
 from ltm_eval.system.launch import Launch, read_launch, speaks
 
@@ -216,10 +225,10 @@ def may_tell(error: LtmEvalError | None) -> bool:
 def abandon(code: int) -> None:
     """End this process of a job now: what torch still wants to exchange will not come about. Alone, do nothing.
 
-    Whoever keeps the store gives the others some seconds to learn from it who has told what.
+    Whoever keeps the store gives the others time to learn from it who has told what: a beat, a look and a leave.
     """
     if _joined is not None:
-        _joined.part(GRACE_SECONDS)
+        _joined.part(2 * PERIOD_SECONDS + GRACE_SECONDS)
         _end(code)
 
 

@@ -170,6 +170,9 @@ class Heartbeat:
     def _judge(self) -> None:
         """Count silence, and end this process once a rank is lost."""
         while not self._stop.wait(self._period):
+            if self._failed:
+                self._end("", tell=False)
+                return
             if self._broken or time.monotonic() - self._answered > self._silence:
                 self._end(f"{self._names[0]}, which keeps the job's store, no longer answers", tell=self._stands_in)
                 return
@@ -178,9 +181,6 @@ class Heartbeat:
                 for rank, (beat, since) in enumerate(self._heard)
                 if beat != LEFT.encode() and self._answered - since > self._silence
             ]
-            if self._failed:
-                self._end("", tell=False)
-                return
             if self._watch.is_stuck():
                 own = f"rank {self._rank} ({self._names[self._rank]})"
                 self._end(f"{own} is stuck: no step for {self._watch.seconds:.0f} s", tell=self._first_to_tell())

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,9 +19,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 600.0
@@ -111,6 +116,23 @@ class Commands:
         self._server.wait(60)
         self._server.stdout.close()
         subprocess.run(["rm", "-rf", str(self._folder)], check=True)
+
+
+def until(there: Callable[[], object]) -> None:
+    """Wait for what must come."""
+    end = time.monotonic() + LIMIT_SECONDS / 2
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port nobody listens on, of those that no outgoing connection is given."""
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import ltm_eval
-from tests.contract.commands import json_of, lines_of, only
+from tests.contract.commands import TASKS, json_of, lines_of, only
 from tests.contract.reference import check
 
 if TYPE_CHECKING:
@@ -86,18 +86,24 @@ def test_errors_are_typed() -> None:
 
 def test_lm_eval_knows_the_model_and_the_tasks(cli: Commands, pair: Path, tmp_path: Path) -> None:
     """`lm_eval --model ltm …`, lm-eval's own command, gives the figures of `run`."""
-    command = "--model ltm --tasks ltm_rules,ltm_wikitext --num_fewshot 2 --limit 2 --seed 1234 --log_samples"
-    words = command.split()
+    command = "--model ltm --num_fewshot 2 --limit 2 --seed 1234 --log_samples --batch_size 3 --tasks"
+    words = [*command.split(), ",".join(TASKS)]
     words += ["--model_args", "pretrained=demo,t_fast=2,rows=bound,condition=demos,fit_window=each"]
     words += ["--metadata", '{"data":"sample"}', "--gen_kwargs", "max_gen_toks=40", "--output_path"]
     cli.done(*words, tmp_path, module="lm_eval")
     found = json_of(only(tmp_path, "*/results_*.json"))
     expected = json_of(only(pair / "demo", "results_*.json"))
-    for task in ("ltm_rules", "ltm_wikitext"):
+    for task in TASKS:
         assert found["results"][task] == expected["results"][task]
         ours, theirs = (lines_of(only(place, f"**/samples_{task}_*")) for place in (tmp_path, pair / "demo"))
-        names = ("doc_id", "prompt_hash", "resps", "filtered_resps")
+        names = ("doc_id", "prompt_hash", "resps", "filtered_resps", "filter", "arguments")
         assert [[one[name] for name in names] for one in ours] == [[one[name] for name in names] for one in theirs]
+
+
+def test_lm_evals_command_names_a_wrong_argument_in_one_line(cli: Commands) -> None:
+    ended = cli.run("--model ltm --model_args pretrained=demo,t_fsat=2 --tasks ltm_rules", module="lm_eval")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert "error[2]" in ended.err and "'t_fast'" in ended.err
 
 
 def test_options_by_environment(cli: Commands, root: Path, tmp_path: Path) -> None:

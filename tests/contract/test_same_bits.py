@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.contract.commands import Commands, answers_of, json_of, lines_of, only
+from tests.contract.commands import Commands, answers_of, free_port, json_of, lines_of, only, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,9 +96,7 @@ def test_resumed(cli: Commands, whole: dict[str, Any], tmp_path: Path, number: i
     """Stopped after three answers; the same command makes the others alone, and says so."""
     command = [*COMMAND.split(), "--documents", ALL, "-o", tmp_path, "--batch_size"]
     started = cli.start(*command, "1")
-    end = time.monotonic() + 300
-    while len(answers_of(tmp_path / "demo")) < 3 and time.monotonic() < end:
-        time.sleep(0.002)
+    until(lambda: len(answers_of(tmp_path / "demo")) >= 3)
     started.kill(number)
     assert started.wait().code in (-signal.SIGKILL, 143)
     kept = {one["key"]: one for one in answers_of(tmp_path / "demo")}
@@ -128,10 +124,7 @@ def newest(folder: Path) -> Any:
 
 def test_two_processes(cli: Commands, whole: dict[str, Any], tmp_path: Path) -> None:
     """They share the requests inside the run; the environment is what torchrun gives."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         cli.start(
             *COMMAND.split(),
