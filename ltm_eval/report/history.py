@@ -191,9 +191,11 @@ def document(runs: Sequence[Run]) -> Document:
     """The history of `runs`.
 
     Raises:
-        ResultsError: no runs, or none that tells its step.
+        ResultsError: no runs, or none that tells its step or holds a figure.
     """
     curves, without = curves_of(runs)
+    if not curves:
+        raise ResultsError("no run holds a figure to plot: answers of --predict_only have no score; run without it")
     stepped = [(run.model_name, run) for run in runs if run not in without]
     names = list(dict.fromkeys(name_of(run) for _, run in stepped))
     steps = sorted({point.step for curve in curves for point in curve.points})
