@@ -190,6 +190,13 @@ def test_the_same_tokens_have_the_same_identity_in_both_forms() -> None:
     spaced = copy.deepcopy(demo)
     spaced.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     assert identity_of(spaced)["sha256"] != identity_of(demo)["sha256"]
+    more = copy.deepcopy(demo)
+    more.add_tokens([" company said"])
+    marked = copy.deepcopy(demo)
+    marked.add_special_tokens({"additional_special_tokens": ["<unk>"]})
+    for one, text in ((more, "the company said so"), (marked, "the <unk> of it")):
+        assert one.encode(text) != demo.encode(text)
+        assert identity_of(one)["sha256"] != identity_of(demo)["sha256"]
 
 
 def test_gpt2s_tokenizer_has_one_identity() -> None:

@@ -103,6 +103,18 @@ def test_runs_without_a_step_are_listed_and_alone_refused(tmp_path: Path) -> Non
     assert [row[0].text for row in made.parts[-1].tables[0].rows] == ["gpt2"]
 
 
+def test_answers_without_a_score_are_refused(tmp_path: Path) -> None:
+    """lm-eval's `--predict_only` writes 999 for every metric, which is no figure."""
+    checkpoints(tmp_path)
+    for file in tmp_path.rglob("results_*.json"):
+        told = json.loads(file.read_text())
+        for task in told["results"]:
+            told["results"][task] = {"alias": task, "bypass,none": 999, "bypass_stderr,none": "N/A"}
+        file.write_text(json.dumps(told))
+    with pytest.raises(ResultsError, match="no run holds a figure to plot"):
+        document(runs(tmp_path))
+
+
 def test_the_best_checkpoint_comes_with_its_caveat(tmp_path: Path) -> None:
     checkpoints(tmp_path)
     made = document(runs(tmp_path))

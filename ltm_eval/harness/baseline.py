@@ -162,7 +162,9 @@ def _ranks(content: Mapping[str, Any]) -> list[bytes] | None:
     split = all(before.get(key, value) == value for key, value in BYTE_LEVEL.items()) and "type" in before
     if not (plain and split) or content.get("normalizer") is not None:
         return None
-    special = {one["content"] for one in content.get("added_tokens") or () if one.get("special")}
+    special = {one["content"] for one in content.get("added_tokens") or ()}
+    if special - {END_OF_TEXT}:  # each is cut out of a text before anything is merged
+        return None
     ids = {token: rank for token, rank in model["vocab"].items() if token not in special}
     known = _byte_of()
     if sorted(ids.values()) != list(range(len(ids))) or any(not known.keys() >= set(token) for token in ids):

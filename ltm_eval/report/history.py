@@ -173,9 +173,11 @@ def document(runs: Sequence[Run]) -> Document:
     """Return the history of `runs`.
 
     Raises:
-        ResultsError: no runs, or none with a step.
+        ResultsError: no runs, or none with a step or a figure.
     """
     frame, without = curves_of(runs)
+    if frame.empty:
+        raise ResultsError("no run holds a figure to plot: answers of --predict_only have no score; run without it")
     stepped = [(run.model_name, run) for run in runs if run not in without]
     names = list(dict.fromkeys(name_of(run) for _, run in stepped))
     steps = sorted(set(frame["step"]))
