@@ -448,7 +448,9 @@ def test_one_rule_of_progress_and_of_data_for_both_kinds_of_model(
     """Plain lines of ours where stderr is no terminal, nothing with --quiet, never lm-eval's bars; data said once."""
     gpt2 = tiny_gpt2(tmp_path / "gpt2")
     (tmp_path / "data" / "ptb").mkdir(parents=True)
-    (tmp_path / "data" / "ptb" / "ptb.valid.txt").write_text("".join(f" the boy went home {i} times \n" for i in range(8)), "utf-8")
+    (tmp_path / "data" / "ptb" / "ptb.valid.txt").write_text(
+        "".join(f" the boy went home {i} times \n" for i in range(8)), "utf-8"
+    )
     capfd.readouterr()
     options: dict[str, Any] = {"metadata": '{"protocol": "documents", "block_tokenizer": "demo"}', "rows": "bound"}
     run(

@@ -530,7 +530,7 @@ class Generating:
     def _rethink_batch(
         self, requests: Sequence[Request], config: GenerationConfig
     ) -> tuple[list[Rethought], list[str], list[tuple[int, Posterior]]]:
-        """Return, for a batch of questions, chain and control, why a fit cannot be used, and the fits not counted yet."""
+        """Return chain and control of each question, why its fit cannot be used, and its fits not counted yet."""
         fitted = {request.index: own for request, own in self.fits.of(requests)}
         failed = [fitted[request.index].failure or "" for request in requests]
         questions = [

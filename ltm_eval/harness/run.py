@@ -329,7 +329,8 @@ def baseline_subject(spec: str) -> Subject:
 
     Raises:
         UsageError: it is none of these.
-        CheckpointError: the folder or file is absent or no transformers checkpoint, its config asks for too many layers, or the hub refuses it.
+        CheckpointError: the folder or file is absent or no transformers checkpoint, its config asks for too many
+            layers, or the hub refuses it.
         MachineError: packages are missing, or it is neither in the cache nor on the hub.
     """
     from importlib.util import find_spec
