@@ -272,7 +272,7 @@ def test_a_folder_of_released_files_says_what_to_do(tmp_path: Path) -> None:
 def test_conversion_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "mine").touch()
-    with pytest.raises(RefusedError, match="exists already"):
+    with pytest.raises(RefusedError, match="already exists"):
         convert(DATA / "released_b" / "ckpt_1000.pt", tmp_path / "target")
     (tmp_path / "file").touch()
     with pytest.raises(LtmEvalError):

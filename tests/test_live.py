@@ -693,7 +693,7 @@ def test_seeds_of_a_task_reach_the_global_generators_of_a_call_alone(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda model, ids: ltm_eval.load("demo", revision="main"), "revision names a commit of a hub checkpoint"),
+        (lambda model, ids: ltm_eval.load("demo", revision="main"), "revision applies to hub checkpoints"),
         (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device cpu:1 is not available"),
         (lambda model, ids: ltm_eval.fit(model, ids.to_sparse(), ids, t_fast=1), "tokens must be a dense tensor"),
         (lambda model, ids: ltm_eval.fit(model, ids, ids.to("meta"), t_fast=1), "targets must be a dense tensor"),
