@@ -81,7 +81,7 @@ class Recorder:
             fit_seconds=seconds[0],
             decode_seconds=seconds[1],
             fit=_name(context.key) if context.document else "",
-            fit_token_steps=self.fit.draws * _steps_taken(posterior) * context.fitted_tokens,
+            fit_token_steps=self.fit.draws * posterior.trace.steps * context.fitted_tokens,
             fit_token_passes=self.fit.draws * context.fitted_tokens,
             answer_token_passes=passes,
         )
@@ -119,7 +119,7 @@ class Recorder:
             repeat=repeat,
             fitted_tokens=candidate.fitted_tokens,
             fit_token_steps=candidate.fast_steps * self.fit.draws * explained
-            + (again * _steps_taken(first[1]) if first is not None else 0),
+            + (again * first[1].trace.steps if first is not None else 0),
             fit_token_passes=(self.fit.draws + RANKING_DRAWS) * explained + again,
             fitted_windows=int(fitted),
             fit=name if fitted else "",
@@ -172,11 +172,6 @@ class Recorder:
             "mean_log_var_per_layer": tuple(log_var.flatten(2).mean((0, 2)).tolist()),
             "share_at_prior": float((per_dimension < AT_PRIOR_NATS).float().mean()),
         }
-
-
-def _steps_taken(posterior: Posterior) -> int:
-    """Return the fast steps of a posterior of one row; a shorter fit of a batch has rows of NaN in its trace."""
-    return max(0, int((~posterior.trace.nll_nats[:, 0].isnan()).sum()) - 1)
 
 
 def token_record(  # noqa: PLR0913 - a text, its per-token NLL, and what they are of
@@ -330,7 +325,7 @@ class Fits:
         self._sync()  # what the batch before has answered
         begun = time.monotonic()
         fits = [context.document for context in missing if context.document is not None]
-        rows = iter(())
+        rows: Iterator[Posterior] = iter(())
         if fits:
             posterior = fit_documents(self.model, fits, self.config, seed=self.seed)
             rows = map(posterior.row, range(len(fits)))

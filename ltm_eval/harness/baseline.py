@@ -1,14 +1,13 @@
-"""Baselines: lm-eval's `hf` models, with a journal, exact tokens, and a record of what lm-eval leaves out.
+"""Baselines: lm-eval's `hf` models with a journal, exact tokens, and records that lm-eval does not keep.
 
-lm-eval's `hf` answers all requests of a call before it returns any, so it is given them in chunks, longest first. A
-chunk is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a
-job answers all of it: a resumed or shared run has the same batches and the same random numbers as one that was not cut
-off and ran alone.
+lm-eval's `hf` answers all requests of a call before it returns any, so it is given chunks, longest first. A chunk
+depends on the whole list of requests only, its draws are seeded by its content, and one process answers all of it: a
+resumed or shared run has the same batches and random numbers as an uninterrupted one in a single process.
 
-lm-eval 0.4.13 puts a prefix token in front of a text that it scores, and encodes the text with whatever the tokenizer
-adds on top: a beginning-of-text token is then paid for, and an end-of-text token stands between a context and its
-continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put behind it; a
-context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
+lm-eval 0.4.13 puts a prefix token in front of a text that it scores and keeps the tokens that the tokenizer adds: a
+beginning-of-text token is then scored, and an end-of-text token stands between a context and its continuation. Here a
+whole text is scored after exactly one prefix token, lm-eval's, with nothing behind it; a context keeps the tokens that
+the tokenizer puts in front of it, and none behind it.
 """
 
 from __future__ import annotations
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 
     from ltm_eval.system.progress import Progress
 
-
-# Tokenizers of `transformers`: what they add, what each token stands for, and their identity
 
 # Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken
 PROBES = ("a", "1", ".", "the", "\u8a9e")
@@ -167,8 +164,6 @@ def _ranks(content: Mapping[str, Any]) -> list[bytes] | None:
     return [bytes(known[symbol] for symbol in token) for token in sorted(ids, key=ids.__getitem__)]
 
 
-# The model
-
 CHUNK = 32  # Minimum number of requests given to lm-eval's model at once; its batch size if that is more
 AGREEMENT = 1e-4  # Relative difference from lm-eval's sum beyond which a text's per-token NLL is not kept
 KEPT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -268,7 +263,7 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
                 self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
 
     def _settings(self) -> dict[str, Any]:
-        """Return what changes the answers and is no part of a request."""
+        """Return all that changes an answer and is not part of a request; the journal is keyed by it."""
         config, tokenizer = self.model.config, self.tokenizer
         commit = getattr(config, "_commit_hash", None)
         weights = commit or weights_sha256({name: one.detach().cpu() for name, one in self.model.named_parameters()})
@@ -285,8 +280,6 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
             "device": torch.device(self.device).type,
             "versions": program("transformers"),
         }
-
-    # The journal around lm-eval's three methods
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return self._journaled("generate_until", requests, super().generate_until, label="generating")
@@ -405,8 +398,6 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
             return None
         name = Path(str(getattr(self.tokenizer, "name_or_path", ""))).name
         return token_record(request, pieces, part, tokenizer=name, nats=nats)
-
-    # Encoding
 
     def bare(self, text: str) -> list[int]:
         """Return the tokens of a text by itself, without any that the tokenizer adds.
@@ -553,8 +544,8 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
         """Begin a call of the model.
 
         Args:
-            texts: whole texts that it will score and whose per-token NLL is wanted.
-            prompts: prompts that it will continue, likewise.
+            texts: texts to score whose per-token NLL is kept.
+            prompts: prompts to continue whose per-token NLL is kept.
         """
         self._by_token = set(prompts)
         # tokens and windows of each text; the NLL of each window's scored tokens, once it is known

@@ -105,7 +105,7 @@ class LTM(TemplateLM):
         self.condition, self.seed = options.condition, options.seed
         self.fit_window, self.rethink, self.compiled = options.fit_window, options.rethink, options.compile
         self.fit_config = options.fitting
-        self.rows = row_options(options.rows, causal_chunk=options.causal_chunk, causal_t_fast=options.causal_t_fast)
+        self.rows = row_options(options.rows, chunk=options.causal_chunk, t_fast=options.causal_t_fast)
         self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
         """A loaded model, as it was handed over."""
         if self.live is not None and options.device == AUTO:

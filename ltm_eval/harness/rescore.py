@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.harness.evaluation import (
     evaluate_task,
     sample_row,
+    sampled_figures,
     stop_reasons,
-    task_facts,
     task_hash,
     value_for_lm_eval,
 )
@@ -214,9 +214,8 @@ def _evaluated(
         raise DataError(f"task {task.task_name}: its documents or prompts are not those of the run; name its --data")
     for key in ("results", "configs", "higher_is_better", "generation"):
         content.setdefault(key, {}).update(part.get(key, {}))
-    facts = task_facts(task, rows, lm)
-    if facts.sampled:
-        content["ltm_eval"]["sampled"][task.task_name] = facts.sampled
+    if sampled := sampled_figures(task, rows):
+        content["ltm_eval"]["sampled"][task.task_name] = sampled
     return list(rows)
 
 

@@ -52,11 +52,6 @@ class Request:
         return str(self.instance.task_name)
 
     @property
-    def document(self) -> tuple[str, int]:
-        """Task and index of the document."""
-        return self.task, int(self.instance.doc_id or 0)
-
-    @property
     def reference(self) -> str:
         """What the task expects after the prompt, with what precedes it; empty if it names nothing."""
         return str(getattr(self.instance, "reference", ""))
@@ -74,10 +69,9 @@ class Request:
 
     @property
     def together(self) -> Any:
-        """What requests have in common that stay on one process."""
-        return (
-            [self.instance.args[0], getattr(self.instance, "other_prompt", None)] if self.batch is None else self.batch
-        )
+        """What requests have in common that stay on one process: the batch, or else the text that z is fitted on."""
+        own = self.instance
+        return self.batch if self.batch is not None else [own.args[0], getattr(own, "other_prompt", None)]
 
     @property
     def size(self) -> int:
