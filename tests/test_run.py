@@ -466,7 +466,7 @@ def test_one_rule_of_progress_and_of_data_for_both_kinds_of_model(
 
 
 def test_greedy_samples_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="all be equal"):
+    with pytest.raises(UsageError, match="all be the same"):
         run(config(folder, tmp_path, n=3, gen_kwargs="do_sample=False,max_gen_toks=4"))
 
 
