@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from safetensors.torch import load_file, save_file
 
 from ltm_eval.harness import baseline
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import baseline_subject, construct
+from ltm_eval.runs.journal import Journal, read
+from ltm_eval.runs.worklist import Worklist
 from ltm_eval.system.errors import CheckpointError
 from tests.tiny import tiny_gpt2
+from tests.tokenizer_kinds import byte_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +77,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path, v
     name = next(name for name in weights if name.endswith("ln_f.weight"))
     weights[name] = torch.full_like(weights[name], value)
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="contains NaN or infinite values"):
+    with pytest.raises(CheckpointError, match="holds NaN or infinite values"):
         loaded(tmp_path / "broken")
 
 
@@ -83,3 +87,48 @@ def test_draws_do_not_depend_on_the_program(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(baseline, "program", lambda *_: {"ltm_eval": "another"})
     assert answers(folder, SAMPLED)[0] == before
     assert len(set(before)) > 1
+
+
+@pytest.fixture(scope="module")
+def seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 with random weights over bytes."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("seq2seq") / "t5"
+    byte_tokenizer("eos").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    marks = {"pad_token_id": 256, "eos_token_id": 257, "decoder_start_token_id": 256}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=259, initializer_factor=4.0, **sizes, **marks))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["generate_until", "loglikelihood"])
+def test_a_seq2seq_baseline_answers_as_lm_evals_and_resumes(seq2seq: Path, tmp_path: Path, method: str) -> None:
+    """Its answers are those of lm-eval's `hf`; half are found in a journal, then all, without the model."""
+    arguments: list[tuple[Any, ...]] = [(f"Question: {i:02} plus {i % 7}?", dict(GREEDY)) for i in range(40)]
+    if method == "loglikelihood":
+        arguments = [(f"Question: {i:02} plus {i % 7}?", f" {i}") for i in range(40)]
+    requests = [Instance(method, {}, own, 0, metadata=("t", i, 1)) for i, own in enumerate(arguments)]
+    plain = HFLM(pretrained=str(seq2seq), device="cpu", batch_size=8)
+    truth = getattr(plain, method)(requests, disable_tqdm=True)
+    assert len({repr(one) for one in truth}) > 1
+    lm = loaded(seq2seq)
+    assert lm.backend == "seq2seq"
+    asked: list[int] = []
+    lm.model.register_forward_pre_hook(lambda *_: asked.append(1))
+    for count, new in ((20, 20), (40, 20), (40, 0)):
+        lm.worklist = Worklist(Journal(tmp_path, lm.settings))
+        asked.clear()
+        found = getattr(lm, method)(requests[:count])
+        assert [told(one) for one in found] == [told(one) for one in truth[:count]]
+        assert bool(asked) == bool(new)
+        lm.worklist.journal.close()
+    assert len(read(tmp_path).answers) == 40
+    assert lm.answer_records == lm.token_records == []
+
+
+def told(answer: Any) -> Any:
+    """A text, or a log-likelihood that batches may round another way."""
+    return answer if isinstance(answer, str) else (pytest.approx(answer[0], rel=1e-5), answer[1])

@@ -59,8 +59,8 @@ def test_launchers_variables() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"WORLD_SIZE": ""}, "RANK=1 is set and WORLD_SIZE is not"),
-        ({"RANK": ""}, "WORLD_SIZE=2 is set and RANK is not"),
+        ({"WORLD_SIZE": ""}, "RANK=1 is set, but WORLD_SIZE is not"),
+        ({"RANK": ""}, "WORLD_SIZE=2 is set, but RANK is not"),
         ({"RANK": "2"}, "RANK=2 must be below WORLD_SIZE=2"),
         ({"RANK": "-1"}, "RANK must be a whole number from 0, got '-1'"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number"),
@@ -89,7 +89,7 @@ def test_every_process_of_a_machine_gets_a_gpu_of_its_own(monkeypatch: pytest.Mo
         assert str(resolve_device(name)) == "cuda:1"
     assert str(resolve_device("cpu")) == "cpu"
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(MachineError, match="local rank 2 needs cuda:2, and this machine shows 2"):
+    with pytest.raises(MachineError, match="local rank 2 needs cuda:2, but this machine has 2 GPU"):
         resolve_device("auto")
 
 

@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 
 from ltm_eval.runs.journal import Journal, read
 from ltm_eval.runs.processes import Job
-from ltm_eval.runs.worklist import Answer, Item, Work, Worklist, first_documents, is_by_token
+from ltm_eval.runs.worklist import Answer, Request, Work, Worklist, first_documents, is_by_token
 from ltm_eval.system.errors import RefusedError
 from ltm_eval.system.launch import Launch
 
@@ -45,9 +45,10 @@ def together(world: int, work: Callable[[Job], Any]) -> list[Any]:
         return list(pool.map(lambda rank: work(Thread(rank, world, barrier, table)), range(world)))
 
 
-def items(number: int) -> list[Item]:
-    """Of three owners, the size of each its number; the last is asked twice."""
-    found = [Item(["ask", i], "t", 1 + i, [f"prompt {i % 3}"] if i < 6 else None) for i in range(number)]
+def items(number: int) -> list[Request]:
+    """The first six of three prompts, the size of each its number; the last is asked twice."""
+    arguments = [(chr(97 + (i % 3 if i < 6 else i)), "x" * i, i) for i in range(number)]
+    found = [Request(instance=Instance("loglikelihood", {}, own, 0, metadata=("t", 0, 1))) for own in arguments]
     return [*found, found[-1]]
 
 
@@ -55,7 +56,7 @@ def answered(work: Work) -> list[int]:
     """Answer what is left, each with its number and who it was."""
     rank = work.worklist.job.rank
     for place in work.todo:
-        work.done(place, Answer([work.items[place].content[1], rank]))
+        work.done(place, Answer([work.requests[place].instance.args[2], rank]))
     return work.todo
 
 

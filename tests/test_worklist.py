@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from ltm_eval.harness.ltm import LTM
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.runs.journal import Journal
-from ltm_eval.runs.worklist import Answer, Item, Worklist
+from ltm_eval.runs.worklist import Answer, Request, Worklist
 from ltm_eval.system import progress
 from tests.tiny import tiny_folder
 
@@ -128,7 +128,8 @@ def test_settings_tell_models_apart(folder: Path) -> None:
 
 def test_what_is_said_and_planned(tmp_path: Path) -> None:
     said: list[str] = []
-    items = [Item([number % 5], "t", 1) for number in range(6)]
+    asked = [Instance("generate_until", {}, (f"{number % 5}",), 0, metadata=("t", number, 1)) for number in range(6)]
+    items = [Request(instance=one) for one in asked]
     first = Worklist(Journal(tmp_path, {}), say=said.append).open("generate_until", items)
     assert first.todo == [0, 1, 2, 3, 4] and not said
     for place in (1, 3):

@@ -14,21 +14,19 @@ from lm_eval.models.utils import postprocess_generated_text
 from torch import Tensor
 
 from ltm_eval.inference.decode import Continuation, Prompt, generate
-from ltm_eval.inference.draws import RollingScore
 from ltm_eval.inference.options import GenerationConfig
 from ltm_eval.inference.posterior import fit_documents, why_unusable
-from ltm_eval.inference.rethink import RANKING_DRAWS, Question, Rethought, rethink
+from ltm_eval.inference.rethink import RANKING_DRAWS, Question, rethink
 from ltm_eval.inference.windows import Posterior, generator, padded_length, standard_normal
 from ltm_eval.model.elbo import kl_per_layer_nats
-from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
-from ltm_eval.results.files import ANSWER, TARGET, TEXT, LatentRecord, Part, TokenRecord, rounded
+from ltm_eval.results.files import ANSWER, TARGET, LatentRecord, Part, TokenRecord, rounded
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes
-from ltm_eval.runs.worklist import Answer, Item, item_of, reference_of
+from ltm_eval.runs.worklist import Answer, Request
 from ltm_eval.system.device import finish
 from ltm_eval.system.files import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from ltm_eval.inference.rethink import Candidate
     from ltm_eval.inference.windows import Document
     from ltm_eval.model.decoder import LatentThoughtModel
+    from ltm_eval.model.tokenizer import Tokenizer
 
 
 AT_PRIOR_NATS = 0.01  # A latent dimension with less KL than this counts as back at the prior
@@ -53,22 +52,21 @@ class Recorder:
     condition: str  # What z is fitted on
     fit: FitConfig  # Of the fast loop
 
-    def answered(  # noqa: PLR0913 - the record of an answer
+    def answered(
         self,
-        request: Instance,
-        context: Context,
+        request: PlannedRequest,
         posterior: Posterior,
         *,
-        repeat: int,
         continuation: Continuation | None,
         seconds: tuple[float, float],
         passes: int,
     ) -> LatentRecord:
         """Return the line of a continuation; `seconds` are of fitting and decoding, `passes` of its tokens."""
+        context, repeat = request.context, request.repeat or 0
         return LatentRecord(
-            **named(request),
+            **named(request.instance),
             **self._facts((posterior,), on_text=context.document is not None),
-            kl_steps_nats=kl_steps(request, (posterior,)) if context.document and not repeat else (),
+            kl_steps_nats=kl_steps(request.instance, (posterior,)) if context.document and not repeat else (),
             repeat=repeat,
             demonstrations=context.demonstrations,
             demonstrations_read=context.demonstrations_read,
@@ -82,16 +80,15 @@ class Recorder:
             stop_reason=continuation.stop_reason if continuation else "",
             fit_seconds=seconds[0],
             decode_seconds=seconds[1],
-            fit=_name(context.document.key) if context.document else "",
-            fit_token_steps=self.fit.draws * _steps_taken(posterior) * context.fitted_tokens,
+            fit=_name(context.key) if context.document else "",
+            fit_token_steps=self.fit.draws * posterior.trace.steps * context.fitted_tokens,
             fit_token_passes=self.fit.draws * context.fitted_tokens,
             answer_token_passes=passes,
         )
 
     def rethought(
         self,
-        request: Instance,
-        context: Context,
+        request: PlannedRequest,
         candidate: Candidate,
         *,
         repeat: int,
@@ -102,13 +99,11 @@ class Recorder:
         Args:
             first: the prompt's own posterior, and how many of its fits count with this candidate; None if none does.
         """
-        trace = candidate.continuation
+        context, trace = request.context, candidate.continuation
         fitted = candidate.fast_steps > 0
         base = self.answered(
             request,
-            context,
             candidate.posterior,
-            repeat=repeat,
             continuation=trace,
             seconds=(candidate.fit_seconds, trace.seconds),
             passes=len(context.read) + len(trace.tokens),
@@ -120,9 +115,11 @@ class Recorder:
         return replace(
             base,
             **{**own, "t_fast": candidate.fast_steps},
+            kl_steps_nats=(),
+            repeat=repeat,
             fitted_tokens=candidate.fitted_tokens,
             fit_token_steps=candidate.fast_steps * self.fit.draws * explained
-            + (again * _steps_taken(first[1]) if first is not None else 0),
+            + (again * first[1].trace.steps if first is not None else 0),
             fit_token_passes=(self.fit.draws + RANKING_DRAWS) * explained + again,
             fitted_windows=int(fitted),
             fit=name if fitted else "",
@@ -177,59 +174,24 @@ class Recorder:
         }
 
 
-def _steps_taken(posterior: Posterior) -> int:
-    """Return the fast steps of a posterior of one row; a shorter fit of a batch has rows of NaN in its trace."""
-    return max(0, int((~posterior.trace.nll_nats[:, 0].isnan()).sum()) - 1)
-
-
-def text_tokens(request: Instance, done: TextScore, tokenizer: Tokenizer, *, draws: int) -> TokenRecord | None:
-    """Return the per-token NLL of a whole text given z; None if it was not kept."""
-    text = request.args[0]
-    ids = tokenizer.encode(text, end_of_text=True)
-    if not isinstance(done.score, RollingScore) or len(ids) != len(done.token_nats):
-        return None
-    pieces = pieces_of_bytes(tokenizer.bytes_each(ids, end_of_text=END_OF_TEXT.encode()), done.token_nats)
-    rows = done.score.rows
-    return token_record(
-        request, pieces, TEXT, tokenizer=tokenizer.name, draws=draws, nats=rows["nll_given_z"], kl_nats=rows["kl"]
-    )
-
-
-def answer_tokens(request: Instance, continuation: Continuation, tokenizer: Tokenizer, *, text: str) -> TokenRecord:
-    """Return the per-token NLL of an answer when it was generated, up to the end of `text` before a stop string."""
-    pieces = pieces_of_bytes(tokenizer.bytes_each(continuation.tokens), continuation.token_nats).first(len(text))
-    return token_record(request, pieces, ANSWER, tokenizer=tokenizer.name, nats=math.fsum(pieces.nats))
-
-
-def target_tokens(
-    request: Instance, ids: Sequence[int], nats: Sequence[float], tokenizer: Tokenizer
-) -> TokenRecord | None:
-    """Return the per-token NLL of the data set's answer after the prompt; None if it was not scored."""
-    if not nats:
-        return None
-    reference = reference_of(request)
-    pieces = pieces_of_bytes(tokenizer.bytes_each(ids), nats).after(len(reference) - len(reference.lstrip()))
-    return token_record(request, pieces, TARGET, tokenizer=tokenizer.name, nats=math.fsum(nats))
-
-
 def token_record(  # noqa: PLR0913 - a text, its per-token NLL, and what they are of
     request: Instance,
     pieces: Pieces,
     part: Part,
     *,
     tokenizer: str,
-    nats: float,
+    nats: float | None = None,
     draws: int = 0,
     kl_nats: float | None = None,
 ) -> TokenRecord:
-    """Return per-token NLL as a line of the sidecar; `nats` is the sum."""
+    """Return per-token NLL as a line of the sidecar; `nats` is the sum, None that of the pieces."""
     return TokenRecord(
         **named(request),
         repeat=0,
         part=part,
         tokenizer=tokenizer,
         draws=draws,
-        nats=nats,
+        nats=math.fsum(pieces.nats) if nats is None else nats,
         kl_nats=kl_nats,
         piece_characters=pieces.characters,
         piece_nats=rounded(pieces.nats),
@@ -265,51 +227,26 @@ def named(request: Instance) -> dict[str, Any]:
 LETTERS_PER_NEW_TOKEN = 4  # Cost of a new token in letters of the prompt, when work is shared among processes
 
 
-@dataclass(frozen=True)
-class Request:
-    """One repeat of lm-eval's instance, with what z is fitted on and how it is continued or scored."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedRequest(Request):
+    """A request with what z is fitted on, and what is generated or scored."""
 
     index: int  # In its call
-    instance: Instance
-    repeat: int
     context: Context
+    slot: int = 0  # Which of the answer's texts it gets
     config: GenerationConfig = GenerationConfig()  # Of the continuation to generate
     continuation: tuple[int, ...] = ()  # Tokens to score
-    by_token: bool = False  # Whether the per-token NLL is kept
 
+    @property
+    def texts(self) -> int:
+        """Number of texts in its answer."""
+        return 2 * (self.config.rethink + 1) if self.config.rethink else 1
 
-def answered_together(requests: Sequence[Request]) -> list[list[Request]]:
-    """Group requests that share an answer: all repeats of an instance that rethinks, else each by itself."""
-    together: dict[tuple[int, int], list[Request]] = defaultdict(list)
-    for request in requests:
-        together[id(request.instance), 0 if request.config.rethink else request.repeat].append(request)
-    return list(together.values())
-
-
-def generation_item(requests: Sequence[Request]) -> Item:
-    """Return the worklist's item of requests that are answered together."""
-    first = requests[0]
-    item = item_of(first.instance, repeat=None if first.config.rethink else first.repeat, by_token=first.by_token)
-    return replace(item, size=item.size + LETTERS_PER_NEW_TOKEN * first.config.max_new_tokens * len(requests))
-
-
-def decoded_together(requests: Sequence[Request]) -> list[tuple[GenerationConfig, list[Request]]]:
-    """Group requests that can be decoded together: of one configuration, or greedy and samples of equal limits."""
-    limits = {
-        (request.config.max_new_tokens, request.config.until): request.config
-        for request in requests
-        if request.config.do_sample
-    }
-    groups: dict[GenerationConfig, list[Request]] = defaultdict(list)
-    for request in requests:
-        own = request.config
-        groups[own if own.do_sample else limits.get((own.max_new_tokens, own.until), own)].append(request)
-    return list(groups.items())
-
-
-def key_of(context: Context) -> bytes:
-    """Return a name of what z is fitted on."""
-    return context.document.key if context.document else b"prior"
+    @property
+    def size(self) -> int:
+        """Cost in letters, new tokens included."""
+        generates = self.instance.request_type == "generate_until"
+        return super().size + (LETTERS_PER_NEW_TOKEN * self.config.max_new_tokens * self.texts if generates else 0)
 
 
 @dataclass(frozen=True)
@@ -317,7 +254,6 @@ class Fitted:
     """One distinct context with its posterior, ready to condition answers."""
 
     posterior: Posterior  # Of one row, on the CPU or the model's device
-    key: bytes  # Names the fitted text
     fit_seconds: float  # Share of the batch's fitting time
     failure: str | None = None  # Why the fit cannot be used; its request gets no answer then
 
@@ -343,7 +279,7 @@ class Fits:
         self,
         model: LatentThoughtModel,
         config: FitConfig,
-        requests: Sequence[Request],
+        requests: Sequence[PlannedRequest],
         *,
         seed: int,
         limit: BatchLimit,
@@ -361,67 +297,61 @@ class Fits:
         self.limit, self._sync = limit, sync
         self._last: dict[bytes, Fitted] = {}
         self.made: Counter[bytes] = Counter()  # fits by context that no record has told of yet
-        self._sharing = Counter(key_of(request.context) for request in requests)
+        self._sharing = Counter(request.context.key for request in requests)
 
-    def seconds(self, request: Request, fitted: Fitted) -> float:
+    def seconds(self, request: PlannedRequest, fitted: Fitted) -> float:
         """Return a request's share of its fit's time."""
-        return fitted.fit_seconds / max(1, self._sharing[key_of(request.context)])
+        return fitted.fit_seconds / max(1, self._sharing[request.context.key])
 
-    def of(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Fitted]]:
+    def of(self, requests: Sequence[PlannedRequest]) -> Iterator[tuple[PlannedRequest, Fitted]]:
         """Yield every request with its context's posterior; requests of one context follow one another and share it.
 
         Contexts are fitted in batches, longest first, when the first request of a batch is asked for.
         """
-        sharing = _by_context(requests)
+        by_context: dict[bytes, list[PlannedRequest]] = defaultdict(list)
+        for request in sorted(requests, key=lambda request: (-len(request.context.read), request.index)):
+            by_context[request.context.key].append(request)
+        sharing = sorted(by_context.values(), key=lambda own: _length(own[0].context))
         for batch in self.limit.batches(own[0].context.document for own in sharing):
             fitted = self._fit_contexts([sharing[place][0].context for place in batch])
             for place in batch:
                 for request in sharing[place]:
-                    yield request, fitted[key_of(request.context)]
+                    yield request, fitted[request.context.key]
 
-    def _fit_contexts(self, contexts: Iterable[Context]) -> dict[bytes, Fitted]:
-        """Return one posterior per distinct context; those of the batch before are kept, for another configuration."""
-        distinct = {key_of(context): context for context in contexts}
-        kept = {key: fitted for key, fitted in self._last.items() if key in distinct}
-        missing = {key: context for key, context in distinct.items() if key not in kept}
+    def _fit_contexts(self, contexts: Sequence[Context]) -> dict[bytes, Fitted]:
+        """Return the posteriors of distinct contexts; those of the batch before are kept, for another configuration."""
+        kept = {context.key: self._last[context.key] for context in contexts if context.key in self._last}
+        missing = [context for context in contexts if context.key not in kept]
         self._sync()  # what the batch before has answered
         begun = time.monotonic()
-        fits = [context.document for context in missing.values() if context.document is not None]
-        posterior = fit_documents(self.model, fits, self.config, seed=self.seed) if fits else None
-        self.made.update(key for key, context in missing.items() if context.document is not None)
+        fits = [context.document for context in missing if context.document is not None]
+        rows: Iterator[Posterior] = iter(())
+        if fits:
+            posterior = fit_documents(self.model, fits, self.config, seed=self.seed)
+            rows = map(posterior.row, range(len(fits)))
+        self.made.update(context.key for context in missing if context.document is not None)
         finish(self.model.device)
         seconds = (time.monotonic() - begun) / max(1, len(missing))
-        row = 0
-        for key, context in missing.items():
-            if context.document is None or posterior is None:
-                kept[key] = Fitted(Posterior.prior(self.model), key, 0.0)
-                continue
-            own = posterior.row(row)
-            kept[key] = Fitted(own, key, seconds, why_unusable(own, tokens=context.fitted_tokens))
-            row += 1
+        for context in missing:
+            if context.document is None:
+                kept[context.key] = Fitted(Posterior.prior(self.model), 0.0)
+            else:
+                own = next(rows)
+                kept[context.key] = Fitted(own, seconds, why_unusable(own, tokens=context.fitted_tokens))
         self._last = kept
         return kept
 
 
-def _by_context(requests: Sequence[Request]) -> list[list[Request]]:
-    """Group requests by context: the longest fit first, those of equal shape one after another."""
-    sharing: dict[bytes, list[Request]] = defaultdict(list)
-    for request in sorted(requests, key=lambda request: (-len(request.context.read), request.index)):
-        sharing[key_of(request.context)].append(request)
-    return sorted(sharing.values(), key=_length)
-
-
-def _length(requests: Sequence[Request]) -> tuple[int, int, int, bytes]:
-    """Return a sort key that puts what takes longest first."""
-    context = requests[0].context
+def _length(context: Context) -> tuple[int, int, int, bytes]:
+    """Return a sort key that puts the longest fit first and those of equal shape together."""
     windows, padded = context.document.shape if context.document else (0, 0)
-    return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, key_of(context)
+    return -windows * padded, -padded, -len(context.read) - context.fitted_tokens, context.key
 
 
 SCORE_DRAWS = 8  # Draws z ~ q averaged when a continuation is scored
 
 
-def score(model: LatentThoughtModel, request: Request, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
+def score(model: LatentThoughtModel, request: PlannedRequest, fitted: Fitted, *, seed: int) -> tuple[float, bool]:
     """Return log-mean-exp over draws of log p(continuation | context, z), and whether it is greedy under mu."""
     if fitted.failure is not None:
         return math.nan, False
@@ -431,7 +361,7 @@ def score(model: LatentThoughtModel, request: Request, fitted: Fitted, *, seed: 
     with torch.no_grad():
         log_probs = _log_probs(model, request.context.read, request.continuation)
         greedy = bool((log_probs(fitted.z(None)).argmax(-1) == wanted).all())
-        stream = generator(seed, "score", fitted.key)
+        stream = generator(seed, "score", request.context.key)
         shape = (1, *model.config.latent_shape)
         draws = [log_probs(fitted.z(standard_normal(stream, shape))) for _ in range(SCORE_DRAWS)]
         totals = torch.stack([draw.gather(1, wanted.unsqueeze(1)).double().sum() for draw in draws])
@@ -484,25 +414,39 @@ class Generating:
         self.fits, self.encoding, self.recorder, self.batch_size = fits, encoding, recorder, batch_size
         self.model, self.seed = fits.model, fits.seed
 
-    def answered(self, groups: Mapping[int, Sequence[Request]]) -> Iterator[tuple[int, Answer, int]]:
-        """Yield the key of every group with its answer and the number of new tokens, in the order in which they end."""
-        plain = {group[0].index: key for key, group in groups.items() if not group[0].config.rethink}
-        firsts = [group[0] for group in groups.values() if not group[0].config.rethink]
-        for config, together in decoded_together(firsts):
-            running: dict[int, tuple[Request, Fitted]] = {}
+    def answered(self, requests: Sequence[PlannedRequest]) -> Iterator[tuple[PlannedRequest, Answer, int]]:
+        """Yield every request with its answer and the number of new tokens, in the order in which they end."""
+        together: dict[GenerationConfig, list[PlannedRequest]] = defaultdict(list)
+        rethinking: dict[GenerationConfig, list[PlannedRequest]] = defaultdict(list)
+        # greedy prompts decode beside samples of equal limits
+        sampled = {
+            (one.config.max_new_tokens, one.config.until): one.config
+            for one in requests
+            if one.config.do_sample and not one.config.rethink
+        }
+        for one in requests:
+            config = one.config
+            if config.rethink:
+                rethinking[config].append(one)
+            else:
+                beside = sampled.get((config.max_new_tokens, config.until), config)
+                together[config if config.do_sample else beside].append(one)
+        for config, own in together.items():
+            running: dict[int, tuple[PlannedRequest, Fitted]] = {}
 
             def prompts(
-                requests: Sequence[Request] = together, running: dict[int, tuple[Request, Fitted]] = running
+                own: Sequence[PlannedRequest] = own, running: dict[int, tuple[PlannedRequest, Fitted]] = running
             ) -> Iterator[Prompt]:
-                for index, (request, fitted) in enumerate(self.fits.of(requests)):
+                for index, (request, fitted) in enumerate(self.fits.of(own)):
                     running[index] = request, fitted
                     yield self._prompt(request, fitted)
 
-            for continuation in self._decode(prompts(), config, len(together)):
+            for continuation in self._decode(prompts(), config, len(own)):
                 request, fitted = running.pop(continuation.index)
-                answer = self._generated(request, fitted, continuation)
-                yield plain[request.index], answer, len(continuation.tokens)
-        yield from self._rethought({key: group for key, group in groups.items() if group[0].config.rethink})
+                yield request, self._generated(request, fitted, continuation), len(continuation.tokens)
+        for config, own in rethinking.items():
+            for start in range(0, len(own), self.batch_size):
+                yield from self._rethought(own[start : start + self.batch_size], config)
 
     def _decode(self, prompts: Iterable[Prompt], config: GenerationConfig, number: int) -> Iterator[Continuation]:
         """Decode any number of prompts, each place in the batch refilled as its continuation ends."""
@@ -515,30 +459,18 @@ class Generating:
             batch_size=min(self.batch_size, number),
         )
 
-    def _rethought(self, groups: Mapping[int, Sequence[Request]]) -> Iterator[tuple[int, Answer, int]]:
-        """Yield the answers of requests that rethink, `batch_size` questions at a time."""
-        for config in dict.fromkeys(group[0].config for group in groups.values()):
-            own = [(key, group) for key, group in groups.items() if group[0].config == config]
-            for start in range(0, len(own), self.batch_size):
-                part = own[start : start + self.batch_size]
-                found, failed, firsts = self._rethink_batch([group[0] for _, group in part], config)
-                for (key, group), done, reason, first in zip(part, found, failed, firsts, strict=True):
-                    candidates = (*done.chain, *done.control)
-                    answer = replace(self._slots(group, done, first), failed=reason)
-                    yield key, answer, sum(len(one.continuation.tokens) for one in candidates)
+    def _rethought(
+        self, requests: Sequence[PlannedRequest], config: GenerationConfig
+    ) -> Iterator[tuple[PlannedRequest, Answer, int]]:
+        """Yield the answers of requests that rethink, in the order of `samples.Rethinking`.
 
-    def _rethink_batch(
-        self, requests: Sequence[Request], config: GenerationConfig
-    ) -> tuple[list[Rethought], list[str], list[tuple[int, Posterior]]]:
-        """Return chain and control of each question, why its fit cannot be used, and its fits not counted yet."""
+        Candidates are recorded, choices among them are not.
+        """
         fitted = {request.index: own for request, own in self.fits.of(requests)}
-        failed = [fitted[request.index].failure or "" for request in requests]
         questions = [
-            Question(request.context.read, fitted[request.index].usable, fitted[request.index].key)
-            for request in requests
+            Question(request.context.read, fitted[request.index].usable, request.context.key) for request in requests
         ]
-        firsts = [fitted[request.index].posterior for request in requests]
-        made = [self.fits.made.pop(key_of(request.context), 0) for request in requests]
+        made = [self.fits.made.pop(request.context.key, 0) for request in requests]
         found = rethink(
             self.model,
             questions,
@@ -548,68 +480,65 @@ class Generating:
             eot_id=self.encoding.eot_id,
             decode=lambda prompts: self._decode(prompts, config, len(prompts)),
         )
-        return found, failed, list(zip(made, firsts, strict=True))
+        for request, done, fits in zip(requests, found, made, strict=True):
+            own = fitted[request.index]
+            candidates = (*done.chain, *done.control)
+            bearer = next((one for one in candidates if one.fast_steps), None)
+            slots = (done.best(done.chain), *done.chain, done.best(done.control), *done.control)
+            chosen = (0, 1 + len(done.chain))
+            records = [
+                self.recorder.rethought(
+                    request,
+                    candidate,
+                    repeat=repeat,
+                    first=(fits, own.posterior) if candidate is bearer else None,
+                )
+                for repeat, candidate in enumerate(slots)
+                if repeat not in chosen
+            ]
+            texts = [self._answer(one.continuation, config) for one in slots]
+            answer = Answer({"texts": texts, "budget": asdict(done.budget)}, tuple(records), own.failure or "")
+            yield request, answer, sum(len(one.continuation.tokens) for one in candidates)
 
-    def _slots(self, group: Sequence[Request], done: Rethought, first: tuple[int, Posterior]) -> Answer:
-        """Return a request's answers in the order of `samples.Rethinking`; candidates are recorded, choices are not."""
-        slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
-        slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
-        pairs = list(zip(group, slots, strict=True))
-        bearer = next((one for one in (*done.chain, *done.control) if one.fast_steps), None)
-        records = [
-            self.recorder.rethought(
-                request.instance,
-                request.context,
-                candidate,
-                repeat=request.repeat,
-                first=first if candidate is bearer else None,
-            )
-            for request, (candidate, own) in pairs
-            if own
-        ]
-        texts = [self._answer(candidate.continuation, request.config) for request, (candidate, _) in pairs]
-        value = {"texts": texts, "budget": asdict(done.budget)}
-        return Answer(value, tuple(records))
-
-    def _prompt(self, request: Request, fitted: Fitted) -> Prompt:
+    def _prompt(self, request: PlannedRequest, fitted: Fitted) -> Prompt:
         """Return what is decoded: greedy takes z = mu, sampling draws z and tokens by content and repeat."""
+        read, repeat = request.context.read, request.repeat or 0
         if not request.config.do_sample:
-            return Prompt(request.context.read, fitted.z(None), by_token=request.by_token)
-        content = fitted.key + repr(request.context.read).encode()
-        noise = standard_normal(
-            generator(self.seed, "z", content, request.repeat), (1, *self.model.config.latent_shape)
-        )
-        stream = generator(self.seed, "token", content, request.repeat)
-        return Prompt(request.context.read, fitted.z(noise), stream, by_token=request.by_token)
+            return Prompt(read, fitted.z(None), by_token=request.by_token)
+        content = request.context.key + repr(read).encode()
+        noise = standard_normal(generator(self.seed, "z", content, repeat), (1, *self.model.config.latent_shape))
+        return Prompt(read, fitted.z(noise), generator(self.seed, "token", content, repeat), by_token=request.by_token)
 
-    def _generated(self, request: Request, fitted: Fitted, continuation: Continuation) -> Answer:
+    def _generated(self, request: PlannedRequest, fitted: Fitted, continuation: Continuation) -> Answer:
         """Return the answer of a request, without text if the fit or the decoder failed."""
         odd = "the decoder's logits are not finite" if continuation.stop_reason == "not_finite" else ""
         reason = fitted.failure or odd
         text = "" if reason else self._answer(continuation, request.config)
-        seconds = self.fits.seconds(request, fitted)
-        self.fits.made.pop(key_of(request.context), None)
-        tokens = self._tokens(request, fitted, continuation, text) if request.by_token and not reason else []
-        read = len(request.context.read)
-        target = len(self.encoding.encode(reference_of(request.instance))) if len(tokens) > 1 else 0
+        self.fits.made.pop(request.context.key, None)
+        tokens: list[TokenRecord] = []
+        read, passes = request.context.read, len(request.context.read) + len(continuation.tokens)
+        if request.by_token and not reason:
+            each = self.encoding.bytes_each(continuation.tokens)
+            pieces = pieces_of_bytes(each, continuation.token_nats).first(len(text))
+            tokens.append(token_record(request.instance, pieces, ANSWER, tokenizer=self.encoding.name))
+            ids = self.encoding.encode(request.reference)
+            nats = token_nats(self.model, read, ids, fitted.z(None))  # of the data set's answer, under z = mu
+            if nats:
+                space = len(request.reference) - len(request.reference.lstrip())
+                pieces = pieces_of_bytes(self.encoding.bytes_each(ids), nats).after(space)
+                target = token_record(
+                    request.instance, pieces, TARGET, tokenizer=self.encoding.name, nats=math.fsum(nats)
+                )
+                tokens.append(target)
+                passes += len(read) + len(ids) - 1
         record = self.recorder.answered(
-            request.instance,
-            request.context,
+            request,
             fitted.posterior,
-            repeat=request.repeat,
             continuation=continuation,
-            seconds=(seconds, continuation.seconds),
-            passes=read + len(continuation.tokens) + (read + target - 1 if target else 0),
+            seconds=(self.fits.seconds(request, fitted), continuation.seconds),
+            passes=passes,
         )
         return Answer({"texts": [text], "budget": None}, (record,), reason, tuple(tokens))
-
-    def _tokens(self, request: Request, fitted: Fitted, continuation: Continuation, text: str) -> list[TokenRecord]:
-        """Return the per-token NLL of the answer, and of the data set's answer under z = mu."""
-        own = answer_tokens(request.instance, continuation, self.encoding, text=text)
-        ids = self.encoding.encode(reference_of(request.instance))
-        nats = token_nats(self.model, request.context.read, ids, fitted.z(None))
-        target = target_tokens(request.instance, ids, nats, self.encoding)
-        return [own] if target is None else [own, target]
 
     def _answer(self, continuation: Continuation, config: GenerationConfig) -> str:
         """Return the text of a continuation, cut before the first stop string."""

@@ -1,14 +1,13 @@
-"""Baselines: lm-eval's `hf` models, with a journal, exact tokens, and a record of what lm-eval leaves out.
+"""Baselines: lm-eval's `hf` models with a journal, exact tokens, and records that lm-eval does not keep.
 
-lm-eval's `hf` answers all requests of a call before it returns any, so it is given them in chunks, longest first. A
-chunk is fixed by the whole list, never by what is left of it, its draws are seeded by its content, and one process of a
-job answers all of it: a resumed or shared run has the same batches and the same random numbers as one that was not cut
-off and ran alone.
+lm-eval's `hf` answers all requests of a call before it returns any, so it is given chunks, longest first. A chunk
+depends on the whole list of requests only, its draws are seeded by its content, and one process answers all of it: a
+resumed or shared run has the same batches and random numbers as an uninterrupted one in a single process.
 
-lm-eval 0.4.13 puts a prefix token in front of a text that it scores, and encodes the text with whatever the tokenizer
-adds on top: a beginning-of-text token is then paid for, and an end-of-text token stands between a context and its
-continuation. Here a whole text is scored after exactly one prefix token, lm-eval's, and nothing is put behind it; a
-context keeps what the tokenizer puts in front of it, and nothing stands behind it either.
+lm-eval 0.4.13 puts a prefix token in front of a text that it scores and keeps the tokens that the tokenizer adds: a
+beginning-of-text token is then scored, and an end-of-text token stands between a context and its continuation. Here a
+whole text is scored after exactly one prefix token, lm-eval's, with nothing behind it; a context keeps the tokens that
+the tokenizer puts in front of it, and none behind it.
 """
 
 from __future__ import annotations
@@ -39,16 +38,7 @@ from ltm_eval.model.tokenizer import END_OF_TEXT
 from ltm_eval.results.files import ANSWER, TARGET, TEXT, AnswerRecord, Ending, Part, TokenRecord
 from ltm_eval.results.tokens import Pieces, pieces_of_bytes, pieces_of_offsets
 from ltm_eval.runs.journal import digest
-from ltm_eval.runs.worklist import (
-    Answer,
-    Worklist,
-    content_of,
-    first_documents,
-    is_by_token,
-    item_of,
-    numbered,
-    reference_of,
-)
+from ltm_eval.runs.worklist import Answer, Request, Worklist, first_documents, is_by_token, numbered
 from ltm_eval.system import progress as pulse
 from ltm_eval.system.device import ran_out
 from ltm_eval.system.errors import CheckpointError, LtmEvalError, TokenizerError
@@ -63,8 +53,6 @@ if TYPE_CHECKING:
 
     from ltm_eval.system.progress import Progress
 
-
-# Tokenizers of `transformers`: what they add, what each token stands for, and their identity
 
 # Texts that show which tokens a tokenizer adds; the first one that it has tokens for is taken
 PROBES = ("a", "1", ".", "the", "\u8a9e")
@@ -176,8 +164,6 @@ def _ranks(content: Mapping[str, Any]) -> list[bytes] | None:
     return [bytes(known[symbol] for symbol in token) for token in sorted(ids, key=ids.__getitem__)]
 
 
-# The model
-
 CHUNK = 32  # Minimum number of requests given to lm-eval's model at once; its batch size if that is more
 AGREEMENT = 1e-4  # Relative difference from lm-eval's sum beyond which a text's per-token NLL is not kept
 KEPT_DECODING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -277,7 +263,7 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
                 self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(marks[0])
 
     def _settings(self) -> dict[str, Any]:
-        """Return what changes the answers and is no part of a request."""
+        """Return all that changes an answer and is not part of a request; the journal is keyed by it."""
         config, tokenizer = self.model.config, self.tokenizer
         commit = getattr(config, "_commit_hash", None)
         weights = commit or weights_sha256({name: one.detach().cpu() for name, one in self.model.named_parameters()})
@@ -295,8 +281,6 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
             "versions": program("transformers"),
         }
 
-    # The journal around lm-eval's three methods
-
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return self._journaled("generate_until", requests, super().generate_until, label="generating")
 
@@ -310,36 +294,32 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
         self, kind: str, requests: list[Instance], ask: Callable[..., list[Any]], *, label: str
     ) -> list[Any]:
         """Answer what the journal lacks, chunk by chunk, and return all answers."""
-        placed = list(numbered(requests))
         by_text = self.backend == "causal" and kind != "loglikelihood"
         wanted = first_documents(requests, self.token_nll if by_text else 0)
-        by_token = [is_by_token(request, repeat, wanted) for request, repeat in placed]
-        items = [
-            item_of(request, repeat=repeat, by_token=own)
-            for (request, repeat), own in zip(placed, by_token, strict=True)
+        asked = [
+            Request(instance=one, repeat=repeat, by_token=is_by_token(one, repeat, wanted))
+            for one, repeat in numbered(requests)
         ]
-        order = sorted(range(len(items)), key=lambda place: (-items[place].size, place))
+        order = sorted(range(len(asked)), key=lambda place: (-asked[place].size, place))
         length = max(CHUNK, self.batch_size)
         chunks = [order[start : start + length] for start in range(0, len(order), length)]
         for number, chunk in enumerate(chunks):
             for place in chunk:
-                items[place] = replace(items[place], together=number)
-        work = self.worklist.open(kind, items)
+                asked[place] = replace(asked[place], batch=number)
+        work = self.worklist.open(kind, asked)
         todo = set(work.todo)
         bar = self.progress(len(todo), label)
         for chunk in chunks:
             own = [place for place in chunk if place in todo]
             if not own:
                 continue
-            texts = [requests[place].args[0] for place in own if by_token[place]]
+            texts = [requests[place].args[0] for place in own if asked[place].by_token]
             self._watch(texts if kind == "loglikelihood_rolling" else (), prompts=texts)
-            first, repeat = placed[chunk[0]]
-            seed_generators(int(digest([self.seed, content_of(first, repeat=repeat)])[:8], 16))
+            seed_generators(int(digest([self.seed, asked[chunk[0]].asked])[:8], 16))
             with transformers_errors(CheckpointError, self.name, "failed to answer"):
                 answers = dict(zip(chunk, ask([requests[place] for place in chunk], disable_tqdm=True), strict=True))
             for place in own:
-                answer = self._answer(*placed[place], answers[place], by_token=by_token[place])
-                work.done(place, answer, batch_ended=place == own[-1])
+                work.done(place, self._answer(asked[place], answers[place]), batch_ended=place == own[-1])
             bar.advance(len(own), 0)
         bar.close()
         found = work.close()
@@ -365,26 +345,30 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
             for nats, request in zip(found, requests, strict=True)
         ]
 
-    def _answer(self, request: Instance, repeat: int, answer: Any, *, by_token: bool) -> Answer:
-        """Return an answer with its records."""
+    def _answer(self, request: Request, answer: Any) -> Answer:
+        """Return what lm-eval's method answered, with its records."""
+        instance, text = request.instance, request.instance.args[0]
         records: tuple[AnswerRecord, ...] = ()
         tokens: list[TokenRecord | None] = []
-        text = request.args[0]
-        if request.request_type == "generate_until":
+        if instance.request_type == "generate_until":
             seen = self.generated(text, answer)
-            records = (self.answer_record(request, repeat, seen),) if seen is not None else ()
-            if seen is not None and by_token:
-                target, reference = None, reference_of(request)
+            records = (self.answer_record(instance, request.repeat or 0, seen),) if seen is not None else ()
+            if seen is not None and request.by_token:
+                target, reference = None, request.reference
                 if reference:
                     target = self.target_pieces(text, reference, read_tokens=seen.read_tokens)
                 if target is not None:
                     target = target.after(len(reference) - len(reference.lstrip()))
-                tokens = [self._tokens(request, seen.pieces, ANSWER), self._tokens(request, target, TARGET)]
-        elif by_token:
-            pieces = self.text_pieces(text)
+                tokens = [self._tokens(instance, seen.pieces, ANSWER), self._tokens(instance, target, TARGET)]
+            value: Any = answer
+        elif isinstance(answer, (tuple, list)):
+            value = [float(answer[0]), bool(answer[1])]
+        else:
+            value = answer.to_json() if isinstance(answer, TextScore) else float(answer)
+            pieces = self.text_pieces(text) if request.by_token else None
             if pieces is not None and math.isclose(math.fsum(pieces.nats), -float(answer), rel_tol=AGREEMENT):
-                tokens = [self._tokens(request, pieces, TEXT, nats=-float(answer))]
-        return Answer(_plain(answer), records, tokens=tuple(one for one in tokens if one is not None))
+                tokens = [self._tokens(instance, pieces, TEXT, nats=-float(answer))]
+        return Answer(value, records, tokens=tuple(one for one in tokens if one is not None))
 
     def answer_record(self, request: Instance, repeat: int, seen: Generated) -> AnswerRecord:
         """Return how a continuation was generated, as a line of the sidecar."""
@@ -412,11 +396,8 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
     ) -> TokenRecord | None:
         if pieces is None:
             return None
-        nats = math.fsum(pieces.nats) if nats is None else nats
         name = Path(str(getattr(self.tokenizer, "name_or_path", ""))).name
         return token_record(request, pieces, part, tokenizer=name, nats=nats)
-
-    # Encoding
 
     def bare(self, text: str) -> list[int]:
         """Return the tokens of a text by itself, without any that the tokenizer adds.
@@ -563,8 +544,8 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
         """Begin a call of the model.
 
         Args:
-            texts: whole texts that it will score and whose per-token NLL is wanted.
-            prompts: prompts that it will continue, likewise.
+            texts: texts to score whose per-token NLL is kept.
+            prompts: prompts to continue whose per-token NLL is kept.
         """
         self._by_token = set(prompts)
         # tokens and windows of each text; the NLL of each window's scored tokens, once it is known
@@ -752,12 +733,3 @@ def transformers_errors(kind: type[LtmEvalError], name: str, what: str) -> Itera
             f"baseline {name}: transformers {what} ({type(error).__name__}: {cause[:140]}); LTM_EVAL_DEBUG=1 shows "
             "where"
         ) from error
-
-
-def _plain(answer: Any) -> Any:
-    """Return text, a number, a number with a flag, or a text's score with its tokens, as JSON holds them."""
-    if isinstance(answer, TextScore):
-        return answer.to_json()
-    if isinstance(answer, (tuple, list)):
-        return [float(answer[0]), bool(answer[1])]
-    return answer if isinstance(answer, str) else float(answer)

@@ -13,6 +13,7 @@ fixed by seed and demonstrations; `other` takes the demonstrations of another qu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ltm_eval.inference.options import EACH
@@ -52,6 +53,11 @@ class Context:
     demonstrations_fitted: int  # Of these, how many z is fitted on
     prompt_tokens: int  # Tokens of the whole prompt
     truncated: bool  # Whether the question itself was cut
+
+    @cached_property
+    def key(self) -> bytes:
+        """Return a name of what z is fitted on."""
+        return self.document.key if self.document else b"prior"
 
     @property
     def fitted_tokens(self) -> int:

@@ -23,7 +23,7 @@ from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts,
 from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.model.tokenizer import Tokenizer
-from ltm_eval.results.files import SCHEMA, SIDECARS, fits_of
+from ltm_eval.results.files import SCHEMA, SIDECARS, LatentRecord, find_runs, fits_of, read_samples
 from ltm_eval.results.signature import signatures_of
 from ltm_eval.runs import session as resume
 from ltm_eval.runs.processes import Job, current
@@ -39,13 +39,15 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from ltm_eval.inference.options import FitConfig
-    from ltm_eval.results.files import AnswerRecord, Floor, LatentRecord
-    from ltm_eval.runs.session import Made
+    from ltm_eval.results.files import AnswerRecord
+    from ltm_eval.runs.worklist import Answer
 
 
 BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard errors that need no bootstrap as well
 AUDIT_BLOCKS = 2
 LISTED = 3  # failed documents that a message names
+RECORDED = ("records", "answer_records", "token_records")  # a model's lists of what goes to the sidecars
+BY_TASK = ("failed", "mean_fast_steps", "sampled", "content_free", "rethink_budget", "floors", "cost")  # of our block
 NOTICED = 0.01  # share of prompts beyond the context above which they are mentioned
 
 
@@ -101,61 +103,72 @@ def asked_of(config: RunConfig) -> dict[str, Any]:
 def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that goes
     subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
 ) -> Path:
-    """Evaluate all tasks in the process that leads, and write the results."""
+    """Evaluate all tasks in the process that leads, and write the results after each."""
     folder, date_id = session.folder, session.date_id
     begun, earlier_seconds = time.perf_counter(), 0.0
-    parts = []
-    facts: dict[str, TaskFacts] = {}
-    costs: dict[str, dict[str, Any]] = {}
+    by_lm_eval: dict[str, Any] = {}
+    blocks: dict[str, dict[str, Any]] = {name: {} for name in BY_TASK}
+    found: list[str] = []  # warnings about tasks
     for task in tasks:
+        name = task.task_name
         meter = Meter(lm.device)
         part = evaluate_task(lm, task, config)
-        records = list(getattr(lm, "records", []))
-        info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
-        own, made = _shared_cost(meter, current()), session.made()
-        cost = with_earlier(own, made, session.costs_before.get(task.task_name, {}))
-        earlier_seconds += cost.seconds - own.seconds
-        costs[task.task_name] = asdict(with_compute(cost, made, info))
-        answered = list(getattr(lm, "answer_records", []))
         (rows,) = part.pop("samples").values()
+        failures: list[Failure] = part.pop("failures")
+        records, answered, tokens = (list(getattr(lm, kind, [])) for kind in RECORDED)
+        own, made = _shared_cost(meter, current()), session.made()
+        cost = total_cost(
+            own,
+            made,
+            session.costs_before.get(name, {}),
+            lm.get_model_info() if hasattr(lm, "get_model_info") else {},
+        )
+        earlier_seconds += cost.seconds - own.seconds
+        blocks["cost"][name] = asdict(cost)
         stops = stop_reasons([*records, *answered])
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
-        write_jsonl_atomic(folder / f"samples_{task.task_name}_{date_id}.jsonl", samples)
-        part["task_hashes"] = {task.task_name: task_hash(rows)}
-        scored = [row for row in rows if "failed" not in row]
-        facts[task.task_name] = replace(
-            task_facts(task, scored, lm),
-            failures=tuple(part.pop("failures")),
-            documents=len({row["doc_id"] for row in rows}),
-            caveats=tuple(data_caveats(task) + task_caveats(task, rows, records, lm)),
-        )
-        for kind, lines in zip(SIDECARS, (records, answered, list(getattr(lm, "token_records", []))), strict=True):
+        write_jsonl_atomic(folder / f"samples_{name}_{date_id}.jsonl", samples)
+        for kind, lines in zip(SIDECARS, (records, answered, tokens), strict=True):
             if lines:
-                write_jsonl_atomic(folder / f"{kind}_{task.task_name}_{date_id}.jsonl", lines)
+                write_jsonl_atomic(folder / f"{kind}_{name}_{date_id}.jsonl", lines)
+        part["task_hashes"] = {name: task_hash(rows)}
+        blocks["floors"] |= part.pop("floors", {})
+        for block, value in _figures_of(task, [row for row in rows if "failed" not in row], lm).items():
+            blocks[block][name] = value
+        if failures:
+            documents = len({row["doc_id"] for row in rows})
+            blocks["failed"][name] = {"documents": documents, "failures": [asdict(one) for one in failures]}
+            count = f"{len(failures):,} of {documents:,} documents failed and are left out of its figures"
+            found.append(f"{name}: {count} ({listed(failures)})")
+        found += data_caveats(task) + task_caveats(task, rows, records, lm)
         _forget(lm)
-        parts.append(part)
-        whole = merged(parts)
-        floors = whole.pop("floors", {})
-        whole["configs"] = masked_all(whole["configs"])  # what was told by --metadata
-        whole |= masked_all(about(subject, lm, tasks, config, notes, facts))
+        by_lm_eval = merged([by_lm_eval, part])
+        # what --metadata gave may hold access tokens
+        whole = {**by_lm_eval, "configs": masked_all(by_lm_eval["configs"])}
+        whole |= masked_all(about(subject, lm, tasks, config, [*notes, *_warnings(subject, lm), *found], blocks))
         whole["total_evaluation_time_seconds"] = str(earlier_seconds + time.perf_counter() - begun)
         whole["ltm_eval"] |= {
-            "floors": floors,
-            "cost": costs,
+            "floors": blocks["floors"],
+            "cost": blocks["cost"],
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
             "sweep_cell": str(session.manifest.asked["cell"]),
         }
         session.write(whole, status=resume.RUNNING)
     said = {note for task in tasks for note in data_caveats(task)}  # when they were loaded
-    show_notes([note for own in facts.values() for note in own.notes if note not in said])
+    show_notes([note for note in found if note not in said])
     session.write(whole, status=resume.COMPLETE)
-    verify(session.results, tasks)
+    (written,) = find_runs([session.results])
+    for task in tasks:
+        if not read_samples(written, task.task_name):
+            raise IncompleteError(
+                f"{session.results}: no samples of task {task.task_name} were saved; run the same command again"
+            )
     return session.results
 
 
 def _forget(lm: Any) -> None:
     """Drop a model's records of the task that is done, of which the next has none."""
-    for name in ("records", "answer_records", "token_records"):
+    for name in RECORDED:
         getattr(lm, name, []).clear()
 
 
@@ -197,10 +210,11 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate as lm_evaluate
 
     seed_generators(config.seed)
+    name = task.task_name
     chosen = chosen_documents(config, task)
     found = lm_evaluate(
         lm=lm,
-        task_dict={"tasks": {task.task_name: task}, "groups": {}, "group_map": {}},
+        task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
         limit=config.limit,
         samples=chosen,
         bootstrap_iters=BOOTSTRAP_ITERS,
@@ -208,18 +222,35 @@ def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
         confirm_run_unsafe_code=False,
     )
     if found is None:
-        raise IncompleteError(f"task {task.task_name}: lm-eval returned no results")
-    indices = chosen[task.task_name] if chosen else []
-    for kind in ("records", "answer_records", "token_records", "failures") if indices else ():
+        raise IncompleteError(f"task {name}: lm-eval returned no results")
+    indices = chosen[name] if chosen else []
+    for kind in (*RECORDED, "failures") if indices else ():
         # lm-eval counts the documents that were asked for; its samples, and so what is recorded, have those of the set
         made = getattr(lm, kind, [])
-        made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == task.task_name else one for one in made]
-    part = _without_failed(dict(found), lm, task)
-    documents = [row["doc"] for row in part["samples"].get(task.task_name, []) if "failed" not in row]
+        made[:] = [replace(one, doc_id=indices[one.doc_id]) if one.task == name else one for one in made]
+    part = dict(found)
+    rows = part["samples"].get(name, [])
+    failed = [one for one in getattr(lm, "failures", []) if one.task == name]
+    getattr(lm, "failures", []).clear()
+    if task.OUTPUT_TYPE != "generate_until":
+        failed += failed_answers(name, rows)
+    failures = sorted({one.doc_id: one for one in reversed(failed)}.values(), key=lambda one: one.doc_id)
+    if failures:
+        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
+    part["failures"] = failures
+    documents = [row["doc"] for row in part["samples"].get(name, []) if "failed" not in row]
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and documents and documents[0].keys() >= FIELDS:
-        part["floors"] = {task.task_name: [asdict(floor) for floor in _floors(lm, task, documents)]}
+        from ltm_eval.data.blocks import block_tokenizer, options_of
+
+        # reference rows over the tokens that blocks are counted in, and over the model's own if they differ
+        own = getattr(lm, "encoding", None)
+        tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
+        if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
+            tokenizers.append(own)
+        floors = [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
+        part["floors"] = {name: [asdict(floor) for floor in floors]}
     if hasattr(task, "generation_facts"):
-        part["generation"] = {task.task_name: task.generation_facts()}
+        part["generation"] = {name: task.generation_facts()}
     return part
 
 
@@ -245,31 +276,6 @@ def seed_generators(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def _without_failed(part: dict[str, Any], lm: LM, task: Any) -> dict[str, Any]:
-    """Return the metrics of a task without the documents that failed, which stand under `failures`."""
-    name = task.task_name
-    told = [one for one in getattr(lm, "failures", []) if one.task == name]
-    if task.OUTPUT_TYPE != "generate_until":
-        told += failed_answers(name, part["samples"].get(name, []))
-    failures = sorted({one.doc_id: one for one in reversed(told)}.values(), key=lambda one: one.doc_id)
-    if hasattr(lm, "failures"):
-        lm.failures.clear()
-    if failures:
-        part = without(part, task, failures, bootstrap_iters=BOOTSTRAP_ITERS)
-    return part | {"failures": failures}
-
-
-def _floors(lm: LM, task: Any, documents: list[dict[str, Any]]) -> list[Floor]:
-    """Return reference rows over the tokens that blocks are counted in, and over the model's own if they differ."""
-    from ltm_eval.data.blocks import block_tokenizer, options_of
-
-    own = getattr(lm, "encoding", None)
-    tokenizers = [block_tokenizer(options_of(task.config.metadata or {}).block_tokenizer)]
-    if isinstance(own, Tokenizer) and own.digest != tokenizers[0].digest:
-        tokenizers.append(own)
-    return [floor for tokenizer in tokenizers for floor in floors_of(documents, tokenizer)]
-
-
 def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Merge the results of single tasks: mappings are joined, the rest is taken from the last."""
     whole: dict[str, Any] = {}
@@ -279,9 +285,6 @@ def merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
                 {**whole[key], **value} if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
             )
     return whole
-
-
-# Caveats: what a reader of a task's figures must know, found in its documents, prompts and records
 
 
 def task_caveats(task: Any, rows: Sequence[Mapping[str, Any]], records: Sequence[LatentRecord], lm: Any) -> list[str]:
@@ -397,48 +400,37 @@ def _question(document: Mapping[str, Any]) -> str:
     return words if episode is None else f"{episode}: {words}"
 
 
-# Time, memory and compute of a task, over all processes that shared it
-
-
-def with_earlier(cost: TaskCost, made: Sequence[Made], told_before: Mapping[str, Any]) -> TaskCost:
-    """Add to the cost of a task that of earlier starts of the command whose answers are used.
+def total_cost(
+    own: TaskCost, made: Sequence[tuple[str, Answer]], before: Mapping[str, Any], info: Mapping[str, Any]
+) -> TaskCost:
+    """Return the cost of a task over all starts whose answers are used, with tokens and FLOPs of the answers.
 
     Args:
-        cost: of this start, all processes.
-        made: every answer of the task, each once.
-        told_before: what an earlier start that ended the task wrote of its cost; empty where none did.
+        own: of this start, all processes.
+        made: every answer of the task, each once, with the start that made it; empty for this one.
+        before: what an earlier start that ended the task wrote of its cost; empty if none did.
+        info: what results files say of the model, under `config`.
     """
-    spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for one in made:
-        spent[one.launch][one.process] += one.seconds
+    spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))  # by launch and process
+    answered: dict[tuple[str, str], list[LatentRecord]] = defaultdict(list)
+    for launch, answer in made:
+        spent[launch][answer.source] += answer.spent_seconds
+        answered[launch, answer.source] += [one for one in answer.records if isinstance(one, LatentRecord)]
     earlier = [processes for launch, processes in spent.items() if launch]
-    grown: dict[str, Any] = {name: max(getattr(cost, name) or 0, told_before.get(name) or 0) or None for name in MEMORY}
-    return replace(
-        cost,
-        seconds=cost.seconds + sum(max(processes.values()) for processes in earlier),
-        working_seconds=cost.working_seconds + sum(sum(processes.values()) for processes in earlier),
+    grown: dict[str, Any] = {name: max(getattr(own, name) or 0, before.get(name) or 0) or None for name in MEMORY}
+    cost = replace(
+        own,
+        seconds=own.seconds + sum(max(processes.values()) for processes in earlier),
+        working_seconds=own.working_seconds + sum(sum(processes.values()) for processes in earlier),
         starts=max(1, len(spent)),
-        processes=max(cost.processes, *(len(processes) for processes in spent.values()), 1),
-        **(grown if told_before.get("memory_of") == cost.memory_of else {}),
+        processes=max(own.processes, *(len(processes) for processes in spent.values()), 1),
+        **(grown if before.get("memory_of") == own.memory_of else {}),
     )
-
-
-def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) -> TaskCost:
-    """Add tokens and FLOPs of a task's answers to its cost; a fit that several of them share counts once.
-
-    Args:
-        cost: of all processes and starts.
-        made: every answer of the task, each once.
-        told: what results files say of the model, under `config`.
-    """
-    records = [record for one in made for record in one.records]
+    records = [record for found in answered.values() for record in found]
     if not records:
         return cost
-    own: dict[tuple[str, str], list[LatentRecord]] = defaultdict(list)
-    for one in made:
-        own[one.launch, one.process] += one.records
-    fits = [fit for found in own.values() for fit in fits_of(found)]
-    per_token = flops_of(told, t_fast=0)
+    fits = [fit for found in answered.values() for fit in fits_of(found)]  # one that answers share counts once
+    per_token = flops_of(info, t_fast=0)
     steps = sum(fit.fit_token_steps for fit in fits)
     passes = sum(fit.fit_token_passes for fit in fits) + sum(record.answer_token_passes for record in records)
     return replace(
@@ -449,9 +441,6 @@ def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) 
         new_tokens=sum(record.new_tokens for record in records),
         flops=None if per_token is None else per_token * (steps + passes),
     )
-
-
-# Documents that could not be scored, and the metrics without them
 
 
 @dataclass(frozen=True)
@@ -548,51 +537,35 @@ def without(part: dict[str, Any], task: Any, failures: Sequence[Failure], *, boo
     }
 
 
-# The results file: lm-eval's keys, and ours beside them
+def sampled_figures(task: Any, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return figures of several samples per question, with intervals over questions; None if each has one answer."""
+    from ltm_eval.tasks.samples import summary
+
+    several = getattr(task, "repeats", None) or getattr(task, "rethinking", None)
+    return summary(rows) if rows and several else None
 
 
-@dataclass(frozen=True)
-class TaskFacts:
-    """What the results file holds of a task beside lm-eval's own metrics."""
+def _figures_of(task: Any, rows: list[dict[str, Any]], lm: Any) -> dict[str, Any]:
+    """Return what our block of the results file holds of a task that has just been evaluated, under its names.
 
-    fast_steps: tuple[int, ...]  # Fast steps of every fit on record
-    # Figures of several samples per question, with intervals over questions; None where there was one answer
-    sampled: dict[str, Any] | None
-    content_free: dict[str, Any]  # What the commonest training answers score; empty where answers are no numbers
-    budget: dict[str, Any] | None  # Compute of rethinking and of its control
-    documents: int = 0  # Documents that were evaluated, failed ones included
-    failures: tuple[Failure, ...] = ()  # Documents that could not be scored; no figure contains them
-    caveats: tuple[str, ...] = ()  # What was found odd in documents and prompts
+    Args:
+        rows: lm-eval's logged samples, failed documents left out.
+    """
+    from ltm_eval.tasks.samples import content_free
 
-    @property
-    def notes(self) -> list[str]:
-        """Return warnings to print with every output."""
-        if not self.failures:
-            return list(self.caveats)
-        count = f"{len(self.failures):,} of {self.documents:,} documents failed and are left out of its figures"
-        return [f"{self.failures[0].task}: {count} ({listed(self.failures)})", *self.caveats]
-
-
-def task_facts(task: Any, rows: list[dict[str, Any]], lm: Any) -> TaskFacts:
-    """Return the facts of a task that has just been evaluated; `rows` are lm-eval's logged samples."""
-    from ltm_eval.tasks.samples import content_free, summary
-
-    repeats, rethinking = getattr(task, "repeats", None), getattr(task, "rethinking", None)
-    floor: dict[str, Any] = {}
+    found: dict[str, Any] = {"sampled": sampled_figures(task, rows)}
+    steps = [record.t_fast for record in getattr(lm, "records", [])]
+    if steps:
+        found["mean_fast_steps"] = fmean(steps)  # over requests
     shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
     if task.OUTPUT_TYPE == "generate_until" and shown and rows:
-        asked = [row for row in rows if row["filter"] == rows[0]["filter"]]
-        wanted = [str(row["target"]) for row in asked]
-        floor = content_free(shown, wanted, k=repeats.k) if repeats else content_free(shown, wanted)
-    budget = getattr(lm, "budget", None)
-    if rethinking and budget is not None:
-        lm.budget = type(budget)()
-    return TaskFacts(
-        fast_steps=tuple(record.t_fast for record in getattr(lm, "records", [])),
-        sampled=summary(rows) if rows and (repeats or rethinking) else None,
-        content_free=floor,
-        budget=asdict(budget) if rethinking and budget is not None else None,
-    )
+        wanted = [str(row["target"]) for row in rows if row["filter"] == rows[0]["filter"]]
+        repeats = getattr(task, "repeats", None)
+        found["content_free"] = content_free(shown, wanted, **({"k": repeats.k} if repeats else {}))
+    if getattr(task, "rethinking", None) and hasattr(lm, "budget"):
+        found["rethink_budget"] = asdict(lm.budget)
+        lm.budget = type(lm.budget)()
+    return {name: value for name, value in found.items() if value is not None and value != {}}
 
 
 def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, list[list[str]]]:
@@ -604,15 +577,15 @@ def stop_reasons(records: Sequence[LatentRecord | AnswerRecord]) -> dict[int, li
     return {doc_id: list(requests.values()) for doc_id, requests in found.items()}
 
 
-def mean_fast_steps(fast_steps: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Return the mean over requests, by task; tasks without fits are left out."""
-    return {name: fmean(steps) for name, steps in fast_steps.items() if steps}
-
-
-def about(
-    subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, notes: list[str], facts: dict[str, TaskFacts]
+def about(  # noqa: PLR0913 - all that the results file says of a run
+    subject: Subject,
+    lm: LM,
+    tasks: list[Any],
+    config: RunConfig,
+    warnings: list[str],
+    blocks: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return model, settings and provenance, under lm-eval's keys and our own."""
+    """Return model, settings and provenance, under lm-eval's keys and our own; `blocks` are by name and task."""
     info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
     sets = {task.task_name: data_facts(task) for task in tasks}
     return {
@@ -641,20 +614,13 @@ def about(
         "model_name_sanitized": folder_name(subject.name),
         "ltm_eval": {
             "schema": SCHEMA,
-            "warnings": [*notes, *_warnings(subject, lm), *(note for own in facts.values() for note in own.notes)],
-            "failed": {
-                name: {"documents": own.documents, "failures": [asdict(one) for one in own.failures]}
-                for name, own in facts.items()
-                if own.failures
-            },
+            "warnings": warnings,
+            "failed": blocks["failed"],
             "demo_model": subject.name in (DEMO_MODEL, DEMO_BASELINE),
             "sample_data": config.data == "sample" or any(map(is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
-            "mean_fast_steps": mean_fast_steps({name: own.fast_steps for name, own in facts.items()}),
-            "sampled": {name: own.sampled for name, own in facts.items() if own.sampled},
-            "content_free": {name: own.content_free for name, own in facts.items() if own.content_free},
-            "rethink_budget": {name: own.budget for name, own in facts.items() if own.budget},
+            **{name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget")},
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),
@@ -725,16 +691,6 @@ def task_hash(rows: list[dict[str, Any]]) -> str:
     from lm_eval.utils import hash_string
 
     return str(hash_string("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows)))
-
-
-def verify(path: Path, tasks: list[Any]) -> None:
-    """Read the results back; raise IncompleteError if a task has no samples."""
-    from ltm_eval.results.files import find_runs, read_samples
-
-    found = find_runs([path])[0]
-    for task in tasks:
-        if not read_samples(found, task.task_name):
-            raise IncompleteError(f"{path}: no samples of task {task.task_name} were saved; run the same command again")
 
 
 def show_notes(notes: list[str]) -> None:

@@ -22,13 +22,11 @@ from ltm_eval.harness.answering import (
     SCORE_DRAWS,
     Fits,
     Generating,
+    PlannedRequest,
     Recorder,
-    Request,
-    answered_together,
-    generation_item,
     named,
     score,
-    text_tokens,
+    token_record,
 )
 from ltm_eval.harness.context import Context, Windows, plan
 from ltm_eval.harness.evaluation import Failure, listed, value_for_lm_eval
@@ -45,9 +43,10 @@ from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.inputs import told
 from ltm_eval.model.live import as_read, live_model, undisturbed
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, check_fits, load_tokenizer
-from ltm_eval.results.files import LatentRecord, TokenRecord
+from ltm_eval.results.files import TEXT, LatentRecord, TokenRecord
+from ltm_eval.results.tokens import pieces_of_bytes
 from ltm_eval.runs.processes import join
-from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
+from ltm_eval.runs.worklist import Answer, Request, Worklist, first_documents, is_by_token, numbered
 from ltm_eval.system.device import resolve_device, resolve_dtype
 from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
 from ltm_eval.system.hub import agree_on
@@ -106,7 +105,7 @@ class LTM(TemplateLM):
         self.condition, self.seed = options.condition, options.seed
         self.fit_window, self.rethink, self.compiled = options.fit_window, options.rethink, options.compile
         self.fit_config = options.fitting
-        self.rows = row_options(options.rows, causal_chunk=options.causal_chunk, causal_t_fast=options.causal_t_fast)
+        self.rows = row_options(options.rows, chunk=options.causal_chunk, t_fast=options.causal_t_fast)
         self.live = live_model(pretrained) if isinstance(pretrained, torch.nn.Module) else None
         """A loaded model, as it was handed over."""
         if self.live is not None and options.device == AUTO:
@@ -247,24 +246,22 @@ class LTM(TemplateLM):
         planned = [self._generation_request(i, request, wanted) for i, request in enumerate(numbered(requests))]
         self._check_rethinking(planned)
         self._say_unused(requests)
-        groups = answered_together(planned)
-        work = self.worklist.open("generate_until", [generation_item(group) for group in groups])
-        left = {index: groups[index] for index in work.todo}
-        fits = self._fits([one for group in left.values() for one in group if not one.config.rethink])
+        work = self.worklist.open("generate_until", planned)
+        left = [planned[place] for place in work.todo]
+        fits = self._fits([one for one in left if not one.config.rethink])
         generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
-        bar = self.progress(sum(map(len, left.values())), "generating")
-        for index, answer, tokens in generating.answered(left):
-            work.done(index, answer)
-            bar.advance(len(groups[index]), tokens)
+        bar = self.progress(sum(one.texts for one in left), "generating")
+        for one, answer, tokens in generating.answered(left):
+            work.done(one.index, answer)
+            bar.advance(one.texts, tokens)
         bar.close()
-        answers = [""] * len(planned)
-        for group, answer in zip(groups, work.close(), strict=True):
-            self._keep(group[0].instance, answer)
-            self.budget = self.budget + Budget.from_json(answer.value["budget"])
-            for one, text in zip(group, answer.value["texts"], strict=True):
-                answers[one.index] = text
+        answers = work.close()
+        for one, answer in zip(planned, answers, strict=True):
+            if not one.slot:
+                self._keep(one.instance, answer)
+                self.budget = self.budget + Budget.from_json(answer.value["budget"])
         self._refuse_failures()
-        return answers
+        return [answer.value["texts"][one.slot] for one, answer in zip(planned, answers, strict=True)]
 
     @answering
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -274,7 +271,7 @@ class LTM(TemplateLM):
         """
         _refuse_cached_requests()
         planned = [self._scoring_request(i, request) for i, request in enumerate(numbered(requests))]
-        work = self.worklist.open("loglikelihood", [item_of(one.instance, repeat=one.repeat) for one in planned])
+        work = self.worklist.open("loglikelihood", planned)
         left = [planned[index] for index in work.todo]
         fits, recorder = self._fits(left), self._recorder
         bar = self.progress(len(left), "scoring")
@@ -282,10 +279,8 @@ class LTM(TemplateLM):
             nats, greedy = score(self.model, one, own, seed=self.seed)
             odd = f"its log-likelihood is {nats}" if math.isnan(nats) or nats == math.inf else ""
             record = recorder.answered(
-                one.instance,
-                one.context,
+                one,
                 own.posterior,
-                repeat=one.repeat,
                 continuation=None,
                 seconds=(fits.seconds(one, own), 0.0),
                 passes=(1 + SCORE_DRAWS) * (len(one.context.read) + len(one.continuation) - 1)
@@ -307,9 +302,8 @@ class LTM(TemplateLM):
         _refuse_cached_requests()
         texts = [windows_of(request.args[0], self.encoding, self.max_length) for request in requests]
         wanted = first_documents(requests, self.token_nll)
-        by_token = [is_by_token(request, 0, wanted) for request in requests]
-        items = [item_of(request, by_token=own) for request, own in zip(requests, by_token, strict=True)]
-        work = self.worklist.open("loglikelihood_rolling", items)
+        asked = [Request(instance=request, by_token=is_by_token(request, 0, wanted)) for request in requests]
+        work = self.worklist.open("loglikelihood_rolling", asked)
         bar = self.progress(len(work.todo), "bounding")
         left = [texts[place] for place in work.todo]
         for done in score_texts(
@@ -319,7 +313,7 @@ class LTM(TemplateLM):
             options=self.rows,
             seed=self.seed,
             limit=self.batch_limit,
-            by_token={index for index, place in enumerate(work.todo) if by_token[place]},
+            by_token={index for index, place in enumerate(work.todo) if asked[place].by_token},
         ):
             place = work.todo[done.index]
             work.done(place, self._bounded(requests[place], texts[place], done), batch_ended=done.ends_batch)
@@ -337,10 +331,23 @@ class LTM(TemplateLM):
             return Answer({"rows": {}, "tokens": 0})
         record = self._recorder.bounded(request, windows, done)
         rows, reason = dict(done.score.rows), _why_unscored(done.score, done.posteriors)
+        ids = self.encoding.encode(request.args[0], end_of_text=True) if done.token_nats else []
+        tokens: tuple[TokenRecord, ...] = ()
+        if done.token_nats and len(ids) == len(done.token_nats) and not reason:
+            each = self.encoding.bytes_each(ids, end_of_text=END_OF_TEXT.encode())
+            tokens = (
+                token_record(
+                    request,
+                    pieces_of_bytes(each, done.token_nats),
+                    TEXT,
+                    tokenizer=self.encoding.name,
+                    draws=self.rows.draws,
+                    nats=rows["nll_given_z"],
+                    kl_nats=rows["kl"],
+                ),
+            )
         if reason:
             rows = dict.fromkeys(rows, math.nan)
-        costs = None if reason else text_tokens(request, done, self.encoding, draws=self.rows.draws)
-        tokens = (costs,) if costs is not None else ()
         return Answer({"rows": rows, "tokens": done.score.tokens}, (record,), reason, tokens)
 
     def _refuse_failures(self) -> None:
@@ -356,10 +363,13 @@ class LTM(TemplateLM):
 
     def _generation_request(
         self, index: int, numbered: tuple[Instance, int], wanted: Collection[tuple[str, int]] = ()
-    ) -> Request:
-        """Plan a continuation; the per-token NLL is kept of the first repeat of `wanted` documents."""
-        request, repeat = numbered
-        text, raw = request.args
+    ) -> PlannedRequest:
+        """Plan a continuation; the per-token NLL is kept of the first repeat of `wanted` documents.
+
+        All repeats of an instance that rethinks are one request, equal but for the text that each gets.
+        """
+        instance, repeat = numbered
+        text, raw = instance.args
         text = text.removeprefix(END_OF_TEXT)  # `plan` puts that token in front of every text
         config = generation_config(raw)
         if repeat and not config.do_sample:
@@ -367,21 +377,29 @@ class LTM(TemplateLM):
                 "several repeats of a greedy request would all be the same; set do_sample=True, or ask for one"
             )
         reserved = min(config.max_new_tokens, self.max_length // 2)
-        by_token = not config.rethink and is_by_token(request, repeat, wanted)
-        context = self._plan(request, text, self.max_length - reserved)
-        return Request(index, request, repeat, context, config, by_token=by_token)
+        return PlannedRequest(
+            instance=instance,
+            repeat=None if config.rethink else repeat,
+            by_token=not config.rethink and is_by_token(instance, repeat, wanted),
+            index=index,
+            context=self._plan(instance, text, self.max_length - reserved),
+            slot=repeat if config.rethink else 0,
+            config=config,
+        )
 
-    def _scoring_request(self, index: int, numbered: tuple[Instance, int]) -> Request:
-        request, repeat = numbered
-        text, wanted = self._split_pair(*request.args)
+    def _scoring_request(self, index: int, numbered: tuple[Instance, int]) -> PlannedRequest:
+        instance, repeat = numbered
+        text, wanted = self._split_pair(*instance.args)
         if len(wanted) > self.max_length:
             raise DataError(
-                f"task {request.task_name}, document {request.doc_id}: a continuation of {len(wanted)} tokens "
+                f"task {instance.task_name}, document {instance.doc_id}: a continuation of {len(wanted)} tokens "
                 f"exceeds the context of {self.max_length}; "
                 "score it as rolling log-likelihood"
             )
-        context = self._plan(request, text, self.max_length + 1 - len(wanted))
-        return Request(index, request, repeat, context, continuation=tuple(wanted))
+        context = self._plan(instance, text, self.max_length + 1 - len(wanted))
+        return PlannedRequest(
+            instance=instance, repeat=repeat, index=index, context=context, continuation=tuple(wanted)
+        )
 
     def _split_pair(self, context: str, continuation: str) -> tuple[str, list[int]]:
         """Return what is read of a pair, and the tokens that are scored after it.
@@ -423,7 +441,7 @@ class LTM(TemplateLM):
             if unused:
                 self.unused[task] = {**self.unused.get(task, {}), **unused}
 
-    def _check_rethinking(self, requests: Sequence[Request]) -> None:
+    def _check_rethinking(self, requests: Sequence[PlannedRequest]) -> None:
         """Reject `rethink` if no task supports it."""
         if self.rethink and not any(request.config.rethink for request in requests):
             raise UsageError(
@@ -450,7 +468,7 @@ class LTM(TemplateLM):
     def _recorder(self) -> Recorder:
         return Recorder(self.condition, self.fit_config)
 
-    def _fits(self, requests: Sequence[Request]) -> Fits:
+    def _fits(self, requests: Sequence[PlannedRequest]) -> Fits:
         """Return the fits of the contexts of a call's requests."""
         limit, sync = self.batch_limit, self.worklist.sync
         return Fits(self.model, self.fit_config, requests, seed=self.seed, limit=limit, sync=sync)

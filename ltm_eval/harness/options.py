@@ -1,4 +1,4 @@
-"""Options of `run`, `sweep` and the model: each is one field with its default, type, range, flags, help and mark."""
+"""Options of `run`, `sweep` and the model: one field each, with default, type, range, flags, help and effect."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _json_text(option: str, value: Any) -> Any:
 
 @options()
 class ModelOptions:
-    """How a model answers; `run` and lm-eval's `--model ltm` share them."""
+    """Options of how a model answers, shared by `run` and lm-eval's `--model ltm`."""
 
     condition: Annotated[
         Condition,
@@ -228,7 +228,7 @@ class ModelOptions:
 
 @options()
 class ModelArguments(ModelOptions):
-    """What lm-eval's `--model_args` may hold beside `pretrained`."""
+    """Arguments in lm-eval's `--model_args` beside `pretrained`."""
 
     lr: Rate | None = None  # of the fast loop; None takes the preset's
     max_batch_size: AtLeastOne | None = None  # maximum documents per batch under `batch_size=auto`
@@ -243,7 +243,7 @@ class ModelArguments(ModelOptions):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ModelArguments:
-        """Return arguments as Python or lm-eval's command line gives them; None takes the default.
+        """Parse arguments from Python or lm-eval's command line; None takes the default.
 
         Raises:
             UsageError: one is not known or cannot be used.
@@ -262,9 +262,9 @@ class ModelArguments(ModelOptions):
 
 
 def lm_eval_arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return lm-eval's model arguments: those `given` win, `none` is left out, so is its default device without a GPU.
+    """Merge lm-eval's model arguments; `given` wins, `none` is left out, and without a GPU its default device too.
 
-    lm-eval 0.4.13 turns `-1` into -1.0 and `none` into text, and passes `device="cuda:0"` on every machine.
+    lm-eval 0.4.13 turns `none` into text, and passes `device="cuda:0"` on every machine.
     """
     import torch
 
@@ -278,8 +278,8 @@ def lm_eval_arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 class RunConfig(ModelOptions):
     """One `run`: a model, baselines, tasks, and where results go.
 
-    Answers are kept under what is recorded of the options that change them (`LTM.settings`); a run is resumed if those
-    that change the questions are the same (`Manifest.asked`).
+    An answer is reused only under equal options that change answers (`LTM.settings`); a run is resumed if those that
+    change questions are equal too (`Manifest.asked`).
     """
 
     model: Annotated[
@@ -463,7 +463,7 @@ class SweepConfig:
 
 @options()
 class GridConfig:
-    """Every combination of the values named, each a run of its own."""
+    """Every combination of the given values, each a run of its own."""
 
     base: RunConfig  # everything else; its own values of what is varied are not used
     models: Annotated[

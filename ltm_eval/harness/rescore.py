@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.harness.evaluation import (
     evaluate_task,
     sample_row,
+    sampled_figures,
     stop_reasons,
-    task_facts,
     task_hash,
     value_for_lm_eval,
 )
@@ -27,7 +27,7 @@ from ltm_eval.results.files import SIDECARS, find_runs, read_answers, read_laten
 from ltm_eval.results.statistics import interval_of
 from ltm_eval.runs.journal import Contents, Journal, read
 from ltm_eval.runs.session import COMPLETE, Manifest
-from ltm_eval.runs.worklist import Answer, Worklist, first_documents, is_by_token, item_of, numbered
+from ltm_eval.runs.worklist import Answer, Request, Worklist, first_documents, is_by_token, numbered
 from ltm_eval.system.errors import DataError, IncompleteError, ResultsError, UsageError
 from ltm_eval.system.files import holding, unused_date, write_json_atomic, write_jsonl_atomic
 
@@ -84,18 +84,18 @@ class Replay:
         return [value_for_lm_eval(answer.value) for answer in answers]
 
     def _answers(self, kind: str, requests: Sequence[Any], *, together: bool) -> list[Answer]:
-        """Return the answer of every request and repeat; `together`: all repeats that rethink are one item."""
+        """Return the answer of every request and repeat; `together`: all repeats that rethink are one request."""
         wanted = first_documents(requests, self._token_nll if kind != "loglikelihood" else 0)
-        items = []
+        asked = []
         for request, repeat in numbered(requests):
             options = request.args[1] if len(request.args) > 1 else {}
             rethinks = together and isinstance(options, Mapping) and bool(options.get("rethink"))
             by_token = not rethinks and is_by_token(request, repeat, wanted)
-            items.append(item_of(request, repeat=None if rethinks else repeat, by_token=by_token))
-        work = self.worklist.open(kind, items)
+            asked.append(Request(instance=request, repeat=None if rethinks else repeat, by_token=by_token))
+        work = self.worklist.open(kind, asked)
         if work.todo:
             raise IncompleteError(
-                f"{len(work.todo)} of {len(items)} answers to task {items[0].task} are not in the journal; run the "
+                f"{len(work.todo)} of {len(asked)} answers to task {asked[0].task} are not in the journal; run the "
                 "command of the run once more, then rescore"
             )
         return work.close()
@@ -214,9 +214,8 @@ def _evaluated(
         raise DataError(f"task {task.task_name}: its documents or prompts are not those of the run; name its --data")
     for key in ("results", "configs", "higher_is_better", "generation"):
         content.setdefault(key, {}).update(part.get(key, {}))
-    facts = task_facts(task, rows, lm)
-    if facts.sampled:
-        content["ltm_eval"]["sampled"][task.task_name] = facts.sampled
+    if sampled := sampled_figures(task, rows):
+        content["ltm_eval"]["sampled"][task.task_name] = sampled
     return list(rows)
 
 

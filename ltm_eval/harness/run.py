@@ -29,7 +29,6 @@ from ltm_eval.harness.evaluation import (
     evaluate_task,
     folder_of,
     listed,
-    mean_fast_steps,
     merged,
     show_notes,
 )
@@ -255,47 +254,34 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
-ANSWER_BYTES, SAMPLE_BYTES, FIGURES_BYTES = 2_100, 700, 1_000  # journal and sidecar; a sample; of a perplexity set
-TOKEN_BYTES, NLL_BYTES = 5, 10  # of a token of an answer; of its NLL, in the sidecar and in the journal
+# Of an answer's journal and sidecar lines, a sample, a token of an answer, its NLL; measured on the bundled pair
+ANSWER_BYTES, SAMPLE_BYTES, TOKEN_BYTES, NLL_BYTES = 2_100, 1_000, 5, 10
 FIXED_BYTES, PAGE_BYTES = 2**20, 20 * 2**20  # results, manifest, the page without samples; at most with its samples
 
 
 def estimated_bytes(task: Any, config: RunConfig) -> int:
-    """Return about how many bytes one model leaves for a task, if every answer is as long as it may become.
-
-    Bytes beside the texts were measured on the bundled pair; a prompt is taken for 1.3 times the document's JSON.
-    """
+    """Return about how many bytes one model leaves for a task, if every answer is as long as it may become."""
     documents = len(config.documents) or min(len(task.eval_docs), config.limit or len(task.eval_docs))
     size = fmean([len(json.dumps(doc, default=str)) for doc in islice(task.eval_docs, 64)] or [0])
-    text, answers, rows, sample = 0, 1, 1, SAMPLE_BYTES
+    prompt, text, answers, rows = 1.3 * size * (1 + int(task.config.num_fewshot or 0)), 0, 1, 1
     if task.OUTPUT_TYPE == "generate_until":
         text = TOKEN_BYTES * generation_config(dict(task.config.generation_kwargs or {})).max_new_tokens
-        sampled = [getattr(task, name, None) for name in ("repeats", "rethinking")]
-        answers = int(task.config.repeats or 1) + sum(int(one.answers) for one in sampled if one)
+        several = getattr(task, "repeats", None), getattr(task, "rethinking", None)
+        answers = int(task.config.repeats or 1) + sum(int(one.answers) for one in several if one)
         rows = max(1, len(task.config.filter_list or ()))
     elif task.OUTPUT_TYPE == "multiple_choice":
         answers = next((len(task.doc_to_choice(doc)) for doc in islice(task.eval_docs, 1)), 1)
-    elif task.OUTPUT_TYPE == "loglikelihood_rolling":
-        sample += FIGURES_BYTES
-    prompt = 1.3 * size * (1 + int(task.config.num_fewshot or 0))
     by_token = min(documents, config.token_nll) * 2 * (450 + NLL_BYTES * (text or size))
-    each = answers * (ANSWER_BYTES + text) + rows * (sample + 2 * size + prompt + answers * text)
+    each = answers * (ANSWER_BYTES + text) + rows * (SAMPLE_BYTES + 2 * size + prompt + answers * text)
     return int(by_token + documents * each)
-
-
-def _held(folder: Path) -> int:
-    """Return the bytes of the files in a folder."""
-    total = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 def say_if_short(tasks: Sequence[Any], config: RunConfig, output: Path, *, runs: int = 1) -> None:
     """Say on standard error if the disk may not hold what `runs` such runs will leave beside what is there already."""
     per_model, models = sum(estimated_bytes(task, config) for task in tasks), 1 + len(config.baselines)
-    needed = runs * (models * (per_model + FIXED_BYTES) + min(PAGE_BYTES, models * per_model)) - _held(output)
+    needed = runs * (models * (per_model + FIXED_BYTES) + min(PAGE_BYTES, models * per_model))
+    with suppress(OSError):
+        needed -= sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     free = shutil.disk_usage(output).free
     if free < needed:
         words = [f"{one / 1e9:.1f} GB" if one >= 1e9 else f"{one / 1e6:.0f} MB" for one in (needed, free)]
@@ -525,7 +511,8 @@ def evaluate(
             part = evaluate_task(lm, task, config)
             del part["failures"]
             part["caveats"] = {task.task_name: data_caveats(task)}
-            part["mean_fast_steps"] = mean_fast_steps({task.task_name: [record.t_fast for record in lm.records]})
+            steps = [record.t_fast for record in lm.records]
+            part["mean_fast_steps"] = {task.task_name: fmean(steps)} if steps else {}
             parts.append(part)
             lm.records.clear()
         info = lm.get_model_info()

@@ -40,7 +40,7 @@ from ltm_eval.harness.loading import (
     task_metadata,
 )
 from ltm_eval.harness.options import NOTHING, GridConfig, RunConfig, SweepConfig, changing
-from ltm_eval.harness.run import Combination, check_output, settle
+from ltm_eval.harness.run import Combination, begun, settle
 from ltm_eval.results.effect import EffectCell, effect, text_table
 from ltm_eval.results.files import read_run
 from ltm_eval.runs.session import MANIFEST, check_program, differing
@@ -54,7 +54,7 @@ from ltm_eval.system.errors import (
     error_line,
     printable,
 )
-from ltm_eval.system.files import DEMO_MODEL, holder_of, holding, write_json_atomic
+from ltm_eval.system.files import DEMO_MODEL, holder_of, write_json_atomic
 from ltm_eval.system.launch import read_launch
 from ltm_eval.system.machine import program
 from ltm_eval.system.text import aligned
@@ -272,35 +272,33 @@ def run_grid(config: GridConfig) -> Swept:
     manager = task_manager(config.base)
     tasks = tuple(known_tasks(config.base.tasks, manager))
     refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
-    output = check_output(Path(config.base.output_path))
-    config = replace(config, base=replace(config.base, tasks=tasks, output_path=str(output)))
-    concerned = heeding(manager, tasks, config.base)
-    cells = [
-        replace(
-            cell,
-            config=replace(
-                cell.config,
-                metadata=metadata_for(config.base, cell.config.tasks[0], manager),
-                gen_kwargs=cell.config.gen_kwargs if cell.config.tasks[0] in concerned else None,
-            ),
-        )
-        for cell in cells_of(config)
-    ]
-    settled = [note for model in config.models for note in settle(replace(config.base, model=model))[1]]
-    notes = list(dict.fromkeys(settled))
-    show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
+    with begun(config.base) as (_, output, _):
+        base = replace(config.base, tasks=tasks, output_path=str(output))
+        concerned = heeding(manager, tasks, base)
+        cells = [
+            Cell(
+                replace(
+                    cell.config,
+                    metadata=metadata_for(base, cell.config.tasks[0], manager),
+                    gen_kwargs=base.gen_kwargs if cell.config.tasks[0] in concerned else None,
+                )
+            )
+            for cell in cells_of(replace(config, base=base))
+        ]
+        settled = [note for model in config.models for note in settle(replace(base, model=model))[1]]
+        notes = list(dict.fromkeys(settled))
+        show_notes(notes if config.ray_address is not None else [])  # otherwise each cell says its own
 
-    def write(done: Mapping[int, Done]) -> None:
-        rows = [asdict(done[index]) for index in sorted(done)]
-        write_json_atomic(output / SUMMARY, {"notes": notes, "cells": rows, "of": len(cells)})
+        def write(done: Mapping[int, Done]) -> None:
+            rows = [asdict(done[index]) for index in sorted(done)]
+            write_json_atomic(output / SUMMARY, {"notes": notes, "cells": rows, "of": len(cells)})
 
-    with holding(output):
-        show = Show(cells, quiet=config.base.quiet)
+        show = Show(cells, quiet=base.quiet)
         done = {index: found for index, cell in enumerate(cells) if (found := finished(cell)) is not None}
         for index, one in done.items():
             show.ended(index, one)
         left = [index for index in range(len(cells)) if index not in done]
-        _check_program([cells[index] for index in left], output, fresh=config.base.fresh)
+        _check_program([cells[index] for index in left], output, fresh=base.fresh)
         todo = [cells[index] for index in left]
         try:
             ended = enumerate(map(run_cell, todo)) if config.ray_address is None else _on_ray(todo, config)

@@ -223,18 +223,18 @@ def as_released(
 # whole.
 
 
-def row_options(rows: str, *, causal_chunk: int, causal_t_fast: int) -> RowOptions:
+def row_options(rows: str, *, chunk: int, t_fast: int) -> RowOptions:
     """Parse the rows to compute beside the bound and its parts.
 
     Args:
         rows: `all`, `bound`, or names joined by `+`, such as `bound+causal+prior`.
-        causal_chunk: tokens scored between refits of z.
-        causal_t_fast: fast steps per refit.
+        chunk: tokens that the causal row scores between refits of z.
+        t_fast: fast steps of such a refit.
 
     Raises:
         UsageError: a name is unknown, or a number is out of range.
     """
-    causal = CausalConfig(chunk=causal_chunk, t_fast=causal_t_fast)
+    causal = CausalConfig(chunk=chunk, t_fast=t_fast)
     names = set(OPTIONAL_ROWS) if rows == ALL_ROWS else set(rows.split("+")) - {"bound"}
     for name in sorted(names - set(OPTIONAL_ROWS)):
         known = (ALL_ROWS, "bound", *OPTIONAL_ROWS)
@@ -351,8 +351,7 @@ def _passes(
     steps = passes = 0
     for (_, posterior), document in zip(scored, windows, strict=True):
         tokens = sum(len(window.tokens) for window in document.windows)
-        taken = int((~posterior.trace.nll_nats[:, 0].isnan()).sum()) - 1  # a shorter fit of a batch has rows of NaN
-        steps += taken * config.draws * tokens
+        steps += posterior.trace.steps * config.draws * tokens
         passes += (config.draws + options.draws + options.iwae + options.prior) * tokens
         if options.as_released and config.noise != "fixed":
             released = fit_config("released", t_fast=config.t_fast)

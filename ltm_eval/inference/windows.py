@@ -139,6 +139,11 @@ class Trace:
         """-ELBO at each step's own noise, (t_fast + 1, B). Not a bound if the noise is fixed."""
         return self.nll_nats + self.kl_nats
 
+    @property
+    def steps(self) -> int:
+        """Number of fast steps of the first document; a fit shorter than others of its batch has rows of NaN."""
+        return max(0, int((~self.nll_nats[:, 0].isnan()).sum()) - 1)
+
 
 @dataclass(frozen=True)
 class Posterior:

@@ -41,11 +41,8 @@ _TASK = b'","task":"'
 _NON_FINITE = "non-finite"
 
 
-# One line -------------------------------------------------------------------------------------------------------------
-
-
 def canonical(content: Any) -> str:
-    """Return `content` as strict ASCII JSON; floats keep every bit, those that are not finite are spelt out."""
+    """Return `content` as strict ASCII JSON; floats keep every bit, non-finite ones are spelt out."""
     try:
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -97,9 +94,6 @@ def decode(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("not an object")
     return row
-
-
-# Reading --------------------------------------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
@@ -181,10 +175,20 @@ def read(folder: Path) -> Contents:
 
 
 def _take(line: bytes, place: Place, found: Contents) -> None:
+    """Add a whole line to what a journal holds; of equal answers the first is kept.
+
+    Raises:
+        RefusedError: answers to one request are not equal.
+    """
     if not is_whole(line):
         found.damaged += 1
     elif line.startswith(_KEYED, _CRC):
-        _take_answer(line[_KEY].decode("ascii", "replace"), place, found)
+        first = found.answers.setdefault(line[_KEY].decode("ascii", "replace"), place)
+        if first is not place and _timeless(_row_at(first)) != _timeless(_row_at(place)):
+            raise RefusedError(
+                f"{place.path}: its answer to a request of task {_row_at(place).get('task')} contradicts the one in "
+                f"{first.path.name}; move the folder {place.path.parent} away to make all answers again"
+            )
         task = line[_KEY.stop :].removeprefix(_TASK).partition(b'"')[0]
         found.counts[place.path.name, task.decode("ascii", "replace")] += 1
     else:
@@ -198,22 +202,8 @@ def _take(line: bytes, place: Place, found: Contents) -> None:
             found.damaged += 1
 
 
-def _take_answer(key: str, place: Place, found: Contents) -> None:
-    """Keep the first of equal answers.
-
-    Raises:
-        RefusedError: they are not equal.
-    """
-    first = found.answers.setdefault(key, place)
-    if first is not place and _timeless(_row_at(first)) != _timeless(_row_at(place)):
-        raise RefusedError(
-            f"{place.path}: its answer to a request of task {_row_at(place).get('task')} contradicts the one in "
-            f"{first.path.name}; move the folder {place.path.parent} away to make all answers again"
-        )
-
-
 def _timeless(value: Any) -> Any:
-    """Return a row without how long things took, which no two machines agree on."""
+    """Return a row without its wall times."""
     if isinstance(value, dict):
         return {name: _timeless(part) for name, part in value.items() if not name.endswith("_seconds")}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
@@ -228,9 +218,6 @@ def _row_at(place: Place) -> dict[str, Any]:
             os.close(handle)
     except (OSError, ValueError) as error:
         raise MachineError(f"{place.path}: changed or vanished while it was read ({error}); run again") from error
-
-
-# Writing --------------------------------------------------------------------------------------------------------------
 
 
 class Writer:
@@ -340,9 +327,6 @@ class Writer:
         return MachineError(f"{self.path}: could not {wanted} ({reason}); {first}run the same command again")
 
 
-# Reading and writing --------------------------------------------------------------------------------------------------
-
-
 class Journal:
     """The answers of one model under one set of settings: what is there, and what is added."""
 
@@ -382,11 +366,11 @@ class Journal:
         self.writer.append({"key": key, "task": task, **row}, sync=sync)
 
     def plan(self, row: Mapping[str, Any]) -> None:
-        """Append what a call of the model is about to do, for those who watch."""
+        """Append what a call of the model is about to do, for `status`."""
         self.writer.append({"plan": FORMAT, "launch": self.launch, "time": time.time(), **row}, sync=True)
 
     def sync(self) -> None:
-        """Bring what was appended to the disk."""
+        """Flush what was appended to the disk."""
         self.writer.sync()
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""The processes of one job: who does which request, how answers reach all of them, and how a lost one is noticed.
+"""The processes of one job: they share requests, exchange answers, and notice a lost one (`watchdog`).
 
-The engine is torch's: its launchers start and restart the processes, its store and its gloo group connect them. The
-group is our own and not torch's default one, so that a trainer's group is left alone. What is exchanged is
-bytes of JSON, never pickles.
+torch's launchers start and restart the processes, its store and a gloo group connect them. The group is not torch's
+default one, so that a trainer's group is left alone. Bytes of JSON are exchanged, never pickles.
 
     job = join()                                   # alone without a launcher
     job.agree({"checkpoint": sha256})              # exit code 6, naming the rank that differs
@@ -81,7 +80,7 @@ class Job:
         """
 
     def tell(self, error: LtmEvalError | None) -> bool:
-        """Say that this process ends early; True if it is the one to print `error`."""
+        """Report that this process ends early; return whether it is the one to print `error`."""
         return True
 
     def wait(self) -> None:
@@ -109,15 +108,13 @@ class Job:
         for rank, other in enumerate(others, start=1):
             for name in sorted((set(leading) | set(other)) - {""}):
                 if leading.get(name) != other.get(name):
+                    values = (other.get(name), leading.get(name))
+                    texts = [one if isinstance(one, str) else json.dumps(one) for one in values]
+                    own, first = (one if len(one) <= 40 else one[:37] + "…" for one in texts)
                     raise RefusedError(
                         f"rank {rank} (on {other['']}) has another {name} than rank 0 (on {leading['']}): "
-                        f"{_short(other.get(name))} instead of {_short(leading.get(name))}; give all ranks the same"
+                        f"{own} instead of {first}; give all ranks the same"
                     )
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "…"
 
 
 class _Joined(Job):
@@ -149,9 +146,7 @@ class _Joined(Job):
         try:
             self._pending = self._group.allgather([found], [tensor])
             pause = _POLL_SECONDS / 64
-            while (
-                not self._pending.is_completed()
-            ):  # a wait inside torch would let neither signals nor verdicts through
+            while not self._pending.is_completed():  # torch's own wait lets neither signals nor verdicts through
                 self.check()
                 time.sleep(pause)
                 pause = min(2 * pause, _POLL_SECONDS)
@@ -195,14 +190,14 @@ class _Joined(Job):
         self.part(LEAVING_SECONDS if self._heartbeat.verdict is None else GRACE_SECONDS)
 
     def part(self, seconds: float) -> None:
-        """Stop the heartbeat; if the store is kept here, wait so long for the others to do the same."""
+        """Stop the heartbeat; if the store is kept here, wait for the others to do the same."""
         self._heartbeat.leave()
         if self.leads and not self.launch.served:
             self._heartbeat.others_left(seconds)
 
 
 def _stands_in(launch: Launch) -> bool:
-    """Return whether this rank speaks if the store is gone: one of every machine, and the one after the first."""
+    """Return whether this rank prints the error if the store is gone: one of every machine, and rank 1."""
     return launch.local_rank == 0 or launch.rank == 1
 
 
@@ -215,17 +210,17 @@ def current() -> Job:
 
 
 def may_tell(error: LtmEvalError | None) -> bool:
-    """Tell the others that this process ends early; True if it is the one to print `error`.
+    """Report that this process ends early; return whether it is the one to print `error`.
 
-    Before they have met, a wrong option is the same in all of them; anything else need not be.
+    Before the processes have met, a usage error is taken to be the same in all of them; any other need not be.
     """
     return _joined.tell(error) if _joined is not None else speaks() or not isinstance(error, UsageError)
 
 
 def abandon(code: int) -> None:
-    """End this process of a job now: what torch still wants to exchange will not come about. Alone, do nothing.
+    """End this process of a job without waiting for exchanges that will not come about. Alone, do nothing.
 
-    Whoever keeps the store gives the others time to learn from it who has told what: a beat, a look and a leave.
+    The process that keeps the store first gives the others time to read it.
     """
     if _joined is not None:
         _joined.part(2 * PERIOD_SECONDS + GRACE_SECONDS)
@@ -302,14 +297,11 @@ def _connect(launch: Launch) -> Store:
     try:
         return TCPStore(launch.address, launch.port, is_master=True, wait_for_workers=False, multi_tenant=True)
     except RuntimeError as error:
+        cause = "another program has it" if "EADDRINUSE" in str(error) else str(error).splitlines()[0][:120]
         raise MachineError(
-            f"port {launch.port} of {launch.address}: cannot be opened ({_cause(error)}); set MASTER_PORT to a free "
-            "one, or start with torchrun --standalone"
+            f"port {launch.port} of {launch.address}: cannot be opened ({cause}); set MASTER_PORT to a free one, or "
+            "start with torchrun --standalone"
         ) from error
-
-
-def _cause(error: RuntimeError) -> str:
-    return "another program has it" if "EADDRINUSE" in str(error) else str(error).splitlines()[0][:120]
 
 
 def _client(launch: Launch, seconds: float) -> Store:
@@ -337,10 +329,10 @@ def _reach(launch: Launch) -> None:
 
 
 def _meet(store: Store, launch: Launch) -> tuple[str, list[str]]:
-    """Return a name for this start of the job that all ranks share, and how a user finds each rank.
+    """Return a name for this start of the job that all ranks share, and host and process id of each rank.
 
     torchrun keeps one store over all restarts, so what a dead process left there must not be taken for a living one:
-    rank 0 proposes a name to those it sees, and it holds once every one of them has answered to it.
+    rank 0 proposes a name to the ranks it sees, and the name holds once each of them has acknowledged it.
 
     Raises:
         MachineError: a rank does not come.
@@ -371,24 +363,20 @@ def _meet(store: Store, launch: Launch) -> tuple[str, list[str]]:
                 if store.check([f"{nonce}/go"]):
                     break
         if time.monotonic() > end:
-            raise MachineError(_missing(store, launch))
+            absent = [str(rank) for rank, hello in enumerate(_hellos(store, launch.world)) if not hello]
+            named = f"rank {', '.join(absent)}" if absent else "another rank"
+            raise MachineError(
+                f"rank {launch.rank}: {named} of {launch.world} did not come within {JOIN_SECONDS:.0f} s; see that "
+                "rank's own output, or start fewer processes"
+            )
         time.sleep(_POLL_SECONDS)
     return nonce, [name.rpartition(", ")[0] for name in seen]
 
 
 def _hellos(store: Store, world: int) -> list[str]:
-    """Return what each rank said when it came; empty if it has not."""
+    """Return the greeting of each rank; empty if it has not come."""
     keys = [f"hello/{rank}" for rank in range(world)]
     return [store.get(key).decode() if store.check([key]) else "" for key in keys]
-
-
-def _missing(store: Store, launch: Launch) -> str:
-    absent = [str(rank) for rank, hello in enumerate(_hellos(store, launch.world)) if not hello]
-    named = f"rank {', '.join(absent)}" if absent else "another rank"
-    return (
-        f"rank {launch.rank}: {named} of {launch.world} did not come within {JOIN_SECONDS:.0f} s; see that rank's own "
-        "output, or start fewer processes"
-    )
 
 
 def share(work: Sequence[tuple[Hashable, float]], world: int) -> list[int]:

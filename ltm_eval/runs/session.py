@@ -1,12 +1,12 @@
-"""A model's run in its folder: what was begun there, whether it goes on, and under which names its results stand.
+"""A model's run in its folder: its manifest, whether it is resumed, and the names of its files.
 
     <output>/<model>/run.json                the run: settings, what is asked, data, name of its results; written once
     <output>/<model>/journal/                finished answers (`journal`)
     <output>/<model>/results_<date>.json     `ltm_eval.status`: running, incomplete or complete
 
-The same command goes on under the same names. A run of other settings begins beside finished ones and uses none of
-their answers; it is refused while an unfinished one of other settings lies there, since that one could not go on. The
-program itself, its source and the libraries that compute, counts as a setting.
+The same command resumes under the same names. A run with other settings begins beside finished ones and uses none of
+their answers; it is refused beside an unfinished one, which could then not be resumed. The program itself, its source
+and the libraries that compute, counts as a setting.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import LatentRecord, read_object
+from ltm_eval.results.files import read_object
 from ltm_eval.runs.journal import Contents, Journal, digest, files_of, read
 from ltm_eval.runs.processes import Job
-from ltm_eval.runs.worklist import Worklist, say_on_stderr
+from ltm_eval.runs.worklist import Answer, Worklist, say_on_stderr
 from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
 from ltm_eval.system.files import unused_date, write_json_atomic
@@ -76,16 +76,6 @@ class Manifest(OpenRecord):
         return folder / f"results_{self.date_id}.json"
 
 
-@dataclass(frozen=True)
-class Made:
-    """How one answer was made."""
-
-    launch: str  # start of the command that made it; empty for this one
-    process: str  # of that start
-    seconds: float  # wall time it took its process
-    records: Sequence[LatentRecord]  # its sidecar lines
-
-
 @dataclass
 class Session:
     """A model at work in its folder."""
@@ -109,15 +99,13 @@ class Session:
         """Its results file."""
         return self.manifest.results(self.folder)
 
-    def made(self) -> list[Made]:
-        """Return how every answer of the calls closed since the last time was made, each once."""
+    def made(self) -> list[tuple[str, Answer]]:
+        """Return the answers of the calls closed since the last time, each once, with the start that made it.
+
+        The start of this command is an empty text.
+        """
         return [
-            Made(
-                self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""),
-                answer.source,
-                answer.spent_seconds,
-                [record for record in answer.records if isinstance(record, LatentRecord)],
-            )
+            (self.launches.get(answer.source, answer.source if answer.source.endswith(".jsonl") else ""), answer)
             for answer in self.worklist.take()
         ]
 
@@ -187,7 +175,12 @@ def session(
     try:
         yield state
     except BaseException:
-        _leave(state, journal, leads=job.leads)
+        with suppress(LtmEvalError, OSError, ValueError):  # what ended the run is reported, not what else goes wrong
+            journal.close()
+            if job.leads and status_of(state.results) == RUNNING:
+                content = json.loads(state.results.read_text("utf-8"))
+                content["ltm_eval"]["status"] = INCOMPLETE
+                write_json_atomic(state.results, content)
         raise
     else:
         journal.close()
@@ -216,20 +209,8 @@ def _opened(folder: Path, wanted: Manifest, *, fresh: bool, job: Job) -> tuple[J
     return journal, manifest
 
 
-def _leave(state: Session, journal: Journal, *, leads: bool) -> None:
-    """Close a run that ends early; what ended it is reported, not what else goes wrong now."""
-    try:
-        journal.close()
-        if leads and status_of(state.results) == RUNNING:
-            content = json.loads(state.results.read_text("utf-8"))
-            content["ltm_eval"]["status"] = INCOMPLETE
-            write_json_atomic(state.results, content)
-    except (LtmEvalError, OSError, ValueError):
-        return
-
-
 def status_of(results: Path) -> str:
-    """Return how far a results file says it is; empty if there is none, or it does not say."""
+    """Return the status of a results file; empty if there is none."""
     block = _block_of(results)
     return str(block.get("status", COMPLETE if block else ""))
 
@@ -243,39 +224,47 @@ def _block_of(results: Path) -> dict[str, Any]:
 
 
 def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) -> Manifest:
-    """Return the manifest of the run that is resumed, or write that of the one that begins."""
+    """Return the manifest of the run that is resumed, or write that of the one that begins.
+
+    Raises:
+        RefusedError: an unfinished run with other settings lies there.
+        ResultsError: the manifest is missing or cannot be used.
+    """
     there = Manifest.read(folder)
     if there is None and found.answers:
         raise ResultsError(f"{folder / MANIFEST}: missing beside a journal of answers; {REBUILD}")
     if there is not None:
-        changes = _changes(there, wanted)
+        shared = there.data.keys() & wanted.data.keys()
+        changes = differing(
+            {**there.settings, "data": {name: there.data[name] for name in shared}},
+            {**wanted.settings, "data": {name: wanted.data[name] for name in shared}},
+        )
         if not changes and there.asked == wanted.asked:
             return there
-        if changes:
-            _check_other(folder, there, found, changes, fresh=fresh)
+        count = answers_under(there.settings, found) if changes else 0
+        if count and status_of(there.results(folder)) != COMPLETE and not fresh:
+            raise _refusal(folder, there, count, changes)
+        if count:
+            say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
     wanted.write(folder)
     return wanted
 
 
-def _changes(there: Manifest, wanted: Manifest) -> list[str]:
-    """Return what differs in settings, and in the data of tasks that both have: `field old → new`."""
-    shared = there.data.keys() & wanted.data.keys()
-    return differing(
-        {**there.settings, "data": {name: there.data[name] for name in shared}},
-        {**wanted.settings, "data": {name: wanted.data[name] for name in shared}},
-    )
-
-
 def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return fields of nested mappings that differ: `field old → new`, what a user has chosen first."""
+    """Return fields of nested mappings that differ, as `field old → new`; options first, versions last."""
+
+    def short(value: Any) -> str:
+        text = "none" if value is None else str(value)
+        return text if len(text) <= 20 else f"{text[:12]}…"
+
     old, new = flat(there), flat(wanted)
     names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
     names.sort(key=lambda name: (name.startswith(VERSIONS), name != f"{VERSIONS}source_sha256", name))
-    return [f"{name} {_short(old.get(name))} → {_short(new.get(name))}" for name in names]
+    return [f"{name} {short(old.get(name))} → {short(new.get(name))}" for name in names]
 
 
 def check_program(folders: Iterable[Path], *, fresh: bool) -> None:
-    """Refuse, before any model time, to go on with an unfinished run of another version of the program.
+    """Refuse, before any model time, to resume an unfinished run of another version of the program.
 
     Args:
         folders: of the models that a command evaluates.
@@ -315,16 +304,6 @@ def _listed(changes: Sequence[str], number: int = SHOWN) -> str:
     return ", ".join(changes[:number]) + (f" and {len(changes) - number} more" if len(changes) > number else "")
 
 
-def _check_other(folder: Path, there: Manifest, found: Contents, changes: list[str], *, fresh: bool) -> None:
-    """Refuse to begin beside an unfinished run; say which answers of a finished one are not used."""
-    count = answers_under(there.settings, found)
-    if not count:
-        return
-    if status_of(there.results(folder)) != COMPLETE and not fresh:
-        raise _refusal(folder, there, count, changes)
-    say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
-
-
 def answers_under(settings: Mapping[str, Any], found: Contents) -> int:
     """Return how many answers in a journal are of these settings."""
     wanted = digest(settings)
@@ -340,16 +319,11 @@ def flat(content: Mapping[str, Any], *, at: str = "") -> dict[str, Any]:
     return found
 
 
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 20 else f"{text[:12]}…"
-
-
 def rebuild(folder: Path) -> Path:
-    """Write a lost manifest anew from the journal's newest file.
+    """Write a lost manifest again, from the journal's newest file.
 
     Raises:
-        ResultsError: no file of the journal tells of a run.
+        ResultsError: no file of the journal names a run.
     """
     runs = {head.file: head.run for head in read(folder).heads if head.run is not None}
     newest = max((path for path in files_of(folder) if path.name in runs), key=os.path.getmtime, default=None)

@@ -1,11 +1,11 @@
-"""How far a run is, read from its folder while it works: nothing is locked, loaded or changed."""
+"""Progress of a run, read from its folder while it works: nothing is locked, loaded or changed."""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ltm_eval.runs.journal import Contents, files_of, read
 from ltm_eval.runs.session import COMPLETE, MANIFEST, Manifest, status_of
@@ -13,26 +13,26 @@ from ltm_eval.system.errors import ResultsError, printable
 from ltm_eval.system.files import NAME, Holder, holder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Line:
-    """One task of one model."""
+    """Progress of one task of one model."""
 
     model: str  # folder below the output folder
     task: str
     done: int  # answers that are on disk
     total: int  # answers that were asked for
-    per_second: float | None  # answers in a second since the last start; None before the first
-    seconds_left: float | None  # at that rate; None if it is not known or nothing is left
+    per_second: float | None  # answers per second since the last start; None before the first
+    seconds_left: float | None  # at that rate; None if unknown or nothing is left
     written: float  # unix time of the last answer or plan
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model's run."""
+    """Progress of one model."""
 
     folder: Path
     status: str  # running, incomplete or complete, as its results file says; `begun` before there is one
@@ -42,14 +42,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything below an output folder."""
+    """Progress of everything below an output folder."""
 
-    holder: Holder | None  # who works there
+    holder: Holder | None  # the command at work there
     models: tuple[Model, ...]
 
 
 def status(output: Path) -> Status:
-    """Return how far the runs of an output folder, or of one model's folder in it, are.
+    """Return the progress of the runs in an output folder, or in one model's folder.
 
     Raises:
         ResultsError: there is no run.
@@ -61,23 +61,25 @@ def status(output: Path) -> Status:
         raise ResultsError(f"{output}: no run here (no {MANIFEST}); give the folder named by --output_path")
     root = next((folder for folder in (output, *output.resolve().parents) if (folder / NAME).exists()), output)
     holder = holder_of(root)
-    return Status(holder, tuple(_model(folder, output, working=holder is not None) for folder in folders))
-
-
-def _model(folder: Path, output: Path, *, working: bool) -> Model:
-    manifest = Manifest.read(folder)
-    assert manifest is not None  # its file was just found
-    found = read(folder)
-    said = status_of(manifest.results(folder)) or "begun"
-    name = folder.relative_to(output).as_posix()
-    lines = tuple(_lines(name if name != "." else folder.name, folder, manifest, found))
-    return Model(folder, said if working or said == COMPLETE else "incomplete", lines, found.damaged)
+    models = []
+    for folder in folders:
+        manifest = Manifest.read(folder)
+        assert manifest is not None  # its file was just found
+        found = read(folder)
+        said = status_of(manifest.results(folder)) or "begun"
+        said = said if holder is not None or said == COMPLETE else "incomplete"
+        name = folder.relative_to(output).as_posix()
+        lines = tuple(_lines(name if name != "." else folder.name, folder, manifest, found))
+        models.append(Model(folder, said, lines, found.damaged))
+    return Status(holder, tuple(models))
 
 
 def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iterator[Line]:
-    """Yield a line by task, from the last plan of each and what its start has added."""
+    """Yield a line for each task, from its last plan and the answers added by the same start."""
     launches = {head.file: head.launch for head in found.heads}
-    own = {head.file for head in found.heads if _is_same(head.run, manifest)}
+    # files of the manifest's run, or of the same command begun under another name
+    asked = (manifest.settings, manifest.asked)
+    own = {head.file for head in found.heads if head.run and (head.run.get("settings"), head.run.get("asked")) == asked}
     plans = {plan.task: plan for plan in sorted(found.plans, key=lambda one: one.time) if plan.file in own}
     written = {path.name: path.stat().st_mtime for path in files_of(folder)}
     for task, plan in plans.items():
@@ -90,16 +92,10 @@ def _lines(name: str, folder: Path, manifest: Manifest, found: Contents) -> Iter
         yield Line(name, task, done, plan.total, rate, left / rate if rate and left else None, last)
 
 
-def _is_same(run: Mapping[str, Any] | None, manifest: Manifest) -> bool:
-    """Return whether a run of the journal is the manifest's, or the same command begun under another name."""
-    return run is not None and (run.get("settings"), run.get("asked")) == (manifest.settings, manifest.asked)
-
-
 def text(found: Status, *, now: float | None = None) -> list[str]:
-    """Return the lines that a terminal shows."""
+    """Return the lines to print."""
     at = time.time() if now is None else now
-    working = f"at work: {found.holder.words}" if found.holder else "nobody is at work here"
-    lines = [working]
+    lines = [f"at work: {found.holder.words}" if found.holder else "nobody is at work here"]
     for model in found.models:
         is_open = model.damaged and model.status != COMPLETE
         hint = f"; {model.damaged} damaged lines, done again on resume" if is_open else ""

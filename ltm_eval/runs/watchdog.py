@@ -26,54 +26,44 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 
+R = TypeVar("R")
+
+SILENCE_SECONDS = 40.0  # a rank that has said nothing for so long is lost
+# A process at work without a step for so long is stuck; with PERIOD and GRACE the job then ends within two minutes
 STALL_SECONDS = 110.0
-"""A process at work that takes no step for so long is stuck: with the looks and the grace that follow the job ends
-within two minutes."""
-
-
-COMPUTING = 0.02  # share of one processor that tells a process which computes from one whose watchers alone are awake
+PERIOD_SECONDS = 2.0
+GRACE_SECONDS = 3.0  # between the verdict and the end of this process, so that work that looks at it can end by itself
+COMPUTING = 0.02  # share of one processor above which a process computes, and is not merely watched
+LEFT, FAILED, TOLD = "left", "failed", "told"
 
 
 class Watch:
-    """Look at the steps of this process, from a thread of its own."""
+    """Count the steps of this process, from a thread of its own."""
 
     def __init__(self, seconds: float = STALL_SECONDS) -> None:
         """Begin to count.
 
         Args:
-            seconds: without a step, after which a process at work is stuck.
+            seconds: time without a step after which a process at work is stuck.
         """
         self.seconds = seconds
         self._seen = -1
         self._since = self._computed = 0.0
 
     def is_stuck(self) -> bool:
-        """Return whether the process is at work and took no step for too long; to be asked every few seconds."""
+        """Return whether the process is at work and took no step for too long; call it every few seconds."""
         now, computed = time.monotonic(), time.process_time()
-        moved = not State.at_work or State.steps != self._seen
-        if moved:
+        if not State.at_work or State.steps != self._seen:
             self._seen, self._since, self._computed = State.steps, now, computed
             return False
         if now - self._since <= self.seconds * State.patience:
             return False
-        if not _on_gpu() and computed - self._computed > COMPUTING * (now - self._since):
+        torch = sys.modules.get("torch")
+        on_gpu = torch is not None and torch.cuda.is_initialized()  # for which it may wait with a busy processor
+        if not on_gpu and computed - self._computed > COMPUTING * (now - self._since):
             self._since, self._computed = now, computed
             return False
         return True
-
-
-def _on_gpu() -> bool:
-    """Return whether this process uses a GPU, for which it may wait with a busy processor."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
-
-
-R = TypeVar("R")
-
-SILENCE_SECONDS = 40.0  # a rank that has said nothing for so long is lost
-PERIOD_SECONDS = 2.0
-GRACE_SECONDS = 3.0  # between the verdict and the end of this process, so that work that looks at it can end by itself
-LEFT, FAILED, TOLD = "left", "failed", "told"
 
 
 def beat_key(rank: int) -> str:
@@ -94,13 +84,13 @@ class Heartbeat:
         silence: float = SILENCE_SECONDS,
         stall: float = STALL_SECONDS,
     ) -> None:
-        """Of a process whose first beat, and that of every other, is in the store.
+        """Prepare to watch; the first beat of every process is in the store.
 
         Args:
-            store: a connection that nothing else uses, since a call on it may have to wait.
-            rank: this process.
-            names: how a user finds each rank: host and process id.
-            stands_in: whether this rank speaks if the store is gone, so that nobody can tell who was first.
+            store: a connection that nothing else uses, since a call on it may block.
+            rank: of this process.
+            names: host and process id of each rank, by which a user finds it.
+            stands_in: whether this rank prints the error if the store is gone and cannot tell which was first.
             silence: seconds after which a rank counts as lost.
             stall: seconds without a step after which this rank counts as stuck.
         """
@@ -142,12 +132,12 @@ class Heartbeat:
         return False
 
     def wait_for_verdict(self) -> str | None:
-        """Return what became of a rank to which the connection broke, once that is known."""
+        """Return the verdict once it is known, after a connection to a rank broke."""
         self._judged.wait(self._silence + 2 * PERIOD_SECONDS)
         return self.verdict
 
     def _beat(self) -> None:
-        """Say that this rank is here and listen to the others. A call may never return, so `_judge` looks on."""
+        """Send this rank's beats and read those of others. A call may never return, so `_judge` has its own thread."""
         beats = 0
         while not self._stop.wait(self._period):
             beats += 1
@@ -201,14 +191,14 @@ class Heartbeat:
             os._exit(IncompleteError.exit_code)
 
     def _first_to_tell(self) -> bool:
-        """Return whether no other rank has said it; if the store does not answer, whether this one stands in."""
+        """Return whether this rank is the first to report; if the store does not answer, whether it stands in."""
         first = _tried(lambda: self._store.add(TOLD, 1) == 1)
         _tried(lambda: self._store.set(FAILED, str(self._rank)))
         return self._stands_in if first is None else first
 
 
 def _tried(call: Callable[[], R]) -> R | None:
-    """Return what a call on the store returns; None if it fails or does not return."""
+    """Return the result of a call on the store; None if it fails or does not return."""
     found: list[R] = []
 
     def work() -> None:

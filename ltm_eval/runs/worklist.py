@@ -1,14 +1,12 @@
-"""Which requests of a call are still to be answered, and all answers at its end: the one place where a method of a
-model meets the journal.
+"""Answers of a call of a model: found in the journal, made here, or made by another process of the job.
 
-    work = worklist.open("generate_until", items)    # looks answers up
-    for place in work.todo: ...                      # answers what is left here, in any order
-        work.done(place, answer)                     # as each one ends
-    answers = work.close()                           # of every item, in the order of the items
+    work = worklist.open("generate_until", requests)    # looks answers up
+    for place in work.todo: ...                         # indices of what is left to this process, in any order
+        work.done(place, answer)                        # as each one ends
+    answers = work.close()                              # of every request, in order
 
-The processes of a job share a call: `share` decides which of the missing items are this process's own, `gather`
-exchanges what each has answered. Both are collective: every process opens the same items in the same order, even with
-nothing to do, and closes them. Equal items are answered once.
+`open` and `close` are collective: every process of a job opens the same requests in the same order, even with nothing
+to do, and closes them. Equal requests are answered once.
 """
 
 from __future__ import annotations
@@ -38,19 +36,51 @@ if TYPE_CHECKING:
 BY_TOKEN = "by token"  # noqa: S105 - no password
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing to answer: a request, one of its repeats, or all of them where they are made together."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one answer is of: a repeat of lm-eval's instance, or all of them if they are answered together."""
 
-    content: Any  # what the answer depends on beside the model and its settings, as JSON
-    task: str  # for those who watch
-    size: int  # what it costs, in any unit; for sharing the work, longest first
-    # items of which this is equal stay on one process, because they share a fit; or None
-    together: Any = None
+    instance: Instance
+    repeat: int | None = 0  # None: all
+    # whether the per-token NLL is kept, also of `reference`; an answer without it does not stand for one with it
+    by_token: bool = False
+    batch: int | None = None  # number of the batch that one process answers whole; None shares by fit
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.instance.task_name)
+
+    @property
+    def reference(self) -> str:
+        """What the task expects after the prompt, with what precedes it; empty if it names nothing."""
+        return str(getattr(self.instance, "reference", ""))
+
+    @property
+    def asked(self) -> list[Any]:
+        """Kind and arguments of the request, and the repeat."""
+        own = self.instance
+        return [own.request_type, list(own.args), getattr(own, "other_prompt", None), self.repeat]
+
+    @property
+    def content(self) -> list[Any]:
+        """All that the answer depends on beside the model and its settings, as JSON."""
+        return [*self.asked, *([BY_TOKEN, self.reference] if self.by_token else [])]
+
+    @property
+    def together(self) -> Any:
+        """What requests have in common that stay on one process: the batch, or else the text that z is fitted on."""
+        own = self.instance
+        return self.batch if self.batch is not None else [own.args[0], getattr(own, "other_prompt", None)]
+
+    @property
+    def size(self) -> int:
+        """Cost in letters, to share work and to begin with the longest."""
+        return sum(len(part) for part in self.instance.args if isinstance(part, str))
 
 
 def _kind(record: Any) -> str:
-    """Return the class of a line of an answer, read or made."""
+    """Return the class of an answer's record, read or made."""
     is_latent = isinstance(record, LatentRecord) or (isinstance(record, dict) and "fitted_tokens" in record)
     return (LatentRecord if is_latent else AnswerRecord).__name__
 
@@ -63,40 +93,22 @@ SidecarRecord = Annotated[
 
 @dataclass(frozen=True)
 class Answer(OpenRecord):
-    """What a model said to one item."""
+    """What a model said to one request."""
 
     value: Any  # the answer, as JSON
     records: Many[SidecarRecord] = ()  # of the sidecar; the reader puts its task and document in
-    failed: str = ""  # why there is no answer; `value` is then what stands for one
-    tokens: Many[TokenRecord] = ()  # NLL by token, of items that ask for it
-    # wall time since the answer before it was done in the same process
+    failed: str = ""  # why there is no answer; `value` is then a placeholder
+    tokens: Many[TokenRecord] = ()  # per-token NLL, if it was asked for
+    # wall time since the previous answer in the same process
     spent_seconds: float = field(default=0.0, compare=False)
     # the journal's file that held it, or the rank that made it; empty if it was made here
     source: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row of a journal, in which fields that say nothing are left out."""
+        """Return the row of a journal, without empty fields."""
         row = super().to_json()
         names = ("spent_seconds", "value", "records", "tokens", "failed")
         return {name: row[name] for name in names if row[name] or name in ("value", "records")}
-
-
-def content_of(request: Instance, *, repeat: int | None = 0) -> list[Any]:
-    """Return what an answer depends on: kind and arguments of the request, and the repeat (None: all are one item)."""
-    return [request.request_type, list(request.args), getattr(request, "other_prompt", None), repeat]
-
-
-def item_of(request: Instance, *, repeat: int | None = 0, by_token: bool = False) -> Item:
-    """Return a request as an item.
-
-    Args:
-        by_token: whether the answer holds what each token costs, also of the request's `reference`, the text that a
-            task wants to hear. An answer without that does not stand for one with.
-    """
-    size = sum(len(part) for part in request.args if isinstance(part, str))
-    together = [request.args[0], getattr(request, "other_prompt", None)]
-    content = [*content_of(request, repeat=repeat), *([BY_TOKEN, reference_of(request)] if by_token else [])]
-    return Item(content, str(request.task_name), size, together)
 
 
 def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tuple[str, int]]:
@@ -105,11 +117,6 @@ def first_documents(requests: Sequence[Instance], number: int) -> frozenset[tupl
     for request in requests if number else ():
         found[str(request.task_name)].add(int(request.doc_id or 0))
     return frozenset((task, doc_id) for task, own in found.items() for doc_id in sorted(own)[:number])
-
-
-def reference_of(request: Instance) -> str:
-    """Return the text that a task expects after the prompt, with what precedes it; empty if it names none."""
-    return str(getattr(request, "reference", ""))
 
 
 def is_by_token(request: Instance, repeat: int, wanted: Collection[tuple[str, int]]) -> bool:
@@ -126,38 +133,29 @@ def numbered(requests: Sequence[Instance]) -> Iterator[tuple[Instance, int]]:
 
 
 class Worklist:
-    """Opens the calls of one model; without a journal nothing is kept beyond a call."""
+    """Open the calls of one model; without a journal nothing is kept beyond a call."""
 
     def __init__(
         self, journal: Journal | None = None, *, say: Callable[[str], None] | None = None, job: Job | None = None
     ) -> None:
-        """A worklist.
+        """Create a worklist.
 
         Args:
             journal: where answers are looked up and appended.
-            say: gets the line that tells what was found; None says nothing.
+            say: called with a line about the answers found; None says nothing.
             job: the processes that share the work; None is this one alone.
         """
         self.journal, self.say, self.job = journal, say, job or Job()
         self._closed: dict[str, Answer] = {}
 
-    def open(self, kind: str, items: Sequence[Item]) -> Work:
+    def open(self, kind: str, requests: Sequence[Request]) -> Work:
         """Begin a call of the model's method `kind`."""
-        return Work(self, kind, items)
-
-    def keep(self, answers: Mapping[str, Answer]) -> None:
-        """Keep the answers of a call that is closed, if there is a journal."""
-        if self.journal is not None:
-            self._closed.update(answers)
+        return Work(self, kind, requests)
 
     def take(self) -> list[Answer]:
-        """Return the answers of all calls closed since this was last asked, equal items once."""
+        """Return the answers of all calls closed since the last time, equal requests once; none without a journal."""
         found, self._closed = list(self._closed.values()), {}
         return found
-
-    def key(self, content: Any) -> str:
-        """Return the name of an item, the same in every process."""
-        return self.journal.key(content) if self.journal is not None else digest(content)
 
     def sync(self) -> None:
         """Bring what was answered to the disk, at the end of a batch."""
@@ -168,21 +166,39 @@ class Worklist:
 class Work:
     """One call."""
 
-    def __init__(self, worklist: Worklist, kind: str, items: Sequence[Item]) -> None:
+    def __init__(self, worklist: Worklist, kind: str, requests: Sequence[Request]) -> None:
         """Look up what is there and share out the rest."""
         progress.rest()
-        self.worklist, self.kind, self.items = worklist, kind, items
-        self.keys = [worklist.key(item.content) for item in items]
-        self.answers: dict[str, Answer] = self._found()  # by key; what this process knows
+        self.worklist, self.kind, self.requests = worklist, kind, requests
+        journal = worklist.journal
+        self.keys = [digest(one.content) if journal is None else journal.key(one.content) for one in requests]
+        self.answers: dict[str, Answer] = {}  # by key; what this process knows
+        if journal is not None:
+            for key in dict.fromkeys(self.keys):
+                if (row := journal.find(key)) is not None:
+                    file = journal.contents.answers[key].path
+                    self.answers[key] = Answer.from_json({**row, "source": file.name}, where=str(file))
         self._sent: list[str] = []  # keys whose answers this process has and another lacks
         missing = {key: place for place, key in reversed(list(enumerate(self.keys))) if key not in self.answers}
-        self.todo: list[int] = self.share(sorted(missing.values()))  # places of the items to answer here
-        self._announce(missing)
+        self.todo: list[int] = self.share(sorted(missing.values()))  # indices of the requests to answer here
+        if journal is not None and worklist.job.leads:
+            self._announce(journal, missing)
         progress.begin()
         self._since = time.monotonic()
 
+    def _announce(self, journal: Journal, missing: Mapping[str, int]) -> None:
+        """Say what was found, and write down what is planned, by task."""
+        found = sum(key not in missing for key in self.keys)
+        totals = Counter({key: one.task for key, one in zip(self.keys, self.requests, strict=True)}.values())
+        left = Counter(self.requests[place].task for place in missing.values())
+        if found and self.worklist.say is not None:
+            where = f"{journal.folder} ({', '.join(totals)})"
+            self.worklist.say(f"resuming: {found} of {len(self.requests)} answers found in {where}")
+        for task in totals if missing else ():
+            journal.plan({"task": task, "kind": self.kind, "total": totals[task], "left": left[task]})
+
     def share(self, missing: list[int]) -> list[int]:
-        """Return which of the missing items (indices, ascending, each key once) this process answers.
+        """Return which of the missing requests (indices, ascending, each key once) this process answers.
 
         Raises:
             RefusedError: the processes were not asked for the same.
@@ -199,37 +215,17 @@ class Work:
             if 0 < len(having) < job.world and having[0] == job.rank:
                 self._sent.append(key)
         nobody_has = sorted(set.intersection(*lacking))
-        ranks = share([self._piece(place) for place in nobody_has], job.world)
-        mine = [place for place, rank in zip(nobody_has, ranks, strict=True) if rank == job.rank]
+        pieces = [(digest(one.together), float(one.size)) for one in (self.requests[place] for place in nobody_has)]
+        mine = [place for place, rank in zip(nobody_has, share(pieces, job.world), strict=True) if rank == job.rank]
         self._sent += [self.keys[place] for place in mine]
         return mine
 
-    def _piece(self, place: int) -> tuple[str, float]:
-        """Return what an item belongs to, and its cost."""
-        item = self.items[place]
-        return self.keys[place] if item.together is None else digest(item.together), float(item.size)
-
-    def gather(self) -> None:
-        """Make `answers` hold every key, whichever process answered it.
-
-        Raises:
-            IncompleteError: a process is lost.
-        """
-        if self.worklist.job.world == 1:
-            return
-        own = {key: (self.answers[key].source, self.answers[key].to_json()) for key in self._sent}
-        for rank, text in enumerate(self.worklist.job.exchange(json.dumps(own).encode())):
-            for key, (source, row) in json.loads(text).items():
-                if key not in self.answers:
-                    row["source"] = source or f"rank {rank}"
-                    self.answers[key] = Answer.from_json(row, where=f"rank {rank}")
-
     def done(self, place: int, answer: Answer, *, batch_ended: bool = False) -> None:
-        """Keep the answer of an item; it outlasts this process from here on.
+        """Keep the answer of a request; it outlasts this process from here on.
 
         Args:
-            place: of the item.
-            answer: what was found.
+            place: index of the request.
+            answer: what the model said.
             batch_ended: whether nothing else of the same batch follows.
 
         Raises:
@@ -237,48 +233,32 @@ class Work:
             IncompleteError: another process is lost; this answer is kept.
         """
         progress.mark()
-        key, item = self.keys[place], self.items[place]
+        key = self.keys[place]
         before, self._since = self._since, time.monotonic()
         answer = self.answers[key] = replace(answer, spent_seconds=round(self._since - before, 6))
         if self.worklist.journal is not None:
-            self.worklist.journal.append(key, item.task, answer.to_json(), sync=batch_ended)
+            self.worklist.journal.append(key, self.requests[place].task, answer.to_json(), sync=batch_ended)
         self.worklist.job.check()
 
     def close(self) -> list[Answer]:
-        """Return the answer of every item, in their order.
+        """Return the answer of every request, in order, whichever process made it.
 
         Raises:
             MachineError: the last answers did not reach the disk.
+            IncompleteError: a process is lost.
         """
         progress.rest()
         self.worklist.sync()
-        self.gather()
-        self.worklist.keep(self.answers)
+        if self.worklist.job.world > 1:
+            own = {key: (self.answers[key].source, self.answers[key].to_json()) for key in self._sent}
+            for rank, text in enumerate(self.worklist.job.exchange(json.dumps(own).encode())):
+                for key, (source, row) in json.loads(text).items():
+                    if key not in self.answers:
+                        row["source"] = source or f"rank {rank}"
+                        self.answers[key] = Answer.from_json(row, where=f"rank {rank}")
+        if self.worklist.journal is not None:
+            self.worklist._closed.update(self.answers)
         return [self.answers[key] for key in self.keys]
-
-    def _found(self) -> dict[str, Answer]:
-        journal = self.worklist.journal
-        found = {}
-        for key in dict.fromkeys(self.keys) if journal is not None else ():
-            row = journal.find(key) if journal is not None else None
-            if journal is not None and row is not None:
-                file = journal.contents.answers[key].path
-                found[key] = Answer.from_json({**row, "source": file.name}, where=str(file))
-        return found
-
-    def _announce(self, missing: Mapping[str, int]) -> None:
-        """Say what was found, and write down what is planned, by task."""
-        journal = self.worklist.journal
-        if journal is None or not self.worklist.job.leads:
-            return
-        found = sum(key not in missing for key in self.keys)
-        totals = Counter({key: item.task for key, item in zip(self.keys, self.items, strict=True)}.values())
-        left = Counter(self.items[place].task for place in missing.values())
-        if found and self.worklist.say is not None:
-            where = f"{journal.folder} ({', '.join(totals)})"
-            self.worklist.say(f"resuming: {found} of {len(self.items)} answers found in {where}")
-        for task in totals if missing else ():
-            journal.plan({"task": task, "kind": self.kind, "total": totals[task], "left": left[task]})
 
 
 def say_on_stderr(line: str) -> None:
