@@ -281,7 +281,7 @@ def run_grid(config: GridConfig) -> Swept:
             config=replace(
                 cell.config,
                 metadata=metadata_for(config.base, cell.config.tasks[0], manager),
-                gen_kwargs=cell.config.gen_kwargs if cell.config.tasks[0] in concerned else None,
+                **({} if cell.config.tasks[0] in concerned else {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}),
             ),
         )
         for cell in cells_of(config)
