@@ -555,7 +555,7 @@ class Generating:
         slots = [(done.best(done.chain), False), *((one, True) for one in done.chain)]
         slots += [(done.best(done.control), False), *((one, True) for one in done.control)]
         pairs = list(zip(group, slots, strict=True))
-        bearer = next((one for one in (*done.chain, *done.control) if one.fast_steps), None)
+        bearer = next((one for one in (*done.chain, *done.control) if one.fast_steps), done.chain[0])
         records = [
             self.recorder.rethought(
                 request.instance,

@@ -439,8 +439,9 @@ def with_compute(cost: TaskCost, made: Sequence[Made], told: Mapping[str, Any]) 
         own[one.launch, one.process] += one.records
     fits = [fit for found in own.values() for fit in fits_of(found)]
     per_token = flops_of(told, t_fast=0)
-    steps = sum(fit.fit_token_steps for fit in fits)
-    passes = sum(fit.fit_token_passes for fit in fits) + sum(record.answer_token_passes for record in records)
+    bearers = [*fits, *(one for one in records if one.kl_nats is None)]  # an empty trace may bear its prompt's fit
+    steps = sum(one.fit_token_steps for one in bearers)
+    passes = sum(one.fit_token_passes for one in bearers) + sum(record.answer_token_passes for record in records)
     return replace(
         cost,
         fits=len(fits),
