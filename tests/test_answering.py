@@ -226,6 +226,7 @@ def test_cost_and_size_beside_the_first_model(tmp_path: Path) -> None:
     assert ours.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=4)
     assert theirs.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=0)
     assert (theirs.fit_share, theirs.t_fast) == (None, None)
+    assert (ours.by_formula, theirs.by_formula) == (True, False) and "by formula</span>" in render(data)
     first, second = data.sizes
     assert (first.size_ratio, first.compute_ratio, second.compute_ratio) == (1.0, 1.0, pytest.approx(1 / 5))
     assert first.same_compute_parameters == pytest.approx(first.flops_per_token / 6)  # type: ignore[operator]

@@ -104,7 +104,10 @@ def test_other_prefixes_show_what_is_missing_and_what_is_extra(tmp_path: Path) -
         (True, None, "iter_num is True"),
         (-1, None, "iter_num is -1"),
         (float("nan"), None, "iter_num is nan"),
-        ("1000", None, "iter_num is '1000'"),
+        ("1000", 1000, ""),
+        ("1e3", None, "iter_num is '1e3'"),
+        ("-1", None, "iter_num is '-1'"),
+        ([1000], None, "iter_num is a list"),
     ],
 )
 def test_the_step_is_told_or_said_to_be_unknown(told: Any, step: int | None, note: str, tmp_path: Path) -> None:

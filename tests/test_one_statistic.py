@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fake_runs import AUDIT, DATE, FILTERS, TASK, write_ppl_run, write_run
+from fake_runs import AUDIT, DATE, FILTERS, PPL_TASK, TASK, write_ppl_run, write_run
 
 from ltm_eval.report import history
 from ltm_eval.report import index as results_index
@@ -212,6 +212,24 @@ def test_answers_alone_are_no_score_of_999(tmp_path: Path) -> None:
     for name in ("md", "latex", "csv", "json"):
         assert "999" not in RENDERERS[name](document(data))
     assert "999" not in RENDERERS["md"](results_index.document(results_index.index(tmp_path), base=tmp_path))
+
+
+def test_texts_of_which_answers_alone_were_kept(tmp_path: Path) -> None:
+    """With `--predict_only` lm-eval gives texts and choices no metric at all and counts none of their documents."""
+    path = write_ppl_run(tmp_path, model="m", nats=lambda i: 5.0 + i, n=3)
+    content = json.loads(path.read_text("utf-8"))
+    content["results"] = {PPL_TASK: {"name": PPL_TASK, "alias": PPL_TASK, "sample_len": 0}}
+    content["n-samples"][PPL_TASK] = {"original": 336, "effective": 0}
+    content["config"]["limit"] = 3.0
+    path.write_text(json.dumps(content), "utf-8")
+    texts = [banner.text for banner in build(find_runs([tmp_path])).banners]
+    assert f"Answers only: {PPL_TASK} was run with --predict_only by m, so there is no score." in texts
+    assert not any("were scored" in text for text in texts)
+    assert "0 of 336" not in render(build(find_runs([tmp_path])))
+    content["ltm_eval"] = {"settings": {"limit": 3}}  # a run of ours whose every document failed
+    path.write_text(json.dumps(content), "utf-8")
+    texts = [banner.text for banner in build(find_runs([tmp_path])).banners]
+    assert any("0 of 336 documents" in text for text in texts) and not any("Answers only" in text for text in texts)
 
 
 def test_few_documents_are_said_to_make_intervals_rough(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from ltm_eval.report.index import index
 from ltm_eval.report.page import build, document, render
 from ltm_eval.report.tables import RENDERERS, summary_texts
 from ltm_eval.results.compare import compare
+from ltm_eval.results.figures import figures
 from ltm_eval.results.files import find_runs, read_samples
 from ltm_eval.results.signature import GPT2_DIGEST, Tokens, own_tokens, same_tokens
 from ltm_eval.system.files import assets_dir
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 OTHER = {"name": "llama", "sha256": "ab" * 32}
 A, B = Tokens("gpt2", "a" * 64), Tokens("llama", "b" * 64)
+BLOCKS = "token of the task's blocks (gpt2)"
 
 
 def told(tokens: dict[str, str] | None, *, kind: str = "hf", step: int | None = None) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def write_pair(folder: Path, tokens: dict[str, str] | None = OTHER, *, kind: str
         ([None, None], False),
         ([A, Tokens("gpt2", "")], False),
         ([Tokens("gpt2", ""), Tokens("gpt2", "")], False),
+        ([A, replace(A, of_blocks=True)], False),
         ([None], True),
         ([], True),
     ],
@@ -68,7 +72,7 @@ def test_models_of_the_same_tokens_have_the_same_words_and_no_others_do() -> Non
     found = own_tokens(
         {"x": A, "y": B, "z": Tokens("mine", A.digest), "u": None, "v": Tokens("gpt2", "c" * 64), "w": None}
     )
-    assert found["x"] == found["z"] == "gpt2 aaaaaaaa"
+    assert found["x"] == found["z"] == "own token (gpt2 aaaaaaaa)"
     assert len(set(found.values())) == 5
 
 
@@ -83,28 +87,56 @@ def test_no_row_or_column_holds_figures_of_different_tokens(
     assert len(per_token) >= 2
     for row in per_token:
         assert sum(cell is not None for cell in row.cells) == 1
-        assert row.metric.startswith("perplexity per own token (")
+        theirs = tokens is None and kind == "hf" and row.cells[1] is not None
+        assert row.metric.startswith(f"perplexity per {BLOCKS if theirs else 'own token ('}")
         assert not row.published or row.cells[0] is not None  # published figures count GPT-2's tokens
     for unit in ("bits per byte", "perplexity per word"):
         (row,) = [row for row in data.summary.rows if row.metric == unit]
         assert all(cell is not None for cell in row.cells)
     for _, text in summary_texts(data.summary):
-        assert "perplexity per token" not in text and "per own token" in text
+        assert "perplexity per token" not in text.replace("perplexity per token of", "") and "per own token" in text
     made = document(data)
     for name in ("md", "latex", "csv", "json", "html"):
         text = render(data) if name == "html" else RENDERERS[name](made)
-        assert "perplexity per token" not in text.replace("reference, perplexity per token", "")
+        for words in ("reference, perplexity per token", "perplexity per token of"):
+            text = text.replace(words, "")
+        assert "perplexity per token" not in text
     rows = list(csv.DictReader(io.StringIO(RENDERERS["csv"](made))))
     owners: dict[str, set[str]] = {}
     for one in rows:
         if "token" in one["metric"] and one["status"] == "evaluated":
-            owners.setdefault(one["metric"].partition("(")[2], set()).add(one["model"])
+            owners.setdefault(one["metric"].rpartition(" per ")[2], set()).add(one["model"])
     assert sorted(map(len, owners.values())) == [1, 1]
     page = render(data)
     assert '<th scope="col" class="num">Per own token</th>' in page
-    assert page.count('<span class="note">per token of ') == len([one for one in rows if "own token" in one["metric"]])
+    named = [one for one in rows if one["metric"].rpartition(" per ")[2].startswith(("own token (", BLOCKS))]
+    assert page.count('<span class="note">per own token (') + page.count('<span class="note">per token of ') == len(
+        named
+    )
     (stack,) = {one.label for task in data.tasks if task.perplexity for one in task.perplexity.stacks}
     assert stack == "ltm-x"
+
+
+def test_the_tokens_of_the_blocks_are_called_so(tmp_path: Path) -> None:
+    """`lm_eval --model hf --tasks ltm_ptb` divides by the block tokenizer's tokens, whatever the model reads."""
+    write_pair(tmp_path, None)
+    blocks = f"exact, perplexity per {BLOCKS}"
+    names = [figure.metric for figure in figures(tmp_path / "other-x") if figure.per_token]
+    assert names == [blocks]  # on a page of its own too
+    assert [figure.metric for one in index(tmp_path).runs for figure in one.figures].count(blocks) == 1
+    page = render(build(find_runs([tmp_path / "other-x"])))
+    assert "per token of the task&#39;s blocks (gpt2)</span>" in page and "Per token</th>" in page
+    assert not any(row.published for row in build(find_runs([tmp_path / "other-x"])).summary.rows if row.cells[0] and
+                   row.cells[0].per_token)  # fmt: skip
+    write_ppl_run(tmp_path, model="third-x", nats=lambda i: 25.0 + i, change=told(None))
+    (row,) = [row for row in build(find_runs([tmp_path])).summary.rows if row.metric.endswith(BLOCKS)]
+    assert [cell is not None for cell in row.cells] == [
+        False,
+        True,
+        True,
+    ]  # LTM apart though GPT-2's tokens are its own
+    found = compare(find_runs([tmp_path / "ltm-x", tmp_path / "other-x"]))
+    assert {row.first.unit for row in found.rows} == {"byte", "word"}
 
 
 def test_models_of_the_same_tokens_share_a_row(tmp_path: Path) -> None:
@@ -155,21 +187,21 @@ def test_an_index_and_a_history_name_the_tokens(tmp_path: Path) -> None:
                 nats=lambda i: 30.0 + i,
                 change=told(tokens, step=step),
             )
-    curves, _ = curves_of(find_runs([tmp_path / "h"]))
-    per_token = [curve for curve in curves if "token" in curve.head.metric]
-    assert sorted(curve.head.metric for curve in per_token) == [
+    frame, _ = curves_of(find_runs([tmp_path / "h"]))
+    per_token = frame[frame["metric"].str.contains("token")].groupby("curve")["metric"]
+    assert sorted(per_token.first()) == [
         "exact, perplexity per own token (gpt2)",
         "exact, perplexity per own token (llama)",
     ]
-    assert all(len(curve.points) == 2 for curve in per_token)
+    assert list(per_token.count()) == [2, 2]
 
 
 def test_a_history_of_runs_that_tell_no_tokens_is_one_curve(tmp_path: Path) -> None:
     for step in (1, 2):
         write_ppl_run(tmp_path / str(step), model=f"m_step{step}", nats=lambda i: 3.0 + i, change=told(None, step=step))
-    curves, _ = curves_of(find_runs([tmp_path]))
-    (curve,) = [curve for curve in curves if "token" in curve.head.metric]
-    assert (curve.head.metric, len(curve.points)) == ("exact, perplexity per token", 2)
+    frame, _ = curves_of(find_runs([tmp_path]))
+    curve = frame[frame["metric"].str.contains("token")]
+    assert list(curve["metric"]) == [f"exact, perplexity per {BLOCKS}"] * 2 and curve["curve"].nunique() == 1
 
 
 def test_a_run_counts_each_models_own_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

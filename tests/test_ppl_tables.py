@@ -213,9 +213,10 @@ def test_whose_tokens_another_models_figure_counts(tmp_path: Path) -> None:
     assert [found[key].note for key in (("exact", "gpt2-x"), ("bound", "ltm-x"))] == ["", ""]
     write_two(tmp_path / "theirs", extra=facts, change={"config": {"model": "hf", "model_args": {}, "limit": None}})
     found = lines(section_of(tmp_path / "theirs"))
-    assert found["exact", "gpt2-x"].note == "per token: tokens of demo"
-    assert found["bound", "ltm-x"].note == ""
-    assert found["exact", "gpt2-x"].own_tokens == "demo of gpt2-x"  # a name alone, so it is nobody's but its own
+    assert [found[key].note for key in (("exact", "gpt2-x"), ("bound", "ltm-x"))] == ["", ""]
+    assert found["bound", "ltm-x"].own_tokens == "own token (gpt2)"
+    # A name alone, so they are nobody's but its own
+    assert found["exact", "gpt2-x"].own_tokens == "token of the task's blocks (demo of gpt2-x)"
 
 
 def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> None:

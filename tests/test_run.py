@@ -117,16 +117,14 @@ def test_the_closing_page_is_of_this_run_if_others_lie_beside_it(
     assert "· seed 1234" in page and "· seed 5" in page
 
 
-def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(folder: Path, tmp_path: Path) -> None:
     """As one run of both tasks: a column, its commands, its files, and each document's own command."""
     first = run(config(folder, tmp_path, limit=2, command=("ltm-eval", "run", "--seed", "1")))
-    second = run(config(folder, tmp_path, tasks=("ltm_ptb",), report=True, limit=2, command=("ltm-eval", "run", "-q")))
+    options: Any = {"tasks": ("ltm_ptb",), "gen_kwargs": None, "report": True, "limit": 2}
+    second = run(config(folder, tmp_path, **options, command=("ltm-eval", "run", "-q")))
     (one,) = columns_of(gather([tmp_path])[0])
     assert [part.path for part in one.parts] == [*first.results, *second.results]
     assert list(one.tasks) == [TASK, "ltm_ptb"] and one.path == second.results[0]
-    assert "gen_kwargs has no effect here" in capsys.readouterr().err
     assert one.seconds == pytest.approx(sum(part.seconds or 0 for part in one.parts))
     assert one.extra.cost is not None and set(one.extra.cost) == {TASK, "ltm_ptb"}
     assert one.extra.floors is not None and set(one.extra.floors) == {"ltm_ptb"}
@@ -315,6 +313,13 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
         ({"gen_kwargs": "do_sample=true"}, UsageError, "sample at temperature 0"),
         ({"gen_kwargs": "temperature=0.7"}, UsageError, "temperature=0.7 has no effect"),
+        (
+            {"tasks": ("lm1b",), "n": 3},
+            UsageError,
+            "gen_kwargs and n have no effect because none of the tasks .ltm_lm1b",
+        ),
+        ({"tasks": ("lm1b",), "gen_kwargs": None, "k": (2,), "n": 2}, UsageError, "n and k have no effect"),
+        ({"tasks": ("lambada_last_word",), "gen_kwargs": None, "rethink": 2}, UsageError, "rethink has no effect"),
         ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
         ({"model": "{tmp}/absent", "data": "{tmp}/absent"}, LtmEvalError, "checkpoint"),
     ],
@@ -413,6 +418,14 @@ def test_a_baselines_samples_are_reproducible(folder: Path, tmp_path: Path) -> N
         outcome = run(config(folder, tmp_path / place, n=3, limit=2, baselines=(str(gpt2),)))
         found.append([row["resps"] for row in documents(outcome.results[1])])
     assert found[0] == found[1] and len(set(found[0][0][1])) > 1
+
+
+def test_models_of_long_paths_have_folders_of_their_own() -> None:
+    """Their last 100 bytes may be the same."""
+    long = "/x" * 80 + "/ckpt.pt"
+    names = [folder_name(f"{start}{long}") for start in ("a", "b")]
+    assert len(set(names)) == 2 and all(len(name) == 100 and name.endswith("x__x__ckpt.pt") for name in names)
+    assert folder_name("owner/name") == "owner__name" and len(folder_name("é" * 60 + "e").encode()) <= 100
 
 
 def test_an_output_path_too_long_for_its_files_is_refused_first(folder: Path, tmp_path: Path) -> None:

@@ -483,7 +483,7 @@ class Generating:
         for request, done, fits in zip(requests, found, made, strict=True):
             own = fitted[request.index]
             candidates = (*done.chain, *done.control)
-            bearer = next((one for one in candidates if one.fast_steps), None)
+            bearer = next((one for one in candidates if one.fast_steps), done.chain[0])
             slots = (done.best(done.chain), *done.chain, done.best(done.control), *done.control)
             chosen = (0, 1 + len(done.chain))
             records = [

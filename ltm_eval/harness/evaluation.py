@@ -431,8 +431,9 @@ def total_cost(
         return cost
     fits = [fit for found in answered.values() for fit in fits_of(found)]  # one that answers share counts once
     per_token = flops_of(info, t_fast=0)
-    steps = sum(fit.fit_token_steps for fit in fits)
-    passes = sum(fit.fit_token_passes for fit in fits) + sum(record.answer_token_passes for record in records)
+    bearers = [*fits, *(one for one in records if one.kl_nats is None)]  # an empty trace may bear its prompt's fit
+    steps = sum(one.fit_token_steps for one in bearers)
+    passes = sum(one.fit_token_passes for one in bearers) + sum(record.answer_token_passes for record in records)
     return replace(
         cost,
         fits=len(fits),

@@ -145,9 +145,11 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     told = {name: one.get("generation_kwargs") or {} for name, one in definitions.items() if _generates(one)}
     asked = {"gen_kwargs": changes, "n": config.n > 1, "k": config.k, "rethink": config.rethink}
     idle = [name for name, given in asked.items() if given]
-    if idle and not told and current().leads:
-        effect = "has no effect" if len(idle) == 1 else "have no effect"
-        print(f"ltm-eval: {' and '.join(idle)} {effect} here: none of the tasks generates text", file=sys.stderr)
+    if idle and not told:
+        raise UsageError(
+            f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect because none of the tasks "
+            f"({', '.join(names)}) generates text; remove {'it' if len(idle) == 1 else 'them'}, or add a task that does"
+        )
     sampled = bool(config.n > 1 or config.rethink)
     if sampled:
         refuse_greedy(one_spelling(changes))

@@ -280,7 +280,7 @@ def run_grid(config: GridConfig) -> Swept:
                 replace(
                     cell.config,
                     metadata=metadata_for(base, cell.config.tasks[0], manager),
-                    gen_kwargs=base.gen_kwargs if cell.config.tasks[0] in concerned else None,
+                    **({} if cell.config.tasks[0] in concerned else {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}),
                 )
             )
             for cell in cells_of(replace(config, base=base))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ltm_eval.inference.batching import CPU_LANES, Batch, BatchLimit, alone, in_groups, tokens_per_pass
-from ltm_eval.inference.options import FitConfig, fit_config
+from ltm_eval.inference.options import MAX_SEED, FitConfig, fit_config
 from ltm_eval.inference.windows import (
     Document,
     Posterior,
@@ -34,7 +34,7 @@ from ltm_eval.model.inputs import check_range, check_tokens
 from ltm_eval.model.live import as_read, live_model, undisturbed
 from ltm_eval.system import progress
 from ltm_eval.system.device import give_back, on_gpu, ran_out, uploaded
-from ltm_eval.system.errors import UsageError, shown
+from ltm_eval.system.errors import UsageError, naming_arguments, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +50,7 @@ DIVERGED_NATS = 1_000.0  # -ELBO per scored token above which a fit has diverged
 log = logging.getLogger(__name__)
 
 
+@naming_arguments
 def fit(
     model: LatentThoughtModel,
     tokens: Tensor,
@@ -73,7 +74,7 @@ def fit(
         preset: `released`, `published` or `bound`.
         t_fast: fast steps; None takes the preset's, 0 returns the prior, `auto` ends each row's fit once it stops
             improving.
-        seed: seed of the noise, together with each row's content.
+        seed: seed of the noise, together with each row's content; from 0 to 2**32 - 1.
 
     Returns:
         Posterior of B documents, in the order of the rows.
@@ -86,6 +87,8 @@ def fit(
     steps = t_fast if t_fast is None or isinstance(t_fast, str) else _whole("t_fast", t_fast)
     config = fit_config(preset, t_fast=steps)
     number = _whole("seed", seed)
+    if not 0 <= number <= MAX_SEED:
+        raise UsageError(f"seed must be a whole number from 0 to {MAX_SEED}, got {shown(seed)}")
     documents = documents_of(tokens, targets, vocab=source.config.vocab_size)
     with undisturbed():
         return fit_documents(as_read(source), documents, config, seed=number)

@@ -24,7 +24,15 @@ from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.tokenizer import RANKS_FILE, RELEASED_VOCAB, Tokenizer, check_fits, load_tokenizer
 from ltm_eval.system.device import existing_device
-from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError, TokenizerError, UsageError, shown
+from ltm_eval.system.errors import (
+    CheckpointError,
+    MachineError,
+    RefusedError,
+    TokenizerError,
+    UsageError,
+    naming_arguments,
+    shown,
+)
 from ltm_eval.system.files import (
     DEMO_MODEL,
     assets_dir,
@@ -86,6 +94,7 @@ class Checkpoint:
     tokenizer_sha256: str | None = None  # expected digest of the tokenizer, if the checkpoint records it
 
 
+@naming_arguments
 def load(source: str | Path, *, revision: str | None = None, device: str = "cpu") -> LatentThoughtModel:
     """Load a model for evaluation, frozen and in fp32.
 
@@ -504,6 +513,8 @@ def _plain(value: Any) -> Any:
 def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
     """Return the recorded training step, and a note if the record is not a step."""
     number = _plain(value)
+    if isinstance(number, str) and number.strip().isdecimal() and len(number) < 20:
+        number = int(number)
     if number is None or (type(number) is int and number >= 0):
         return number, ()
     if isinstance(number, float) and number.is_integer() and number >= 0:

@@ -246,9 +246,14 @@ def few_banners(counts: Iterable[tuple[str, int | None]]) -> list[Banner]:
 
 
 def _predicted_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
-    labels = [entry.label for entry in entries if any(s.metric == PREDICTED for s in entry.run.tasks[name].scores)]
+    labels = [entry.label for entry in entries if _is_predicted(entry.run, name)]
     text = f"Answers only: {name} was run with --predict_only by {', '.join(labels)}, so there is no score."
     return [Banner("note", text)] if labels else []
+
+
+def _is_predicted(run: Run, name: str) -> bool:
+    """Return whether lm-eval kept the answers only: its stand-in is the one metric, or texts and choices have none."""
+    return run.of(name).extra.settings is None and all(s.metric == PREDICTED for s in run.tasks[name].scores)
 
 
 def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
@@ -257,7 +262,7 @@ def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> lis
     for name in names:
         cut: dict[tuple[str, str], list[str]] = {}
         for label, run in named:
-            if name in run.tasks and (told := _cut(run, name)) is not None:
+            if name in run.tasks and not _is_predicted(run, name) and (told := _cut(run, name)) is not None:
                 cut.setdefault(told, []).append(label)
         for (why, count), labels in cut.items():
             parts.setdefault((why, ", ".join(labels)), []).append(f"{count} documents of {name}")

@@ -102,7 +102,7 @@ def _main_figures(label: str, run: Run) -> list[Figure]:
     found = []
     for _, group in groupby(figures_of(label, run), key=lambda one: one.task):
         own = list(group)
-        heads = [one for name in HEADLINES for one in own if one.metric == name]
+        heads = [one for name in HEADLINES for one in own if one.metric.startswith(name)]
         found += heads or own[:MOST_FIGURES]
     return found
 

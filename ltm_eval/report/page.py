@@ -201,7 +201,10 @@ def _perplexity_rows(
             line.label: one for line, one in perplexity.differences if unit == "bits_per_byte" and one.ours in names
         }
         # Published figures per token count GPT-2's tokens.
-        counts_gpt2 = all(line.tokens is not None and line.tokens.digest == GPT2_DIGEST for line in lines.values())
+        kinds = {
+            (line.tokens.digest, line.tokens.of_blocks) if line.tokens is not None else None for line in lines.values()
+        }
+        counts_gpt2 = kinds <= {(GPT2_DIGEST, False)}
         found += _rows(
             SummaryRow(
                 task=task.name,

@@ -142,8 +142,9 @@ def _block(entry: Entry, key: str) -> Mapping[str, Any]:
 
 # What the figures of a page cost: time, speed, memory, and compute per token at equal size and at equal compute.
 #
-# Compute per token is that of `flops`: the papers' own count, in which a fast step is charged like a training step. For
-# an autoregressive model it is the same formula without fast steps, so the two stand on one footing.
+# Compute per token is the operations of every pass that a run recorded, over the tokens of its texts, or of its prompts
+# and the answers generated. Files that record none have the papers' (t_fast + 1) passes of a token, an autoregressive
+# model one; each pass is charged like one of training in all of them, so they stand on one footing.
 
 TRAINING_FLOPS_PER_PARAMETER = 6
 """Of an autoregressive model, per token, attention left out."""
@@ -165,6 +166,10 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
     once = made_once(records)
     fit, decode = (sum(getattr(r, field) for r in once) for field in ("fit_seconds", "decode_seconds"))
     steps = fmean(record.t_fast for record in records) if records else None
+    flops, tokens = _number(told.get("flops")), sum(r.prompt_tokens + r.new_tokens for r in once)
+    is_counted = bool(flops and tokens)
+    if not is_counted:
+        flops = flops_of(entry.run.config, t_fast=steps or 0.0) if _counts(entry.run, steps) else None
     processes = count(told.get("processes")) or 1
     memory = count(told.get("total_memory_bytes" if processes > 1 else "peak_memory_bytes"))
     return CostRow(
@@ -180,7 +185,8 @@ def _row(name: str, entry: Entry, records: Sequence[LatentRecord]) -> CostRow:
         peak_memory_bytes=memory,
         memory_of=str(told.get("memory_of") or ""),
         t_fast=steps,
-        flops_per_token=flops_of(entry.run.config, t_fast=steps or 0.0) if _counts(entry.run, steps) else None,
+        flops_per_token=flops / tokens if is_counted and flops is not None else flops,
+        by_formula=not is_counted and steps is not None,
         processes=processes,
         working_seconds=_number(told.get("working_seconds")) if processes > 1 else None,
         starts=count(told.get("starts")) or 1,
@@ -200,7 +206,8 @@ def size_rows(named: Sequence[tuple[str, Run]], costs: Sequence[CostRow]) -> tup
     """Sizes of all runs beside the first one's."""
     sizes = [run.config.get("model_num_parameters") for _, run in named]
     parameters = [size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None for size in sizes]
-    flops = [_largest(row.flops_per_token for row in costs if row.label == label) for label, _ in named]
+    own_costs = [[row for row in costs if row.label == label] for label, _ in named]
+    flops = [_largest(row.flops_per_token for row in rows) for rows in own_costs]
     trained = json.loads((reports_dir() / "training_compute.json").read_text(encoding="utf-8"))
     rows = []
     for series, (label, run) in enumerate(named, 1):
@@ -217,6 +224,7 @@ def size_rows(named: Sequence[tuple[str, Run]], costs: Sequence[CostRow]) -> tup
                 flops_per_token=own,
                 compute_ratio=_ratio(own, flops[0]),
                 same_compute_parameters=None if own is None else own / TRAINING_FLOPS_PER_PARAMETER,
+                by_formula=any(row.by_formula for row in own_costs[series - 1]),
                 training_flops=card["flops"] if card else None,
                 training_tokens=card["tokens"] if card else None,
                 training_source=card["source"] if card else "",

@@ -219,15 +219,17 @@ def figures_of(label: str, run: Run) -> list[Figure]:
 
 
 def by_own_tokens(figures: Sequence[Figure]) -> list[Figure]:
-    """Return figures that stand together; those per token name their tokens if a task's models have different ones."""
+    """Return figures that stand together; those per token name their tokens if a task's models have different ones or
+    they are not the models' own.
+    """
     tokens: dict[str, dict[str, Tokens | None]] = {}
     for one in figures:
         if one.per_token:
             tokens.setdefault(one.task, {})[one.model] = one.tokens
     own = {task: own_tokens(by_model) for task, by_model in tokens.items()}
     return [
-        replace(one, metric=f"{one.metric.replace('per token', 'per own token')} ({own[one.task][one.model]})")
-        if one.per_token and own[one.task][one.model]
+        replace(one, metric=one.metric.removesuffix("token") + own[one.task][one.model])
+        if one.metric.endswith("per token") and own[one.task][one.model]
         else one
         for one in figures
     ]

@@ -407,7 +407,8 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
         version=str(of_task("versions") if of_task("versions") is not None else ""),
         n_shot=shots if isinstance(shots, int) else None,
         n_original=count(counts.get("original")),
-        n_effective=count(counts.get("effective")),
+        # lm-eval counts documents by their metrics; those of --predict_only may have none, and are not known to be none
+        n_effective=count(counts.get("effective")) or (0 if "ltm_eval" in content else None),
         task_hash=str(of_task("task_hashes") or ""),
         config=mapping(of_task("configs")),
         scores=_scores(content["results"][name], directions=mapping(of_task("higher_is_better"))),

@@ -8,13 +8,13 @@ differences are taken in bits per byte.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.scores import AGREEMENT, flat, other_count, other_prompts
-from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
+from ltm_eval.results.signature import own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     STUDENT,
     TOLD,
@@ -181,9 +181,6 @@ class _Costs:
         # lm-eval's own tasks know no bounds: what an LTM answers there is one all the same.
         self.headline = BOUND if self.ending or entry.run.model_kind == "ltm" else EXACT
         self.tokens = tokens_of(entry.run, task)
-        # A run tells its model's own tokens; of the answer of another program only the text is known.
-        counts_own = "tokenizer" in entry.run.config
-        self.counted_by = "" if counts_own else _told(task, entry).get("block_tokenizer", "")
 
     def has(self, kind: Kind) -> bool:
         """Whether the run reports this row."""
@@ -248,14 +245,14 @@ def _is_finite(value: object) -> bool:
 
 def _set_apart(costs: Sequence[_Costs]) -> None:
     """Runs that tell the same tokenizer and count the tokens of a document differently do not have the same tokens."""
-    first: dict[str, dict[Key, float]] = {}
+    first: dict[tuple[str, bool], dict[Key, float]] = {}
     for cost in costs:
         if cost.tokens is not None and cost.tokens.digest:
             counted = {key: units for key, (_, units) in cost.pairs(cost.headline, "ppl_per_token").items()}
-            known = first.setdefault(cost.tokens.digest, {})
+            known = first.setdefault((cost.tokens.digest, cost.tokens.of_blocks), {})
             if any(known.get(key, units) != units for key, units in counted.items()):
                 label, told = cost.entry.label, cost.tokens
-                cost.tokens = Tokens(f"{told.name} of {label}", f"{told.digest} {label}")
+                cost.tokens = replace(told, name=f"{told.name} of {label}", digest=f"{told.digest} {label}")
             else:
                 known |= counted
 
@@ -284,12 +281,15 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
         _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
         for figure, score, metric in zip(computed, scores, read, strict=True)
     ]
+    notes = [note for _, note in settled if note]
+    if kind.bound and not cost.is_bound(kind):
+        notes.append("the audit failed: not a bound")
     scored = next((score for score in scores if score is not None), None)
     setting = setting_of(cost.entry.run, cost.result.name)
     common: dict[str, Any] = {
         "bound": cost.is_bound(kind),
         "series": cost.entry.series,
-        "note": _note(cost, kind, [note for _, note in settled]),
+        "note": "; ".join(dict.fromkeys(notes)),
         "signature": setting.signature(scored.metric, scored.filter) if scored else "",
     }
     noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
@@ -312,15 +312,6 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
             )
         )
     return PerplexityLine(label=cost.entry.label, documents=n, tokens=cost.tokens, own_tokens=own, **figures, **common)
-
-
-def _note(cost: _Costs, kind: Kind, notes: Sequence[str]) -> str:
-    told = [note for note in notes if note]
-    if kind is EXACT and cost.counted_by:
-        told.append(f"per token: tokens of {cost.counted_by}")
-    if kind.bound and not cost.is_bound(kind):
-        told.append("the audit failed: not a bound")
-    return "; ".join(dict.fromkeys(told))
 
 
 def scale_of(metric: str) -> str:

@@ -28,6 +28,7 @@ SAMPLED = ("pass@", "maj@", "rethink_", "independent_")  # prefixes of metrics o
 PREPARATION = ("split", "protocol", "block_tokens", "insert_eos")  # facts of a text set that say which text was scored
 # What the causal row scored as one before files recorded it: each rolling window of a text longer than the context
 OLD_SCOPE = "window"
+GPT2 = "gpt2"  # its tokenizer cuts the blocks of the published sets
 # Of GPT-2's tokenizer (`tokenizer.Tokenizer.digest`), whose tokens published perplexities count
 GPT2_DIGEST = "60ad6dc46d9284df0ce4d44e17670b2bf460970b31232bd61235e5d95cefc422"
 OWN_FIT = "released"  # preset of the second fit behind `as_released`, if the first has no fixed noise
@@ -39,59 +40,70 @@ class Tokens:
 
     name: str
     digest: str  # SHA-256 (hex) of what splits a text; empty if not recorded
+    of_blocks: bool = False  # whether they are those of the task's blocks and not the model's own
 
 
 def tokens_of(run: Run, task: str) -> Tokens | None:
     """Return the tokens that a run's figures per token count; None if the results do not record them.
 
-    A run records its model's own tokenizer. Results of other programs record none: there the tokens are those of the
-    tokenizer that cut the documents, if the task names it.
+    A run records its model's own tokenizer. Results of other programs record none: there a text set of ours counts the
+    tokens of the tokenizer that cut its blocks, by default GPT-2's or, for the bundled samples, the demo's.
     """
     own = run.config.get("tokenizer")
     if isinstance(own, dict):
         return Tokens(str(own.get("name") or ""), str(own.get("sha256") or ""))
     if run.model_kind == "ltm" or task not in run.tasks:
         return None
-    facts = mapping(run.tasks[task].config.get("metadata")) | read_facts((run.extra.data or {}).get("sets"), task)
+    config = run.tasks[task].config
+    facts = mapping(config.get("metadata")) | read_facts((run.extra.data or {}).get("sets"), task)
     name = facts.get("block_tokenizer")
-    return Tokens(str(name), str(facts.get("block_tokenizer_sha256") or "")) if name else None
+    if not name and mapping(config.get("dataset_kwargs")).get("text_set_name"):
+        name = "demo" if "sample" in (facts.get("data"), facts.get("data_dir")) else GPT2
+    digest = facts.get("block_tokenizer_sha256") or (GPT2_DIGEST if name == GPT2 else "")
+    return Tokens(str(name), str(digest), of_blocks=True) if name else None
 
 
 def same_tokens(found: Iterable[Tokens | None]) -> bool:
     """Return whether figures per token can be compared: all of them record their tokens, and the same."""
     tokens = list(found)
-    digests = {one.digest if one is not None else "" for one in tokens}
-    return len(tokens) < 2 or (len(digests) == 1 and "" not in digests)
+    kinds = {(one.digest, one.of_blocks) if one is not None else ("", False) for one in tokens}
+    return len(tokens) < 2 or (len(kinds) == 1 and all(digest for digest, _ in kinds))
 
 
 def own_tokens(by_label: Mapping[str, Tokens | None]) -> dict[str, str]:
-    """Return by model what its tokens are called on a page with figures per token.
+    """Return by model what its tokens are called on a page with figures per token, as `own token (llama)`.
 
-    Empty for all if they are the same. Otherwise a figure is per token of its own model, and only models with the same
-    words may share a row or a column of figures per token.
+    Empty for all if they are the same and the models' own. Otherwise a figure is per token of its own model or of the
+    task's blocks, and only models with the same words may share a row or a column of figures per token.
     """
-    if same_tokens(by_label.values()):
+    if same_tokens(by_label.values()) and not any(one.of_blocks for one in by_label.values() if one is not None):
         return dict.fromkeys(by_label, "")
     digests: dict[str, set[str]] = {}
     for one in by_label.values():
-        digests.setdefault(one.name if one is not None else "", set()).add(one.digest if one is not None else "")
+        if one is None or not one.of_blocks:
+            digests.setdefault(one.name if one is not None else "", set()).add(one.digest if one is not None else "")
 
     def words(label: str, one: Tokens | None) -> str:
+        if one is not None and one.of_blocks:  # by itself alone, so that it is called the same on every page
+            which = one.name if one.digest == GPT2_DIGEST else f"{one.name} {one.digest[:8] or f'of {label}'}"
+            return f"token of the task's blocks ({which})"
         if one is None or not one.digest:
-            return f"tokenizer of {label} not told" if one is None or not one.name else f"{one.name} of {label}"
-        return f"{one.name} {one.digest[:8]}" if len(digests[one.name]) > 1 else one.name
+            which = f"tokenizer of {label} not told" if one is None or not one.name else f"{one.name} of {label}"
+        else:
+            which = f"{one.name} {one.digest[:8]}" if len(digests[one.name]) > 1 else one.name
+        return f"own token ({which})"
 
     found: dict[str, str] = {}
-    named: dict[str, str] = {}
+    named: dict[tuple[str, bool], str] = {}
     for label, one in by_label.items():
         own = words(label, one)
-        found[label] = named.setdefault(one.digest, own) if one is not None and one.digest else own
+        found[label] = named.setdefault((one.digest, one.of_blocks), own) if one is not None and one.digest else own
     return found
 
 
 def per_token_words(own: str) -> str:
     """Return what a perplexity per token is called; `own` is of `own_tokens`."""
-    return f"perplexity per own token ({own})" if own else "perplexity per token"
+    return f"perplexity per {own or 'token'}"
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,7 @@ class CostRow:
     memory_of: str  # gpu or process; empty if the memory is not told
     t_fast: float | None  # mean fast steps; None for an autoregressive model
     flops_per_token: float | None
+    by_formula: bool = False  # whether an LTM's is the papers' formula, because the run recorded no passes
     processes: int = 1  # processes that shared the task
     working_seconds: float | None = None
     starts: int = 1
@@ -251,6 +252,7 @@ class SizeRow:
     flops_per_token: float | None
     compute_ratio: float | None
     same_compute_parameters: float | None
+    by_formula: bool  # as in `CostRow`, of any task
     training_flops: float | None
     training_tokens: float | None
     training_source: str

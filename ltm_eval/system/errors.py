@@ -24,6 +24,7 @@ import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -158,6 +159,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ` Did you mean 't_fast'?`, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def naming_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a public function: an argument that it does not have is a UsageError that names the nearest one."""
+    known = signature(function).parameters
+
+    @wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        for name in options:
+            if name not in known:
+                raise UsageError(f"{function.__name__} has no argument {name!r}.{nearest(name, known)}")
+        return function(*args, **options)
+
+    return checked
 
 
 def hosted_by_lm_eval() -> bool:

@@ -97,8 +97,11 @@ def digest(text: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """Return the end of a name, at most 100 bytes."""
-    return name.encode()[-100:].decode("utf-8", "ignore")
+    """Return a name of at most 100 bytes: a longer one's end, with a digest of the whole before it."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= 100:
+        return name
+    return f"{sha256(encoded).hexdigest()[:12]}_{encoded[-87:].decode('utf-8', 'ignore')}"
 
 
 def unused_date(folder: Path) -> str:
