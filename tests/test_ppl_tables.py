@@ -19,7 +19,7 @@ from scipy import stats
 from ltm_eval.report.page import build, render
 from ltm_eval.results.files import find_runs
 from ltm_eval.results.scores import published_for
-from ltm_eval.results.statistics import STUDENT, TOLD, corpus_ppl, mean_interval
+from ltm_eval.results.statistics import FROM_STDERR, STUDENT, corpus_ppl, mean_interval
 
 if TYPE_CHECKING:
     from ltm_eval.results.views import PerplexityLine, PerplexitySection, ReportData
@@ -164,7 +164,7 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     section = section_of(tmp_path)
     line = lines(section)["exact", "gpt2-x"]
     assert line.bits_per_byte is not None
-    assert line.bits_per_byte.interval == TOLD
+    assert line.bits_per_byte.interval == FROM_STDERR
     assert line.bits_per_byte.stderr is not None
     # Student's t, n - 1 degrees of freedom, on the logarithmic scale.
     half = stats.t.ppf(0.975, N - 1) * line.bits_per_byte.stderr / line.bits_per_byte.value

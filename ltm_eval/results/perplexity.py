@@ -16,20 +16,20 @@ from ltm_eval.results.official import read_facts
 from ltm_eval.results.scores import AGREEMENT, flat, other_count, other_prompts
 from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
+    FROM_STDERR,
     STUDENT,
-    TOLD,
     UNPROVEN,
     Interval,
     bits,
     block_mean_ppl,
     block_mean_ppl_stderr,
     corpus_ppl,
+    interval_from_stderr,
     mean_interval,
     paired_rates,
     ppl,
     rate,
     sign_of,
-    told_interval,
     verdict_of,
 )
 from ltm_eval.results.views import (
@@ -365,9 +365,11 @@ def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) 
     if stderr is None:
         return {"value": value}
     if scale != "ppl" or not 0 < value < math.inf:
-        return _numbers(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
-    found = told_interval(math.log(value), stderr / value, n, positive=True)
-    return _numbers(value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, TOLD)
+        return _numbers(value, interval_from_stderr(value, stderr, n, positive=True), stderr, FROM_STDERR)
+    found = interval_from_stderr(math.log(value), stderr / value, n, positive=True)
+    return _numbers(
+        value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, FROM_STDERR
+    )
 
 
 def _settled(computed: Numbers | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Numbers | None, str]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.files import read_samples
 from ltm_eval.results.statistics import (
+    FROM_STDERR,
     STUDENT,
-    TOLD,
+    interval_from_stderr,
     mean_interval,
     paired_means,
     share_interval,
+    share_interval_from_stderr,
     sign_of,
-    told_interval,
-    told_share_interval,
     verdict_of,
 )
 from ltm_eval.results.views import REFERENCE, Difference, Figure, Published, ScoreTable
@@ -217,13 +217,13 @@ def _interval(
     elif is_mean and len(own) > 1:
         found, kind = mean_interval(own), STUDENT
     elif share and n is not None:
-        told = told_share_interval(score.value, score.stderr, n)
+        told = share_interval_from_stderr(score.value, score.stderr, n)
         if told is None:
             return None, ""
         found, kind = told
     elif score.stderr is not None:
         positive = score.metric in ROLLING_METRICS or score.metric == "perplexity"
-        found, kind = told_interval(score.value, score.stderr, n, positive=positive), TOLD
+        found, kind = interval_from_stderr(score.value, score.stderr, n, positive=positive), FROM_STDERR
     else:
         return None, ""
     return (found, kind) if found.known else (None, "")
