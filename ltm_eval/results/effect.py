@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import read_samples
+from ltm_eval.results.scores import by_document, entry_of
 from ltm_eval.results.statistics import ALPHA, OPEN, interval_of, paired_means
 from ltm_eval.results.views import BudgetRow, Difference, EffectRow, EffectTable
 from ltm_eval.system.errors import ResultsError
@@ -19,7 +19,7 @@ from ltm_eval.system.text import aligned
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ltm_eval.results.files import Run, Sample
+    from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
 
 METRICS = ("exact_match", "pass@", "maj@")
@@ -34,25 +34,9 @@ class EffectCell:
     condition: str
     run: Run
 
-    def shots(self, task: str) -> int:
-        """Demonstrations per prompt."""
-        return self.run.tasks[task].n_shot or 0
-
-    def values(self, task: str, *, metric: str, filter_: str) -> dict[str, float]:
-        """The figure of every document, by document."""
-        return {
-            f"{sample.doc_id} {sample.doc_hash}": float(sample.metrics[metric])
-            for sample in self.samples(task)
-            if sample.filter == filter_ and metric in sample.metrics
-        }
-
-    def samples(self, task: str) -> tuple[Sample, ...]:
-        """The task's samples."""
-        return read_samples(self.run, task)
-
 
 def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
-    """The block `effect` of a sweep's results: all cells of every task, metric and filter, each with its difference.
+    """Return the block `effect` of a sweep's results: all cells of every task, metric and filter, with differences.
 
     Args:
         cells: what was run.
@@ -63,35 +47,32 @@ def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
 
 
 def _tables(cells: Sequence[EffectCell], task: str, reference: str) -> Iterator[dict[str, Any]]:
-    there = [cell for cell in cells if task in cell.run.tasks]
-    for score in there[0].run.tasks[task].scores:
+    from pandas import DataFrame, Series
+
+    there = [(cell.condition, entry_of("", 1, cell.run, task=task)) for cell in cells if task in cell.run.tasks]
+    keys = [(condition, entry.run.tasks[task].n_shot or 0) for condition, entry in there]
+    for score in there[0][1].run.tasks[task].scores:
         if not score.metric.startswith(METRICS):
             continue
-        values = [cell.values(task, metric=score.metric, filter_=score.filter) for cell in there]
-        keys = [(cell.condition, cell.shots(task)) for cell in there]
-        yield {
-            "metric": score.metric,
-            "filter": score.filter,
-            "cells": [_cell_row(keys, values, i, reference) for i in range(len(keys)) if values[i]],
-        }
-
-
-def _cell_row(
-    keys: Sequence[tuple[str, int]], values: Sequence[Mapping[str, float]], i: int, reference: str
-) -> dict[str, Any]:
-    condition, shots = keys[i]
-    row = {"condition": condition, "shots": shots, **interval_of(list(values[i].values()))}
-    against = reference_of(keys, keys[i], reference)
-    if against is None or not values[against]:
-        return {**row, "difference": None}
-    shared = [key for key in values[i] if key in values[against]]
-    found = paired_means([values[i][key] for key in shared], [values[against][key] for key in shared])
-    told = {key: value for key, value in asdict(found).items() if key in DIFFERENCE}
-    return {**row, "difference": {**told, "against": keys[against][0], "against_shots": keys[against][1]}}
+        found = [by_document(entry, metric=score.metric, filter_=score.filter) for _, entry in there]
+        # a row per document, a column per cell
+        frame = DataFrame({i: Series({key: x for key, (x, _) in own.items()}) for i, own in enumerate(found) if own})
+        rows = []
+        for i in frame:
+            row = {"condition": keys[i][0], "shots": keys[i][1], **interval_of(frame[i].dropna().tolist())}
+            against = reference_of(keys, keys[i], reference)
+            row["difference"] = None
+            if against is not None and against in frame:
+                pairs = frame[[i, against]].dropna()
+                paired = asdict(paired_means(pairs[i].tolist(), pairs[against].tolist()))
+                named = {"against": keys[against][0], "against_shots": keys[against][1]}
+                row["difference"] = {key: value for key, value in paired.items() if key in DIFFERENCE} | named
+            rows.append(row)
+        yield {"metric": score.metric, "filter": score.filter, "cells": rows}
 
 
 def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], reference: str) -> int | None:
-    """Position of the cell that `own` is compared with; None where it is itself the one, or there is none.
+    """Return the index of the cell that `own` is compared with; None for the reference itself, or without one.
 
     Args:
         keys: condition and shots of every cell.

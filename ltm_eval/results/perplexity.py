@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, flat, other_count, other_prompts
+from ltm_eval.results.scores import AGREEMENT, by_document, flat, other_count, other_prompts
 from ltm_eval.results.signature import Tokens, own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     FROM_STDERR,
@@ -197,39 +197,30 @@ class _Costs:
         return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
 
     def logged(self, metric: str) -> Pairs:
-        """(nats, units) of every document, as logged; empty where a document has none, or where they are not those of
-        the results file.
+        """Return nats and units of every document; empty if a document has none, or if the results file disagrees.
 
         lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
         """
         if metric not in self.read:
-            found = self._read(metric)
+            logged = by_document(self.entry, metric=metric, filter_=self.filter)
+            found = {key: (abs(nats), units) for key, (nats, units) in logged.items() if units is not None}
+            samples = self.entry.samples.get(self.filter, {}).values()
+            whole = len(found) == sum(sample.metrics.get(metric) is not None for sample in samples)
+            found = found if whole and any(units for _, units in found.values()) else {}
             self.doubts[metric] = self._doubt(metric, found)
             self.read[metric] = {} if self.doubts[metric] else found
         return self.read[metric]
 
     def _doubt(self, metric: str, found: Pairs) -> str:
-        """Why the samples are not those of the results; empty where nothing speaks against it."""
+        """Return why samples and results disagree; empty if they agree."""
         score = self.scores.get(metric)
         if not found or score is None:
             return ""
         other = other_count(self.entry, self.task, metric=metric, filter_=self.filter)
         if other or score.value is None:
             return other
-        agree = math.isclose(_VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
+        agree = math.isclose(VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
         return "" if agree else f"{metric}: results and samples disagree, so there is no interval"
-
-    def _read(self, metric: str) -> Pairs:
-        samples = self.entry.samples.get(self.filter, {})
-        found: dict[Key, tuple[float, float]] = {}
-        for key, sample in samples.items():
-            pair = sample.metrics.get(metric)
-            if pair is None:
-                continue  # a document that failed, which the figures leave out
-            if not isinstance(pair, list) or len(pair) < 2 or not all(map(_is_finite, pair[:2])) or pair[1] < 0:
-                return {}
-            found[key] = (abs(float(pair[0])), float(pair[1]))
-        return found if any(units for _, units in found.values()) else {}
 
     def pairs(self, kind: Kind, unit: str) -> Pairs:
         """Nats of the row with the documents' tokens, words or bytes."""
@@ -240,10 +231,6 @@ class _Costs:
         if unit == "ppl_per_token" or not own or not headline:
             return own if unit == "ppl_per_token" else {}
         return {key: (own[key][0], headline[key][1]) for key in own if key in headline}
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _set_apart(costs: Sequence[_Costs]) -> None:
@@ -330,7 +317,7 @@ def scale_of(metric: str) -> str:
     return "bits" if metric.startswith("bits_per_") else "nats" if metric.startswith(("nll_per_", "kl_per_")) else "ppl"
 
 
-_VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
+VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
 def _numbers_of(pairs: Pairs, scale: str) -> Numbers | None:
