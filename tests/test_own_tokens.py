@@ -103,7 +103,7 @@ def test_no_row_or_column_holds_figures_of_different_tokens(
     page = render(data)
     assert '<th scope="col" class="num">Per own token</th>' in page
     assert page.count('<span class="note">per token of ') == len([one for one in rows if "own token" in one["metric"]])
-    (stack,) = {one.label for task in data.tasks if task.perplexity for one in task.perplexity.stacks}
+    (stack,) = {label for task in data.tasks if task.perplexity for label in task.perplexity.stacks}
     assert stack == "ltm-x"
 
 
@@ -155,21 +155,21 @@ def test_an_index_and_a_history_name_the_tokens(tmp_path: Path) -> None:
                 nats=lambda i: 30.0 + i,
                 change=told(tokens, step=step),
             )
-    curves, _ = curves_of(find_runs([tmp_path / "h"]))
-    per_token = [curve for curve in curves if "token" in curve.head.metric]
-    assert sorted(curve.head.metric for curve in per_token) == [
-        "exact, perplexity per own token (gpt2)",
-        "exact, perplexity per own token (llama)",
+    frame, _ = curves_of(find_runs([tmp_path / "h"]))
+    per_token = frame[frame["metric"].str.contains("token")].groupby(["metric", "curve"]).size()
+    assert [(metric, points) for (metric, _), points in per_token.items()] == [
+        ("exact, perplexity per own token (gpt2)", 2),
+        ("exact, perplexity per own token (llama)", 2),
     ]
-    assert all(len(curve.points) == 2 for curve in per_token)
 
 
 def test_a_history_of_runs_that_tell_no_tokens_is_one_curve(tmp_path: Path) -> None:
     for step in (1, 2):
         write_ppl_run(tmp_path / str(step), model=f"m_step{step}", nats=lambda i: 3.0 + i, change=told(None, step=step))
-    curves, _ = curves_of(find_runs([tmp_path]))
-    (curve,) = [curve for curve in curves if "token" in curve.head.metric]
-    assert (curve.head.metric, len(curve.points)) == ("exact, perplexity per token", 2)
+    frame, _ = curves_of(find_runs([tmp_path]))
+    curve = frame[frame["metric"].str.contains("token")]
+    assert set(curve["metric"]) == {"exact, perplexity per token"} and len(curve) == 2 == len(set(curve["step"]))
+    assert len(set(curve["curve"])) == 1
 
 
 def test_a_run_counts_each_models_own_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -289,16 +289,16 @@ def test_worst_documents_and_their_distribution(tmp_path: Path) -> None:
     write_two(tmp_path)
     section = section_of(tmp_path)
     bits = {i: of_ltm(i) / (40 + i) / math.log(2) for i in range(N)}
-    assert [one.doc_id for one in section.worst] == sorted(bits, key=lambda i: -bits[i])[:5]
-    assert section.worst[0].bits_per_byte == pytest.approx(max(bits.values()))
-    assert section.worst[0].text == f"Text {section.worst[0].doc_id} of apples."
-    assert [(spread.label, len(spread.values)) for spread in section.spreads] == [("ltm-x", N), ("gpt2-x", N)]
+    assert [one["doc_id"] for one in section.worst] == sorted(bits, key=lambda i: -bits[i])[:5]
+    assert section.worst[0]["bits_per_byte"] == pytest.approx(max(bits.values()))
+    assert section.worst[0]["text"] == f"Text {section.worst[0]['doc_id']} of apples."
+    assert [(one.label, len(one.bits)) for one in section.documents] == [("ltm-x", N), ("gpt2-x", N)]
 
 
 def test_the_parts_add_up_to_the_bound(tmp_path: Path) -> None:
     write_two(tmp_path)
     section = section_of(tmp_path)
-    found = {stack.label: dict(stack.parts) for stack in section.stacks}
+    found = section.stacks
     bound = lines(section)["bound", "ltm-x"].per_token
     assert bound is not None
     assert sum(found["ltm-x"].values()) == pytest.approx(math.log(bound.value))

@@ -67,7 +67,7 @@ from ltm_eval.results.effect import budget_rows, effect_tables
 from ltm_eval.results.figures import apart_of, compared_tasks, groups_of, subject_first
 from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.perplexity import document_costs, of_same_tokens
+from ltm_eval.results.perplexity import of_same_tokens
 from ltm_eval.results.scores import flat, published_for
 from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import (
@@ -80,7 +80,6 @@ from ltm_eval.results.views import (
     ReportData,
     Summary,
     SummaryRow,
-    TaskLatents,
     TaskSection,
 )
 from ltm_eval.system.errors import ResultsError
@@ -349,7 +348,6 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
     records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
     told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
-    costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
     # None if a run scored other data under the set's name.
     others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
@@ -365,10 +363,8 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
         effect=effect,
         budget=budget_rows(name, entries),
         latents=tuple(latent_summary(label, own) for label, own in records.items()),
-        inference=TaskLatents(
-            layers=tuple(view for view in layers if view is not None),
-            compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
-        ),
+        layers=tuple(view for view in layers if view is not None),
+        compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         published=published,
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
@@ -386,7 +382,7 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
             name,
             entries,
             records,
-            costs=costs,
+            costs=perplexity.documents if perplexity is not None and scored_texts_only else (),
             kept={entry.label: stored(read_tokens(entry.run, name)) for entry in entries},
             budget=share_of_page,
             full=full,

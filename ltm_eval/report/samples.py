@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ltm_eval.results.files import LatentRecord, Run, Sample, TokenRecord
-    from ltm_eval.results.perplexity import DocumentCosts
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.tokens import Span
+    from ltm_eval.results.views import DocumentBits
 
     Key = tuple[str, int]
 
@@ -211,7 +211,7 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     entries: Sequence[Entry],
     records: Mapping[str, Sequence[LatentRecord]],
     *,
-    costs: Sequence[DocumentCosts] = (),
+    costs: Sequence[DocumentBits] = (),
     kept: Mapping[str, Stored] = MappingProxyType({}),
     budget: int,
     full: bool = False,
@@ -302,7 +302,7 @@ def _order(keys: Sequence[Key], tags: Mapping[Key, Sequence[str]], gaps: Mapping
     return list(dict.fromkeys([*keys[: SAMPLES_PER_TASK // 2], *turns, *keys]))
 
 
-def _gaps(costs: Sequence[DocumentCosts]) -> dict[Key, float]:
+def _gaps(costs: Sequence[DocumentBits]) -> dict[Key, float]:
     """Bits per byte of the first run minus those of the next one that has the document."""
     if len(costs) < 2:
         return {}
@@ -336,7 +336,7 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
     entries: Sequence[Entry],
     *,
     facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
-    costs: Sequence[DocumentCosts],
+    costs: Sequence[DocumentBits],
     kept: Mapping[str, Stored],
     full: bool,
 ) -> SampleView:
@@ -407,7 +407,7 @@ def _answer(  # noqa: PLR0913 - a document of a run and what is known of it
 def _scored(
     key: Key,
     entry: Entry,
-    costs: Sequence[DocumentCosts],
+    costs: Sequence[DocumentBits],
     *,
     facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
 ) -> Answer | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.scores import by_document, entry_of
 from ltm_eval.results.statistics import ALPHA, OPEN, interval_of, paired_means
-from ltm_eval.results.views import BudgetRow, Difference, EffectRow, EffectTable
+from ltm_eval.results.views import Difference, EffectTable, Figure
 from ltm_eval.system.errors import ResultsError
 from ltm_eval.system.text import aligned
 
@@ -85,7 +85,7 @@ def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], referenc
 
 
 def text_table(block: Mapping[str, Any]) -> str:
-    """The block as plain text, one table per task, metric and filter; shares in percent."""
+    """Return the block as plain text, one table per task, metric and filter; shares in percent."""
     parts = []
     for task, tables in block["tasks"].items():
         for table in tables:
@@ -115,7 +115,7 @@ SIDES = (("rethink", "rethinking"), ("independent", "independent draws"))
 
 
 def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...]:
-    """The sweep's tables of a task, per run that has some.
+    """Return the sweep's tables of a task, of each run that has some.
 
     Raises:
         ResultsError: the block is not as this program writes it.
@@ -124,7 +124,7 @@ def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...
     for entry in entries:
         block = entry.run.extra.effect or {}
         try:
-            found += [_table(entry.label, block, one) for one in block.get("tasks", {}).get(name, [])]
+            found += [_table(entry.label, name, one) for one in block.get("tasks", {}).get(name, [])]
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultsError(
                 f"{entry.run.path}: field ltm_eval.effect: {type(error).__name__} ({error}); was the file edited?"
@@ -132,28 +132,25 @@ def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...
     return tuple(found)
 
 
-def _table(label: str, block: Mapping[str, Any], table: Mapping[str, Any]) -> EffectTable:
-    return EffectTable(
-        label=label,
-        metric=table["metric"],
-        filter=table["filter"],
-        reference=block["reference"],
-        rows=tuple(map(_effect_row, table["cells"])),
-    )
-
-
-def _effect_row(cell: Mapping[str, Any]) -> EffectRow:
-    found = cell["difference"]
-    return EffectRow(
-        condition=cell["condition"],
-        shots=cell["shots"],
-        value=cell["value"],
-        low=cell["low"],
-        high=cell["high"],
-        n=cell["n"],
-        against=f"{found['against']}, {found['against_shots']} shots" if found else "",
-        difference=_difference(found) if found else None,
-    )
+def _table(label: str, task: str, table: Mapping[str, Any]) -> EffectTable:
+    rows = []
+    for cell in table["cells"]:
+        found = cell["difference"]
+        rows.append(
+            Figure(
+                task=task,
+                metric=table["metric"],
+                filter=table["filter"],
+                model=cell["condition"],
+                share=True,
+                higher_is_better=True,
+                **{key: cell[key] for key in ("value", "low", "high", "n")},
+                n_shot=cell["shots"],
+                note=f"{found['against']}, {found['against_shots']} shots" if found else "",
+                difference=_difference(found) if found else None,
+            )
+        )
+    return EffectTable(label, table["metric"], table["filter"], tuple(rows))
 
 
 def _difference(found: Mapping[str, Any]) -> Difference:
@@ -166,23 +163,23 @@ def _difference(found: Mapping[str, Any]) -> Difference:
         p_value=found["p_value"],
         n=found["n"],
         discordant=found["discordant"],
-        other_prompts=0,
-        unpaired=0,
         verdict=("better" if low > 0 else "worse") if clear else OPEN,
     )
 
 
-def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[BudgetRow, ...]:
-    """What rethinking and its control cost, per run that did it.
+def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[dict[str, Any], ...]:
+    """Return the compute of rethinking and of its control, of each run that did it.
 
     Raises:
         ResultsError: the block is not as this program writes it.
     """
     rows = []
     for entry in entries:
-        block = (entry.run.extra.rethink_budget or {}).get(name)
+        block: Any = (entry.run.extra.rethink_budget or {}).get(name)
         try:
-            rows += [BudgetRow(entry.label, words, **block[side]) for side, words in SIDES] if block else []
+            for side, words in SIDES if block else ():
+                spent = {key: block[side][key] for key in ("fast_steps", "fitted_tokens", "new_tokens")}
+                rows.append({"label": entry.label, "side": words, **spent})
         except (KeyError, TypeError) as error:
             raise ResultsError(
                 f"{entry.run.path}: field ltm_eval.rethink_budget: {type(error).__name__} ({error}); was it edited?"

@@ -35,13 +35,11 @@ from ltm_eval.results.statistics import (
 from ltm_eval.results.views import (
     REFERENCE,
     Difference,
+    DocumentBits,
     Figure,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
-    Spread,
-    Stack,
-    WorstDocument,
 )
 
 if TYPE_CHECKING:
@@ -152,13 +150,26 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
     lead = costs[0] if costs[0].entry.label == subject else None
     lines = {(row.name, line.label): line for row in rows for line in row.lines}
     differences = [found for other in costs[1:] for found in _differences(lead, other)] if lead is not None else []
+    documents = tuple(
+        DocumentBits(
+            label=cost.entry.label,
+            series=cost.entry.series,
+            bits={
+                key: nats / size / math.log(2)
+                for key, (nats, size) in cost.pairs(cost.headline, "bits_per_byte").items()
+                if size
+            },
+            bound=cost.is_bound(cost.headline),
+        )
+        for cost in costs
+    )
     return PerplexitySection(
         rows=tuple(row for row in rows if row.lines),
         floors=_floor_lines(name, entries),
         differences=tuple((lines[found.theirs, label], found) for label, found in differences),
         stacks=_stacks(rows, costs[0]),
-        spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
-        worst=_worst(costs),
+        documents=documents,
+        worst=_worst(costs[0], documents),
         worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
         worst_is_bound=costs[0].is_bound(costs[0].headline),
         protocol=_protocol(name, entries),
@@ -456,9 +467,10 @@ def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
     }.get(bounds, "")
 
 
-def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
-    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token, of those models whose
-    tokens are the first one's.
+def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> dict[str, dict[str, float]]:
+    """Return NLL given z and KL of each LTM and the exact NLL of each other model, in nats per token.
+
+    Models whose tokens are not the first one's are left out.
     """
     stacks = {}
     nats = {
@@ -472,55 +484,29 @@ def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
     }
     for label, nll in nats["nll_given_z"].items():
         if label in nats["kl"]:
-            stacks[label] = Stack(label=label, parts=(("NLL given z", nll), ("KL", nats["kl"][label])))
+            stacks[label] = {"NLL given z": nll, "KL": nats["kl"][label]}
     for label, exact in nats["exact"].items():
         if stacks and 1 <= exact < math.inf:
-            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact)),))
-    return tuple(stacks.values())
+            stacks[label] = {"exact NLL": math.log(exact)}
+    return stacks
 
 
-def _document_bits(cost: _Costs) -> dict[Key, float]:
-    pairs = cost.pairs(cost.headline, "bits_per_byte")
-    return {key: nats / size / math.log(2) for key, (nats, size) in pairs.items() if size}
-
-
-@dataclass(frozen=True)
-class DocumentCosts:
-    """What every document cost one model, by its headline row."""
-
-    label: str
-    bits: Mapping[Key, float]
-    bound: bool
-
-
-def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:
-    """Bits per byte of every document of perplexity set `name`, per run."""
-    costs = [_Costs(entry, name) for entry in entries]
-    return tuple(DocumentCosts(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs)
-
-
-def _spread(cost: _Costs) -> Spread:
-    return Spread(label=cost.entry.label, series=cost.entry.series, values=tuple(_document_bits(cost).values()))
-
-
-def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
-    """The documents that cost the first model most, in bits per byte."""
-    lead = costs[0]
-    bits = _document_bits(lead)
-    others = [(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs[1:]]
+def _worst(lead: _Costs, documents: Sequence[DocumentBits]) -> tuple[dict[str, Any], ...]:
+    """Return the documents with most bits per byte under the first model, with those of the others."""
+    first, *others = documents
     sizes = lead.pairs(lead.headline, "bits_per_byte")
     samples = {key: sample for of_filter in lead.entry.samples.values() for key, sample in of_filter.items()}
     found = []
-    for key in sorted(bits, key=lambda key: (-bits[key], samples[key].doc_id))[:WORST]:
+    for key in sorted(first.bits, key=lambda key: (-first.bits[key], samples[key].doc_id))[:WORST]:
         text = samples[key].prompt or samples[key].target
         found.append(
-            WorstDocument(
-                doc_id=samples[key].doc_id,
-                bits_per_byte=bits[key],
-                others=tuple((label, values[key], bound) for label, values, bound in others if key in values),
-                n_bytes=sizes[key][1],
-                text=text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
-            )
+            {
+                "doc_id": samples[key].doc_id,
+                "bits_per_byte": first.bits[key],
+                "others": [(other.label, other.bits[key], other.bound) for other in others if key in other.bits],
+                "n_bytes": sizes[key][1],
+                "text": text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
+            }
         )
     return tuple(found)
 
