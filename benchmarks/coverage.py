@@ -20,12 +20,12 @@ from ltm_eval.results import statistics as paired
 from ltm_eval.results.statistics import (
     Interval,
     corpus_ppl,
+    interval_from_stderr,
     mean_interval,
     pass_at_k,
     quantile,
     share_interval,
-    told_interval,
-    told_share_interval,
+    share_interval_from_stderr,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def pass_means() -> list[Row]:
 
     def told(g: np.random.Generator, n: int) -> Interval:
         values = np.array(passes(g, solved(g, n, PASS_SHAPES["mixed"]), 1))
-        found = told_share_interval(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n), n)
+        found = share_interval_from_stderr(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n), n)
         return found[0] if found is not None else Interval(math.nan, math.nan)
 
     rows = [
@@ -149,7 +149,7 @@ def perplexities() -> list[Row]:
 
     def told(g: np.random.Generator, n: int) -> Interval:
         values = rates(g, n, "normal")
-        return told_interval(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n), n, positive=True)
+        return interval_from_stderr(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n), n, positive=True)
 
     rows = [
         Row("perplexity, bits", f"{cost}; lengths {length}", math.exp(2), of(cost, length)) for cost, length in LENGTHS

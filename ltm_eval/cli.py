@@ -517,7 +517,7 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
         list[str],
         typer.Argument(
             metavar="RUN_A RUN_B...",
-            help="Results files or folders; from a folder the newest results of each task are taken.",
+            help="Results files or folders; from a folder, per task, the newest runs that compare.",
         ),
     ],
     tasks: Annotated[

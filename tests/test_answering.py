@@ -15,7 +15,7 @@ from ltm_eval.report.page import build, render
 from ltm_eval.report.samples import SAMPLES_PER_TASK, rerun_command
 from ltm_eval.results.diagnostics import attempts_lines, shots_lines, shots_pass_lines
 from ltm_eval.results.files import find_runs, read_run
-from ltm_eval.results.views import EffectRow, EffectTable, LinePoint, TaskSection
+from ltm_eval.results.views import EffectTable, Figure, LinePoint, TaskSection
 from ltm_eval.system.files import PACKAGE, reports_dir, write_jsonl_atomic
 from ltm_eval.system.machine import Meter, flops_per_token, sizes_of
 from tests.fake_runs import DATE, LATENT, TASK, write_run
@@ -37,12 +37,13 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSection]:
 
 def test_facts_of_answers(rich: dict[str, TaskSection]) -> None:
     ours, theirs = rich[TASK].answering
-    assert (ours.documents, ours.stops, ours.new_tokens) == (8, (("stop_string", 8),), 12.0)
-    assert (ours.demonstrations, ours.dropped, ours.prompts_cut) == (2.0, 0.0, (8, 8))
-    assert (ours.prompt_tokens, ours.fitted_tokens, ours.windows) == (60.0, 40.0, 1.0)
-    assert theirs.stops == (("stop_string", 3), ("end_of_text", 3), ("length", 2))
-    assert (theirs.demonstrations, theirs.dropped, theirs.prompts_cut, theirs.new_tokens) == (2.0, 0.5, (4, 8), 13.5)
-    assert (theirs.prompt_tokens, theirs.read_tokens, theirs.fitted_tokens, theirs.windows) == (60.0, 50.0, None, None)
+    assert (ours["documents"], ours["stops"], ours["new_tokens"]) == (8, (("stop_string", 8),), 12.0)
+    assert (ours["demonstrations"], ours["dropped"], ours["prompts_cut"]) == (2.0, 0.0, (8, 8))
+    assert (ours["prompt_tokens"], ours["fitted_tokens"], ours["windows"]) == (60.0, 40.0, 1.0)
+    assert theirs["stops"] == (("stop_string", 3), ("end_of_text", 3), ("length", 2))
+    assert (theirs["demonstrations"], theirs["dropped"], theirs["prompts_cut"]) == (2.0, 0.5, (4, 8))
+    assert (theirs["new_tokens"], theirs["prompt_tokens"], theirs["read_tokens"]) == (13.5, 60.0, 50.0)
+    assert (theirs["fitted_tokens"], theirs["windows"]) == (None, None)
     assert rich["ltm_ptb"].answering == ()
 
 
@@ -59,7 +60,7 @@ def test_a_prompt_is_cut_where_less_is_read_than_should_be(
     ]
     write_jsonl_atomic(path.parent / f"latents_{TASK}_{DATE}.jsonl", records)
     (section,) = build(find_runs([path])).tasks
-    assert section.answering[0].prompts_cut == (2 * cut, 2)
+    assert section.answering[0]["prompts_cut"] == (2 * cut, 2)
 
 
 def test_failed_extractions_are_counted_per_filter(tmp_path: Path) -> None:
@@ -71,11 +72,8 @@ def test_failed_extractions_are_counted_per_filter(tmp_path: Path) -> None:
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (section,) = build(find_runs([path])).tasks
     (facts,) = section.answering
-    assert [(one.filter, one.count, one.answers) for one in facts.unanswered] == [
-        ("strict-match", 1, 4),
-        ("flexible-extract", 0, 4),
-    ]
-    assert facts.empty == 1
+    assert facts["unanswered"] == [("strict-match", 1, 4), ("flexible-extract", 0, 4)]
+    assert facts["empty"] == 1
     assert section.browser is not None
     assert dict(section.browser.counts) == {"ahead": 0, "behind": 0, "wrong": 0, "failed": 1}
 
@@ -88,19 +86,17 @@ def test_attempts_grow_with_k_beside_the_content_free_row(rich: dict[str, TaskSe
 
 
 def test_accuracy_over_shots_needs_two_numbers_of_them() -> None:
-    rows = tuple(EffectRow("demos", shots, 0.1 * shots, 0.0, 1.0, 9, "", None) for shots in (8, 1, 4))
-    (line,) = shots_lines([EffectTable("m", "exact_match", "none", "demos", rows)])
+    rows = tuple(Figure("t", "acc", "demos", 0.1 * shots, 0.0, 1.0, n_shot=shots) for shots in (8, 1, 4))
+    (line,) = shots_lines([EffectTable("m", "exact_match", "none", rows)])
     assert line.label == "demos"
     assert line.points[0] == LinePoint(1, 0.1, 0.0, 1.0)
     assert [point.x for point in line.points] == [1, 4, 8]
-    assert shots_lines([EffectTable("m", "exact_match", "none", "demos", rows[:1])]) == ()
+    assert shots_lines([EffectTable("m", "exact_match", "none", rows[:1])]) == ()
 
 
 def test_pass_at_the_largest_k_over_shots_where_a_sweep_tells_it() -> None:
-    rows = tuple(EffectRow("demos", shots, 0.1 * shots, 0.0, 1.0, 9, "", None) for shots in (8, 1))
-    tables = [
-        EffectTable("m", metric, "none", "demos", rows) for metric in ("pass@1", "exact_match", "pass@10", "pass@5")
-    ]
+    rows = tuple(Figure("t", "acc", "demos", 0.1 * shots, 0.0, 1.0, n_shot=shots) for shots in (8, 1))
+    tables = [EffectTable("m", metric, "none", rows) for metric in ("pass@1", "exact_match", "pass@10", "pass@5")]
     k, (line,) = shots_pass_lines(tables)
     assert (k, [point.x for point in line.points]) == (10, [1, 8])
     assert len(shots_lines(tables)) == 1
@@ -150,7 +146,7 @@ def test_without_the_draws_of_every_document_there_is_no_curve(tmp_path: Path) -
     path.write_text("".join(f"{json.dumps(row)}\n" for row in old), encoding="utf-8")
     sections = {task.name: task for task in build(find_runs([tmp_path])).tasks}
     assert sections["ltm_ptb"].draws == () and sections["ltm_ptb"].steps
-    assert [one.head for one in sections["ltm_ptb"].inference.layers[0].maps] == ["Document", "Document"]
+    assert [one.head for one in sections["ltm_ptb"].layers[0].maps] == ["Document", "Document"]
 
 
 def test_steps_at_the_fits_own_noise_are_no_bound(tmp_path: Path) -> None:
@@ -219,17 +215,17 @@ def test_cost_and_size_beside_the_first_model(tmp_path: Path) -> None:
     write_rich(tmp_path)
     data = build(find_runs([tmp_path]))
     ours, theirs = data.tasks[0].costs
-    assert (ours.seconds, ours.seconds_per_document, ours.peak_memory_bytes) == (12.5, 12.5 / 8, 3 * 2**28)
-    assert (ours.fit_share, ours.t_fast) == (0.5 / 0.75, 4.0)
-    assert ours.fitted_tokens_per_second == pytest.approx(4 * 40 / 0.5)
-    assert ours.new_tokens_per_second == pytest.approx(12 / 0.25)
-    assert ours.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=4)
-    assert theirs.flops_per_token == flops_per_token(38_370_000, layers=3, width=512, t_fast=0)
-    assert (theirs.fit_share, theirs.t_fast) == (None, None)
-    assert (ours.by_formula, theirs.by_formula) == (True, False) and "by formula</span>" in render(data)
+    assert (ours["seconds"], ours["seconds_per_document"], ours["peak_memory_bytes"]) == (12.5, 12.5 / 8, 3 * 2**28)
+    assert (ours["fit_share"], ours["t_fast"]) == (0.5 / 0.75, 4.0)
+    assert ours["fitted_tokens_per_second"] == pytest.approx(4 * 40 / 0.5)
+    assert ours["new_tokens_per_second"] == pytest.approx(12 / 0.25)
+    assert ours["flops_per_token"] == flops_per_token(38_370_000, layers=3, width=512, t_fast=4)
+    assert theirs["flops_per_token"] == flops_per_token(38_370_000, layers=3, width=512, t_fast=0)
+    assert (theirs["fit_share"], theirs["t_fast"]) == (None, None)
+    assert (ours["by_formula"], theirs["by_formula"]) == (True, False) and "by formula</span>" in render(data)
     first, second = data.sizes
-    assert (first.size_ratio, first.compute_ratio, second.compute_ratio) == (1.0, 1.0, pytest.approx(1 / 5))
-    assert first.same_compute_parameters == pytest.approx(first.flops_per_token / 6)  # type: ignore[operator]
+    assert (first["size_ratio"], first["compute_ratio"], second["compute_ratio"]) == (1.0, 1.0, pytest.approx(1 / 5))
+    assert first["same_compute_parameters"] == pytest.approx(first["flops_per_token"] / 6)
 
 
 def test_a_task_that_several_processes_shared_costs_what_all_of_them_took(tmp_path: Path) -> None:
@@ -242,7 +238,7 @@ def test_a_task_that_several_processes_shared_costs_what_all_of_them_took(tmp_pa
         path.write_text(json.dumps(content), encoding="utf-8")
     data = build(find_runs([tmp_path]))
     row = data.tasks[0].costs[0]
-    assert (row.processes, row.working_seconds, row.peak_memory_bytes) == (3, 30.0, 2**31)
+    assert (row["processes"], row["working_seconds"], row["peak_memory_bytes"]) == (3, 30.0, 2**31)
     assert "3 processes, 30.0 s of work</span>" in render(data)
 
 

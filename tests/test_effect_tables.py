@@ -8,7 +8,6 @@ import pytest
 
 from ltm_eval.report.page import build, render
 from ltm_eval.results.files import find_runs
-from ltm_eval.results.views import BudgetRow
 from ltm_eval.system.errors import ResultsError
 from tests.fake_runs import TASK, write_run
 
@@ -43,8 +42,8 @@ def test_rows_and_verdicts(tmp_path: Path) -> None:
     data = written(tmp_path, effect=EFFECT)
     (table,) = data.tasks[0].effect
     reference, other = table.rows
-    assert reference.difference is None and reference.against == ""
-    assert (other.against, other.difference.verdict) == ("demos, 8 shots", "worse")
+    assert reference.difference is None and reference.note == ""
+    assert (other.note, other.difference.verdict) == ("demos, 8 shots", "worse")
     page = render(data)
     assert "Effect of the demonstrations</h3>" in page and "other&lt;b&gt;" in page and "other<b>" not in page
 
@@ -62,8 +61,8 @@ def test_a_difference_is_clear_only_where_interval_and_p_value_agree(
 def test_compute_of_both_sides(tmp_path: Path) -> None:
     data = written(tmp_path, rethink_budget=BUDGET)
     assert data.tasks[0].budget == (
-        BudgetRow("ltm", "rethinking", 48, 1536, 1024),
-        BudgetRow("ltm", "independent draws", 48, 1536, 999),
+        {"label": "ltm", "side": "rethinking", **SPENT},
+        {"label": "ltm", "side": "independent draws", **SPENT, "new_tokens": 999},
     )
     assert "Compute of rethinking" in render(data) and "our reading" in render(data)
 

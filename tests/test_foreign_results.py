@@ -87,11 +87,11 @@ def test_every_task_has_its_section(data: ReportData) -> None:
     sections = {task.name: task for task in data.tasks}
     assert list(sections) == list(TASKS)
     assert [table.metric for table in sections["odd_or_even"].tables] == ["acc"]
-    assert sections["counting"].answering[0].documents == 5
+    assert sections["counting"].answering[0]["documents"] == 5
     for section in sections.values():
         assert section.browser is not None and section.browser.documents == 5
         assert section.browser.command.startswith("lm_eval --model hf --model_args ")
-    assert data.sizes[0].parameters == 1_436_544
+    assert data.sizes[0]["parameters"] == 1_436_544
     (card,) = data.models
     assert (card.kind, card.audit) == ("hf", "")
     assert "odd_or_even: 5 documents" in card.sources

@@ -283,22 +283,16 @@ def test_a_folder_of_probes_alone_is_enough_and_an_empty_one_is_not(tmp_path: Pa
 def test_heat_maps_order_documents_by_kl_and_colour_by_layer() -> None:
     pairs = [((4.0, 8.0), (-1.0, 0.5)), ((0.0, 2.0), (0.0, -2.0))]
     kl, var = layer_maps(pairs, ["much", "little"])
-    assert [(row.label, row.values, row.levels) for row in kl.rows] == [
-        ("little", ("0.00", "2.00"), (0, 2)),
-        ("much", ("4.00", "8.00"), (4, LEVELS)),
-    ]
-    assert [(row.values, row.levels) for row in var.rows] == [
-        (("0.000", "−2.000"), (0, LEVELS)),
-        (("−1.000", "0.500"), (4, 0)),
-    ]
+    assert kl.rows == (("little", (("0.00", 0), ("2.00", 2))), ("much", (("4.00", 4), ("8.00", LEVELS))))
+    assert [cells for _, cells in var.rows] == [(("0.000", 0), ("−2.000", LEVELS)), (("−1.000", 4), ("0.500", 0))]
 
 
 def test_many_documents_stand_in_tenths() -> None:
     pairs = [((float(index),), (0.0,)) for index in range(1000)]
     kl, _ = layer_maps(pairs[::-1], [str(index) for index in range(1000)])
     assert len(kl.rows) == 10
-    assert (kl.rows[0].label, kl.rows[-1].label) == ("tenth 1 (least KL)", "tenth 10 (most KL)")
-    assert [row.values for row in kl.rows] == [(f"{49.5 + 100 * tenth:.2f}",) for tenth in range(10)]
+    assert (kl.rows[0][0], kl.rows[-1][0]) == ("tenth 1 (least KL)", "tenth 10 (most KL)")
+    assert [text for _, ((text, _),) in kl.rows] == [f"{49.5 + 100 * tenth:.2f}" for tenth in range(10)]
 
 
 def test_layers_that_cannot_be_compared_make_no_map() -> None:
@@ -317,10 +311,10 @@ def test_fits_that_ended_higher_than_they_began_are_counted() -> None:
 
 def test_the_worst_fit_is_the_one_that_gained_least() -> None:
     second = replace(LATENT, objective_nats=(200.0, 199.0, 198.0, 197.0))
-    curve = latent_summary("m", [LATENT, second]).curve
+    curve = latent_summary("m", [LATENT, second])["curve"]
     assert curve is not None
     assert curve.worst == (0.0, -1.0, -2.0, -3.0)
-    alone = latent_summary("m", [LATENT]).curve
+    alone = latent_summary("m", [LATENT])["curve"]
     assert alone is not None and alone.worst == ()
 
 
@@ -394,11 +388,11 @@ def test_runs_that_differ_in_fast_steps_make_a_curve(tmp_path: Path) -> None:
         )
     write_run(tmp_path / "gpt2", model="gpt2", right=right)
     data = build(*gather([tmp_path]))
-    strict, flexible = data.tasks[0].inference.compute
+    strict, flexible = data.tasks[0].compute
     assert (strict.metric, flexible.metric) == ("exact_match, strict-match", "exact_match, flexible-extract")
-    assert strict.share and strict.higher_is_better
-    assert [(point.t_fast, point.value) for point in strict.points] == [(4, 0.25), (16, 1 / 3), (64, 0.5)]
-    assert strict.points[0].flops == 5 * (6 * 1000 + 12 * 2 * 8 * 512)
+    assert all(one.share and one.higher_is_better for _, _, one in strict.points)
+    assert [(t_fast, one.value) for t_fast, _, one in strict.points] == [(4, 0.25), (16, 1 / 3), (64, 0.5)]
+    assert strict.points[0][1] == 5 * (6 * 1000 + 12 * 2 * 8 * 512)
     page = words_in(render(data))
     assert "Test-time compute" in page and "fast steps" in page and "GFLOPs per token" in page
 
@@ -412,15 +406,15 @@ def test_bounds_make_a_curve_too_and_other_conditions_none(tmp_path: Path) -> No
             kind="ltm",
             change={"config": config_of(t_fast)},
         )
-    (curve,) = build(*gather([tmp_path])).tasks[0].inference.compute
-    assert (curve.metric, curve.bound, curve.share) == ("perplexity per token, bound", True, False)
-    first, second = curve.points
-    assert first.value > second.value
+    (curve,) = build(*gather([tmp_path])).tasks[0].compute
+    (_, _, first), (_, _, second) = curve.points
+    assert (curve.metric, first.bound, first.share) == ("perplexity per token, bound", True, False)
+    assert first.value is not None and second.value is not None and first.value > second.value
     assert first.low is not None and first.low < first.value
     for folder, condition in (("a", "prompt"), ("b", "demos")):
         change = {"config": config_of(4 if folder == "a" else 8, condition=condition)}
         write_run(tmp_path / "o" / folder, model="ltm-x", right=right, kind="ltm", change=change)
-    assert build(*gather([tmp_path / "o"])).tasks[0].inference.compute == ()
+    assert build(*gather([tmp_path / "o"])).tasks[0].compute == ()
 
 
 def test_curves_say_where_no_z_lies() -> None:
@@ -513,9 +507,9 @@ def test_the_page_does_not_scroll_sideways(opened: tuple[Any, list[str]], width:
 
 def test_stop_reasons_are_told_only_of_what_was_generated(tmp_path: Path) -> None:
     scored = [replace(LATENT, doc_id=i, stop_reason="") for i in range(3)]
-    assert latent_summary("a", scored).stop_reasons == ()
+    assert latent_summary("a", scored)["stop_reasons"] == ()
     mixed = [*scored, replace(LATENT, doc_id=3)]
-    assert latent_summary("a", mixed).stop_reasons == (("nothing generated", 3), ("stop_string", 1))
+    assert latent_summary("a", mixed)["stop_reasons"] == (("nothing generated", 3), ("stop_string", 1))
     write_ppl_run(tmp_path, model="ltm-x", nats=lambda i: 30.0, kind="ltm")
     (folder,) = (path.parent for path in tmp_path.rglob("results_*"))
     write_jsonl_atomic(folder / f"latents_ltm_ptb_{DATE}.jsonl", [replace(one, task="ltm_ptb") for one in scored])
@@ -526,8 +520,7 @@ def test_stop_reasons_are_told_only_of_what_was_generated(tmp_path: Path) -> Non
 def test_kl_over_the_fit_is_a_mean_over_documents_at_doubling_steps() -> None:
     traces = [tuple((float(step * of), 8.0) for step in range(10)) for of in (1, 3)]
     (found,) = step_map([*traces, ((1.0, 1.0),), ((1.0, math.nan),) * 10, ((0.0, 0.0),) * 4])
-    assert [row.label for row in found.rows] == ["0", "1", "2", "4", "8", "9"]
-    assert [row.values for row in found.rows][-1] == ("18.00", "8.00")
-    assert found.rows[-1].levels == (LEVELS, round(LEVELS * 8 / 18)) and found.rows[0].levels[0] == 0
+    assert [name for name, _ in found.rows] == ["0", "1", "2", "4", "8", "9"]
+    assert found.rows[-1][1] == (("18.00", LEVELS), ("8.00", round(LEVELS * 8 / 18))) and found.rows[0][1][0][1] == 0
     assert "Means over 2 documents" in found.note
     assert step_map([]) == () and step_map([((1.0,),)]) == () and step_map([((), ()), ((), ())]) == ()

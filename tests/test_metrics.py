@@ -19,15 +19,15 @@ from ltm_eval.results.statistics import (
     WILSON,
     Interval,
     corpus_ppl,
+    interval_from_stderr,
     mean_interval,
     paired_means,
     pass_at_k,
     quantile,
     rate_interval,
     share_interval,
+    share_interval_from_stderr,
     tango_interval,
-    told_interval,
-    told_share_interval,
     wilson_interval,
 )
 from ltm_eval.system.errors import UsageError
@@ -182,7 +182,7 @@ def test_shares_of_right_or_wrong_are_wilsons_and_others_narrower() -> None:
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=40))
 def test_shares_told_by_mean_and_standard_error_are_those_of_the_scores(values: list[float]) -> None:
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    told = told_share_interval(mean, spread, len(values))
+    told = share_interval_from_stderr(mean, spread, len(values))
     assert told is not None
     known, kind = share_interval(values)
     assert told[1] == kind or spread == 0
@@ -193,12 +193,12 @@ def test_shares_told_by_mean_and_standard_error_are_those_of_the_scores(values: 
 def test_a_standard_error_alone_gives_students_interval() -> None:
     from scipy.stats import t
 
-    found = told_interval(10.0, 2.0, 5, positive=False)
+    found = interval_from_stderr(10.0, 2.0, 5, positive=False)
     assert (found.low, found.high) == pytest.approx(t.interval(0.95, 4, loc=10.0, scale=2.0))
-    assert told_interval(10.0, 2.0, None, positive=False).high == pytest.approx(13.919927969080108)
-    assert told_interval(1.0, 2.0, 5, positive=True).low > 0
-    assert told_interval(1.0, 2.0, 1, positive=True) == UNKNOWN
-    assert told_interval(1.0, 0.0, 5, positive=True) == Interval(1.0, 1.0)
+    assert interval_from_stderr(10.0, 2.0, None, positive=False).high == pytest.approx(13.919927969080108)
+    assert interval_from_stderr(1.0, 2.0, 5, positive=True).low > 0
+    assert interval_from_stderr(1.0, 2.0, 1, positive=True) == UNKNOWN
+    assert interval_from_stderr(1.0, 0.0, 5, positive=True) == Interval(1.0, 1.0)
 
 
 @pytest.mark.parametrize(("first", "second", "n"), [(12, 2, 50), (0, 0, 20), (1, 0, 44), (5, 5, 11), (3, 0, 3)])

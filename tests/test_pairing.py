@@ -80,7 +80,7 @@ def test_a_figure_that_is_no_mean_of_its_documents_is_left_out() -> None:
 
 
 def test_a_mean_of_blocks_is_no_bound_whatever_its_size() -> None:
-    found = only(entry({BLOCK_MEAN: [2.0, 1]}, {BLOCK_MEAN: [700.5, 1]}, {BLOCK_MEAN: [1.0, 0]}))
+    found = only(entry({BLOCK_MEAN.metric: [2.0, 1]}, {BLOCK_MEAN.metric: [800.0, 1]}, {BLOCK_MEAN.metric: [1.0, 0]}))
     assert found.kind == RELEASED
     assert dict(found.values) == {("0", 0): (pytest.approx(math.exp(2)), 1.0), ("1", 0): (math.inf, 1.0)}
 

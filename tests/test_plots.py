@@ -36,16 +36,14 @@ from ltm_eval.report.plots import (
 )
 from ltm_eval.results.views import (
     ComputeCurve,
-    ComputePoint,
     Curve,
     Divergence,
+    DocumentBits,
     Estimate,
     Ladder,
     Line,
     LinePoint,
     Measure,
-    Spread,
-    Stack,
     StepCurve,
 )
 from ltm_eval.results.views import Figure as Number
@@ -66,8 +64,12 @@ def bars(label: str = "gpt2") -> list[Number]:
     ]
 
 
-def stacks(label: str = "gpt2") -> list[Stack]:
-    return [Stack(label="ltm", parts=(("NLL", 3.0), ("KL", 1.0))), Stack(label=label, parts=(("exact", 2.0),))]
+def stacks(label: str = "gpt2") -> dict[str, dict[str, float]]:
+    return {"ltm": {"NLL": 3.0, "KL": 1.0}, label: {"exact": 2.0}}
+
+
+def documents(label: str, series: int, *bits: float) -> DocumentBits:
+    return DocumentBits(label, series, {(str(index), 0): value for index, value in enumerate(bits)}, bound=False)
 
 
 def lines(label: str = "gpt2") -> list[Line]:
@@ -87,18 +89,18 @@ def plots() -> dict[str, Figure]:
     """One of every kind."""
     curve = Curve(label="ltm", median=(0.0, -5.0, -8.0), low=(0.0, -7.0, -9.0), high=(0.0, -3.0, -4.0))
     corners = ((1.0, 0.0), (0.75, 0.75), (0.0, 1.0))
-    computed = tuple(ComputePoint(f"{t}", t, 1e9 * t, 0.1 * t, 0.05 * t, None) for t in (2.0, 4.0))
+    computed = tuple((t, 1e9 * t, Number("t", "acc", f"{t}", 0.1 * t, 0.05 * t, share=True)) for t in (2.0, 4.0))
     training = [("ltm", [(1000, Number("t", "m", "a", 5.0, 4.5, 5.5)), (60000, Number("t", "m", "a", 4.0))])]
     return {
         "accuracy_bars": accuracy_bars(bars()),
         "stacked_bars": stacked_bars(stacks()),
-        "histogram": histogram([Spread("ltm", 1, (1.0, 1.5, 1.75)), Spread("gpt2", 2, (1.25, 2.0))]),
+        "histogram": histogram([documents("ltm", 1, 1.0, 1.5, 1.75), documents("gpt2", 2, 1.25, 2.0)]),
         "divergence_curves": divergence_curves([Divergence("human", 0, corners), Divergence("ltm", 1, corners)]),
         "fit_trajectory": fit_trajectory([curve, replace(curve, label="other", worst=(0.0, 1.0, -2.0))]),
         "bound_over_steps": bound_over_steps([StepCurve("ltm", 1, (5.0, 4.0, 3.5), 3.75, True, 4)]),
         "training_curves": training_curves(training, axis="bits per byte ↓"),
         "bands": bands(lines(), x="attempts k", y="pass@k, percent"),
-        "compute_curves": compute_curves([ComputeCurve("ltm", "acc", True, False, True, computed)], flops=True),
+        "compute_curves": compute_curves([ComputeCurve("ltm", "acc", computed)], flops=True),
         "reconstruction": reconstruction(measure()),
     }
 
@@ -140,7 +142,7 @@ def test_a_histogram_counts_every_document_once() -> None:
     (axes,) = plots()["histogram"].axes
     counts = [outline.get_data() for outline in axes.patches if not outline.get_fill()]
     assert [(sum(one.values), one.edges[0], one.edges[-1]) for one in counts] == [(3, 1.0, 2.0), (2, 1.0, 2.0)]
-    (axes,) = histogram([Spread("ltm", 1, (1.5, 1.5, 1.5))]).axes
+    (axes,) = histogram([documents("ltm", 1, 1.5, 1.5, 1.5)]).axes
     assert sum(axes.patches[0].get_data().values) == 3
 
 
@@ -330,8 +332,9 @@ def test_a_users_matplotlibrc_changes_nothing() -> None:
 
 def test_pyplot_is_never_loaded() -> None:
     code = (
-        "import sys; from ltm_eval.report.plots import *; from ltm_eval.results.views import Spread;"
-        "inline_svg(histogram([Spread('a', 1, (1.0, 2.0))]), name='f'); print('matplotlib.pyplot' in sys.modules)"
+        "import sys; from ltm_eval.report.plots import *; from ltm_eval.results.views import Curve;"
+        "inline_svg(fit_trajectory([Curve('a', (0, -1), (0, -2), (0, 0))]), name='f');"
+        "print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

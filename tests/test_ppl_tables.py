@@ -19,7 +19,7 @@ from scipy import stats
 from ltm_eval.report.page import build, render
 from ltm_eval.results.files import find_runs
 from ltm_eval.results.scores import published_for
-from ltm_eval.results.statistics import STUDENT, TOLD, corpus_ppl, mean_interval
+from ltm_eval.results.statistics import FROM_STDERR, STUDENT, corpus_ppl, mean_interval
 
 if TYPE_CHECKING:
     from ltm_eval.results.views import PerplexityLine, PerplexitySection, ReportData
@@ -164,7 +164,7 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     section = section_of(tmp_path)
     line = lines(section)["exact", "gpt2-x"]
     assert line.bits_per_byte is not None
-    assert line.bits_per_byte.interval == TOLD
+    assert line.bits_per_byte.interval == FROM_STDERR
     assert line.bits_per_byte.stderr is not None
     # Student's t, n - 1 degrees of freedom, on the logarithmic scale.
     half = stats.t.ppf(0.975, N - 1) * line.bits_per_byte.stderr / line.bits_per_byte.value
@@ -290,16 +290,16 @@ def test_worst_documents_and_their_distribution(tmp_path: Path) -> None:
     write_two(tmp_path)
     section = section_of(tmp_path)
     bits = {i: of_ltm(i) / (40 + i) / math.log(2) for i in range(N)}
-    assert [one.doc_id for one in section.worst] == sorted(bits, key=lambda i: -bits[i])[:5]
-    assert section.worst[0].bits_per_byte == pytest.approx(max(bits.values()))
-    assert section.worst[0].text == f"Text {section.worst[0].doc_id} of apples."
-    assert [(spread.label, len(spread.values)) for spread in section.spreads] == [("ltm-x", N), ("gpt2-x", N)]
+    assert [one["doc_id"] for one in section.worst] == sorted(bits, key=lambda i: -bits[i])[:5]
+    assert section.worst[0]["bits_per_byte"] == pytest.approx(max(bits.values()))
+    assert section.worst[0]["text"] == f"Text {section.worst[0]['doc_id']} of apples."
+    assert [(one.label, len(one.bits)) for one in section.documents] == [("ltm-x", N), ("gpt2-x", N)]
 
 
 def test_the_parts_add_up_to_the_bound(tmp_path: Path) -> None:
     write_two(tmp_path)
     section = section_of(tmp_path)
-    found = {stack.label: dict(stack.parts) for stack in section.stacks}
+    found = section.stacks
     bound = lines(section)["bound", "ltm-x"].per_token
     assert bound is not None
     assert sum(found["ltm-x"].values()) == pytest.approx(math.log(bound.value))

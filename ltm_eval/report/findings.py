@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound="Hashable")
 
 _BOUND_METRICS = frozenset(kind.metric for kind in KINDS if kind.bound)
-ENOUGH_TEXTS = 1_000
-"""Human texts of the published protocols with the fewest; mauve-text's advice is 5,000."""
+ENOUGH_TEXTS = 1_000  # human texts of the smallest published protocol; mauve-text advises 5,000
 
 
 def verdicts_of(section: TaskSection) -> list[Verdict]:
@@ -139,7 +138,7 @@ def run_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
 
 
 def _alike(pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:
-    """Labels by what is said of them, so that it is said once."""
+    """Return the labels by their key, so that each key is named once."""
     found: dict[K, list[str]] = {}
     for key, label in pairs:
         found.setdefault(key, []).append(label)
@@ -147,21 +146,21 @@ def _alike(pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:
 
 
 def _unfinished_banners(named: Sequence[tuple[str, Run]]) -> list[Banner]:
-    """Runs that are at work or were cut off; the tasks they show are whole, more may be to come."""
+    """Return a banner on runs that are in progress or were interrupted."""
     labels = [label for label, run in named if run.extra.status in UNFINISHED]
     text = f"Unfinished: {', '.join(labels)}: the tasks shown are whole, more may be to come; the same command goes on."
     return [Banner("alarm", text)] if labels else []
 
 
 def has_bound(run: Run) -> bool:
-    """Whether the run reports a figure that is meant as an upper bound."""
+    """Return whether the run reports a figure meant as an upper bound."""
     rolling = ROLLING_METRICS | {"bits_per_byte"} if run.model_kind == "ltm" else frozenset()
     metrics = {score.metric for task in run.tasks.values() for score in task.scores}
     return any(name.endswith("_bound") for name in metrics) or bool(metrics & (_BOUND_METRICS | rolling))
 
 
 def audit_line(run: Run) -> str:
-    """The audit's verdict in one line; empty where none was made or no figure of the run is meant as a bound."""
+    """Return the audit's verdict in one line; empty without an audit, or if the run reports no bound."""
     audit = run.extra.audit
     if audit is None or not has_bound(run):
         return ""
@@ -210,7 +209,7 @@ def task_banners(name: str, entries: Sequence[Entry], section: TaskSection) -> l
 
 
 def unofficial_data(name: str, run: Run) -> list[str]:
-    """Where the data of a task are not the published ones, as the run tells it."""
+    """Return how the data of a task differ from the published files, as the run records it."""
     result, sets = run.tasks[name], (run.extra.data or {}).get("sets")
     if sets is None:
         told = result.config.get("metadata")
@@ -221,7 +220,7 @@ def unofficial_data(name: str, run: Run) -> list[str]:
 
 
 def _data_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
-    """Data that bear a set's name and are not the published ones."""
+    """Return a banner on data that have a set's name but are not the published files."""
     found = _alike((sentence, entry.label) for entry in entries for sentence in unofficial_data(name, entry.run))
     return [
         Banner("alarm", f"{sentence[0].upper()}{sentence[1:]} ({name}, {', '.join(labels)}).")
@@ -230,7 +229,7 @@ def _data_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
 
 
 def few_banners(counts: Iterable[tuple[str, int | None]]) -> list[Banner]:
-    """Tasks of so few documents that their intervals are rough.
+    """Return a banner for each task with so few documents that its intervals are rough.
 
     Args:
         counts: tasks and their documents.
@@ -257,7 +256,7 @@ def _is_predicted(run: Run, name: str) -> bool:
 
 
 def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
-    """Runs that scored a part of the data: one banner for the tasks that the same runs cut in the same way."""
+    """Return banners on runs that scored a part of the data, one for the tasks that the same runs cut alike."""
     parts: dict[tuple[str, str], list[str]] = {}
     for name in names:
         cut: dict[tuple[str, str], list[str]] = {}
@@ -273,7 +272,7 @@ def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> lis
 
 
 def _cut(run: Run, name: str) -> tuple[str, str] | None:
-    """Why a run scored only some documents of a task, and how many; None where it scored all, or does not tell."""
+    """Return why a run scored only some documents of a task, and how many; None if all, or if not recorded."""
     run = run.of(name)
     result, limit = run.tasks[name], run.extra.limit
     scored, whole = result.n_effective, result.n_original
@@ -287,7 +286,7 @@ def _cut(run: Run, name: str) -> tuple[str, str] | None:
 
 
 def shared_warnings(models: Sequence[ModelCard]) -> list[tuple[str, tuple[str, ...]]]:
-    """Each warning of the runs once, with the models it is of."""
+    """Return each warning of the runs once, with its models."""
     found = _alike((warning, model.label) for model in models for warning in model.warnings)
     return [(warning, tuple(dict.fromkeys(labels))) for warning, labels in found.items()]
 
@@ -353,7 +352,7 @@ def _protocol_banners(name: str, section: TaskSection) -> list[Banner]:
 
 
 def _generation_banners(name: str, section: TaskSection) -> list[Banner]:
-    """Texts made or compared differently, and too few of them."""
+    """Return banners on texts that were generated or compared differently, and on too few of them."""
     generation = section.generation
     if generation is None:
         return []

@@ -67,7 +67,7 @@ from ltm_eval.results.effect import budget_rows, effect_tables
 from ltm_eval.results.figures import apart_of, compared_tasks, groups_of, subject_first
 from ltm_eval.results.files import find_runs, read_answers, read_latents, read_tokens, result_files
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.perplexity import document_costs, of_same_tokens
+from ltm_eval.results.perplexity import of_same_tokens
 from ltm_eval.results.scores import flat, published_for
 from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import (
@@ -80,7 +80,6 @@ from ltm_eval.results.views import (
     ReportData,
     Summary,
     SummaryRow,
-    TaskLatents,
     TaskSection,
 )
 from ltm_eval.system.errors import ResultsError
@@ -98,8 +97,14 @@ if TYPE_CHECKING:
     from ltm_eval.results.views import Difference, PerplexitySection, ProbeView, Published
 
 
-MOST_PUBLISHED = 4
-"""Published figures in one row; the task's section lists all."""
+MOST_PUBLISHED = 4  # published figures in one row of the summary; the task's section lists all
+SAMPLE_BYTES = 3_000_000
+PARAMETER_KEYS = ("parameters", "model_num_parameters")
+UNTOLD = "–"
+TASK_CAPTION = (
+    "≤ marks upper bounds; shares and their differences in percent. p is not corrected; Holm’s correction is over the "
+    "first figure of every task and model."
+)
 _FAMILIES = re.compile(r"LTM(-\w+)?( \(N_z=\d+\))?|GPT-2([- ]?(small|medium|large|xl))?( \(\w+\))?", re.IGNORECASE)
 
 
@@ -224,9 +229,9 @@ def _perplexity_rows(
 
 
 def _best(cells: Sequence[Figure | None], gaps: Sequence[Difference | None]) -> int | None:
-    """Return the first model's place if it is better than all others with figures.
+    """Return the index of the best model, if the differences prove it.
 
-    Another model's place if the first is worse than it and no third has a figure: more the differences do not tell.
+    0 if the first model is better than all others with figures; 1 if it is worse than the only other one.
     """
     with_figure = [gap for gap, cell in zip(gaps, cells[1:], strict=True) if cell is not None]
     if not with_figure or any(gap is not None and gap.caveat for gap in with_figure):
@@ -241,13 +246,12 @@ def _published_metric(metric: str) -> str:
 
 
 def _published(rows: Iterable[Published], metric: str) -> tuple[Published, ...]:
-    """Figures of that very metric, of LTMs and plain GPT-2 models: LTMs first, each model once."""
-    found = [row for row in rows if metric and row.metric == metric and _FAMILIES.fullmatch(row.model)]
-    return _few(found)
+    """Return figures of that metric, of LTMs and plain GPT-2 models: LTMs first, each model once."""
+    return _few([row for row in rows if metric and row.metric == metric and _FAMILIES.fullmatch(row.model)])
 
 
 def _published_perplexity(rows: Iterable[Published], *, released: bool) -> tuple[Published, ...]:
-    """Zero-shot perplexities per token: those of LTMs stand beside as_released, those of GPT-2 beside exact figures."""
+    """Return zero-shot perplexities per token: of LTMs beside as_released, of GPT-2 beside exact figures."""
     found = [
         row
         for row in rows
@@ -263,10 +267,6 @@ def _few(rows: Sequence[Published]) -> tuple[Published, ...]:
     for row in sorted(rows, key=lambda row: not row.model.startswith("LTM")):
         first.setdefault((row.model, row.shots), row)
     return tuple(first.values())[:MOST_PUBLISHED]
-
-
-SAMPLE_BYTES = 3_000_000
-PARAMETER_KEYS = ("parameters", "model_num_parameters")
 
 
 # Building
@@ -329,7 +329,7 @@ def build(runs: Sequence[Run], probes: Sequence[Probe] = (), *, full: bool = Fal
 
 
 def _of_probes(views: tuple[ProbeView, ...]) -> ReportData:
-    """A page without runs."""
+    """Return the page of probes without runs."""
     demo = [
         Banner("alarm", f"Demo model: {view.label} is bundled to try the program with.") for view in views if view.demo
     ]
@@ -352,7 +352,6 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
     scored_texts_only = perplexity is not None and not any(table.share for table in tables)
     records = {entry.label: own for entry in entries if (own := read_latents(entry.run, name))}
     told = {entry.label: records.get(entry.label) or read_answers(entry.run, name) for entry in entries}
-    costs = document_costs(name, entries) if scored_texts_only else ()
     effect = effect_tables(name, entries)
     # None if a run scored other data under the set's name.
     others = any(unofficial_data(name, entry.run) or _bundled(name, entry.run) for entry in entries)
@@ -368,10 +367,8 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
         effect=effect,
         budget=budget_rows(name, entries),
         latents=tuple(latent_summary(label, own) for label, own in records.items()),
-        inference=TaskLatents(
-            layers=tuple(view for view in layers if view is not None),
-            compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
-        ),
+        layers=tuple(view for view in layers if view is not None),
+        compute=compute_curves(name, entries, records, tables=tables, perplexity=perplexity),
         published=published,
         definition=flat(entries[0].run.tasks[name].config),
         perplexity=perplexity,
@@ -389,7 +386,7 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
             name,
             entries,
             records,
-            costs=costs,
+            costs=perplexity.documents if perplexity is not None and scored_texts_only else (),
             kept={entry.label: stored(read_tokens(entry.run, name)) for entry in entries},
             budget=share_of_page,
             full=full,
@@ -398,7 +395,7 @@ def _section(task: TaskTables, *, share_of_page: int, full: bool) -> TaskSection
 
 
 def _bundled(name: str, run: Run) -> bool:
-    """Whether a task ran on the bundled sample data."""
+    """Return whether a task ran on the bundled sample data."""
     run = run.of(name)
     facts = read_facts((run.extra.data or {}).get("sets"), name)
     return facts.get("sample") is True or run.extra.sample_data
@@ -436,7 +433,7 @@ def _step(run: Run) -> int | None:
 
 
 def _sizes(run: Run) -> str:
-    """Layers, width and latents as a reader says them."""
+    """Return layers, width, latents and context in words."""
     sizes = run.config.get("sizes")
     told = sizes if isinstance(sizes, dict) else {}
     words = (("n_layers", "layers"), ("dim", "wide"), ("max_z_len", "latent vectors"), ("max_seq_len", "tokens"))
@@ -444,7 +441,7 @@ def _sizes(run: Run) -> str:
 
 
 def _sources(run: Run) -> list[str]:
-    """`task: sample, 4 of 120 documents` for every task."""
+    """Return `task: sample, 4 of 120 documents` for every task."""
     found = []
     for name, result in run.tasks.items():
         facts = read_facts((run.extra.data or {}).get("sets"), name)
@@ -481,7 +478,7 @@ def render(data: ReportData, plots: Mapping[str, Plot] | None = None) -> str:
 
 
 def _side_by_side(models: Sequence[ModelCard]) -> list[tuple[str, list[tuple[str, list[str], bool]]]]:
-    """Settings, data and provenance of all runs as rows of one table: (key, one value per run, whether they differ)."""
+    """Return settings, data and provenance of all runs as rows: key, a value per run, whether they differ."""
     parts = []
     for title, column in (
         ("Settings", [dict(model.settings) for model in models]),
@@ -504,11 +501,7 @@ def write(page: str, path: str | Path) -> None:
     write_text_atomic(path, page)
 
 
-UNTOLD = "–"
-TASK_CAPTION = (
-    "≤ marks upper bounds; shares and their differences in percent. p is not corrected; Holm’s correction is over the "
-    "first figure of every task and model."
-)
+# Other formats
 
 
 def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | None) -> list[Path]:
@@ -529,7 +522,7 @@ def export(data: ReportData, places: Mapping[str, Path], *, plots_dir: Path | No
 
 
 def document(data: ReportData) -> Document:
-    """The report's summary and the tables of its tasks."""
+    """Return the report's summary and the tables of its tasks."""
     figures = [one for task in data.tasks for one in task.figures]
     others = ", ".join(model.label for model in data.models[1:])
     return Document(
@@ -598,21 +591,17 @@ def _task_table(figures: Sequence[Figure], *, title: str) -> Table:
     rows = []
     for one in figures:
         found = one.difference
-        shown = _delta if one.share else signed_bits if "bits" in one.metric else signed
+        shown, scale = signed_bits if "bits" in one.metric and not one.share else signed, 100 if one.share else 1
         against = ("", "", "", "")
         if found is not None:
+            estimate, low, high = (shown(scale * value) for value in (found.estimate, found.low, found.high))
             p = p_both(found.p_value, found.p_holm)
-            interval = f"{shown(found.low)} to {shown(found.high)}" if found.known else UNTOLD
-            against = (shown(found.estimate), interval, p, VERDICTS[found.verdict])
+            against = (estimate, f"{low} to {high}" if found.known else UNTOLD, p, VERDICTS[found.verdict])
         numbers = tuple(UNTOLD if count is None else f"{count:,}" for count in (one.n, one.n_shot))
         texts = (value_text(one), interval_text(one), *numbers, *against)
         rows.append((Cell(metric_text(one)), Cell(one.model, note=status_note(one)), *(Cell(text) for text in texts)))
     columns = tuple(Column(head, numeric=index in range(2, 9)) for index, head in enumerate(heads))
     return Table(title, columns, tuple(rows), TASK_CAPTION)
-
-
-def _delta(value: float) -> str:
-    return signed(100 * value)
 
 
 def _published_table(figures: Sequence[Figure]) -> Table:

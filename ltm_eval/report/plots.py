@@ -30,14 +30,12 @@ if TYPE_CHECKING:
 
     from ltm_eval.results.views import (
         ComputeCurve,
-        ComputePoint,
         Curve,
         Divergence,
+        DocumentBits,
         Line,
         Measure,
         ReportData,
-        Spread,
-        Stack,
         StepCurve,
         TaskSection,
     )
@@ -191,15 +189,15 @@ def accuracy_bars(figures: Sequence[Number]) -> Figure:
 
 
 @_style()
-def stacked_bars(stacks: Sequence[Stack]) -> Figure:
+def stacked_bars(stacks: Mapping[str, Mapping[str, float]]) -> Figure:
     """Plot horizontal bars in nats per token, made of parts, one colour per part, with their sum at the end."""
-    parts = list(dict.fromkeys(part for stack in stacks for part, _ in stack.parts))
-    axes = _row_axes("nats per token", list(enumerate(stack.label for stack in stacks)), height=23 * len(stacks))
+    parts = list(dict.fromkeys(part for stack in stacks.values() for part in stack))
+    axes = _row_axes("nats per token", list(enumerate(stacks)), height=23 * len(stacks))
     legend: dict[str, Artist] = {}  # a part to one of its bars
     sums = []
-    for row, stack in enumerate(stacks):
+    for row, stack in enumerate(stacks.values()):
         left = 0.0
-        for part, size in stack.parts:
+        for part, size in stack.items():
             legend[part] = axes.barh(row, size, left=left, height=0.62, color=f"C{parts.index(part)}").patches[0]
             left += size
         axes.annotate(f"{left:.3f}", (left, row), (4, 0), textcoords="offset points", va="center")
@@ -209,20 +207,20 @@ def stacked_bars(stacks: Sequence[Stack]) -> Figure:
 
 
 @_style()
-def histogram(spreads: Sequence[Spread]) -> Figure:
+def histogram(models: Sequence[DocumentBits]) -> Figure:
     """Plot documents by bits per byte, one outline per model over common bins."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    values = [value for spread in spreads for value in spread.values]
-    bins = min(40, max(4, round(2 * max(len(spread.values) for spread in spreads) ** 0.5)))
+    values = [value for model in models for value in model.bits.values()]
+    bins = min(40, max(4, round(2 * max(len(model.bits) for model in models) ** 0.5)))
     edges = np.histogram_bin_edges(values, bins)
     axes = _axes("bits per byte of a document", "documents", height=115)
     legend: list[tuple[Artist, str]] = []
-    for spread in spreads:
-        counts, colour = np.histogram(spread.values, edges)[0], f"C{spread.series - 1}"
+    for model in models:
+        counts, colour = np.histogram(list(model.bits.values()), edges)[0], f"C{model.series - 1}"
         axes.stairs(counts, edges, color=colour, fill=True, alpha=BAND, linewidth=0)
-        legend.append((axes.stairs(counts, edges, color=colour, linewidth=1.6), spread.label))
+        legend.append((axes.stairs(counts, edges, color=colour, linewidth=1.6), model.label))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return _finished(axes, legend if len(legend) > 1 else ())
 
@@ -352,10 +350,7 @@ def compute_curves(curves: Sequence[ComputeCurve], *, flops: bool) -> Figure:
         flops: plot against GFLOPs per token, which every point must have, instead of fast steps.
     """
 
-    def place(point: ComputePoint) -> float:
-        return (point.flops or 0.0) / 1e9 if flops else point.t_fast
-
-    share = curves[0].share
+    share = curves[0].points[0][2].share
     scale = 100.0 if share else 1.0
     words = "percent correct" if share else "perplexity per token, ≤"
     axes = _axes("GFLOPs per token" if flops else "fast steps", words)
@@ -364,8 +359,9 @@ def compute_curves(curves: Sequence[ComputeCurve], *, flops: bool) -> Figure:
     legend: list[tuple[Artist, str]] = []
     for index, curve in enumerate(curves):
         look: dict[str, Any] = {"color": f"C{index}", "marker": MARKERS[index % len(MARKERS)]}
-        xs, ys = [place(point) for point in curve.points], [scale * point.value for point in curve.points]
-        ends = [_ends(point.low, point.high, point.value) for point in curve.points]
+        xs = [(operations or 0.0) / 1e9 if flops else steps for steps, operations, _ in curve.points]
+        ys = [scale * (one.value or 0.0) for _, _, one in curve.points]
+        ends = [_ends(one.low, one.high, one.value or 0.0) for _, _, one in curve.points]
         _intervals(axes, [(x, scale * low, scale * high) for x, (low, high) in zip(xs, ends, strict=True)], f"C{index}")
         legend += [(line, curve.model) for line in axes.plot(xs, ys, **look)]
     axes.set_xlim(left=0)
@@ -418,7 +414,7 @@ def _task_plots(task: TaskSection) -> Iterator[tuple[str, Figure]]:
     rows = [row for table in task.tables if table.share for row in table.rows]
     if shares := [row for row in rows if row.value is not None and 0 <= row.value <= 1]:
         yield "bars", accuracy_bars(shares)
-    if curves := [one.curve for one in task.latents if one.curve is not None]:
+    if curves := [one["curve"] for one in task.latents if one["curve"] is not None]:
         yield "fit", fit_trajectory(curves)
     if task.generation is not None and task.generation.curves:
         yield "divergence", divergence_curves(task.generation.curves)
@@ -436,18 +432,18 @@ def _task_plots(task: TaskSection) -> Iterator[tuple[str, Figure]]:
     if task.perplexity is not None:
         if task.perplexity.stacks:
             yield "parts", stacked_bars(task.perplexity.stacks)
-        if spreads := [spread for spread in task.perplexity.spreads if len(spread.values) > 1]:
-            yield "spread", histogram(spreads)
-    yield from _compute_plots(task.inference.compute)
+        if models := [one for one in task.perplexity.documents if len(one.bits) > 1]:
+            yield "spread", histogram(models)
+    yield from _compute_plots(task.compute)
 
 
 def _compute_plots(curves: Sequence[ComputeCurve]) -> Iterator[tuple[str, Figure]]:
-    shares = [curve for curve in curves if curve.share]
+    shares, bounds = ([one for one in curves if one.points[0][2].share is share] for share in (True, False))
     shares = [curve for curve in shares if curve.metric == shares[0].metric]  # a plot shows one quantity
-    for kind, same in (("share", shares), ("bound", [curve for curve in curves if not curve.share])):
+    for kind, same in (("share", shares), ("bound", bounds)):
         if same:
             yield f"steps-{kind}", compute_curves(same, flops=False)
-        if same and all(point.flops is not None for curve in same for point in curve.points):
+        if same and all(flops is not None for curve in same for _, flops, _ in curve.points):
             yield f"flops-{kind}", compute_curves(same, flops=True)
 
 

@@ -1,7 +1,7 @@
-"""The sample browser: documents with every model's answer, as many as there is room for, and what one may look for.
+"""The sample browser: documents with every model's answer.
 
-Of more documents than a page holds, those are kept that a filter can find (one model right and another wrong, no answer
-extracted, the largest differences), in turn, beside the first ones; the counts speak of all documents.
+If a page cannot hold all documents, it has the first ones and, in turn, those that a filter finds: one model right and
+another wrong, no answer extracted, the largest differences. The counts are of all documents.
 """
 
 from __future__ import annotations
@@ -27,30 +27,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ltm_eval.results.files import LatentRecord, Run, Sample, TokenRecord
-    from ltm_eval.results.perplexity import DocumentCosts
     from ltm_eval.results.scores import Entry
     from ltm_eval.results.tokens import Span
+    from ltm_eval.results.views import DocumentBits
 
     Key = tuple[str, int]
 
 
-# Texts with their tokens marked by what they cost: what the sample browser shows, before layout.
+# Texts with their tokens marked
 #
-# Of a text that two models scored, the first model's cost minus the second's, per span between common boundaries; of a
-# text that one model scored, and of an answer, which only its own model wrote, the cost itself. Both are nats. A
-# difference is comparable because the text is the same: a document of a perplexity set, or the data set's own answer to
-# a question. Costs of two models' answers are not set against each other, since the answers differ.
+# A text that two models scored (a document of a perplexity set, or the data set's own answer) shows the first model's
+# NLL minus the second's, per span between common boundaries; a text that one model scored, and an answer, shows the NLL
+# itself. All in nats. Two models' answers are different texts, so their NLLs are not compared.
 
-DIFFERENCES = (1.0, 2.0, 4.0)
-"""Nats from which on a difference has level 1, 2, 3."""
-COSTS = (1.0, 3.0, 6.0)
-"""Nats from which on a cost has level 1, 2, 3."""
+DIFFERENCES = (1.0, 2.0, 4.0)  # nats at which levels 1, 2 and 3 of a difference begin
+COSTS = (1.0, 3.0, 6.0)  # the same of an NLL
 LARGEST = 5
-LINE_END = "↵\n"
-"""Shows a marked line end, which has no place for a colour."""
+LINE_END = "↵\n"  # shows a marked line end, which is too narrow for a colour
 
-Stored = dict[tuple[int, str, str], "TokenRecord"]
-"""Records by document, prompt and part."""
+Stored = dict[tuple[int, str, str], "TokenRecord"]  # by document, prompt and part
 
 
 @dataclass(frozen=True)
@@ -63,12 +58,12 @@ class Scored:
 
 
 def stored(records: Sequence[TokenRecord]) -> Stored:
-    """The records of first requests and repeats."""
+    """Return the records of first requests and repeats."""
     return {(one.doc_id, one.prompt_hash, one.part): one for one in records if one.idx == one.repeat == 0}
 
 
 def scored_part(kept: Mapping[str, Stored], entry: Entry, sample: Sample, part: str) -> Scored | None:
-    """What is stored of a run's document; None where that is nothing.
+    """Return the stored record of a run's document, if there is one.
 
     Args:
         kept: the records by label.
@@ -79,7 +74,7 @@ def scored_part(kept: Mapping[str, Stored], entry: Entry, sample: Sample, part: 
 
 
 def token_view(text: str, scored: Sequence[Scored]) -> TokenView | None:
-    """A text under the first one or two models; None where nothing is stored, or of another text.
+    """Return a text as the first one or two models scored it; None if no record is of this text.
 
     Args:
         text: the whole text.
@@ -89,13 +84,21 @@ def token_view(text: str, scored: Sequence[Scored]) -> TokenView | None:
     if not own or not text:
         return None
     spans = common_spans([Pieces(one.record.piece_characters, one.record.piece_nats) for one in own])
+    largest = sorted(spans, key=lambda span: (-abs(span.difference_nats), span.begin))[:LARGEST]
     shown = cut(text)
     length = len(text) if shown == text else _shared_length(text, shown)
     return TokenView(
         runs=tuple(_runs(text, length, spans, DIFFERENCES if len(own) > 1 else COSTS)),
         rest=shown[length:],
         spans=len(spans),
-        largest=tuple(_large(text, span) for span in _largest(spans)),
+        largest=tuple(
+            LargeSpan(
+                text=text[span.begin : span.end].replace("\n", LINE_END[0]),
+                nats=span.nats,
+                difference=span.difference_nats if len(span.nats) > 1 else None,
+            )
+            for span in largest
+        ),
         sums=tuple(
             TokenSum(one.label, one.series, one.record.nats, one.record.kl_nats, one.record.draws) for one in own
         ),
@@ -103,7 +106,7 @@ def token_view(text: str, scored: Sequence[Scored]) -> TokenView | None:
 
 
 def _shared_length(text: str, shown: str) -> int:
-    """How many characters of a text stand in what `cut` made of it."""
+    """Return how many characters of a text `cut` kept."""
     low, high = 0, min(len(text), len(shown))
     while low < high:
         middle = (low + high + 1) // 2
@@ -112,14 +115,15 @@ def _shared_length(text: str, shown: str) -> int:
 
 
 def _runs(text: str, length: int, spans: Sequence[Span], edges: Sequence[float]) -> list[TokenRun]:
-    """The first `length` characters as marked spans and what lies between them."""
+    """Return the first `length` characters as marked spans and the text between them."""
     runs: list[TokenRun] = []
     plain = 0
     for span in spans:
         if span.begin >= length:
             break
-        level = _level(span.difference_nats, edges)
+        level = bisect_right(edges, abs(span.difference_nats))
         if level:
+            level = level if span.difference_nats > 0 else -level
             if span.begin > plain:
                 runs.append(TokenRun(text[plain : span.begin], 0, None))
             plain = min(span.end, length)
@@ -127,29 +131,14 @@ def _runs(text: str, length: int, spans: Sequence[Span], edges: Sequence[float])
     return [*runs, TokenRun(text[plain:length], 0, None)] if plain < length else runs
 
 
-def _level(nats: float, edges: Sequence[float]) -> int:
-    level = bisect_right(edges, abs(nats))
-    return level if nats > 0 else -level
-
-
 def level_words(marks: str) -> tuple[str, ...]:
-    """What levels 1, 2 and 3 of a difference or a cost stand for, in nats."""
+    """Return the ranges of levels 1, 2 and 3 of a difference or a cost, in nats."""
     edges = {"difference": DIFFERENCES, "cost": COSTS}[marks]
     return (*(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"{edges[-1]:g} or more")
 
 
-def _largest(spans: Sequence[Span]) -> list[Span]:
-    """Those with the largest differences, or costs, earlier ones first among equals."""
-    return sorted(spans, key=lambda span: (-abs(span.difference_nats), span.begin))[:LARGEST]
-
-
-def _large(text: str, span: Span) -> LargeSpan:
-    difference = span.difference_nats if len(span.nats) > 1 else None
-    return LargeSpan(text[span.begin : span.end].replace("\n", LINE_END[0]), span.nats, difference)
-
-
 def stored_words(kept: Mapping[str, Stored], labels: Sequence[str], *, scored: bool, marked: int) -> tuple[str, ...]:
-    """What a reader must know of documents whose tokens are not marked.
+    """Return notes on documents whose tokens are not marked.
 
     Args:
         kept: the records by label.
@@ -172,16 +161,15 @@ def stored_words(kept: Mapping[str, Stored], labels: Sequence[str], *, scored: b
     return tuple(found)
 
 
-# The command that scores one document again, from what a run says of itself.
+# Scoring one document again
 
-PLACE = "rerun"
-"""Folder of its results: beside the run's own they would be taken for newer ones of all documents."""
+PLACE = "rerun"  # folder of its results: beside the run's own they would count as newer results of all documents
 _VALUE = r"""(?:=|\s+)(?:"[^"]*"|'[^']*'|\S+)"""
 _DROPPED = re.compile(rf"\s(?:--(?:limit|documents|tasks?|output[_-]path)|-[Lto])(?:{_VALUE})", re.IGNORECASE)
 
 
 def rerun_command(run: Run, task: str, doc_id: int | str) -> str:
-    """Our own command with the document named, lm-eval's for results of others; empty where neither is known."""
+    """Return the run's own command for one document, lm-eval's for results of others; empty if neither is known."""
     run = run.of(task)
     if run.extra.command:
         kept = _DROPPED.sub("", run.extra.command)
@@ -195,14 +183,13 @@ def rerun_command(run: Run, task: str, doc_id: int | str) -> str:
     return f"lm_eval {' '.join(map(shlex.quote, words))} --log_samples --output_path {PLACE}"
 
 
+# The browser
+
 SAMPLES_PER_TASK = 200
 RESPONSES_PER_SAMPLE = 4
-MARKUP_BYTES = 900
-"""Of one document with one answer, beside its text."""
-MARK_BYTES = 45
-"""Of one marked span, beside its text."""
-MARKS_BYTES = 1_600
-"""Of what is said beside a marked text."""
+MARKUP_BYTES = 900  # of a document with one answer, without its text
+MARK_BYTES = 45  # of a marked span, without its text
+MARKS_BYTES = 1_600  # of the notes on a marked text
 TAGS = ("ahead", "behind", "wrong", "failed")
 
 
@@ -211,19 +198,19 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
     entries: Sequence[Entry],
     records: Mapping[str, Sequence[LatentRecord]],
     *,
-    costs: Sequence[DocumentCosts] = (),
+    costs: Sequence[DocumentBits] = (),
     kept: Mapping[str, Stored] = MappingProxyType({}),
     budget: int,
     full: bool = False,
 ) -> SampleBrowser | None:
-    """The documents of the first run with samples; None where there are none.
+    """Return the documents of the first run with samples; None without any.
 
     Args:
         records: the sidecars, by label.
         costs: bits per byte of every document, per run; empty for tasks that are answered.
-        kept: what tokens cost, by label.
+        kept: NLLs of tokens, by label.
         budget: bytes of the page.
-        full: all documents and all answers, whatever they take.
+        full: all documents and all answers, however large the page becomes.
     """
     lead = next((entry for entry in entries if entry.samples), None)
     if lead is None:
@@ -240,7 +227,8 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
         view = _view(key, documents[key], entries, facts=facts, costs=costs, kept=kept, full=full)
         for_marks -= (marked := _marks_bytes(view))
         if for_marks < 0 and not full:
-            view, marked = _unmarked(view), 0
+            answers = tuple(replace(answer, tokens=None) for answer in view.answers)
+            view, marked = replace(view, tokens=None, answers=answers), 0
         budget -= _page_bytes(view) + marked
         if budget < 0 and not full:
             break
@@ -272,20 +260,15 @@ def sample_browser(  # noqa: PLR0913 - a task's runs with all that is known of t
 def _marks_notes(
     kept: Mapping[str, Stored], entries: Sequence[Entry], shown: Sequence[SampleView], *, scored: bool
 ) -> tuple[str, ...]:
-    """What is said of tokens that are not marked; nothing for tasks that neither score texts nor generate."""
+    """Return notes on tokens that are not marked; none for tasks that neither score texts nor generate."""
     labels = [entry.label for entry in entries if entry.samples]
     words = any(answer.responses for view in shown for answer in view.answers)
     marked = sum(_marks_bytes(view) > 0 for view in shown)
     return stored_words(kept, labels, scored=scored, marked=marked) if scored or words else ()
 
 
-def _unmarked(view: SampleView) -> SampleView:
-    """The same without marks, where there is no room for more."""
-    return replace(view, tokens=None, answers=tuple(replace(answer, tokens=None) for answer in view.answers))
-
-
 def _places(documents: Mapping[Key, Sample]) -> dict[Key, str]:
-    """Each document's index, made unique: what a permalink ends in."""
+    """Return each document's index, made unique, for its permalink."""
     seen: Counter[int] = Counter()
     found = {}
     for key, sample in documents.items():
@@ -295,15 +278,15 @@ def _places(documents: Mapping[Key, Sample]) -> dict[Key, str]:
 
 
 def _order(keys: Sequence[Key], tags: Mapping[Key, Sequence[str]], gaps: Mapping[Key, float]) -> list[Key]:
-    """Half of the room for the first documents, then one of each kind in turn, then the rest."""
+    """Return the documents by priority: half of the room for the first ones, then one of each tag in turn, the rest."""
     queues = [[key for key in keys if tag in tags.get(key, ())] for tag in TAGS]
     queues.append(sorted((key for key in keys if key in gaps), key=lambda key: (-abs(gaps[key]), keys.index(key))))
     turns = [key for turn in zip_longest(*queues) for key in turn if key is not None]
     return list(dict.fromkeys([*keys[: SAMPLES_PER_TASK // 2], *turns, *keys]))
 
 
-def _gaps(costs: Sequence[DocumentCosts]) -> dict[Key, float]:
-    """Bits per byte of the first run minus those of the next one that has the document."""
+def _gaps(costs: Sequence[DocumentBits]) -> dict[Key, float]:
+    """Return bits per byte of the first run minus those of the next run that has the document."""
     if len(costs) < 2:
         return {}
     first, *others = costs
@@ -315,7 +298,7 @@ def _gaps(costs: Sequence[DocumentCosts]) -> dict[Key, float]:
 
 
 def _tags(key: Key, entries: Sequence[Entry]) -> tuple[str, ...]:
-    """What a document shows: the first filter's verdicts, and whether any filter found no answer."""
+    """Return a document's tags, by the first filter's verdicts and whether any filter extracted no answer."""
     own = [[found[key] for found in entry.samples.values() if key in found] for entry in entries]
     marks = [_right(found[0]) for found in own if found]
     tags = []
@@ -336,7 +319,7 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
     entries: Sequence[Entry],
     *,
     facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
-    costs: Sequence[DocumentCosts],
+    costs: Sequence[DocumentBits],
     kept: Mapping[str, Stored],
     full: bool,
 ) -> SampleView:
@@ -364,7 +347,7 @@ def _view(  # noqa: PLR0913 - a document and what is known of it
 def _marked_text(
     key: Key, sample: Sample, entries: Sequence[Entry], kept: Mapping[str, Stored], *, part: str
 ) -> TokenView | None:
-    """The scored text, or the data set's answer to this prompt, marked by what is stored of the models."""
+    """Return the scored text, or the data set's answer to this prompt, marked by the models' records."""
     found = []
     for entry in entries:
         own = next((of_filter[key] for of_filter in entry.samples.values() if key in of_filter), None)
@@ -407,7 +390,7 @@ def _answer(  # noqa: PLR0913 - a document of a run and what is known of it
 def _scored(
     key: Key,
     entry: Entry,
-    costs: Sequence[DocumentCosts],
+    costs: Sequence[DocumentBits],
     *,
     facts: Mapping[str, Mapping[int, tuple[tuple[str, str], ...]]],
 ) -> Answer | None:
@@ -430,7 +413,7 @@ def _scored(
 
 
 def _verdicts(first: Sample, samples: Iterable[Sample]) -> tuple[str, ...]:
-    """right or wrong for each answer, by the first filter that extracts one number per answer; else empty."""
+    """Return right or wrong for each answer, by the first filter that extracts one per answer; else empty texts."""
     for sample in samples:
         if len(sample.filtered) == len(first.responses) > 1:
             return tuple("right" if exact_match(text, sample.target) else "wrong" for text in sample.filtered)
@@ -438,7 +421,7 @@ def _verdicts(first: Sample, samples: Iterable[Sample]) -> tuple[str, ...]:
 
 
 def _facts_by_document(records: Sequence[LatentRecord]) -> dict[int, tuple[tuple[str, str], ...]]:
-    """What latent inference did for each document, of its first request and repeat."""
+    """Return facts of latent inference for each document, from its first request and repeat."""
     found: dict[int, tuple[tuple[str, str], ...]] = {}
     for record in records:
         if record.idx == record.repeat == 0:
@@ -463,7 +446,7 @@ def _facts(record: LatentRecord) -> Iterable[tuple[str, str]]:
 
 
 def _right(sample: Sample) -> str:
-    """right or wrong by the first metric, if that is a yes or no."""
+    """Return right or wrong by the first metric, empty if its value is neither 1 nor 0."""
     value = next(iter(sample.metrics.values()), None)
     if isinstance(value, (bool, int, float)) and value in (0, 1):
         return "right" if value == 1 else "wrong"
@@ -471,14 +454,14 @@ def _right(sample: Sample) -> str:
 
 
 def _shared(views: Sequence[SampleView]) -> tuple[str, ...]:
-    """The demonstrations that most of the documents have, all alike: shown once. None where they differ."""
+    """Return the demonstrations that most documents share, to be shown once; none if they differ."""
     sets = Counter(view.demonstrations for view in views if view.demonstrations)
     usual = sets.most_common(1)
     return usual[0][0] if usual and usual[0][1] > 1 else ()
 
 
 def _page_bytes(view: SampleView) -> int:
-    """About how much room a document takes: its text, escaped, and the mark-up around it."""
+    """Estimate a document's size on the page: its escaped text and the mark-up around it."""
     texts = [view.question, view.gold, view.worked, *view.demonstrations]
     for answer in view.answers:
         texts += [answer.label, *answer.responses, *(part for row in answer.extracted for part in row)]
@@ -488,6 +471,6 @@ def _page_bytes(view: SampleView) -> int:
 
 
 def _marks_bytes(view: SampleView) -> int:
-    """About how much room the marks of a document take."""
+    """Estimate the size of a document's marks on the page."""
     views = [one for one in (view.tokens, *(answer.tokens for answer in view.answers)) if one is not None]
     return sum(MARKS_BYTES + MARK_BYTES * sum(run.level != 0 for run in one.runs) for one in views)

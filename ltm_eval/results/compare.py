@@ -17,26 +17,23 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.results.columns import columns_of, joined, labels_of, model_of
 from ltm_eval.results.files import UNFINISHED, find_runs
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.perplexity import KINDS, PROTOCOL_KEYS
-from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, entry_of, flat, other_count
+from ltm_eval.results.perplexity import BLOCK_MEAN, KINDS, PROTOCOL_KEYS, VALUE_OF, scale_of
+from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, by_document, entry_of, flat, other_count
 from ltm_eval.results.signature import ROLLING, Tokens, causal_scope, same_tokens, tokens_of
-from ltm_eval.results.statistics import holm, paired_means, paired_rates, sign_of
+from ltm_eval.results.statistics import holm, paired_means, paired_rates, ppl, sign_of
 from ltm_eval.system.errors import RefusedError, ResultsError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ltm_eval.results.files import Run, Sample, Score
-    from ltm_eval.results.scores import Entry
+    from ltm_eval.results.files import Run, Score
+    from ltm_eval.results.scores import Entry, Key
     from ltm_eval.results.statistics import Paired
-
-    Key = tuple[str, int]
 
 MEAN, BOUND, EXACT, CAUSAL, RELEASED, PART = "mean", "bound", "exact", "causal", "as_released", "part"
 UNSOUND = "not a bound (audit failed)"
 BOUND_KINDS = (BOUND, "iwae", "prior")
-BLOCK_MEAN = "ppl_per_token_as_released_block_mean"
 SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "latent_seed")
 UNITS = {"word_perplexity": "word", "byte_perplexity": "byte", "perplexity": "target"}
 _KIND = {kind.metric: kind.name for kind in KINDS}
@@ -63,7 +60,7 @@ class Series:
 
 
 def series_of(entry: Entry, task: str) -> tuple[list[Series], list[str]]:
-    """Every figure of the run that its samples tell by document, and why the others are left out."""
+    """Return every figure of the run that its samples hold by document, and why the others are left out."""
     found, left_out = [], []
     for score in entry.run.tasks[task].scores:
         if score.metric.endswith("_mc_se"):
@@ -78,61 +75,34 @@ def series_of(entry: Entry, task: str) -> tuple[list[Series], list[str]]:
 
 
 def _series(entry: Entry, score: Score, task: str) -> Series | str:
-    samples = entry.samples.get(score.filter) or {}
-    values = {key: _value(sample, score.metric) for key, sample in samples.items()}
-    known = {key: value for key, value in values.items() if value is not None}
-    if not known:
+    """Return the figure by document, or why there is none."""
+    metric, filter_, higher = score.metric, score.filter, score.higher_is_better
+    logged = by_document(entry, metric=metric, filter_=filter_)
+    values = {key: (x, 1.0 if units is None else units) for key, (x, units) in logged.items()}
+    if not values:
         return "no figure by document"
-    if other := other_count(entry, task, metric=score.metric, filter_=score.filter):
+    if other := other_count(entry, task, metric=metric, filter_=filter_):
         return other
-    rated = not any(alone for _, _, alone in known.values()) or score.metric == "perplexity"
-    if rated and score.metric != BLOCK_MEAN:
-        return _rated(entry, score, {key: (abs(x), units) for key, (x, units, _) in known.items()})
-    if score.metric == BLOCK_MEAN:
-        means = {key: (_exp(x / units), 1.0) for key, (x, units, _) in known.items() if units}
-    else:
-        means = {key: (x, 1.0) for key, (x, _, _) in known.items()}
-        mean = math.fsum(x for x, _ in means.values()) / len(means)
+    if metric == BLOCK_MEAN.metric:
+        means = {key: (ppl([pair]), 1.0) for key, pair in values.items() if pair[1]}
+        return Series(metric, filter_, RELEASED, MEAN, "document", means, higher)
+    rated = metric == "perplexity" or all(units is not None for _, units in logged.values())
+    if not rated:
+        values = {key: (x, 1.0) for key, (x, _) in values.items()}
+        mean = math.fsum(x for x, _ in values.values()) / len(values)
         if score.value is not None and not math.isclose(mean, score.value, rel_tol=AGREEMENT, abs_tol=AGREEMENT):
             return "no mean of its documents, or results and samples disagree"
-    direction = score.higher_is_better
-    if direction is None and score.metric.startswith(SHARES):
-        direction = True
-    kind = RELEASED if score.metric == BLOCK_MEAN else MEAN
-    return Series(score.metric, score.filter, kind, MEAN, "document", means, direction)
-
-
-def _value(sample: Sample, metric: str) -> tuple[float, float, bool] | None:
-    """(nats, units, False) or (score, 1, True)."""
-    value = sample.metrics.get(metric)
-    if isinstance(value, list) and len(value) >= 2 and all(map(_is_finite, value[:2])) and value[1] >= 0:
-        return float(value[0]), float(value[1]), False
-    return (float(value), 1.0, True) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
-
-
-def _rated(entry: Entry, score: Score, values: Mapping[Key, tuple[float, float]]) -> Series | str:
-    if not any(units for _, units in values.values()):
-        return "no units to divide by"
-    metric = score.metric
-    base = metric.removesuffix("_bound")
-    scale = "bits" if base.startswith("bits_per_") else "nats" if base.startswith(("nll_per_", "kl_per_")) else "ppl"
-    if score.value is not None and not math.isclose(_rate(values, scale), score.value, rel_tol=AGREEMENT):
-        return "results and samples disagree"
-    unit = UNITS.get(base) or next((unit for unit in ("token", "word", "byte") if f"_per_{unit}" in base), "unit")
-    return Series(metric, score.filter, _kind(entry.run, metric), scale, unit, values, False)
-
-
-def _rate(values: Mapping[Key, tuple[float, float]], scale: str) -> float:
-    nats = math.fsum(x for x, _ in values.values()) / math.fsum(units for _, units in values.values())
-    return _exp(nats) if scale == "ppl" else nats / math.log(2) if scale == "bits" else nats
+        higher = True if higher is None and metric.startswith(SHARES) else higher
+        return Series(metric, filter_, MEAN, MEAN, "document", values, higher)
+    values, scale = {key: (abs(nats), units) for key, (nats, units) in values.items()}, scale_of(metric)
+    why = "" if any(units for _, units in values.values()) else "no units to divide by"
+    if not why and score.value is not None:
+        agree = math.isclose(VALUE_OF[scale](list(values.values())), score.value, rel_tol=AGREEMENT)
+        why = "" if agree else "results and samples disagree"
+    unit = next((unit for unit in ("token", "word", "byte") if f"_per_{unit}" in metric), "unit")
+    return why or Series(
+        metric, filter_, _kind(entry.run, metric), scale, UNITS.get(metric, unit), values, higher_is_better=False
+    )
 
 
 def _kind(run: Run, metric: str) -> str:
@@ -461,7 +431,7 @@ def _of_task(task: str, pair: tuple[Entry, Entry], metrics: Sequence[str]) -> tu
     return made, reasons
 
 
-def _paired(first: Series, second: Series, shared: Sequence[tuple[str, int]]) -> Paired | str:
+def _paired(first: Series, second: Series, shared: Sequence[Key]) -> Paired | str:
     """The statistics, or why there are none."""
     if "_per_token" in first.metric and not same_tokens([first.tokens, second.tokens]):
         return f"{first.metric}: the runs do not tell the same tokens, so figures per token do not compare"

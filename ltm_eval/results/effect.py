@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import read_samples
+from ltm_eval.results.scores import by_document, entry_of
 from ltm_eval.results.statistics import ALPHA, OPEN, interval_of, paired_means
-from ltm_eval.results.views import BudgetRow, Difference, EffectRow, EffectTable
+from ltm_eval.results.views import Difference, EffectTable, Figure
 from ltm_eval.system.errors import ResultsError
 from ltm_eval.system.text import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ltm_eval.results.files import Run, Sample
+    from ltm_eval.results.files import Run
     from ltm_eval.results.scores import Entry
 
 METRICS = ("exact_match", "pass@", "maj@")
@@ -34,25 +34,9 @@ class EffectCell:
     condition: str
     run: Run
 
-    def shots(self, task: str) -> int:
-        """Demonstrations per prompt."""
-        return self.run.tasks[task].n_shot or 0
-
-    def values(self, task: str, *, metric: str, filter_: str) -> dict[str, float]:
-        """The figure of every document, by document."""
-        return {
-            f"{sample.doc_id} {sample.doc_hash}": float(sample.metrics[metric])
-            for sample in self.samples(task)
-            if sample.filter == filter_ and metric in sample.metrics
-        }
-
-    def samples(self, task: str) -> tuple[Sample, ...]:
-        """The task's samples."""
-        return read_samples(self.run, task)
-
 
 def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
-    """The block `effect` of a sweep's results: all cells of every task, metric and filter, each with its difference.
+    """Return the block `effect` of a sweep's results: all cells of every task, metric and filter, with differences.
 
     Args:
         cells: what was run.
@@ -63,35 +47,32 @@ def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
 
 
 def _tables(cells: Sequence[EffectCell], task: str, reference: str) -> Iterator[dict[str, Any]]:
-    there = [cell for cell in cells if task in cell.run.tasks]
-    for score in there[0].run.tasks[task].scores:
+    from pandas import DataFrame, Series
+
+    there = [(cell.condition, entry_of("", 1, cell.run, task=task)) for cell in cells if task in cell.run.tasks]
+    keys = [(condition, entry.run.tasks[task].n_shot or 0) for condition, entry in there]
+    for score in there[0][1].run.tasks[task].scores:
         if not score.metric.startswith(METRICS):
             continue
-        values = [cell.values(task, metric=score.metric, filter_=score.filter) for cell in there]
-        keys = [(cell.condition, cell.shots(task)) for cell in there]
-        yield {
-            "metric": score.metric,
-            "filter": score.filter,
-            "cells": [_cell_row(keys, values, i, reference) for i in range(len(keys)) if values[i]],
-        }
-
-
-def _cell_row(
-    keys: Sequence[tuple[str, int]], values: Sequence[Mapping[str, float]], i: int, reference: str
-) -> dict[str, Any]:
-    condition, shots = keys[i]
-    row = {"condition": condition, "shots": shots, **interval_of(list(values[i].values()))}
-    against = reference_of(keys, keys[i], reference)
-    if against is None or not values[against]:
-        return {**row, "difference": None}
-    shared = [key for key in values[i] if key in values[against]]
-    found = paired_means([values[i][key] for key in shared], [values[against][key] for key in shared])
-    told = {key: value for key, value in asdict(found).items() if key in DIFFERENCE}
-    return {**row, "difference": {**told, "against": keys[against][0], "against_shots": keys[against][1]}}
+        found = [by_document(entry, metric=score.metric, filter_=score.filter) for _, entry in there]
+        # a row per document, a column per cell
+        frame = DataFrame({i: Series({key: x for key, (x, _) in own.items()}) for i, own in enumerate(found) if own})
+        rows = []
+        for i in frame:
+            row = {"condition": keys[i][0], "shots": keys[i][1], **interval_of(frame[i].dropna().tolist())}
+            against = reference_of(keys, keys[i], reference)
+            row["difference"] = None
+            if against is not None and against in frame:
+                pairs = frame[[i, against]].dropna()
+                paired = asdict(paired_means(pairs[i].tolist(), pairs[against].tolist()))
+                named = {"against": keys[against][0], "against_shots": keys[against][1]}
+                row["difference"] = {key: value for key, value in paired.items() if key in DIFFERENCE} | named
+            rows.append(row)
+        yield {"metric": score.metric, "filter": score.filter, "cells": rows}
 
 
 def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], reference: str) -> int | None:
-    """Position of the cell that `own` is compared with; None where it is itself the one, or there is none.
+    """Return the index of the cell that `own` is compared with; None for the reference itself, or without one.
 
     Args:
         keys: condition and shots of every cell.
@@ -104,7 +85,7 @@ def reference_of(keys: Sequence[tuple[str, int]], own: tuple[str, int], referenc
 
 
 def text_table(block: Mapping[str, Any]) -> str:
-    """The block as plain text, one table per task, metric and filter; shares in percent."""
+    """Return the block as plain text, one table per task, metric and filter; shares in percent."""
     parts = []
     for task, tables in block["tasks"].items():
         for table in tables:
@@ -134,7 +115,7 @@ SIDES = (("rethink", "rethinking"), ("independent", "independent draws"))
 
 
 def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...]:
-    """The sweep's tables of a task, per run that has some.
+    """Return the sweep's tables of a task, of each run that has some.
 
     Raises:
         ResultsError: the block is not as this program writes it.
@@ -143,7 +124,7 @@ def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...
     for entry in entries:
         block = entry.run.extra.effect or {}
         try:
-            found += [_table(entry.label, block, one) for one in block.get("tasks", {}).get(name, [])]
+            found += [_table(entry.label, name, one) for one in block.get("tasks", {}).get(name, [])]
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultsError(
                 f"{entry.run.path}: field ltm_eval.effect: {type(error).__name__} ({error}); was the file edited?"
@@ -151,28 +132,25 @@ def effect_tables(name: str, entries: Sequence[Entry]) -> tuple[EffectTable, ...
     return tuple(found)
 
 
-def _table(label: str, block: Mapping[str, Any], table: Mapping[str, Any]) -> EffectTable:
-    return EffectTable(
-        label=label,
-        metric=table["metric"],
-        filter=table["filter"],
-        reference=block["reference"],
-        rows=tuple(map(_effect_row, table["cells"])),
-    )
-
-
-def _effect_row(cell: Mapping[str, Any]) -> EffectRow:
-    found = cell["difference"]
-    return EffectRow(
-        condition=cell["condition"],
-        shots=cell["shots"],
-        value=cell["value"],
-        low=cell["low"],
-        high=cell["high"],
-        n=cell["n"],
-        against=f"{found['against']}, {found['against_shots']} shots" if found else "",
-        difference=_difference(found) if found else None,
-    )
+def _table(label: str, task: str, table: Mapping[str, Any]) -> EffectTable:
+    rows = []
+    for cell in table["cells"]:
+        found = cell["difference"]
+        rows.append(
+            Figure(
+                task=task,
+                metric=table["metric"],
+                filter=table["filter"],
+                model=cell["condition"],
+                share=True,
+                higher_is_better=True,
+                **{key: cell[key] for key in ("value", "low", "high", "n")},
+                n_shot=cell["shots"],
+                note=f"{found['against']}, {found['against_shots']} shots" if found else "",
+                difference=_difference(found) if found else None,
+            )
+        )
+    return EffectTable(label, table["metric"], table["filter"], tuple(rows))
 
 
 def _difference(found: Mapping[str, Any]) -> Difference:
@@ -185,23 +163,23 @@ def _difference(found: Mapping[str, Any]) -> Difference:
         p_value=found["p_value"],
         n=found["n"],
         discordant=found["discordant"],
-        other_prompts=0,
-        unpaired=0,
         verdict=("better" if low > 0 else "worse") if clear else OPEN,
     )
 
 
-def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[BudgetRow, ...]:
-    """What rethinking and its control cost, per run that did it.
+def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[dict[str, Any], ...]:
+    """Return the compute of rethinking and of its control, of each run that did it.
 
     Raises:
         ResultsError: the block is not as this program writes it.
     """
     rows = []
     for entry in entries:
-        block = (entry.run.extra.rethink_budget or {}).get(name)
+        block: Any = (entry.run.extra.rethink_budget or {}).get(name)
         try:
-            rows += [BudgetRow(entry.label, words, **block[side]) for side, words in SIDES] if block else []
+            for side, words in SIDES if block else ():
+                spent = {key: block[side][key] for key in ("fast_steps", "fitted_tokens", "new_tokens")}
+                rows.append({"label": entry.label, "side": words, **spent})
         except (KeyError, TypeError) as error:
             raise ResultsError(
                 f"{entry.run.path}: field ltm_eval.rethink_budget: {type(error).__name__} ({error}); was it edited?"

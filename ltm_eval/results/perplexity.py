@@ -13,35 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, flat, other_count, other_prompts
+from ltm_eval.results.scores import AGREEMENT, by_document, flat, other_count, other_prompts
 from ltm_eval.results.signature import own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
+    FROM_STDERR,
     STUDENT,
-    TOLD,
     UNPROVEN,
     Interval,
     bits,
     block_mean_ppl,
     block_mean_ppl_stderr,
     corpus_ppl,
+    interval_from_stderr,
     mean_interval,
     paired_rates,
     ppl,
     rate,
     sign_of,
-    told_interval,
     verdict_of,
 )
 from ltm_eval.results.views import (
     REFERENCE,
     Difference,
+    DocumentBits,
     Figure,
     PerplexityLine,
     PerplexityRow,
     PerplexitySection,
-    Spread,
-    Stack,
-    WorstDocument,
 )
 
 if TYPE_CHECKING:
@@ -152,13 +150,26 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
     lead = costs[0] if costs[0].entry.label == subject else None
     lines = {(row.name, line.label): line for row in rows for line in row.lines}
     differences = [found for other in costs[1:] for found in _differences(lead, other)] if lead is not None else []
+    documents = tuple(
+        DocumentBits(
+            label=cost.entry.label,
+            series=cost.entry.series,
+            bits={
+                key: nats / size / math.log(2)
+                for key, (nats, size) in cost.pairs(cost.headline, "bits_per_byte").items()
+                if size
+            },
+            bound=cost.is_bound(cost.headline),
+        )
+        for cost in costs
+    )
     return PerplexitySection(
         rows=tuple(row for row in rows if row.lines),
         floors=_floor_lines(name, entries),
         differences=tuple((lines[found.theirs, label], found) for label, found in differences),
         stacks=_stacks(rows, costs[0]),
-        spreads=tuple(spread for cost in costs if (spread := _spread(cost)).values),
-        worst=_worst(costs),
+        documents=documents,
+        worst=_worst(costs[0], documents),
         worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
         worst_is_bound=costs[0].is_bound(costs[0].headline),
         protocol=_protocol(name, entries),
@@ -194,39 +205,30 @@ class _Costs:
         return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
 
     def logged(self, metric: str) -> Pairs:
-        """(nats, units) of every document, as logged; empty where a document has none, or where they are not those of
-        the results file.
+        """Return nats and units of every document; empty if a document has none, or if the results file disagrees.
 
         lm-eval's own tasks log log-likelihoods, ours their negative; neither changes sign within a run.
         """
         if metric not in self.read:
-            found = self._read(metric)
+            logged = by_document(self.entry, metric=metric, filter_=self.filter)
+            found = {key: (abs(nats), units) for key, (nats, units) in logged.items() if units is not None}
+            samples = self.entry.samples.get(self.filter, {}).values()
+            whole = len(found) == sum(sample.metrics.get(metric) is not None for sample in samples)
+            found = found if whole and any(units for _, units in found.values()) else {}
             self.doubts[metric] = self._doubt(metric, found)
             self.read[metric] = {} if self.doubts[metric] else found
         return self.read[metric]
 
     def _doubt(self, metric: str, found: Pairs) -> str:
-        """Why the samples are not those of the results; empty where nothing speaks against it."""
+        """Return why samples and results disagree; empty if they agree."""
         score = self.scores.get(metric)
         if not found or score is None:
             return ""
         other = other_count(self.entry, self.task, metric=metric, filter_=self.filter)
         if other or score.value is None:
             return other
-        agree = math.isclose(_VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
+        agree = math.isclose(VALUE_OF[scale_of(metric)](list(found.values())), score.value, rel_tol=AGREEMENT)
         return "" if agree else f"{metric}: results and samples disagree, so there is no interval"
-
-    def _read(self, metric: str) -> Pairs:
-        samples = self.entry.samples.get(self.filter, {})
-        found: dict[Key, tuple[float, float]] = {}
-        for key, sample in samples.items():
-            pair = sample.metrics.get(metric)
-            if pair is None:
-                continue  # a document that failed, which the figures leave out
-            if not isinstance(pair, list) or len(pair) < 2 or not all(map(_is_finite, pair[:2])) or pair[1] < 0:
-                return {}
-            found[key] = (abs(float(pair[0])), float(pair[1]))
-        return found if any(units for _, units in found.values()) else {}
 
     def pairs(self, kind: Kind, unit: str) -> Pairs:
         """Nats of the row with the documents' tokens, words or bytes."""
@@ -237,10 +239,6 @@ class _Costs:
         if unit == "ppl_per_token" or not own or not headline:
             return own if unit == "ppl_per_token" else {}
         return {key: (own[key][0], headline[key][1]) for key in own if key in headline}
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _set_apart(costs: Sequence[_Costs]) -> None:
@@ -321,7 +319,7 @@ def scale_of(metric: str) -> str:
     return "bits" if metric.startswith("bits_per_") else "nats" if metric.startswith(("nll_per_", "kl_per_")) else "ppl"
 
 
-_VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
+VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
 def _numbers_of(pairs: Pairs, scale: str) -> Numbers | None:
@@ -356,9 +354,11 @@ def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) 
     if stderr is None:
         return {"value": value}
     if scale != "ppl" or not 0 < value < math.inf:
-        return _numbers(value, told_interval(value, stderr, n, positive=True), stderr, TOLD)
-    found = told_interval(math.log(value), stderr / value, n, positive=True)
-    return _numbers(value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, TOLD)
+        return _numbers(value, interval_from_stderr(value, stderr, n, positive=True), stderr, FROM_STDERR)
+    found = interval_from_stderr(math.log(value), stderr / value, n, positive=True)
+    return _numbers(
+        value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, FROM_STDERR
+    )
 
 
 def _settled(computed: Numbers | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Numbers | None, str]:
@@ -458,9 +458,10 @@ def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
     }.get(bounds, "")
 
 
-def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
-    """NLL given z and KL of every LTM, the exact NLL of every other model, in nats per token, of those models whose
-    tokens are the first one's.
+def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> dict[str, dict[str, float]]:
+    """Return NLL given z and KL of each LTM and the exact NLL of each other model, in nats per token.
+
+    Models whose tokens are not the first one's are left out.
     """
     stacks = {}
     nats = {
@@ -474,55 +475,29 @@ def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> tuple[Stack, ...]:
     }
     for label, nll in nats["nll_given_z"].items():
         if label in nats["kl"]:
-            stacks[label] = Stack(label=label, parts=(("NLL given z", nll), ("KL", nats["kl"][label])))
+            stacks[label] = {"NLL given z": nll, "KL": nats["kl"][label]}
     for label, exact in nats["exact"].items():
         if stacks and 1 <= exact < math.inf:
-            stacks[label] = Stack(label=label, parts=(("exact NLL", math.log(exact)),))
-    return tuple(stacks.values())
+            stacks[label] = {"exact NLL": math.log(exact)}
+    return stacks
 
 
-def _document_bits(cost: _Costs) -> dict[Key, float]:
-    pairs = cost.pairs(cost.headline, "bits_per_byte")
-    return {key: nats / size / math.log(2) for key, (nats, size) in pairs.items() if size}
-
-
-@dataclass(frozen=True)
-class DocumentCosts:
-    """What every document cost one model, by its headline row."""
-
-    label: str
-    bits: Mapping[Key, float]
-    bound: bool
-
-
-def document_costs(name: str, entries: Sequence[Entry]) -> tuple[DocumentCosts, ...]:
-    """Bits per byte of every document of perplexity set `name`, per run."""
-    costs = [_Costs(entry, name) for entry in entries]
-    return tuple(DocumentCosts(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs)
-
-
-def _spread(cost: _Costs) -> Spread:
-    return Spread(label=cost.entry.label, series=cost.entry.series, values=tuple(_document_bits(cost).values()))
-
-
-def _worst(costs: Sequence[_Costs]) -> tuple[WorstDocument, ...]:
-    """The documents that cost the first model most, in bits per byte."""
-    lead = costs[0]
-    bits = _document_bits(lead)
-    others = [(cost.entry.label, _document_bits(cost), cost.is_bound(cost.headline)) for cost in costs[1:]]
+def _worst(lead: _Costs, documents: Sequence[DocumentBits]) -> tuple[dict[str, Any], ...]:
+    """Return the documents with most bits per byte under the first model, with those of the others."""
+    first, *others = documents
     sizes = lead.pairs(lead.headline, "bits_per_byte")
     samples = {key: sample for of_filter in lead.entry.samples.values() for key, sample in of_filter.items()}
     found = []
-    for key in sorted(bits, key=lambda key: (-bits[key], samples[key].doc_id))[:WORST]:
+    for key in sorted(first.bits, key=lambda key: (-first.bits[key], samples[key].doc_id))[:WORST]:
         text = samples[key].prompt or samples[key].target
         found.append(
-            WorstDocument(
-                doc_id=samples[key].doc_id,
-                bits_per_byte=bits[key],
-                others=tuple((label, values[key], bound) for label, values, bound in others if key in values),
-                n_bytes=sizes[key][1],
-                text=text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
-            )
+            {
+                "doc_id": samples[key].doc_id,
+                "bits_per_byte": first.bits[key],
+                "others": [(other.label, other.bits[key], other.bound) for other in others if key in other.bits],
+                "n_bytes": sizes[key][1],
+                "text": text if len(text) <= WORST_CHARACTERS else text[:WORST_CHARACTERS] + " …",
+            }
         )
     return tuple(found)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.files import read_samples
 from ltm_eval.results.statistics import (
+    FROM_STDERR,
     STUDENT,
-    TOLD,
+    interval_from_stderr,
     mean_interval,
     paired_means,
     share_interval,
+    share_interval_from_stderr,
     sign_of,
-    told_interval,
-    told_share_interval,
     verdict_of,
 )
 from ltm_eval.results.views import REFERENCE, Difference, Figure, Published, ScoreTable
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ltm_eval.results.files import Run, Sample, Score
     from ltm_eval.results.statistics import Interval
 
+    Key = tuple[str, int]  # hash of a document and its occurrence
 
-AGREEMENT = 1e-6
-"""Difference, relative or of shares, above which samples and results disagree."""
+AGREEMENT = 1e-6  # relative, or of shares: above this samples and results disagree
 SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
@@ -49,10 +49,10 @@ PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "mauve_unconditional": (),
     "mauve": ("conditional WebText (50->50 tokens)", "WebText 50->50, 1000 refs x 5 generations"),
 }
-"""Words of a task's name, and the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
+"""Part of a task's name to the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
 RELEASED_PROTOCOL = "the released evaluator’s protocol: compare with as_released; not a bound"
 ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity"})
-"""lm-eval's own figures of whole texts; what an LTM answers there is a bound."""
+"""lm-eval's own figures of whole texts; an LTM's are bounds."""
 METRIC_NOTES = (
     ("_as_released", "released evaluator, not a bound; shown so that published figures can be compared"),
     ("_given_z", "reconstruction cost, not a perplexity"),
@@ -67,11 +67,16 @@ class Entry:
     label: str
     series: int
     run: Run
-    samples: Mapping[str, Mapping[tuple[str, int], Sample]]
+    samples: Mapping[str, Mapping[Key, Sample]]  # by filter and document
 
 
 def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
-    samples: dict[str, dict[tuple[str, int], Sample]] = {}
+    """Read the samples of `task`; documents are told apart by content hash and occurrence.
+
+    Raises:
+        ResultsError: the samples file is malformed.
+    """
+    samples: dict[str, dict[Key, Sample]] = {}
     for sample in read_samples(run, task) if task in run.tasks else ():
         of_filter = samples.setdefault(sample.filter, {})
         occurrence = 0
@@ -84,7 +89,7 @@ def entry_of(label: str, series: int, run: Run, *, task: str) -> Entry:
 def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: str, subject: str) -> ScoreTable:
     """Return the figures of all runs under one metric and filter, and those of the run `subject` minus them."""
     scores = [_score(entry.run, name, metric=metric, filter_=filter_) for entry in entries]
-    read = [_values(entry, name, metric=metric, filter_=filter_) for entry in entries]
+    read = [_scores(entry, name, metric=metric, filter_=filter_) for entry in entries]
     share = metric.startswith(SHARES)
     directions = [score.higher_is_better for score in scores if score and score.higher_is_better is not None]
     higher = directions[0] if directions else (True if share else None)
@@ -169,15 +174,26 @@ def _score(run: Run, task: str, *, metric: str, filter_: str) -> Score | None:
     return next((s for s in run.tasks[task].scores if (s.metric, s.filter) == (metric, filter_)), None)
 
 
-def _values(entry: Entry, task: str, *, metric: str, filter_: str) -> tuple[dict[tuple[str, int], float], str]:
-    """Per-document figures, and why they are none of the results'; corpus-level metrics, whose documents hold tuples,
-    have none.
+def by_document(entry: Entry, *, metric: str, filter_: str) -> dict[Key, tuple[float, float | None]]:
+    """Return each document's score and None, or its nats and units (tokens, words or bytes) if the metric is a rate.
+
+    Documents that failed and values that are not finite are left out.
     """
-    found = {}
+    found: dict[Key, tuple[float, float | None]] = {}
     for key, sample in entry.samples.get(filter_, {}).items():
         value = sample.metrics.get(metric)
-        if isinstance(value, (bool, int, float)) and math.isfinite(value):
-            found[key] = float(value)
+        pair = value[:2] if isinstance(value, list) and len(value) > 1 else []
+        if pair and all(type(one) in (int, float) and math.isfinite(one) for one in pair) and pair[1] >= 0:
+            found[key] = float(pair[0]), float(pair[1])
+        elif isinstance(value, (bool, int, float)) and math.isfinite(value):
+            found[key] = float(value), None
+    return found
+
+
+def _scores(entry: Entry, task: str, *, metric: str, filter_: str) -> tuple[dict[Key, float], str]:
+    """Return the scores by document, and why there are none if results and samples disagree."""
+    logged = by_document(entry, metric=metric, filter_=filter_)
+    found = {key: value for key, (value, units) in logged.items() if units is None}
     doubt = other_count(entry, task, metric=metric, filter_=filter_)
     score = _score(entry.run, task, metric=metric, filter_=filter_)
     if found and not doubt and score is not None and score.value is not None and metric.startswith(SHARES):
@@ -188,9 +204,9 @@ def _values(entry: Entry, task: str, *, metric: str, filter_: str) -> tuple[dict
 
 
 def other_count(entry: Entry, task: str, *, metric: str, filter_: str) -> str:
-    """What to say where more or fewer samples have the metric than the results have documents; else nothing.
+    """Return a note if the number of samples with the metric is not the results' number of documents; else nothing.
 
-    Documents that failed are kept without metrics, and the results do not count them.
+    A document that failed has a sample without metrics, and the results do not count it.
     """
     n = entry.run.tasks[task].n_effective
     samples = sum(metric in sample.metrics for sample in entry.samples.get(filter_, {}).values())
@@ -200,14 +216,14 @@ def other_count(entry: Entry, task: str, *, metric: str, filter_: str) -> str:
 
 
 def _is_bound(entry: Entry, metric: str) -> bool:
-    """Whether the metric is a bound, as what an LTM answers to lm-eval's own tasks of whole texts is."""
+    """Return whether the metric is a bound, as an LTM's answers to lm-eval's own tasks of whole texts are."""
     return metric.endswith("_bound") or (entry.run.model_kind == "ltm" and metric in ROLLING_METRICS)
 
 
 def _interval(
     score: Score | None, values: Mapping[Any, float], *, n: int | None
 ) -> tuple[Interval, str] | tuple[None, str]:
-    """From the documents' figures where the score is their mean, else from its standard error over n documents."""
+    """Return the interval and its kind: from the documents' values if the score is their mean, else from its stderr."""
     if score is None or score.value is None:
         return None, ""
     own, share = list(values.values()), score.metric.startswith(SHARES)
@@ -217,29 +233,29 @@ def _interval(
     elif is_mean and len(own) > 1:
         found, kind = mean_interval(own), STUDENT
     elif share and n is not None:
-        told = told_share_interval(score.value, score.stderr, n)
+        told = share_interval_from_stderr(score.value, score.stderr, n)
         if told is None:
             return None, ""
         found, kind = told
     elif score.stderr is not None:
         positive = score.metric in ROLLING_METRICS or score.metric == "perplexity"
-        found, kind = told_interval(score.value, score.stderr, n, positive=positive), TOLD
+        found, kind = interval_from_stderr(score.value, score.stderr, n, positive=positive), FROM_STDERR
     else:
         return None, ""
     return (found, kind) if found.known else (None, "")
 
 
-def other_prompts(lead: Entry, entry: Entry, *, filter_: str) -> frozenset[tuple[str, int]]:
-    """Documents that the two runs saw under different prompts."""
+def other_prompts(lead: Entry, entry: Entry, *, filter_: str) -> frozenset[Key]:
+    """Return the documents that the two runs saw under different prompts."""
     ours, theirs = lead.samples.get(filter_, {}), entry.samples.get(filter_, {})
     return frozenset(key for key in ours.keys() & theirs.keys() if ours[key].prompt_hash != theirs[key].prompt_hash)
 
 
 def difference_of(
-    ours: Mapping[tuple[str, int], float],
-    theirs: Mapping[tuple[str, int], float],
+    ours: Mapping[Key, float],
+    theirs: Mapping[Key, float],
     *,
-    prompts: frozenset[tuple[str, int]],
+    prompts: frozenset[Key],
     higher_is_better: bool | None,
     bounds: tuple[bool, bool] = (False, False),
 ) -> Difference | None:
@@ -257,7 +273,7 @@ def difference_of(
 
 
 def flat(values: Mapping[str, Any], *, prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """Nested mappings as dotted keys; other values as JSON, text as it is."""
+    """Return nested mappings as dotted keys; text as it is, other values as JSON."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict) and value and prefix.count(".") < 3:
@@ -268,7 +284,7 @@ def flat(values: Mapping[str, Any], *, prefix: str = "") -> tuple[tuple[str, str
 
 
 def published_for(task: str) -> tuple[Published, ...]:
-    """Published figures of the task's own data set, those of one source together."""
+    """Return the published figures of the task's own data set, grouped by source."""
     words = f"_{re.sub(r'[^a-z0-9]+', '_', task.lower())}_"
     last_word = "_last_word_" in words or "_lambada_openai_" in words
     sets = next((sets for key, sets in PUBLISHED_SETS.items() if f"_{key}_" in words), ())
@@ -284,12 +300,12 @@ def published_for(task: str) -> tuple[Published, ...]:
 
 
 def _same_quantity(metric: str, *, last_word: bool) -> bool:
-    """A perplexity of whole texts, or of their last words."""
+    """Return whether the metric is a perplexity of whole texts, or of their last words."""
     return "perplexity" in metric and ("last-word" in metric) == last_word
 
 
 def _published_row(row: Mapping[str, Any]) -> Published:
-    """LTM perplexities were published as bounds, but stem from the released evaluator, whose figure is none."""
+    # LTM perplexities were published as bounds, but come from the released evaluator, whose figure is not one.
     notes = [str(row[key]) for key in ("protocol", "kind", "sampling", "note") if row.get(key)]
     released = row["model"].startswith("LTM") and "perplexity" in row["metric"]
     return Published(
@@ -307,11 +323,10 @@ def _published_row(row: Mapping[str, Any]) -> Published:
 
 
 PASS = "pass@"  # noqa: S105 - a metric
-LONGEST_K = 10
-"""Digits of a k that is a number to draw."""
+LONGEST_K = 10  # digits
 
 
 def attempts_of(metric: str) -> int:
-    """k of `pass@k`; 0 of every other metric, whatever a results file calls it."""
+    """Return k of `pass@k`, 0 of any other metric."""
     k = metric.removeprefix(PASS)
     return int(k) if k != metric and k.isascii() and k.isdigit() and len(k) < LONGEST_K else 0

@@ -1,15 +1,16 @@
-"""Statistics of scores: intervals, paired tests, pass@k, corpus perplexity. Every interval of the program is made here.
+"""Statistics over documents: intervals, paired differences and their tests, pass@k, corpus perplexity.
 
 - Share of documents that are right or wrong: Wilson's score interval (1927, JASA 22:209).
 - Mean of scores from 0 to 1 (pass@k): the same, with the number of documents that the scores' variance is worth.
 - Rate, sum(x) / sum(u) (perplexity, bits, nats), and plain mean: jackknife standard error, Student's t with Kish's
-  effective number of documents, widened by Hall's correction for skewness (1992, JRSS B 54:221). Of figures that cannot
-  be negative it is made on the logarithmic scale, so that it stays positive.
-- Paired difference of shares: Tango's score interval (1998, Statistics in Medicine 17:891).
-- Paired difference of other means and of rates: as a rate.
+  effective number of documents, widened by Hall's correction for skewness (1992, JRSS B 54:221). If the figure cannot
+  be negative, the interval is made on the logarithmic scale, so that it stays positive.
+- Paired difference of shares: exact McNemar test and Tango's score interval (1998, Statistics in Medicine 17:891).
+- Paired difference of other means and of rates: sign-flip permutation over documents, and the interval of a rate.
 
-`benchmarks/coverage.py` simulates how often each holds the true value. Sums are exactly rounded (`math.fsum`) or made
-of sorted values, so that no result depends on the order of the documents.
+Every interval and p value of the program is made here; `benchmarks/coverage.py` simulates how often each interval holds
+the true value. Sums are exactly rounded (`math.fsum`) or made of sorted values, so that no result depends on the order
+of the documents.
 """
 
 from __future__ import annotations
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 SEED = 1234
 RESAMPLES = 9_999
-ROUGH = 10
-"""Documents below which every interval is rough, and said to be."""
+ROUGH = 10  # documents below which an interval is called rough
 WILSON = "Wilson"
 EFFECTIVE = "Wilson, effective number of documents"
 STUDENT = "t, corrected for skewness"
-TOLD = "t, from the standard error"
+FROM_STDERR = "t, from the standard error"
 _DRAWS = 100_000_000  # limits sign flips times documents to about a second
 _FEWEST_RESAMPLES = 999
 _CHUNK = 4_000_000
@@ -48,7 +48,7 @@ _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 @dataclass(frozen=True)
 class Interval:
-    """A range of plausible values; infinite where the data say nothing."""
+    """A range of plausible values; infinite if the data do not limit it."""
 
     low: float
     high: float
@@ -124,7 +124,7 @@ def share_interval(values: Sequence[float]) -> tuple[Interval, str]:
     if x.size and (x.min() < 0 or x.max() > 1):
         raise UsageError(f"shares must lie between 0 and 1, got {x.min():g} to {x.max():g}")
     mean = _sum(x) / max(x.size, 1)
-    if _is_binary(x):
+    if ((x == 0) | (x == 1)).all():
         return wilson_interval(round(mean * x.size), x.size), WILSON
     squares = _sum((x - mean) ** 2)
     return _effective(mean, squares / (x.size - 1) if x.size > 1 else 0.0, x.size), EFFECTIVE
@@ -147,7 +147,7 @@ def rate_interval(x: Sequence[float], units: Sequence[float], *, positive: bool)
         positive: whether the rate cannot be negative; its interval is then made on the logarithmic scale.
 
     Returns:
-        The interval; infinite (from 0 if positive) where fewer than two documents have units.
+        The interval; infinite (from 0 if positive) for fewer than two documents or no units.
 
     Raises:
         UsageError: the lengths differ or a value is not finite.
@@ -163,7 +163,7 @@ def rate_interval(x: Sequence[float], units: Sequence[float], *, positive: bool)
 
 
 def residual_interval(estimate: float, residuals: Array, shares: Array, *, positive: bool = False) -> Interval:
-    """95 % interval of an estimate from what each document adds to its error.
+    """95 % interval of an estimate from the contribution of each document to its error.
 
     Args:
         estimate: any smooth function of sums over documents.
@@ -186,17 +186,17 @@ def residual_interval(estimate: float, residuals: Array, shares: Array, *, posit
     return _student(estimate, stderr, effective - 1, skewness / math.sqrt(n), positive=positive)
 
 
-def told_interval(value: float, stderr: float, n: int | None, *, positive: bool) -> Interval:
-    """95 % interval where a standard error over n documents is all that is known."""
+def interval_from_stderr(value: float, stderr: float, n: int | None, *, positive: bool) -> Interval:
+    """95 % interval of a value of which only the standard error over n documents is known."""
     if stderr <= 0 or (n is not None and n < 2):
         return Interval(value, value) if stderr == 0 else UNKNOWN
     return _student(value, stderr, n - 1 if n is not None else math.inf, 0.0, positive=positive and value > 0)
 
 
-def told_share_interval(share: float, stderr: float | None, n: int) -> tuple[Interval, str] | None:
-    """`share_interval` of n scores of which mean and standard error are all that is known.
+def share_interval_from_stderr(share: float, stderr: float | None, n: int) -> tuple[Interval, str] | None:
+    """`share_interval` of n scores of which only mean and standard error are known.
 
-    Without a standard error the scores are taken for right or wrong; None if the share is then no count of n.
+    Without a standard error every score is taken as 0 or 1; None if `share` is then no multiple of 1 / n.
     """
     variance, most = (None if stderr is None else stderr * stderr * n), share * (1 - share)
     binary = variance is None or math.isclose(variance * (n - 1), n * most, rel_tol=1e-6, abs_tol=1e-9)
@@ -209,7 +209,7 @@ def told_share_interval(share: float, stderr: float | None, n: int) -> tuple[Int
 
 
 def _student(estimate: float, stderr: float, freedom: float, skew: float, *, positive: bool) -> Interval:
-    """Student's interval or Hall's, whichever end lies further out."""
+    """Each end by Student's or Hall's interval, whichever lies further out."""
     q = quantile(max(freedom, 1.0))
     below, above = max(q, _hall(q, skew)), max(q, -_hall(-q, skew))
     if not positive or estimate <= 0:
@@ -220,7 +220,7 @@ def _student(estimate: float, stderr: float, freedom: float, skew: float, *, pos
 
 
 def _hall(q: float, skew: float) -> float:
-    """Hall's (1992) cubic transformation of a studentised mean undone at q; skew is skewness / sqrt(n)."""
+    """Invert Hall's (1992) cubic transformation of a studentised mean at q; skew is skewness / sqrt(n)."""
     if abs(skew) < 1e-6:
         return q
     inner = 1 + skew * (q - skew / 6)
@@ -228,7 +228,7 @@ def _hall(q: float, skew: float) -> float:
 
 
 def quantile(freedom: float) -> float:
-    """Two-sided 95 % quantile of Student's t; `freedom` need not be whole, infinite gives the normal one."""
+    """Two-sided 95 % quantile of Student's t; `freedom` may be fractional, infinity gives the normal quantile."""
     if math.isinf(freedom):
         return _Z
     from scipy.special import stdtrit  # type: ignore[import-untyped]
@@ -240,11 +240,11 @@ def tango_interval(first: int, second: int, n: int) -> Interval:
     """95 % score interval of a paired difference of shares, first / n - second / n.
 
     The ends are the differences at which the score test by restricted maximum likelihood has p 0.05 (Tango 1998,
-    Statistics in Medicine 17:891). Where no document differs they are +- z^2 / (n + z^2).
+    Statistics in Medicine 17:891). If no document differs they are +- z^2 / (n + z^2).
 
     Args:
-        first: documents that the first run alone has right.
-        second: documents that the second run alone has right.
+        first: documents that only the first run has right.
+        second: documents that only the second run has right.
         n: all documents.
 
     Raises:
@@ -256,7 +256,7 @@ def tango_interval(first: int, second: int, n: int) -> Interval:
 
 
 def _tango_low(first: int, second: int, n: int) -> float:
-    """By bisection: the test statistic falls as the difference under test rises."""
+    """Find the lower end by bisection: the test statistic falls as the difference under test rises."""
 
     def statistic(delta: float) -> float:
         b = -first - second + (2 * n - first + second) * delta
@@ -276,7 +276,7 @@ def _tango_low(first: int, second: int, n: int) -> float:
 
 
 def differences(a: Sequence[float], b: Sequence[float]) -> Array:
-    """a - b of every document, (n,); exactly 0 where the two differ by rounding alone.
+    """a - b of each document, (n,); exactly 0 if the two differ by rounding only.
 
     Raises:
         UsageError: the lengths differ, there is no pair, or a value is not finite.
@@ -294,7 +294,7 @@ def differences(a: Sequence[float], b: Sequence[float]) -> Array:
 
 
 def total(values: Array) -> float:
-    """Their sum; exactly 0 where they cancel but for rounding."""
+    """Sum; exactly 0 if the values cancel up to rounding."""
     found = _sum(values)
     return 0.0 if abs(found) <= _ROUNDING * _sum(abs(values)) else found
 
@@ -336,10 +336,12 @@ def corpus_ppl(nats: Sequence[float], units: Sequence[float]) -> Perplexity:
     length = _sum(u)
     rate = _sum(x) / length
     interval = rate_interval(nats, units, positive=bool((x >= 0).all()))
+    squares = _sum((x - rate * u) * (x - rate * u))
+    stderr = math.sqrt(x.size / (x.size - 1) * squares) / length if x.size > 1 else None
     return Perplexity(
         ppl=_exp(rate),
         interval=Interval(_exp(interval.low), _exp(interval.high)),
-        stderr=_exp(rate) * _ratio_stderr(x, u, rate) if x.size > 1 else None,
+        stderr=_exp(rate) * stderr if stderr is not None else None,
         nats=_sum(x),
         units=length,
         documents=x.size,
@@ -347,18 +349,8 @@ def corpus_ppl(nats: Sequence[float], units: Sequence[float]) -> Perplexity:
     )
 
 
-def _ratio_stderr(x: Array, u: Array, rate: float) -> float:
-    """Standard error of sum(x) / sum(u) over independent documents (linearised)."""
-    n = x.size
-    residual = x - rate * u
-    return math.sqrt(n / (n - 1) * _sum(residual * residual)) / _sum(u)
-
-
 def mcnemar(first: int, second: int) -> float:
-    """Exact two-sided McNemar test: of the pairs that differ, each side wins with chance one half.
-
-    Equals `scipy.stats.binomtest(first, first + second)`, whose import alone takes longer than a whole report.
-    """
+    """p value of the exact two-sided McNemar test: `scipy.stats.binomtest(first, first + second)`, slow to import."""
     n, tail, ways = first + second, 0, 1
     for i in range(min(first, second) + 1):
         tail += ways
@@ -367,7 +359,7 @@ def mcnemar(first: int, second: int) -> float:
 
 
 def sign_flips(difference: Array, *, seed: int = SEED) -> float:
-    """Two-sided sign-flip test of a zero mean: all sign patterns where few pairs differ, else random ones."""
+    """p value of the two-sided sign-flip test of a zero mean; random sign patterns if many pairs differ."""
     import numpy as np
 
     sizes = np.sort(np.abs(difference[difference != 0]))
@@ -405,28 +397,19 @@ def _finite(values: Sequence[float], *, name: str) -> Array:
 
 
 def _sum(values: Array) -> float:
-    """Exactly rounded, so that no order matters."""
+    """Exactly rounded sum."""
     return math.fsum(values.tolist())
 
 
-def _is_binary(values: Array) -> bool:
-    return bool(((values == 0) | (values == 1)).all())
-
-
 def _exp(nats: float) -> float:
-    """exp, infinite where no float can hold it."""
+    """exp; infinity on overflow."""
     try:
         return math.exp(nats)
     except OverflowError:
         return math.inf
 
 
-# Two runs on the same documents: means, perplexities and bits per byte, with paired intervals and tests.
-#
-# The page, `compare` and the effect of demonstrations all take their differences from here, and what they conclude from
-# `sign_of` and `verdict_of`. Yes-or-no scores: exact McNemar test, which is the two-sided binomial test of the
-# documents that differ, and Tango's score interval. Other means and rates: sign-flip permutation over documents, and
-# the intervals of `metrics`. Nothing depends on the order of the documents.
+# Paired differences
 
 ALPHA = 0.05
 MCNEMAR = "exact McNemar (two-sided binomial test of the documents that differ)"
@@ -436,16 +419,16 @@ NO_DISCORDANT = "no document differs: the limit of the share that does (Tango)"
 NOTHING = "none: the documents show no spread"
 ALIKE = "all documents differ alike: the limit of the share that does not (Tango)"
 SCALES = ("ppl", "bits", "nats")
-OPEN, UNPROVEN = "open", "unproven"
-"""Not distinguishable; and told apart, but by bounds, which leave open which model is better."""
+OPEN = "open"  # not distinguishable
+UNPROVEN = "unproven"  # distinguishable, but as bounds, which do not prove which model is better
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Yes-or-no documents by who is right."""
+    """Numbers of documents by which of two runs is right."""
 
     both: int
-    first: int
+    first: int  # the first run only
     second: int
     neither: int
 
@@ -463,7 +446,7 @@ class Paired:
     test: str
     n: int
     discordant: int
-    contest: Contest | None = None  # who is right where; None unless every score is 0 or 1
+    contest: Contest | None = None  # None unless every score is 0 or 1
     ratio: float | None = None
     ratio_interval: Interval | None = None
 
@@ -484,8 +467,10 @@ def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
         UsageError: the lengths differ, there is no pair, or a value is not finite.
     """
     found = differences(a, b)
-    contest, n, discordant = _contest(a, b), found.size, int((found != 0).sum())
-    if contest is not None:
+    n, discordant, contest = found.size, int((found != 0).sum()), None
+    if {*a, *b} <= {0.0, 1.0}:
+        pairs = list(zip(a, b, strict=True))
+        contest = Contest(*map(pairs.count, ((1, 1), (1, 0), (0, 1), (0, 0))))
         interval = tango_interval(contest.first, contest.second, n)
         kind, test, p_value = TANGO, MCNEMAR, mcnemar(contest.first, contest.second)
     else:
@@ -511,17 +496,10 @@ def paired_means(a: Sequence[float], b: Sequence[float]) -> Paired:
     )
 
 
-def _contest(a: Sequence[float], b: Sequence[float]) -> Contest | None:
-    if not {*a, *b} <= {0.0, 1.0}:
-        return None
-    pairs = list(zip(a, b, strict=True))
-    return Contest(*(sum(pair == kind for pair in pairs) for kind in ((1, 1), (1, 0), (0, 1), (0, 0))))
-
-
 def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float], *, scale: str) -> Paired:
-    """Compare corpus figures: sum of nats over sum of units, as perplexity, bits or nats per unit.
+    """Compare sums of nats over sums of units, as perplexity, bits or nats per unit.
 
-    The units are those of both runs, so that a difference of rates is the rate of the differences.
+    Both runs have the same units, so the difference of the rates is the rate of the differences.
 
     Args:
         a: nats of the first run, one a document.
@@ -532,9 +510,11 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     Raises:
         UsageError: an unknown scale, other lengths, no pair, a value that is not finite, or no units.
     """
+    import numpy as np
+
     if scale not in SCALES or len(units) != len(a) or not all(u >= 0 for u in units) or not any(units):
         raise UsageError(f"expected a scale of {', '.join(SCALES)} and the units of {len(a)} documents, not all 0")
-    found = differences(a, b)
+    found, u = differences(a, b), np.asarray(units, dtype=np.float64)
     n, discordant, length = found.size, int((found != 0).sum()), math.fsum(units)
     rates = math.fsum(a) / length, math.fsum(b) / length
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
@@ -545,8 +525,13 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     if scale != "ppl":
         estimate, interval = difference * per_nat, Interval(log_ratio.low * per_nat, log_ratio.high * per_nat)
     else:
-        estimate = (first - second if difference else 0.0) if known else math.nan
-        interval = _ppl_interval(a, b, units, rates) if known and log_ratio.known else UNKNOWN
+        estimate, interval = (first - second if difference else 0.0) if known else math.nan, UNKNOWN
+        if known and log_ratio.known:  # linearised
+            left, right = (
+                math.exp(rate) * (np.asarray(nats, dtype=np.float64) - rate * u) / length
+                for nats, rate in zip((a, b), rates, strict=True)
+            )
+            interval = residual_interval(math.exp(rates[0]) - math.exp(rates[1]), left - right, u / length)
     return Paired(
         first=first,
         second=second,
@@ -562,33 +547,15 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     )
 
 
-def _ppl_interval(
-    a: Sequence[float], b: Sequence[float], units: Sequence[float], rates: tuple[float, float]
-) -> Interval:
-    """Of exp(sum(a) / sum(units)) - exp(sum(b) / sum(units)), linearised."""
-    import numpy as np
-
-    u = np.asarray(units, dtype=np.float64)
-    length = math.fsum(u)
-    first, second = (
-        math.exp(rate) * (np.asarray(nats, dtype=np.float64) - rate * u) / length
-        for nats, rate in zip((a, b), rates, strict=True)
-    )
-    return residual_interval(math.exp(rates[0]) - math.exp(rates[1]), first - second, u / length)
-
-
-# What follows from a difference
-
-
 def sign_of(found: Paired, p_value: float) -> int:
-    """-1 or 1 where the first run's figure is lower or higher, 0 where the two cannot be told apart.
+    """-1 or 1 if the first run's figure is lower or higher, 0 if the two are not distinguishable.
 
-    Both the test and the interval must say so: p below 0.05 and zero outside. Perplexities are told apart by their
-    ratio, so that they and bits per byte never disagree.
+    Test and interval must agree: p below 0.05 and zero outside. Perplexities are compared by their ratio, so that they
+    and bits per byte never disagree.
 
     Args:
         found: the difference.
-        p_value: its p value, corrected where it is one of several.
+        p_value: its p value, corrected if it is one of several.
     """
     low, high = found.interval.low, found.interval.high
     if found.ratio_interval is not None:
@@ -599,13 +566,13 @@ def sign_of(found: Paired, p_value: float) -> int:
 
 
 def verdict_of(sign: int, *, higher_is_better: bool | None, bounds: tuple[bool, bool] = (False, False)) -> str:
-    """better or worse (of the first run), open, unproven, or empty where no direction is better.
+    """better or worse (of the first run), open, unproven, or empty if `higher_is_better` is None.
 
     Args:
-        sign: as `sign_of` gives it.
+        sign: of the difference, from `sign_of`.
         higher_is_better: direction.
-        bounds: whether the first and the second figure are upper bounds: one that lies below an exact figure proves its
-            model the better one, one that lies above proves nothing, and two bounds prove nothing of each other.
+        bounds: whether the first and the second figure are upper bounds. A bound below an exact figure proves its model
+            better; a bound above one proves nothing, nor do two bounds.
     """
     if sign == 0:
         return OPEN
@@ -626,40 +593,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-# Several sampled answers per question: what is asked for, and pass@k, maj@n and the content-free row made of them.
-#
-# pass@k is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374, section 2.1), maj@n the vote of Wang et al.
-# 2022 (arXiv:2203.11171). A task asks for one greedy answer (z = mu) and n sampled ones (z ~ q, tokens drawn) of every
-# question, so that greedy and sampled accuracy stand side by side in one run.
+# Aggregation over documents, as lm-eval's metrics
+
+UNKNOWN_STDERR = "N/A"  # as lm-eval writes it
+Pair = tuple[float, float]  # nats of a document and its tokens, words or bytes
 
 
 def interval_of(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over questions with its 95 % interval and that interval's kind."""
+    """Mean over documents, its 95 % interval, their number, and the interval's kind."""
     shares = min(values) >= 0 and max(values) <= 1
     interval, kind = share_interval(values) if shares else (mean_interval(values), STUDENT)
     return {"value": fmean(values), "low": interval.low, "high": interval.high, "n": len(values), "kind": kind}
 
 
-# Perplexities from the sums of rolling log-likelihood tasks: per token, word and byte, with standard errors.
-#
-# lm-eval hands back one number a document. A Latent Thought Model answers with a `RollingScore`, a float that carries
-# the parts of its bound, so that every figure is reported under its own name; any other model's float is its log-
-# likelihood, and a baseline of `run` answers with a `TextScore`, which tells how many tokens of its own were scored.
-# All sums are exactly rounded (`math.fsum`), so that no figure depends on the order of the documents.
-
-UNKNOWN_PERPLEXITY = "N/A"
-"""How lm-eval writes a standard error that is not known."""
-
-
-Pair = tuple[float, float]
-"""Nats of a document and its tokens, words or bytes."""
-
-
-# Aggregation over documents -----------------------------------------------------------------------------------------
-
-
 def rate(items: Sequence[Pair]) -> float:
-    """Nats a unit: sum(nats) / sum(units); not a number where a document's nats are none or there are no units."""
+    """sum(nats) / sum(units); NaN if a document's nats are NaN or there are no units."""
     units = math.fsum(u for _, u in items)
     if not units or any(math.isnan(x) for x, _ in items):
         return math.nan
@@ -667,27 +615,27 @@ def rate(items: Sequence[Pair]) -> float:
 
 
 def rate_stderr(items: Sequence[Pair]) -> float | str:
-    """Standard error of `rate` over independent documents (linearised ratio); unknown for a single one."""
+    """Standard error of `rate` over independent documents (linearised ratio); N/A for fewer than two."""
     n, mean = len(items), rate(items)
     if n < 2 or not math.isfinite(mean):
-        return UNKNOWN_PERPLEXITY
+        return UNKNOWN_STDERR
     squares = math.fsum((x - mean * u) ** 2 for x, u in items)
     return math.sqrt(n / (n - 1) * squares) / math.fsum(u for _, u in items)
 
 
 def ppl(items: Sequence[Pair]) -> float:
-    """exp(sum(nats) / sum(units)), infinite where no float can hold it."""
+    """exp(sum(nats) / sum(units)); infinity on overflow."""
     return _exp(rate(items))
 
 
 def ppl_stderr(items: Sequence[Pair]) -> float | str:
     """Standard error of `ppl` by the delta method."""
     spread, value = rate_stderr(items), ppl(items)
-    return UNKNOWN_PERPLEXITY if isinstance(spread, str) or math.isinf(value) else value * spread
+    return UNKNOWN_STDERR if isinstance(spread, str) or math.isinf(value) else value * spread
 
 
 def bits(items: Sequence[Pair]) -> float:
-    """Bits a unit: sum(nats) / (ln 2 * sum(units))."""
+    """Bits per unit, sum(nats) / (ln 2 * sum(units))."""
     return rate(items) / math.log(2)
 
 
@@ -709,14 +657,14 @@ def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
     """Standard error of `block_mean_ppl`."""
     n, mean = len(items), block_mean_ppl(items)
     if n < 2 or not math.isfinite(mean):
-        return UNKNOWN_PERPLEXITY
+        return UNKNOWN_STDERR
     deviations = [_exp(x / u) - mean for x, u in items]
     largest = max(map(abs, deviations)) or 1.0  # squares of it may exceed every float
     return largest * math.sqrt(math.fsum((d / largest) ** 2 for d in deviations) / (n - 1) / n)
 
 
 def mc_se(items: Sequence[tuple[float, float, float]]) -> float:
-    """The share of `ppl`'s standard error that is Monte-Carlo noise of the draws, not choice of documents.
+    """Standard error of `ppl` due to the Monte-Carlo noise of the draws alone, not the choice of documents.
 
     Args:
         items: nats, units and the Monte-Carlo standard error of the nats, of each document.

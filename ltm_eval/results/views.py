@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ltm_eval.results.signature import Tokens
 
 EVALUATED = "evaluated"
@@ -180,20 +182,13 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A bar made of parts."""
-
-    label: str
-    parts: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How the documents of one model are distributed."""
+class DocumentBits:
+    """Bits per byte of every document, by a model's headline row."""
 
     label: str
     series: int
-    values: tuple[float, ...]
+    bits: Mapping[tuple[str, int], float]  # by hash of the document and its occurrence
+    bound: bool
 
 
 @dataclass(frozen=True)
@@ -218,56 +213,7 @@ class StepCurve:
     documents: int
 
 
-@dataclass(frozen=True)
-class CostRow:
-    """One model on one task; None where its results do not tell."""
-
-    task: str
-    label: str
-    series: int
-    documents: int | None
-    seconds: float | None
-    seconds_per_document: float | None
-    fit_share: float | None
-    fitted_tokens_per_second: float | None
-    new_tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    memory_of: str  # gpu or process; empty if the memory is not told
-    t_fast: float | None  # mean fast steps; None for an autoregressive model
-    flops_per_token: float | None
-    by_formula: bool = False  # whether an LTM's is the papers' formula, because the run recorded no passes
-    processes: int = 1  # processes that shared the task
-    working_seconds: float | None = None
-    starts: int = 1
-
-
-@dataclass(frozen=True)
-class SizeRow:
-    """One model's size and training; None where its results do not tell."""
-
-    label: str
-    series: int
-    parameters: int | None
-    size_ratio: float | None
-    flops_per_token: float | None
-    compute_ratio: float | None
-    same_compute_parameters: float | None
-    by_formula: bool  # as in `CostRow`, of any task
-    training_flops: float | None
-    training_tokens: float | None
-    training_source: str
-
-
-@dataclass(frozen=True)
-class HeatRow:
-    """One row of a heat map."""
-
-    label: str
-    values: tuple[str, ...]
-    levels: tuple[int, ...]
-
-
-LEVELS = 8
+LEVELS = 8  # depths of colour, beside none
 
 
 @dataclass(frozen=True)
@@ -276,7 +222,8 @@ class HeatMap:
 
     title: str  # what is shown, with its unit
     note: str
-    rows: tuple[HeatRow, ...]  # documents, tenths of them, or steps of the fit
+    # documents, tenths of them, or steps of the fit: name, and for each layer the number and its depth of colour
+    rows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     head: str = "Document"
 
 
@@ -292,27 +239,12 @@ class LayersView:
 
 
 @dataclass(frozen=True)
-class ComputePoint:
-    """One run of a model, at its number of fast steps."""
-
-    label: str
-    t_fast: float
-    flops: float | None  # FLOPs per token by the published formula; None if the run does not tell its sizes
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class ComputeCurve:
     """One model's figure against test-time compute."""
 
     model: str
     metric: str
-    share: bool  # whether it is a share of documents, shown in percent
-    bound: bool  # whether it is an upper bound, shown with its sign
-    higher_is_better: bool | None
-    points: tuple[ComputePoint, ...]
+    points: tuple[tuple[float, float | None, Figure], ...]  # fast steps, FLOPs per token if known, and the figure
 
 
 @dataclass(frozen=True)
@@ -394,14 +326,6 @@ class ProbeView:
 
 
 @dataclass(frozen=True)
-class TaskLatents:
-    """What a task's section says of latents, beside the table of requests."""
-
-    layers: tuple[LayersView, ...] = ()
-    compute: tuple[ComputeCurve, ...] = ()
-
-
-@dataclass(frozen=True)
 class TokenRun:
     """A stretch of text: a marked span, or all between two of them."""
 
@@ -480,26 +404,15 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
-class WorstDocument:
-    """A document that cost most."""
-
-    doc_id: int
-    bits_per_byte: float
-    others: tuple[tuple[str, float, bool], ...]
-    n_bytes: float
-    text: str
-
-
-@dataclass(frozen=True)
 class PerplexitySection:
     """Everything about one perplexity set, beyond its published figures."""
 
     rows: tuple[PerplexityRow, ...]
     floors: tuple[PerplexityLine, ...]  # models without content on the same documents, none that was evaluated
     differences: tuple[tuple[PerplexityLine, Difference], ...]  # from each other model, in bits per byte
-    stacks: tuple[Stack, ...]  # parts of the nats per token, per model
-    spreads: tuple[Spread, ...]
-    worst: tuple[WorstDocument, ...]
+    stacks: Mapping[str, Mapping[str, float]]  # by model the parts of its nats per token
+    documents: tuple[DocumentBits, ...]  # of every model
+    worst: tuple[dict[str, Any], ...]  # the documents with most bits per byte under the first model
     worst_of: str  # label of that model, with the row; empty without samples
     worst_is_bound: bool
     protocol: tuple[tuple[str, tuple[str, ...], bool], ...]
@@ -609,65 +522,13 @@ class SampleBrowser:
 
 
 @dataclass(frozen=True)
-class LatentSummary:
-    """What latent inference did in one run and task."""
-
-    label: str
-    condition: str
-    preset: str
-    t_fast: str
-    requests: int
-    truncated: int
-    demonstrations: float  # mean demonstrations per prompt
-    demonstrations_read: float  # mean demonstrations the decoder read
-    demonstrations_fitted: float  # mean demonstrations z was fitted on
-    nll_nats: float | None
-    kl_nats: float | None
-    kl_nats_per_token: float | None  # sum of KL over sum of fitted tokens
-    share_at_prior: float | None  # median share of dimensions at the prior
-    kl_per_layer_nats: tuple[float, ...]
-    mean_log_var_per_layer: tuple[float, ...]
-    # why generation ended, most frequent first; empty if nothing was to be generated
-    stop_reasons: tuple[tuple[str, int], ...]
-    fit_seconds: float  # sum of fitting time
-    decode_seconds: float  # sum of decoding time
-    curve: Curve | None
-
-
-@dataclass(frozen=True)
-class EffectRow:
-    """One condition with one number of demonstrations."""
-
-    condition: str
-    shots: int
-    value: float  # the figure, a share
-    low: float
-    high: float
-    n: int
-    against: str  # the combination it is compared with; empty for the reference itself
-    difference: Difference | None  # this minus that one
-
-
-@dataclass(frozen=True)
 class EffectTable:
-    """A figure under every condition and number of demonstrations."""
+    """A figure under every condition, which stands for the model, and number of demonstrations."""
 
     label: str
     metric: str
     filter: str
-    reference: str
-    rows: tuple[EffectRow, ...]
-
-
-@dataclass(frozen=True)
-class BudgetRow:
-    """Compute of rethinking or of its control, in one run."""
-
-    label: str
-    side: str
-    fast_steps: int
-    fitted_tokens: int
-    new_tokens: int
+    rows: tuple[Figure, ...]  # with the difference from the cell that the note names
 
 
 @dataclass(frozen=True)
@@ -679,21 +540,22 @@ class TaskSection:
     versions: str
     tables: tuple[ScoreTable, ...]
     effect: tuple[EffectTable, ...]
-    budget: tuple[BudgetRow, ...]
-    latents: tuple[LatentSummary, ...]
-    inference: TaskLatents
+    budget: tuple[dict[str, Any], ...]  # compute of rethinking and of its control, per run
+    latents: tuple[dict[str, Any], ...]  # what latent inference did, per run
+    layers: tuple[LayersView, ...]
+    compute: tuple[ComputeCurve, ...]
     published: tuple[Published, ...]
     definition: tuple[tuple[str, str], ...]
     perplexity: PerplexitySection | None
     generation: GenerationSection | None
     labels: tuple[str, ...]
-    answering: tuple[AnswerFacts, ...]  # how questions were answered, per run; empty for scored tasks
+    answering: tuple[dict[str, Any], ...]  # how questions were answered, per run; empty for scored tasks
     attempts: tuple[Line, ...]
     shots: tuple[Line, ...]
     shots_pass: tuple[int, tuple[Line, ...]]
     steps: tuple[StepCurve, ...]  # of perplexity sets: nats per token over the fast steps
     draws: tuple[Line, ...]
-    costs: tuple[CostRow, ...]
+    costs: tuple[dict[str, Any], ...]
     figures: tuple[Figure, ...]  # of all tables, and the published ones
     browser: SampleBrowser | None  # documents to look through; None without samples
 
@@ -707,41 +569,11 @@ class ReportData:
     banners: tuple[Banner, ...]  # warnings above everything else
     verdicts: tuple[Verdict, ...]
     summary: Summary
-    sizes: tuple[SizeRow, ...]
+    sizes: tuple[dict[str, Any], ...]
     models: tuple[ModelCard, ...]
     tasks: tuple[TaskSection, ...]
     probes: tuple[ProbeView, ...]
     version: str
-
-
-@dataclass(frozen=True)
-class Unanswered:
-    """Answers of which a filter could make nothing."""
-
-    filter: str
-    count: int
-    answers: int
-
-
-@dataclass(frozen=True)
-class AnswerFacts:
-    """One model's answers to one task; None where its results do not tell."""
-
-    label: str
-    series: int
-    documents: int
-    unanswered: tuple[Unanswered, ...]
-    characters: float
-    empty: int
-    stops: tuple[tuple[str, int], ...]  # why generation ended, most frequent first; empty if the results do not tell
-    new_tokens: float | None  # mean tokens of an answer
-    demonstrations: float | None  # mean demonstrations in the prompt
-    dropped: float | None  # mean demonstrations that the decoder did not read
-    prompts_cut: tuple[int, int] | None
-    prompt_tokens: float | None  # mean tokens of the whole prompt
-    read_tokens: float | None  # mean tokens the decoder read
-    fitted_tokens: float | None  # mean tokens z was fitted on
-    windows: float | None  # mean windows that shared the one z
 
 
 @dataclass(frozen=True)
