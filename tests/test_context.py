@@ -20,11 +20,6 @@ QUESTION = "Question: and now?\nAnswer:"
 PROMPT = "".join(DEMONSTRATIONS) + QUESTION
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "tokenizer.tiktoken"))
-
-
 def fitted_text(context: Context, tokenizer: Tokenizer) -> str:
     """What z is fitted on, as text."""
     return "" if context.document is None else "".join(tokenizer.decode(w.targets) for w in context.document.windows)

@@ -23,17 +23,12 @@ from ltm_eval.runs import journal
 from ltm_eval.system.files import sample_data_dir, write_jsonl_atomic
 from ltm_eval.system.machine import flops_per_token
 from tests.failing import arm
-from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
+from tests.tiny import tiny_gpt2, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TASK, QUESTIONS, SAMPLES, STEPS, PAUSE = "ltm_gsm8k", 20, 5, 4, 0.02
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("cost") / "tiny")
 
 
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:

@@ -28,7 +28,7 @@ from ltm_eval.system import machine as provenance
 from ltm_eval.system.errors import RefusedError
 from ltm_eval.system.files import PACKAGE, source_sha256
 from tests.failing import arm
-from tests.tiny import tiny_folder, tiny_gpt2
+from tests.tiny import tiny_gpt2
 
 LIMIT = 3
 OTHER = {
@@ -36,11 +36,6 @@ OTHER = {
     "torch": ("ltm_eval.system.machine.version", lambda name: f"0.0.1-{name}", "lm-eval 0.4.13 → 0.0.1-lm-eval"),
 }
 """Another program: what is replaced, by what, and what a refusal names."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("versions") / "tiny")
 
 
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:

@@ -17,14 +17,9 @@ from ltm_eval.results.columns import columns_of
 from ltm_eval.results.files import RunExtra, find_runs, read_latents, read_samples
 from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, MachineError, UsageError
 from ltm_eval.system.files import sample_data_dir
-from tests.tiny import tiny_folder, tiny_gpt2
+from tests.tiny import tiny_gpt2
 
 TASK = "ltm_gsm8k"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("run") / "tiny")
 
 
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:

@@ -16,17 +16,11 @@ from ltm_eval.harness.sweep import combinations, run
 from ltm_eval.results.files import find_runs, read_latents, read_samples
 from ltm_eval.system.errors import UsageError
 from ltm_eval.tasks.prompts import CONDITION_ORDER, conditions_of
-from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TASK = "ltm_gsm8k"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("sweep") / "tiny")
 
 
 def base(folder: Path, output: Path, **changes: Any) -> RunConfig:

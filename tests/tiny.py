@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltm_eval.inference.windows import Document, Window
 from ltm_eval.model.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
 from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
@@ -40,6 +41,12 @@ def tiny_model(config: ModelConfig = TINY, *, seed: int = 0, scale: float = 12.0
                 parameter.mul_(scale)
         model.tok_embeddings.weight[128:256] = 0  # so that what it likes best is ASCII
     return model
+
+
+def document(seed: int, length: int, windows: int = 1, *, vocab: int = 256) -> Document:
+    """Random tokens, each window's targets its tokens one place on."""
+    tokens = torch.randint(0, vocab, (windows, length + 1), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Document(tuple(Window(tuple(row[:-1]), tuple(row[1:])) for row in tokens))
 
 
 def byte_ranks(path: Path) -> Path:
