@@ -56,6 +56,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "bytes.tiktoken"))
 
 
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Empty caches below `tmp_path`, no network, no folder named by the environment."""
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
+    for variable in ("HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Real data sets; skips where LTM_EVAL_DATA_DIR names none."""

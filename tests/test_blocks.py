@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import byte_ranks
+from tiny import byte_ranks, put
 
 from ltm_eval.data.blocks import (
     Block,
@@ -187,12 +187,6 @@ def test_options_as_a_command_line_passes_them() -> None:
 
 
 # From files ---------------------------------------------------------------------------------------------------------
-
-
-def put(folder: Path, name: str, content: str) -> Path:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content, encoding="utf-8")
-    return folder
 
 
 @pytest.mark.usefixtures("as_gpt2")

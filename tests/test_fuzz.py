@@ -292,11 +292,12 @@ def test_results_files(tmp_path: Path) -> None:
 
 # Command lines --------------------------------------------------------------------------------------------------------
 
-OPTIONS = (
-    "--model --task --shots --baseline --data --metadata --limit --gen_kwargs --tokenizer --revision --condition "
-    "--preset --t_fast --fit_window --rethink --rows --causal_chunk --seed --device --dtype --batch_size --output_path "
-    "--max_failed --n --k --report --no_report --quiet -q -f -o -L --help --version --shot --T-FAST --"
-).split()
+OPTIONS = [
+    "--model", "--task", "--shots", "--baseline", "--data", "--metadata", "--limit", "--gen_kwargs", "--tokenizer",
+    "--revision", "--condition", "--preset", "--t_fast", "--fit_window", "--rethink", "--rows", "--causal_chunk",
+    "--seed", "--device", "--dtype", "--batch_size", "--output_path", "--max_failed", "--n", "--k", "--report",
+    "--no_report", "--quiet", "-q", "-f", "-o", "-L", "--help", "--version", "--shot", "--T-FAST", "--",
+]  # fmt: skip
 WORDS = ("", "0", "-1", "1e9", "nan", "inf", "abc", "8", "0,1,2", "auto", "each", "all", "demos", "x" * 400)
 WORDS += ("\0", "\ud800", "\x1b[31m", "../..", "a=b", "{}", "1%", "\u0661", "cuda:7", "none", "bound+causal", "=")
 WORDS += ("'", "\u202e", "\n")

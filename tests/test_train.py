@@ -190,7 +190,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 @pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, whole: Path, recipe_file: Path, tmp_path: Path) -> None:
     """Gradients are summed over processes; only the order of the sums differs."""
-    command = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2 -m ltm_eval".split()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ltm_eval"]
     command += arguments(recipe_file, data, tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -89,6 +89,20 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float((found - truth).norm() / truth.norm())
 
 
+def put(folder: Path, name: str, content: str | bytes | list[dict[str, Any]]) -> Path:
+    """A file of this text or these bytes, or a parquet file of these rows."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, list):
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(content), path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def tiny_gpt2(folder: Path) -> Path:
     """A GPT-2 with random weights over bytes, as transformers saves it, with its tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
