@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
 from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
 from ltm_eval.system.files import assets_dir
 
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 SIXTEEN = BlockOptions(block_tokens=16)
 
 
@@ -356,12 +354,13 @@ COUNTED = [  # blocks, words, bytes, GPT-2 tokens scored, tokens of the examples
 ]
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "expected"), COUNTED)
-def test_counts_of_the_published_sets(name: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Path(str(PUBLISHED)) / "tiktoken_cache"
+def test_counts_of_the_published_sets(
+    data_dir: Path, name: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = data_dir / "tiktoken_cache"
     if cache.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
-    facts = prepare(name, data=PUBLISHED).facts
+    facts = prepare(name, data=data_dir).facts
     keys = ("documents", "n_words", "n_bytes", "n_tokens_block", "stream_tokens", "dropped_tokens", "moved_cuts")
     assert tuple(facts[key] for key in (*keys, "changed_blocks")) == expected

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 pytestmark = pytest.mark.usefixtures("no_hub")
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 COLUMNS = ("question", "answer")
 ROW = {"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}
@@ -348,9 +347,8 @@ def test_any_text_comes_back(
     assert list(rows_of(path)) == made
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_set() -> None:
-    corpus = load_set(GSM8K, data=PUBLISHED)
+def test_the_published_set(data_dir: Path) -> None:
+    corpus = load_set(GSM8K, data=data_dir)
     assert counts(corpus) == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
     assert INVALID not in {gold_number(row["answer"]) for split in corpus.values() for row in split.rows}
 
@@ -429,12 +427,13 @@ def test_what_lm_eval_is_given_tells_it_for_every_split(tmp_path: Path) -> None:
     assert all(facts["sample"] for facts in told.values())
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_gsm8k_is_official_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_gsm8k_is_official_in_every_form(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As JSON lines, and as the parquet files of the pinned hub copy."""
     import huggingface_hub.constants
 
-    corpus = load_set(GSM8K, data=PUBLISHED)
+    corpus = load_set(GSM8K, data=data_dir)
     assert [split.official for split in corpus.values()] == [True, True]
     assert GSM8K.hub is not None
     place = Path(huggingface_hub.constants.HF_HUB_CACHE) / "datasets--openai--gsm8k" / "snapshots" / GSM8K.hub.revision
@@ -443,8 +442,8 @@ def test_the_published_gsm8k_is_official_in_every_form(tmp_path: Path, monkeypat
     found = load_set(GSM8K, data="hub")
     assert found["test"].source.startswith("hub:")
     assert [split.official for split in found.values()] == [True, True]
-    lines = Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_text("utf-8").splitlines()[:4]
+    lines = (data_dir / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()[:4]
     (tmp_path / "test.jsonl").write_text("\n".join(lines), "utf-8")
-    (tmp_path / "train.jsonl").write_bytes(Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_bytes())
+    (tmp_path / "train.jsonl").write_bytes((data_dir / "gsm8k" / "test.jsonl").read_bytes())
     cut = standings(load_set(GSM8K, data=tmp_path))
     assert (cut["test"].difference, cut["train"].difference) == ("4 of 1,319 documents", "this is the test split")

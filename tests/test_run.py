@@ -17,24 +17,13 @@ from ltm_eval.results.columns import columns_of
 from ltm_eval.results.files import RunExtra, find_runs
 from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, UsageError
 from ltm_eval.system.files import sample_data_dir
-from tests.tiny import tiny_gpt2
+from tests.tiny import run_config, tiny_gpt2
 
 TASK = "ltm_gsm8k"
 
 
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
-    base = RunConfig(
-        model=str(folder),
-        data="sample",
-        num_fewshot=1,
-        limit=9,
-        t_fast=2,
-        output_path=str(output),
-        gen_kwargs="max_gen_toks=12",
-        report=False,
-        quiet=True,
-    )
-    return replace(base, **changes)
+    return run_config(folder, output, **{"limit": 9, "t_fast": 2, "gen_kwargs": "max_gen_toks=12", **changes})
 
 
 def scores(path: Path) -> dict[str, float]:
@@ -301,15 +290,10 @@ def test_folders_stay_below_the_output(name: str, tmp_path: Path) -> None:
 
 
 def test_samples_beside_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
-    found = []
-    for size in (1, 32):
-        (path,) = run(config(folder, tmp_path / str(size), batch_size=size, n=4, k=(1, 4), limit=3)).results
-        found.append((scores(path), documents(path), latents(path)))
-    assert found[0] == found[1]
-    _, rows, records = found[0]
-    assert {"exact_match,strict-match", "pass@1,strict-match", "pass@4,flexible-extract", "maj@4,strict-match"} <= set(
-        found[0][0]
-    )
+    (path,) = run(config(folder, tmp_path / "out", n=4, k=(1, 4), limit=3)).results
+    rows, records = documents(path), latents(path)
+    named = {"exact_match,strict-match", "pass@1,strict-match", "pass@4,flexible-extract", "maj@4,strict-match"}
+    assert named <= scores(path).keys()
     assert len(records) == 3 * 5 and len({tuple(row["resps"][1]) for row in rows}) == 3
     assert all(len(set(row["resps"][1])) > 1 for row in rows)
     assert [len(request) for request in rows[0]["stop_reasons"]] == [1, 4]
@@ -412,14 +396,8 @@ def test_the_command_prints_intervals(folder: Path, tmp_path: Path, capsys: pyte
     assert "content-free, always the commonest training answers" in out
 
 
-def test_named_documents_are_scored_as_in_the_whole_run(folder: Path, tmp_path: Path) -> None:
-    whole = run(config(folder, tmp_path / "whole", limit=6)).results[0]
+def test_named_documents_are_said_and_must_be_there(folder: Path, tmp_path: Path) -> None:
     part = run(config(folder, tmp_path / "part", limit=None, documents=(5, 2))).results[0]
-    asked = [row for row in documents(whole) if row["doc_id"] in (2, 5)]
-    found = sorted(documents(part), key=lambda row: (row["filter"] != asked[0]["filter"], row["doc_id"]))
-    assert [(row["doc_id"], row["prompt_hash"], row["resps"]) for row in found] == [
-        (row["doc_id"], row["prompt_hash"], row["resps"]) for row in asked
-    ]
     content = json.loads(part.read_text())
     assert "only documents 5, 2 of each task" in content["ltm_eval"]["warnings"]
     cost = content["ltm_eval"]["cost"][TASK]

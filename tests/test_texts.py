@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from ltm_eval.system.files import sample_data_dir
 from tests.tiny import put
 
 pytestmark = pytest.mark.usefixtures("no_hub")
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 
 
 def paper(*sentences: object) -> str:
@@ -236,10 +234,9 @@ def test_every_form_of_a_set_has_one_digest(tmp_path: Path) -> None:
     assert rows_sha256([("a b",)]) != rows_sha256([("a", "b")])
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "split"), [("ptb", None), ("wikitext", "test"), ("lambada", None), ("ag_news", None)])
-def test_the_published_files_are_the_official_ones(name: str, split: str | None) -> None:
-    texts = load_texts(name, data=PUBLISHED, split=split)
+def test_the_published_files_are_the_official_ones(data_dir: Path, name: str, split: str | None) -> None:
+    texts = load_texts(name, data=data_dir, split=split)
     assert (texts.official, texts.difference) == (True, "")
 
 
@@ -302,18 +299,16 @@ PUBLISHED_SETS = [  # sha256 of the files as their authors published them, where
 ]
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "examples", "sha256", "complete"), PUBLISHED_SETS)
-def test_the_published_sets(name: str, examples: int, sha256: str, complete: bool) -> None:
-    texts = load_texts(name, data=PUBLISHED)
+def test_the_published_sets(data_dir: Path, name: str, examples: int, sha256: str, complete: bool) -> None:
+    texts = load_texts(name, data=data_dir)
     assert len(texts.examples) == examples
     assert texts.sha256.startswith(sha256)
     assert texts.complete is complete
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_wikitext_has_sixty_pages() -> None:
-    assert len(list(documents(load_texts("wikitext", data=PUBLISHED)))) == 60  # arXiv:1609.07843 Table 1
+def test_the_published_wikitext_has_sixty_pages(data_dir: Path) -> None:
+    assert len(list(documents(load_texts("wikitext", data=data_dir)))) == 60  # arXiv:1609.07843 Table 1
 
 
 # Human texts that have no perplexity task

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltm_eval.harness.options import RunConfig
 from ltm_eval.inference.windows import Document, Window
 from ltm_eval.model.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
 from ltm_eval.model.config import ModelConfig
@@ -87,6 +88,13 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     """|found - truth| / |truth|, norms in float64."""
     found, truth = found.double(), truth.double()
     return float((found - truth).norm() / truth.norm())
+
+
+def run_config(folder: Path, output: Path, **changes: Any) -> RunConfig:
+    """A short run of a checkpoint on the bundled problems, without a word or a page."""
+    base: dict[str, Any] = {"num_fewshot": 1, "limit": 4, "t_fast": 1, "gen_kwargs": "max_gen_toks=4"}
+    places = {"model": str(folder), "data": "sample", "output_path": str(output)}
+    return RunConfig(**{**base, **places, "report": False, "quiet": True, **changes})
 
 
 def put(folder: Path, name: str, content: str | bytes | list[dict[str, Any]]) -> Path:
