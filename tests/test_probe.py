@@ -400,7 +400,6 @@ def test_a_task_gives_questions_with_their_answers(at: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--text", "absent.txt"], 4, "absent.txt: cannot be read"),
         (["--text", "a.txt", "--task", "gsm8k"], 2, "either --text or --task"),
         (["--text", "a.txt", "--rest", "noise"], 2, "rest must be one of zero, prior"),
         (["--text", "empty.txt"], 3, "empty.txt: the text is empty"),
