@@ -6,8 +6,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ltm_eval.model.tokenizer import Tokenizer
 
 # Before torch, datasets or matplotlib are imported by a test module.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,6 +37,35 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `tiny_model`, to be read only."""
+    from tests.tiny import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Every byte is a token."""
+    from ltm_eval.model.tokenizer import load_ranks
+    from tests.tiny import byte_ranks
+
+    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "bytes.tiktoken"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Empty caches below `tmp_path`, no network, no folder named by the environment."""
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
+    for variable in ("HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")

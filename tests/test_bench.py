@@ -9,10 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from ltm_eval.cli import main
-from ltm_eval.inference import bench
 from ltm_eval.inference.bench import SIZES, Bench, BenchConfig, necessary_flops
 from tests.tiny import TINY
 
@@ -35,12 +33,6 @@ def test_necessary_arithmetic_of_the_published_size() -> None:
     self-attention: 38.37 M - 1.57 M (keys and values of 3 layers) - 1.05 M - 0.01 M = 35.74 M.
     """
     assert necessary_flops(SIZES["S"], 1024) == pytest.approx(4 * 1024 * 35.74e6, rel=1e-3)
-
-
-def test_published_sizes_are_meant() -> None:
-    with torch.device("meta"):
-        counts = {name: sum(p.numel() for p in bench.LatentThoughtModel(SIZES[name]).parameters()) for name in "SML"}
-    assert {name: round(count / 1e6, 2) for name, count in counts.items()} == {"S": 38.37, "M": 51.01, "L": 76.28}
 
 
 def test_table_has_every_way_and_ratios_of_its_own_times(small: ModelConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import byte_ranks
+from tiny import byte_ranks, put
 
 from ltm_eval.data.blocks import (
     Block,
@@ -31,14 +30,7 @@ from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
 from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
 from ltm_eval.system.files import assets_dir
 
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
 SIXTEEN = BlockOptions(block_tokens=16)
-
-
-@pytest.fixture(scope="module")
-def over_bytes(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Every byte is a token."""
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "bytes.tiktoken"))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +43,9 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture
-def as_gpt2(over_bytes: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_gpt2(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes in place of GPT-2's vocabulary, which may not be at hand."""
-    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", lambda: over_bytes)
+    monkeypatch.setattr("ltm_eval.data.blocks.load_gpt2", lambda: tokenizer)
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
 
 
@@ -62,8 +54,8 @@ def inner(block: Block) -> str:
     return block.text.removesuffix(END_OF_TEXT)
 
 
-def test_blocks_by_hand(over_bytes: Tokenizer) -> None:
-    blocks, counts = cut_blocks(["one two three", "four five", "six seven"], over_bytes, SIXTEEN)
+def test_blocks_by_hand(tokenizer: Tokenizer) -> None:
+    blocks, counts = cut_blocks(["one two three", "four five", "six seven"], tokenizer, SIXTEEN)
     assert blocks == [
         Block("one two threef" + END_OF_TEXT, 4, 14, 15, 0),  # `four` begins here
         Block("our fivesix se" + END_OF_TEXT, 3, 14, 15, 1),  # `five`, `six`, `seven`
@@ -82,9 +74,9 @@ def test_blocks_by_hand(over_bytes: Tokenizer) -> None:
     )
 
 
-def test_end_of_text_after_every_example(over_bytes: Tokenizer) -> None:
+def test_end_of_text_after_every_example(tokenizer: Tokenizer) -> None:
     options = BlockOptions(block_tokens=16, insert_eos=True)
-    blocks, counts = cut_blocks(["one two three", "four five", "six"], over_bytes, options)
+    blocks, counts = cut_blocks(["one two three", "four five", "six"], tokenizer, options)
     assert blocks == [
         Block(f"one two three{END_OF_TEXT}{END_OF_TEXT}", 3, 13, 15, 0),
         Block(f"four five{END_OF_TEXT}six{END_OF_TEXT}{END_OF_TEXT}", 3, 12, 15, 1),
@@ -92,8 +84,8 @@ def test_end_of_text_after_every_example(over_bytes: Tokenizer) -> None:
     assert (counts.stream_tokens, counts.dropped_tokens, counts.dropped_bytes) == (28, 0, 0)
 
 
-def test_a_cut_never_falls_inside_a_character(over_bytes: Tokenizer) -> None:
-    blocks, counts = cut_blocks(["x" * 13 + "€" + "y" * 30], over_bytes, SIXTEEN)
+def test_a_cut_never_falls_inside_a_character(tokenizer: Tokenizer) -> None:
+    blocks, counts = cut_blocks(["x" * 13 + "€" + "y" * 30], tokenizer, SIXTEEN)
     assert [inner(block) for block in blocks] == ["x" * 13, "€" + "y" * 11, "y" * 14]
     assert (counts.moved_cuts, counts.moved_tokens, counts.dropped_tokens) == (1, 1, 5)
     assert blocks[0].n_tokens_block == 14
@@ -153,9 +145,9 @@ def words_by_hand(examples: list[str], begin: int, end: int) -> int:
 
 
 @given(EXAMPLES)
-def test_a_word_counts_in_the_block_where_it_begins(over_bytes: Tokenizer, examples: list[str]) -> None:
+def test_a_word_counts_in_the_block_where_it_begins(tokenizer: Tokenizer, examples: list[str]) -> None:
     padded = [*examples, " " * 40]  # so that every word lies in a whole block
-    blocks, counts = cut_blocks(padded, over_bytes, SIXTEEN)
+    blocks, counts = cut_blocks(padded, tokenizer, SIXTEEN)
     assert counts.n_words == sum(len(example.split()) for example in examples)
     begin = 0
     for block in blocks:
@@ -163,8 +155,8 @@ def test_a_word_counts_in_the_block_where_it_begins(over_bytes: Tokenizer, examp
         begin += block.n_bytes
 
 
-def test_whole_documents(over_bytes: Tokenizer) -> None:
-    blocks, counts = whole_documents([(" = A =\n", " b c\n"), ("dé",)], over_bytes)
+def test_whole_documents(tokenizer: Tokenizer) -> None:
+    blocks, counts = whole_documents([(" = A =\n", " b c\n"), ("dé",)], tokenizer)
     assert blocks == [Block(" = A =\n b c\n", 5, 12, 12, 0), Block("dé", 1, 3, 3, 1)]
     assert (counts.documents, counts.n_words, counts.dropped_tokens) == (2, 6, 0)
 
@@ -195,14 +187,8 @@ def test_options_as_a_command_line_passes_them() -> None:
 # From files ---------------------------------------------------------------------------------------------------------
 
 
-def put(folder: Path, name: str, content: str) -> Path:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content, encoding="utf-8")
-    return folder
-
-
 @pytest.mark.usefixtures("as_gpt2")
-def test_facts_say_what_was_read_and_done(tmp_path: Path, over_bytes: Tokenizer) -> None:
+def test_facts_say_what_was_read_and_done(tmp_path: Path, tokenizer: Tokenizer) -> None:
     put(tmp_path, "ptb/ptb.valid.txt", "the <unk> 's N\n" * 5)
     facts = prepare("ptb", SIXTEEN, data=tmp_path).facts
     assert facts == {
@@ -220,7 +206,7 @@ def test_facts_say_what_was_read_and_done(tmp_path: Path, over_bytes: Tokenizer)
         "block_tokens": 16,
         "insert_eos": False,
         "block_tokenizer": "bytes.tiktoken",
-        "block_tokenizer_sha256": over_bytes.digest,
+        "block_tokenizer_sha256": tokenizer.digest,
         "documents": 3,
         "n_words": 14,
         "n_bytes": 42,
@@ -368,12 +354,13 @@ COUNTED = [  # blocks, words, bytes, GPT-2 tokens scored, tokens of the examples
 ]
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "expected"), COUNTED)
-def test_counts_of_the_published_sets(name: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Path(str(PUBLISHED)) / "tiktoken_cache"
+def test_counts_of_the_published_sets(
+    data_dir: Path, name: str, expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = data_dir / "tiktoken_cache"
     if cache.is_dir():
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
-    facts = prepare(name, data=PUBLISHED).facts
+    facts = prepare(name, data=data_dir).facts
     keys = ("documents", "n_words", "n_bytes", "n_tokens_block", "stream_tokens", "dropped_tokens", "moved_cuts")
     assert tuple(facts[key] for key in (*keys, "changed_blocks")) == expected

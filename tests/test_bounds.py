@@ -21,18 +21,13 @@ from ltm_eval.model.checkpoint import load
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.model.elbo import IGNORED, kl_nats
 from ltm_eval.system.errors import UsageError
-from tests.tiny import TINY, relative_error, tiny_model
+from tests.tiny import TINY, document, relative_error, tiny_model
 from tests.toy import ToyModel, evidence_nats, sampled_document
 
 if TYPE_CHECKING:
     from ltm_eval.model.config import ModelConfig
 
 SEEDS = 20
-
-
-def document(seed: int, length: int, *, vocab: int = 256) -> Document:
-    tokens = torch.randint(0, vocab, (length + 1,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Document((Window(tuple(tokens[:-1]), tuple(tokens[1:])),))
 
 
 def without_latents(config: ModelConfig = TINY) -> LatentThoughtModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ltm_eval import __version__, cli
+from ltm_eval import cli
 from ltm_eval.cli import VARIABLES
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.inference.options import PRESETS
@@ -122,24 +121,19 @@ def test_environment_gives_options_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["run", "--shot", "3"], ["No such option: --shot", "'--shots'"]),
         (["run", "--hepl"], ["--hepl", "'--help'"]),
-        (["rum"], ["No such command 'rum'", "'run'"]),
-        (["run", "--shots", "33"], ["shots", "0 to 32", "'33'"]),
-        (["run", "--shots", "-1"], ["shots", "0 to 32", "'-1'"]),
         (["run", "--shots", "eight"], ["shots", "0 to 32", "'eight'"]),
-        (["run", "--t_fast", "1e9"], ["t_fast", "0 to 100000", "'1e9'"]),
+        (["run", "--shots", "0,99"], ["shots", "0 to 32"]),
         (["run", "--t_fast", "1000000000"], ["t_fast", "0 to 100000"]),
-        (["run", "--limit", "0"], ["limit", "at least 1", "'0'"]),
-        (["run", "--limit", "nan"], ["limit", "at least 1", "'nan'"]),
         (["run", "--limit", "0.5"], ["limit", "at least 1", "'0.5'"]),
         (["run", "--limit", "１２"], ["limit", "at least 1"]),
-        (["run", "--batch_size", "0"], ["batch_size", "'auto'", "at least 1", "'0'"]),
-        (["run", "--seed", "4294967296"], ["seed", "0 to 4294967295"]),
+        (["run", "--n", "0"], ["n must be a whole number of at least 1"]),
+        (["run", "--k", "1,x"], ["k must be a whole number of at least 1", "'x'"]),
+        (["run", "--fit_window", "0"], ["'each' or a whole number of at least 1"]),
+        (["run", "--rethink", "-1"], ["rethink must be a whole number of at least 0"]),
         (["run", "--device", "gpu"], ["device", "cuda:N", "'gpu'"]),
         (["run", "--dtype", "float16"], ["dtype", "bfloat16", "'float16'", "Did you mean"]),
-        (["run", "--condition", "promt"], ["condition", "'prompt'"]),
-        (["run", "--preset", "bond"], ["preset", "'bound'"]),
+        (["run", "--condition", "demos,nothing"], ["condition must be one of"]),
         (["run", "--task", ","], ["no task", "--task gsm8k"]),
         (["run", "--model", ""], ["model is empty"]),
         (["run", "--limit"], ["--limit"]),
@@ -233,30 +227,17 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert error_of(capsys) == "ltm-eval: interrupted"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"ltm-eval {__version__}\n"
-
-
-def test_help_lists_every_option_with_default_and_examples(
+def test_help_has_examples_and_names_what_stands_beside_options(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
-    for args in ([], ["--help"], ["-h"]):
-        assert cli.main(args) == 0
-        text = capsys.readouterr().out
-        for word in ("run", "report", "convert", "ls", "lm-eval", "doctor", "LTM_EVAL_DATA_DIR", "130"):
-            assert word in text
+    assert cli.main([]) == 0
+    assert "LTM_EVAL_DATA_DIR" in capsys.readouterr().out
     for command in ("run", "report", "convert", "ls", "doctor"):
         assert cli.main([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert f"ltm-eval {command}" in text[text.index("Examples") :]
-    assert cli.main(["run", "--help"]) == 0
-    text = capsys.readouterr().out
-    for option in ("--tasks", "--shots", "--baseline", "--condition", "--t_fast", "--batch_size", "--no_report"):
-        assert option in text
-    assert f"default: {RunConfig.preset}" in text
 
 
 def test_ls_names_every_preset_and_task_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,34 +353,6 @@ def test_plain_terminal_and_c_locale(root: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"--shots" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--n", "0"], "n must be a whole number of at least 1"),
-        (["--k", "1,x"], "k must be a whole number of at least 1, got 'x'"),
-        (["--n", "2", "--k", "5"], "pass@5 needs at least 5 samples"),
-        (["--shots", "0,99"], "shots must be a whole number from 0 to 32"),
-        (["--condition", "demo"], "Did you mean"),
-        (["--condition", "demos,nothing"], "condition must be one of"),
-        (["--fit_window", "0"], "'each' or a whole number of at least 1"),
-        (["--rethink", "-1"], "rethink must be a whole number of at least 0"),
-        (["--n", "3", "--gen_kwargs", "temperature=0"], "all be the same"),
-        (["--condition", "other", "--shots", "32", "--task", "rules", "--data", "{rules}"], "training examples"),
-    ],
-)
-def test_options_of_samples_and_conditions_are_checked_before_a_model_is_loaded(
-    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rules = tmp_path / "rules"
-    rules.mkdir()
-    for split in ("train", "test"):
-        rows = [{"question": f"{split} {i}?", "answer": "#### 1", "episode": i % 2} for i in range(40)]
-        (rules / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    given = [part.format(rules=rules) for part in arguments]
-    assert cli.main(["run", *given, "-o", str(tmp_path / "out"), "--quiet"]) == 2
-    assert words in capsys.readouterr().err
 
 
 def test_unknown_variables_of_ours_are_named(

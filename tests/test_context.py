@@ -8,21 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm_eval.harness.context import Context, Windows, plan
-from ltm_eval.model.tokenizer import Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import Tokenizer
 from ltm_eval.system.errors import UsageError
-from tests.tiny import byte_ranks
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 DEMONSTRATIONS = [f"Question: {'abc' * i}?\nAnswer: #### {i}\n\n" for i in range(1, 6)]
 QUESTION = "Question: and now?\nAnswer:"
 PROMPT = "".join(DEMONSTRATIONS) + QUESTION
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "tokenizer.tiktoken"))
 
 
 def fitted_text(context: Context, tokenizer: Tokenizer) -> str:
@@ -106,10 +100,6 @@ def test_limits_hold(demonstrations: list[str], budget: int, window: int, condit
 def test_more_room_never_reads_less(tokenizer: Tokenizer) -> None:
     read = [plan(PROMPT, "prompt", tokenizer, budget=b, window=80).demonstrations_read for b in range(1, 300)]
     assert all(a <= b for a, b in pairwise(read)) and read[-1] == 5
-
-
-def test_the_ranks_file_stands(tmp_path: Path) -> None:
-    assert load_ranks(byte_ranks(tmp_path / "r")).n_vocab == 257
 
 
 # Controls -------------------------------------------------------------------------------------------------------------

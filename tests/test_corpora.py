@@ -21,11 +21,12 @@ from ltm_eval.results.answers import INVALID, gold_number
 from ltm_eval.system import hub
 from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import sample_data_dir
+from tests.tiny import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
+pytestmark = pytest.mark.usefixtures("no_hub")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 COLUMNS = ("question", "answer")
 ROW = {"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}
@@ -64,18 +65,6 @@ def counts(splits: Mapping[str, Split]) -> dict[str, int]:
 
 def standings(splits: Mapping[str, Split]) -> dict[str, Standing]:
     return {name: Standing(split.official, split.difference) for name, split in splits.items()}
-
-
-@pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Empty caches, no network, no folder named by the environment."""
-    import huggingface_hub.constants
-
-    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
-    for variable in OFFLINE:
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 # Where --------------------------------------------------------------------------------------------------------------
@@ -207,34 +196,25 @@ def test_a_hub_that_refuses_is_named_with_its_reason(monkeypatch: pytest.MonkeyP
         load_set(GSM8K, data="hub")
 
 
-def parquet(path: Path, rows: list[dict[str, object]]) -> Path:
-    import pyarrow as pa
-    from pyarrow import parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
 def test_the_hubs_cache_is_read_at_the_pinned_revision_only(tmp_path: Path) -> None:
     hub = GSM8K.hub
     assert hub is not None
     repo = tmp_path / "caches" / "hub" / "datasets--openai--gsm8k"
     for split, name in hub.files.items():
-        parquet(repo / "snapshots" / ("0" * 40) / name, [{**ROW, "question": f"other {split}?"}])
+        put(repo / "snapshots" / ("0" * 40), name, [{**ROW, "question": f"other {split}?"}])
     with pytest.raises(DataError, match="no train and test split of gsm8k"):
         load_set(GSM8K)
     for split, name in hub.files.items():
-        parquet(repo / "snapshots" / hub.revision / name, [{**ROW, "question": f"{split}?"}])
+        put(repo / "snapshots" / hub.revision, name, [{**ROW, "question": f"{split}?"}])
     corpus = load_set(GSM8K)
     assert corpus["test"].source == f"hub:openai/gsm8k@{hub.revision}"
     assert corpus["test"].rows == ({**ROW, "question": "test?"},)
 
 
 def test_arrow_files_are_checked_like_any(tmp_path: Path) -> None:
-    good = parquet(tmp_path / "good.parquet", [ROW, ROW])
+    good = put(tmp_path, "good.parquet", [ROW, ROW])
     assert list(rows_of(good)) == [ROW, ROW]
-    null = parquet(tmp_path / "null.parquet", [ROW, {**ROW, "answer": None}])
+    null = put(tmp_path, "null.parquet", [ROW, {**ROW, "answer": None}])
     with pytest.raises(DataError, match=r"null\.parquet: row 2: column 'answer' must be text, got null"):
         list(rows_of(null))
     (tmp_path / "torn.parquet").write_bytes(good.read_bytes()[:-20])
@@ -367,9 +347,8 @@ def test_any_text_comes_back(
     assert list(rows_of(path)) == made
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_set() -> None:
-    corpus = load_set(GSM8K, data=PUBLISHED)
+def test_the_published_set(data_dir: Path) -> None:
+    corpus = load_set(GSM8K, data=data_dir)
     assert counts(corpus) == {"train": 7_473, "test": 1_319}  # github openai/grade-school-math
     assert INVALID not in {gold_number(row["answer"]) for split in corpus.values() for row in split.rows}
 
@@ -448,26 +427,23 @@ def test_what_lm_eval_is_given_tells_it_for_every_split(tmp_path: Path) -> None:
     assert all(facts["sample"] for facts in told.values())
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_gsm8k_is_official_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_gsm8k_is_official_in_every_form(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As JSON lines, and as the parquet files of the pinned hub copy."""
     import huggingface_hub.constants
-    import pyarrow as pa
-    from pyarrow import parquet
 
-    corpus = load_set(GSM8K, data=PUBLISHED)
+    corpus = load_set(GSM8K, data=data_dir)
     assert [split.official for split in corpus.values()] == [True, True]
     assert GSM8K.hub is not None
     place = Path(huggingface_hub.constants.HF_HUB_CACHE) / "datasets--openai--gsm8k" / "snapshots" / GSM8K.hub.revision
     for split, read in corpus.items():
-        path = place / GSM8K.hub.files[split]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(pa.Table.from_pylist([dict(row) for row in read.rows]), path)
+        put(place, GSM8K.hub.files[split], [dict(row) for row in read.rows])
     found = load_set(GSM8K, data="hub")
     assert found["test"].source.startswith("hub:")
     assert [split.official for split in found.values()] == [True, True]
-    lines = Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_text("utf-8").splitlines()[:4]
+    lines = (data_dir / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()[:4]
     (tmp_path / "test.jsonl").write_text("\n".join(lines), "utf-8")
-    (tmp_path / "train.jsonl").write_bytes(Path(str(PUBLISHED), "gsm8k", "test.jsonl").read_bytes())
+    (tmp_path / "train.jsonl").write_bytes((data_dir / "gsm8k" / "test.jsonl").read_bytes())
     cut = standings(load_set(GSM8K, data=tmp_path))
     assert (cut["test"].difference, cut["train"].difference) == ("4 of 1,319 documents", "this is the test split")

@@ -23,7 +23,7 @@ from ltm_eval.runs import journal
 from ltm_eval.system.files import sample_data_dir, write_jsonl_atomic
 from ltm_eval.system.machine import flops_per_token
 from tests.failing import arm
-from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
+from tests.tiny import run_config, tiny_gpt2, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,25 +31,9 @@ if TYPE_CHECKING:
 TASK, QUESTIONS, SAMPLES, STEPS, PAUSE = "ltm_gsm8k", 20, 5, 4, 0.02
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("cost") / "tiny")
-
-
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
-    given: dict[str, Any] = {
-        "model": str(folder),
-        "data": "sample",
-        "num_fewshot": 0,
-        "limit": QUESTIONS,
-        "n": SAMPLES,
-        "t_fast": STEPS,
-        "gen_kwargs": "max_gen_toks=3",
-        "output_path": str(output),
-        "report": False,
-        "quiet": True,
-    }
-    return RunConfig(**{**given, **changes})
+    given = {"num_fewshot": 0, "limit": QUESTIONS, "n": SAMPLES, "t_fast": STEPS, "gen_kwargs": "max_gen_toks=3"}
+    return run_config(folder, output, **{**given, **changes})
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ltm_eval.system.errors import IncompleteError, UsageError
 from tests.failing import arm
 from tests.gang import Gang
 from tests.gang import command as run_command
-from tests.tiny import tiny_folder, tiny_model
+from tests.tiny import tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,11 +172,6 @@ def test_training_mode_changes_nothing() -> None:
     again = fit_documents(model, documents(), config, seed=1)
     torch.testing.assert_close(whole.mu, again.mu)  # other kernels
     assert not again.mu.requires_grad and all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("failures") / "tiny")
 
 
 def test_a_host_that_does_not_count_failures_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

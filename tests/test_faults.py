@@ -226,7 +226,7 @@ def test_a_file_that_changes_while_it_is_read(
     args = arguments(Case(31, {}, [*COMMANDS["run"].split(), *more], 6, "", "", process=False), place)
     args = [str(victim) if word == str(place.model) and name.endswith(".pt") else word for word in args]
     assert main([*args, "--tokenizer", str(place.model)]) == 6
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error[" in line]
     assert f"{victim}: changed while it was read" in line
     assert not list((place.tmp / "out").rglob("results_*"))
 
@@ -288,29 +288,14 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not executed.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("pretrained", float("inf")),
-        ("pretrained", 12),
-        ("revision", 12),
-        ("revision", float("inf")),
-        ("tokenizer", 5.0),
-        ("rows", 3),
-        ("condition", 1),
-        ("preset", 2),
-        ("dtype", 16),
-        ("t_fast", "abc"),
-        ("t_fast", 1e300),
-        ("t_fast", float("nan")),
-        ("lr", float("inf")),
-        ("lr", 10**400),
-        ("seed", "x"),
-        ("batch_size", 0.5),
-        ("fit_window", -1),
-        ("causal_chunk", float("nan")),
-    ],
-)
+HOST_VALUES: dict[str, tuple[object, ...]] = {
+    "pretrained": (float("inf"), 12), "revision": (12, float("inf")), "tokenizer": (5.0,), "rows": (3,), "dtype": (16,),
+    "condition": (1,), "preset": (2,), "t_fast": ("abc", 1e300, float("nan")), "lr": (float("inf"), 10**400),
+    "seed": ("x",), "batch_size": (0.5,), "fit_window": (-1,), "causal_chunk": (float("nan"),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, one) for name, own in HOST_VALUES.items() for one in own])
 def test_values_that_a_host_cast_are_refused(name: str, value: object, good: Path) -> None:
     arguments = {"pretrained": str(good / "tiny"), name: value}
     with pytest.raises(UsageError, match=name):

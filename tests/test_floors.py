@@ -12,20 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import byte_ranks
 
-from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
 from ltm_eval.results.files import Floor
 from ltm_eval.system.errors import ResultsError, UsageError
 from ltm_eval.tasks.perplexity import floors_of, uniform_nats, unigram_nats
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@pytest.fixture
-def over_bytes(tmp_path: Path) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path / "bytes.tiktoken"))
+    pass
 
 
 def rows(texts: list[str]) -> list[dict[str, Any]]:
@@ -80,10 +74,10 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
         unigram_nats([[0, 4]], 4)
 
 
-def test_rows_of_a_set_in_every_unit(over_bytes: Tokenizer) -> None:
+def test_rows_of_a_set_in_every_unit(tokenizer: Tokenizer) -> None:
     documents = rows(["one two", "é three"])
-    uniform, unigram = floors_of(documents, over_bytes)
-    assert (uniform.name, unigram.name, uniform.tokenizer) == ("uniform", "unigram", over_bytes.name)
+    uniform, unigram = floors_of(documents, tokenizer)
+    assert (uniform.name, unigram.name, uniform.tokenizer) == ("uniform", "unigram", tokenizer.name)
     assert (uniform.documents, uniform.tokens, uniform.words, uniform.bytes) == (2, 15, 4, 15)
     nats = 15 * math.log(257)  # 256 bytes and end-of-text
     assert uniform.nats == pytest.approx(nats)
@@ -100,24 +94,24 @@ def test_rows_of_a_set_in_every_unit(over_bytes: Tokenizer) -> None:
     assert unigram.figures["bits_per_byte_stderr"]
 
 
-def test_a_closing_end_of_text_is_one_token_and_no_byte(over_bytes: Tokenizer) -> None:
+def test_a_closing_end_of_text_is_one_token_and_no_byte(tokenizer: Tokenizer) -> None:
     documents = [{**row, "text": row["text"] + END_OF_TEXT} for row in rows(["one", "two"])]
-    uniform = floors_of(documents, over_bytes)[0]
+    uniform = floors_of(documents, tokenizer)[0]
     assert (uniform.tokens, uniform.bytes) == (8, 6)
 
 
-def test_rows_do_not_depend_on_the_order_the_documents_come_in(over_bytes: Tokenizer) -> None:
+def test_rows_do_not_depend_on_the_order_the_documents_come_in(tokenizer: Tokenizer) -> None:
     documents = rows([f"text {i} " * (i % 3 + 1) for i in range(9)])
-    assert floors_of(documents[::-1], over_bytes) == floors_of(documents, over_bytes)
+    assert floors_of(documents[::-1], tokenizer) == floors_of(documents, tokenizer)
 
 
-def test_what_is_no_perplexity_set_is_named(over_bytes: Tokenizer) -> None:
+def test_what_is_no_perplexity_set_is_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="n_words is missing"):
-        floors_of([{"text": "a", "n_bytes": 1, "index": 0}], over_bytes)
+        floors_of([{"text": "a", "n_bytes": 1, "index": 0}], tokenizer)
 
 
-def test_json_both_ways(over_bytes: Tokenizer) -> None:
-    for floor in floors_of(rows(["only one"]), over_bytes):
+def test_json_both_ways(tokenizer: Tokenizer) -> None:
+    for floor in floors_of(rows(["only one"]), tokenizer):
         written = json.loads(json.dumps(asdict(floor)))
         assert written["figures"]["ppl_per_token_stderr"] is None  # a single document tells no spread
         assert Floor.from_json(written, where="x") == floor

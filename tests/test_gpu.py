@@ -12,8 +12,7 @@ from ltm_eval.inference.options import fit_config
 from ltm_eval.inference.posterior import fit_documents
 from ltm_eval.model.checkpoint import weights_sha256
 from ltm_eval.model.compiling import compile_layers
-from tests.test_steps import document
-from tests.tiny import relative_error, tiny_folder, tiny_model
+from tests.tiny import document, relative_error, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path

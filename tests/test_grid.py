@@ -26,14 +26,8 @@ from ltm_eval.system.errors import IncompleteError, UsageError
 from ltm_eval.system.files import holder_of, holding
 from ltm_eval.system.machine import program
 from tests.gang import launcher
-from tests.tiny import tiny_folder
 
 OPTIONS = ("--task", "gsm8k", "--data", "sample", "--limit", "2", "--gen_kwargs", "max_gen_toks=6", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("grid") / "tiny")
 
 
 def config(folder: Path, output: Path, **changes: Any) -> GridConfig:

@@ -13,8 +13,7 @@ from ltm_eval.inference.batching import Batch, in_groups, keeps_bits
 from ltm_eval.inference.options import fit_config
 from ltm_eval.inference.posterior import Adaptive, fast_loop, fit_adaptive, fit_documents
 from ltm_eval.model.decoder import LatentThoughtModel
-from tests.test_steps import document
-from tests.tiny import tiny_model
+from tests.tiny import document, tiny_model
 
 if TYPE_CHECKING:
     from ltm_eval.inference.windows import Posterior

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer
 from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import tasks_dir
 from ltm_eval.tasks import mauve
@@ -24,7 +24,7 @@ from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
 from ltm_eval.tasks.mauve import Answers, Comparison, buckets_for, compare, cut, joined, mauve_dataset, summary_of
 from ltm_eval.tasks.mauve_options import MAUVE_PRESETS, MauveConfig, mauve_config, options_of
 from tests.test_wandb import Run, run, tables
-from tests.tiny import byte_ranks, tiny_folder, tiny_gpt2
+from tests.tiny import tiny_folder, tiny_gpt2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,11 +46,6 @@ SMALL = {"mauve_prompt_tokens": 20, "mauve_continuation_tokens": 40, "mauve_gene
 
 
 @pytest.fixture(scope="module")
-def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "bytes.tiktoken"))
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gpt2(tmp_path_factory.mktemp("mauve") / "tiny")
 
@@ -66,11 +61,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bytewise: Tokenizer) -> Iterator[None]:
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer) -> Iterator[None]:
     """Bytes for GPT-2's vocabulary, caches of this test's own, no warnings of lm-eval's."""
     import datasets.config
 
-    monkeypatch.setattr("ltm_eval.tasks.mauve.load_gpt2", lambda: bytewise)
+    monkeypatch.setattr("ltm_eval.tasks.mauve.load_gpt2", lambda: tokenizer)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setenv("LTM_EVAL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
@@ -89,29 +84,29 @@ def unrehearsed(config: MauveConfig) -> FeatureModel:
 # Human texts
 
 
-def test_prompt_and_continuation_are_the_first_tokens(bytewise: Tokenizer) -> None:
+def test_prompt_and_continuation_are_the_first_tokens(tokenizer: Tokenizer) -> None:
     config = MauveConfig(prompt_tokens=4, continuation_tokens=3)
-    found = cut("abcdefghij", bytewise, config)
+    found = cut("abcdefghij", tokenizer, config)
     assert found is not None and (found.prompt, found.continuation) == ("abcd", "efg")
-    assert cut("abcdef", bytewise, config) is None
-    short = cut("abcdef", bytewise, replace(config, shortest_tokens=5))
+    assert cut("abcdef", tokenizer, config) is None
+    short = cut("abcdef", tokenizer, replace(config, shortest_tokens=5))
     assert short is not None and (short.prompt, short.continuation) == ("abcd", "ef")
-    assert cut("abcd", bytewise, replace(config, shortest_tokens=1)) is None  # nothing would follow the prompt
+    assert cut("abcd", tokenizer, replace(config, shortest_tokens=1)) is None  # nothing would follow the prompt
 
 
-def test_cuts_never_fall_inside_a_character(bytewise: Tokenizer) -> None:
-    found = cut("ab€d€fgh", bytewise, MauveConfig(prompt_tokens=4, continuation_tokens=4))
+def test_cuts_never_fall_inside_a_character(tokenizer: Tokenizer) -> None:
+    found = cut("ab€d€fgh", tokenizer, MauveConfig(prompt_tokens=4, continuation_tokens=4))
     assert found is not None and (found.prompt, found.continuation) == ("ab", "€d")
 
 
-def test_a_long_text_is_cut_as_if_it_were_encoded_whole(bytewise: Tokenizer) -> None:
+def test_a_long_text_is_cut_as_if_it_were_encoded_whole(tokenizer: Tokenizer) -> None:
     config = MauveConfig(prompt_tokens=3, continuation_tokens=2)
     text = "".join(chr(97 + i % 26) for i in range(5_000))
-    assert cut(text, bytewise, config) == cut(text[:5], bytewise, config)
+    assert cut(text, tokenizer, config) == cut(text[:5], tokenizer, config)
 
 
-def test_short_examples_are_joined(bytewise: Tokenizer) -> None:
-    assert list(joined(["aa", "bb", "cccccc", "d"], bytewise, 6)) == ["aa\n\nbb", "cccccc"]
+def test_short_examples_are_joined(tokenizer: Tokenizer) -> None:
+    assert list(joined(["aa", "bb", "cccccc", "d"], tokenizer, 6)) == ["aa\n\nbb", "cccccc"]
 
 
 def test_rows_of_the_task(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

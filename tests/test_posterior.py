@@ -16,15 +16,10 @@ from ltm_eval.inference.options import PRESETS, FitConfig, fit_config
 from ltm_eval.inference.posterior import fast_loop, fit, fit_documents, learning_rate
 from ltm_eval.inference.windows import Document, Posterior, Start, Window, document_noise, generator, padded_length
 from ltm_eval.system.errors import MachineError, UsageError
-from tests.tiny import RELEASED, TINY, latent, relative_error, released, tiny_model
+from tests.tiny import RELEASED, TINY, document, latent, relative_error, released, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def document(seed: int, length: int, windows: int = 1) -> Document:
-    tokens = torch.randint(0, 256, (windows, length + 1), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Document(tuple(Window(tuple(row[:-1]), tuple(row[1:])) for row in tokens))
 
 
 DOCUMENTS = [document(seed, length) for seed, length in enumerate((5, 17, 17, 40, 64, 90))]

@@ -15,7 +15,6 @@ import torch
 import yaml
 from tiny import byte_ranks, tiny_folder, tiny_gpt2
 
-import ltm_eval
 from ltm_eval.data.blocks import block_tokenizer
 from ltm_eval.data.sets import TEXT_SETS
 from ltm_eval.harness.ltm import LTM
@@ -365,33 +364,6 @@ def test_long_texts_have_the_figures_of_lm_evals_own_wikitext_task(ltm: Path, tm
     nats = -math.fsum(sample["filtered_resps"][0] for sample in found["samples"]["their_wikitext"])
     assert nats == pytest.approx(values["bits_per_byte_bound"] * math.log(2) * sum(map(len, pages)), rel=1e-9)
     assert values["ppl_per_word_bound"] == pytest.approx(math.exp(nats / (20 + 60 + 110)), rel=1e-9)
-
-
-def test_neither_batch_size_nor_order_changes_a_figure(ltm: Path, folder: Path, tmp_path: Path) -> None:
-    texts = [letters(seed, 10 + 7 * seed) for seed in range(7)]
-    shuffled = [texts[i] for i in (4, 0, 6, 2, 5, 1, 3)]
-    model = ltm_eval.load(ltm)
-
-    def evaluated(data: Path, task: str, batch_size: int, metadata: dict[str, Any], **options: Any) -> dict[str, Any]:
-        found = ltm_eval.evaluate(
-            model,
-            tasks=[task],
-            data=str(data),
-            metadata=json.dumps(metadata),
-            batch_size=batch_size,
-            t_fast=2,
-            **options,
-        )
-        values = {key: x for key, x in found["results"][f"ltm_{task}"].items() if "," in key and x != "N/A"}
-        assert len(values) > 20
-        return values
-
-    whole = {"protocol": "documents"}
-    alone = evaluated(news(tmp_path / "one", texts), "ag_news", 1, whole)
-    for data, batch_size in ((news(tmp_path / "two", shuffled), 16), (tmp_path / "one", 16), (tmp_path / "two", 3)):
-        assert evaluated(data, "ag_news", batch_size, whole) == pytest.approx(alone, rel=1e-5)
-    blocks = [evaluated(folder, "wikitext", size, {"block_tokens": 64}, limit=6) for size in (1, 16)]
-    assert blocks[0] == pytest.approx(blocks[1], rel=1e-5)
 
 
 def test_a_run_tells_reference_rows_signatures_and_steps(ltm: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ltm_eval import cli
 from ltm_eval.inference.windows import Window
-from ltm_eval.model.tokenizer import Tokenizer, load_ranks
+from ltm_eval.model.tokenizer import Tokenizer
 from ltm_eval.probe.files import (
     Probe,
     ProbeConfig,
@@ -32,7 +32,7 @@ from ltm_eval.probe.files import (
 )
 from ltm_eval.probe.reconstruct import ProbeText, Subject, curve_keys, encode, probe_text, scored, similarity
 from ltm_eval.system.errors import DataError, ResultsError, UsageError
-from tests.tiny import RELEASED, TINY, byte_ranks, released, tiny_folder, tiny_model
+from tests.tiny import RELEASED, TINY, released, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +48,6 @@ QUICK = ProbeConfig(t_fast=6, max_tokens=30, prompt_tokens=5)
 @cache
 def deep_model() -> LatentThoughtModel:
     return tiny_model(DEEP, seed=1, scale=20.0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "bytes.tiktoken"))
 
 
 def subject_of(tokenizer: Tokenizer, config: ProbeConfig = QUICK) -> Subject:
@@ -405,7 +400,6 @@ def test_a_task_gives_questions_with_their_answers(at: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--text", "absent.txt"], 4, "absent.txt: cannot be read"),
         (["--text", "a.txt", "--task", "gsm8k"], 2, "either --text or --task"),
         (["--text", "a.txt", "--rest", "noise"], 2, "rest must be one of zero, prior"),
         (["--text", "empty.txt"], 3, "empty.txt: the text is empty"),

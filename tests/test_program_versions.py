@@ -28,7 +28,7 @@ from ltm_eval.system import machine as provenance
 from ltm_eval.system.errors import RefusedError
 from ltm_eval.system.files import PACKAGE, source_sha256
 from tests.failing import arm
-from tests.tiny import tiny_folder, tiny_gpt2
+from tests.tiny import run_config, tiny_gpt2
 
 LIMIT = 3
 OTHER = {
@@ -38,25 +38,8 @@ OTHER = {
 """Another program: what is replaced, by what, and what a refusal names."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("versions") / "tiny")
-
-
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
-    given: dict[str, Any] = {
-        "model": str(folder),
-        "tasks": ("gsm8k",),
-        "data": "sample",
-        "num_fewshot": 1,
-        "limit": LIMIT,
-        "t_fast": 1,
-        "gen_kwargs": "max_gen_toks=4",
-        "output_path": str(output),
-        "report": False,
-        "quiet": True,
-    }
-    return RunConfig(**{**given, **changes})
+    return run_config(folder, output, **{"tasks": ("gsm8k",), "limit": LIMIT, **changes})
 
 
 def killed(config: RunConfig, monkeypatch: pytest.MonkeyPatch, point: str = "journal.written:4:int") -> None:

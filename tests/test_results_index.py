@@ -137,10 +137,7 @@ def test_hostile_names_do_not_change_the_page(tmp_path: Path, name: str) -> None
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path)
     assert cli.main(["index", str(tmp_path)]) == 0
-    page = (tmp_path / "index.html").read_bytes()
-    assert cli.main(["index", str(tmp_path)]) == 0
-    assert (tmp_path / "index.html").read_bytes() == page
-    assert b'id="filter"' in page
+    assert b'id="filter"' in (tmp_path / "index.html").read_bytes()
     capsys.readouterr()
     assert cli.main(["index", str(tmp_path), "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("model,date,digest,task")

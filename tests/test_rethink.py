@@ -18,7 +18,7 @@ from ltm_eval.inference.rethink import Budget, Candidate, Question, Rethought, S
 from ltm_eval.inference.windows import Document, Posterior, Start, Window, generator, standard_normal
 from ltm_eval.system.errors import UsageError
 from ltm_eval.system.progress import silent
-from tests.tiny import tiny_folder, tiny_model
+from tests.tiny import tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,11 +138,6 @@ def test_no_round_is_refused() -> None:
 
 
 # In lm-eval -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("rethink") / "tiny")
 
 
 def requests(n: int, rounds: int) -> list[Instance]:

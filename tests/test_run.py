@@ -14,32 +14,16 @@ from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import run, settle
 from ltm_eval.report.page import build, gather
 from ltm_eval.results.columns import columns_of
-from ltm_eval.results.files import RunExtra, find_runs, read_latents, read_samples
-from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, MachineError, UsageError
+from ltm_eval.results.files import RunExtra, find_runs
+from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, UsageError
 from ltm_eval.system.files import sample_data_dir
-from tests.tiny import tiny_folder, tiny_gpt2
+from tests.tiny import run_config, tiny_gpt2
 
 TASK = "ltm_gsm8k"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("run") / "tiny")
-
-
 def config(folder: Path, output: Path, **changes: Any) -> RunConfig:
-    base = RunConfig(
-        model=str(folder),
-        data="sample",
-        num_fewshot=1,
-        limit=9,
-        t_fast=2,
-        output_path=str(output),
-        gen_kwargs="max_gen_toks=12",
-        report=False,
-        quiet=True,
-    )
-    return replace(base, **changes)
+    return run_config(folder, output, **{"limit": 9, "t_fast": 2, "gen_kwargs": "max_gen_toks=12", **changes})
 
 
 def scores(path: Path) -> dict[str, float]:
@@ -61,32 +45,6 @@ def latents(path: Path) -> list[dict[str, Any]]:
         ({**row, "fit_seconds": 0, "decode_seconds": 0} for row in rows),
         key=lambda row: (row["doc_id"], row["idx"], row["repeat"]),
     )
-
-
-def test_results_are_the_same_bits_for_every_batch_size(folder: Path, tmp_path: Path) -> None:
-    found = []
-    for size in (1, 7, 32):
-        (path,) = run(config(folder, tmp_path / str(size), batch_size=size)).results
-        found.append((scores(path), documents(path), latents(path)))
-    assert found[0] == found[1] == found[2]
-    assert len(found[0][1]) == 2 * 9 and len(found[0][2]) == 9
-
-
-def test_a_subset_has_the_prompts_and_answers_of_the_whole(folder: Path, tmp_path: Path) -> None:
-    few, many = (run(config(folder, tmp_path / str(n), limit=n)).results[0] for n in (3, 8))
-    kept = [row for row in documents(many) if row["doc_id"] < 3]
-    assert kept == documents(few)
-
-
-def test_the_page_and_the_records_are_there(folder: Path, tmp_path: Path) -> None:
-    outcome = run(config(folder, tmp_path, report=True, limit=2))
-    (found,) = find_runs([tmp_path])
-    assert found.path == outcome.results[0]
-    assert len(read_samples(found, TASK)) == 4 and len(read_latents(found, TASK)) == 2
-    assert outcome.report is not None and "sample data" in outcome.report.read_text()
-    content = json.loads(outcome.results[0].read_text())
-    assert content["ltm_eval"]["sample_data"] and content["config"]["limit"] == 2
-    assert content["n-shot"][TASK] == 1 and content["n-samples"][TASK]["effective"] == 2
 
 
 def test_the_closing_page_is_the_one_that_report_makes_of_the_folder(folder: Path, tmp_path: Path) -> None:
@@ -280,36 +238,13 @@ def test_asking_for_the_samples_by_metadata_is_recorded(folder: Path, tmp_path: 
     assert json.loads(run(questions).results[0].read_text())["ltm_eval"]["sample_data"] is True
 
 
-def test_a_baseline_sees_the_same_documents(folder: Path, tmp_path: Path) -> None:
-    gpt2 = tiny_gpt2(tmp_path / "gpt2")
-    outcome = run(config(folder, tmp_path / "out", baselines=(str(gpt2),), limit=4, report=True))
-    ours, theirs = (documents(path) for path in outcome.results)
-    for key in ("doc_hash", "prompt_hash", "target_hash", "filter"):
-        assert [row[key] for row in ours] == [row[key] for row in theirs]
-    assert outcome.report is not None and "gpt2" in outcome.report.read_text()
-
-
-def test_a_live_model_is_evaluated(folder: Path) -> None:
-    model = ltm_eval.load(folder)
-    found = ltm_eval.evaluate(
-        model, tasks=["gsm8k"], shots=1, data="sample", limit=3, t_fast=2, gen_kwargs="max_gen_toks=12"
-    )
-    assert set(found["results"][TASK]) >= {"exact_match,strict-match", "exact_match,flexible-extract"}
-    assert len(found["samples"][TASK]) == 6
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"tasks": ("gsm9k",)}, UsageError, "'gsm8k'"),
         ({"num_fewshot": 32, "data": "{few}"}, UsageError, "2 training examples"),
-        ({"data": "{tmp}/absent"}, DataError, "absent"),
+        ({"condition": "other", "num_fewshot": 2, "data": "{few}"}, UsageError, "training examples"),
         ({"data": "{tmp}"}, DataError, "test.jsonl"),
-        ({"baselines": ("{tmp}/absent/model",)}, CheckpointError, "no such folder"),
         ({"baselines": ("{tmp}",)}, CheckpointError, "config.json"),
-        ({"output_path": "{file}"}, UsageError, "not a folder"),
-        ({"output_path": "{file}/below"}, MachineError, "cannot be written"),
-        ({"device": "cuda:55"}, MachineError, "found cpu"),
         ({"gen_kwargs": "do_sample=true,top_q=3"}, UsageError, "'top_p'"),
         ({"gen_kwargs": "do_sample=true"}, UsageError, "sample at temperature 0"),
         ({"gen_kwargs": "temperature=0.7"}, UsageError, "temperature=0.7 has no effect"),
@@ -320,20 +255,18 @@ def test_a_live_model_is_evaluated(folder: Path) -> None:
         ),
         ({"tasks": ("lm1b",), "gen_kwargs": None, "k": (2,), "n": 2}, UsageError, "n and k have no effect"),
         ({"tasks": ("lambada_last_word",), "gen_kwargs": None, "rethink": 2}, UsageError, "rethink has no effect"),
-        ({"model": "{tmp}/absent"}, LtmEvalError, "no such file"),
         ({"model": "{tmp}/absent", "data": "{tmp}/absent"}, LtmEvalError, "checkpoint"),
     ],
 )
 def test_what_is_wrong_is_named(
     changes: dict[str, Any], error: type[LtmEvalError], words: str, folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").touch()
     few = tmp_path / "few" / "gsm8k"
     few.mkdir(parents=True)
     for name in ("train.jsonl", "test.jsonl"):
         lines = (sample_data_dir() / "gsm8k" / name).read_text().splitlines(keepends=True)
         (few / name).write_text("".join(lines[:2]))
-    places = {"tmp": str(tmp_path), "file": str(tmp_path / "file"), "few": str(few.parent)}
+    places = {"tmp": str(tmp_path), "few": str(few.parent)}
 
     def placed(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -342,21 +275,6 @@ def test_what_is_wrong_is_named(
 
     with pytest.raises(error, match=words):
         run(config(folder, tmp_path / "out", **{key: placed(value) for key, value in changes.items()}))
-
-
-def test_the_command_prints_table_and_paths(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["run", "--model", str(folder), "--task", "gsm8k", "--shots", "1", "--data", "sample", "--limit", "2"]
-    arguments += ["--t_fast", "2", "--gen-kwargs", "max_gen_toks=8", "--output_path", str(tmp_path / "out"), "--quiet"]
-    assert main(arguments) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("|ltm_gsm8k|") for line in out)
-    assert out[-1] == f"report: {tmp_path / 'out' / 'report.html'}" and Path(out[-1][8:]).is_file()
-
-
-def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--model", str(tmp_path / "nothing.pt"), "--data", "sample", "-o", str(tmp_path / "o")]) == 3
-    err = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert err[-1].startswith("ltm-eval: error[3]:") and "nothing.pt" in err[-1]
 
 
 def test_what_was_left_open_is_settled_and_said() -> None:
@@ -377,15 +295,10 @@ def test_folders_stay_below_the_output(name: str, tmp_path: Path) -> None:
 
 
 def test_samples_beside_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
-    found = []
-    for size in (1, 32):
-        (path,) = run(config(folder, tmp_path / str(size), batch_size=size, n=4, k=(1, 4), limit=3)).results
-        found.append((scores(path), documents(path), latents(path)))
-    assert found[0] == found[1]
-    _, rows, records = found[0]
-    assert {"exact_match,strict-match", "pass@1,strict-match", "pass@4,flexible-extract", "maj@4,strict-match"} <= set(
-        found[0][0]
-    )
+    (path,) = run(config(folder, tmp_path / "out", n=4, k=(1, 4), limit=3)).results
+    rows, records = documents(path), latents(path)
+    named = {"exact_match,strict-match", "pass@1,strict-match", "pass@4,flexible-extract", "maj@4,strict-match"}
+    assert named <= scores(path).keys()
     assert len(records) == 3 * 5 and len({tuple(row["resps"][1]) for row in rows}) == 3
     assert all(len(set(row["resps"][1])) > 1 for row in rows)
     assert [len(request) for request in rows[0]["stop_reasons"]] == [1, 4]
@@ -478,11 +391,6 @@ def test_one_rule_of_progress_and_of_data_for_both_kinds_of_model(
     assert told.count("not the official file") == 1, told
 
 
-def test_greedy_samples_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="all be the same"):
-        run(config(folder, tmp_path, n=3, gen_kwargs="do_sample=False,max_gen_toks=4"))
-
-
 def test_rethinking_with_its_control_and_budget(folder: Path, tmp_path: Path) -> None:
     outcome = run(config(folder, tmp_path, rethink=2, limit=2, report=True))
     (path,) = outcome.results
@@ -501,14 +409,8 @@ def test_the_command_prints_intervals(folder: Path, tmp_path: Path, capsys: pyte
     assert "content-free, always the commonest training answers" in out
 
 
-def test_named_documents_are_scored_as_in_the_whole_run(folder: Path, tmp_path: Path) -> None:
-    whole = run(config(folder, tmp_path / "whole", limit=6)).results[0]
+def test_named_documents_are_said_and_must_be_there(folder: Path, tmp_path: Path) -> None:
     part = run(config(folder, tmp_path / "part", limit=None, documents=(5, 2))).results[0]
-    asked = [row for row in documents(whole) if row["doc_id"] in (2, 5)]
-    found = sorted(documents(part), key=lambda row: (row["filter"] != asked[0]["filter"], row["doc_id"]))
-    assert [(row["doc_id"], row["prompt_hash"], row["resps"]) for row in found] == [
-        (row["doc_id"], row["prompt_hash"], row["resps"]) for row in asked
-    ]
     content = json.loads(part.read_text())
     assert "only documents 5, 2 of each task" in content["ltm_eval"]["warnings"]
     cost = content["ltm_eval"]["cost"][TASK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ltm_eval.harness.ltm import LTM
 from ltm_eval.harness.options import ANSWERS, NOTHING, QUESTIONS, VERDICT, GridConfig, ModelArguments, RunConfig
 from ltm_eval.harness.run import Outcome, ltm_subject
 from ltm_eval.harness.sweep import Cell
-from ltm_eval.inference.options import FitConfig
+from ltm_eval.inference.options import FIT_EXAMPLE, PRESETS, FitConfig, fit_changes, fit_config
 from ltm_eval.probe import job as probing
 from ltm_eval.system.errors import UsageError
 from ltm_eval.system.options import option_of
@@ -109,16 +110,61 @@ def test_k_alone_sets_n_and_documents_are_kept(capsys: pytest.CaptureFixture[str
     assert "tokenizer is empty" in capsys.readouterr().err
 
 
-def test_a_sweep_is_run_with_changes_to_the_preset(tmp_path: Path) -> None:
-    from tests.tiny import tiny_folder
+# Changes to a preset --------------------------------------------------------------------------------------------------
 
-    folder = tiny_folder(tmp_path / "tiny")
-    argv = ["sweep", "--model", str(folder), "--data", "sample", "--task", "gsm8k", "--limit", "1", "--shots", "1"]
+
+def test_changes_reach_the_fit(folder: Path) -> None:
+    changed = LTM(str(folder), device="cpu", fit=FIT_EXAMPLE).fit_config
+    assert (changed.noise, changed.draws, changed.lr) == ("antithetic", 2, PRESETS["bound"].lr)
+    assert LTM(str(folder), device="cpu", fit={"log_var_start": -2, "lr": 0.3}).fit_config.log_var_start == -2
+    assert fit_config("bound", **fit_changes('{"lr": 0.3}')).lr_final == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "JSON object"),
+        ("noise=fresh", "JSON object"),
+        ('{"nois": "fresh"}', "Did you mean 'noise'"),
+        ('{"noise": "pink"}', "noise must be"),
+        ('{"noise": "antithetic"}', "pairs"),
+        ('{"draws": 1.5}', "whole number"),
+        ('{"draws": true}', "whole number"),
+        ('{"lr": "fast"}', "number"),
+        ('{"lr": -1}', "positive"),
+        ('{"log_var_start": NaN}', "number"),
+        ('{"t_fast": 4}', "option of fit"),
+        ('{"log_var_start": Infinity}', "finite number"),
+        ('{"log_var_start": -1e999}', "finite number"),
+        ('{"lr": %s}' % ("9" * 400), "finite number"),
+        ('{"lr": 0.1, "lr": 0.2}', "names 'lr' twice"),
+        ('{"lr": 0.1, "lr": 0.1}', "names 'lr' twice"),
+        ("[" * 100_000, "JSON object"),
+    ],
+)
+def test_changes_that_no_fit_can_use_are_named(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        RunConfig(fit=text)
+
+
+def test_a_rate_is_named_in_one_place() -> None:
+    with pytest.raises(UsageError, match="lr is named twice"):
+        LTM("demo", device="cpu", lr=0.1, fit={"lr": 0.2})
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_changes_to_the_preset_are_made_and_told(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [command, "--model", str(folder), "--data", "sample", "--task", "rules", "--limit", "1", "--shots", "1"]
     argv += ["--t_fast", "1", "--gen_kwargs", "max_gen_toks=2", "--quiet", "-o", str(tmp_path / "out")]
-    assert main([*argv, "--fit", '{"lr": 0.2}']) == 0
-    (results,) = (tmp_path / "out").rglob("results_*.json")
-    assert '"lr": 0.2' in results.read_text("utf-8")
-    assert main([*argv, "--fit", '{"lr": "x"}']) == 2
+    assert main([*argv, "--fit", FIT_EXAMPLE]) == 0
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    told = json.loads(file.read_text("utf-8"))
+    assert (told["config"]["fit"]["noise"], told["config"]["fit"]["draws"]) == ("antithetic", 2)
+    assert any("changed" in line and "antithetic" in line for line in told["ltm_eval"]["warnings"])
+    assert main([*argv, "--fit", "{"]) == 2
+    assert capsys.readouterr().err.count("error[2]") == 1
 
 
 # What an option changes -----------------------------------------------------------------------------------------------
@@ -163,12 +209,8 @@ OTHERS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints."""
-    folder = tmp_path_factory.mktemp("marks")
-    tiny_folder(folder / "tiny")
-    tiny_folder(folder / "another", tiny_model(seed=1))
-    return folder
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("marks") / "another", tiny_model(seed=1))
 
 
 def kept_under(config: RunConfig) -> dict[str, Any]:
@@ -176,37 +218,39 @@ def kept_under(config: RunConfig) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [option.name for option in fields(RunConfig)])
-def test_every_option_says_what_it_changes(name: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_says_what_it_changes(
+    name: str, folder: Path, another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing else decides whether a run goes on and an answer is used again."""
     changes, recorded = option_of(RunConfig, name).changes, option_of(RunConfig, name).recorded
     assert changes and set(changes) <= {ANSWERS, QUESTIONS, VERDICT, NOTHING}, "mark the field of RunConfig"
     assert len(changes) == 1 or NOTHING not in changes
     assert bool(recorded) == (ANSWERS in changes)
     monkeypatch.setattr("ltm_eval.harness.ltm.compile_layers", lambda model: None)  # its import warns
-    base = RunConfig(model=str(tiny / "tiny"), t_fast=2)
+    base = RunConfig(model=str(folder), t_fast=2)
     assert set(recorded) <= kept_under(base).keys()
     value = OTHERS[name]
     if value is None:
         return
-    value = str(tiny / value) if name == "model" else value
+    value = str(another) if name == "model" else value
     other = replace(base, **{name: value})
     assert (kept_under(other) != kept_under(base)) == (ANSWERS in changes)
     assert (asked_of(other) != asked_of(base)) == (QUESTIONS in changes)
     assert (Cell(other).fingerprint != Cell(base).fingerprint) == (NOTHING not in changes)
 
 
-def test_what_the_model_takes_beyond_a_run_changes_no_answer_unseen(tiny: Path) -> None:
+def test_what_the_model_takes_beyond_a_run_changes_no_answer_unseen(folder: Path) -> None:
     """The arguments of `--model_args`: options of a run, or named here."""
     beyond = {option.name for option in fields(ModelArguments)} - {option.name for option in fields(RunConfig)}
     assert beyond == {"lr", "max_batch_size"}
-    base, own = RunConfig(model=str(tiny / "tiny")), str(tiny / "tiny")
+    base, own = RunConfig(model=str(folder)), str(folder)
     assert LTM(own, lr=0.2).settings != kept_under(base)
     assert LTM(own, max_batch_size=2).settings == kept_under(base)
 
 
 @pytest.mark.parametrize("name", [option.name for option in fields(FitConfig)])
-def test_answers_are_kept_under_every_option_of_the_fit(name: str, tiny: Path) -> None:
-    lm = LTM(str(tiny / "tiny"))
+def test_answers_are_kept_under_every_option_of_the_fit(name: str, folder: Path) -> None:
+    lm = LTM(str(folder))
     before = lm.settings
     value = getattr(lm.fit_config, name)
     others = {"noise": "antithetic", "adaptive": True, "draws": 4, "preset": "other"}

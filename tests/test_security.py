@@ -16,17 +16,8 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "ltm_eval").rglob("*.py"), ROOT / "ltm_eval_bridge.py"])
 MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "sqlitedict", "jsonpickle", "telnetlib"}
-CALLS = {
-    "eval",
-    "exec",
-    "compile",
-    "__import__",
-    "os.system",
-    "os.popen",
-    "yaml.load",
-    "yaml.unsafe_load",
-    "yaml.full_load",
-}
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+CALLS |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 KEYWORDS = {"shell": True, "trust_remote_code": True, "weights_only": False, "allow_pickle": True, "autoescape": False}
 
 

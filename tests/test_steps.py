@@ -14,21 +14,16 @@ from ltm_eval.inference import posterior as steps
 from ltm_eval.inference.batching import Batch
 from ltm_eval.inference.options import fit_config
 from ltm_eval.inference.posterior import AdamW, DeviceSteps, HostSteps, fast_loop, learning_rate
-from ltm_eval.inference.windows import Document, Posterior, Window, document_noise, preset_start
+from ltm_eval.inference.windows import Document, Posterior, document_noise, preset_start
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system import device as memory
 from tests.paper_gpu import DEVICE, Traffic, play_gpu
-from tests.tiny import TINY, relative_error, tiny_model
+from tests.tiny import TINY, document, relative_error, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ltm_eval.inference.options import FitConfig
-
-
-def document(seed: int, length: int, windows: int = 1) -> Document:
-    tokens = torch.randint(0, 256, (windows, length + 1), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Document(tuple(Window(tuple(row[:-1]), tuple(row[1:])) for row in tokens))
 
 
 def fitted(kind: type, config: FitConfig, monkeypatch: pytest.MonkeyPatch, *, captures: bool = False) -> Posterior:

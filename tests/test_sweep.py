@@ -16,7 +16,7 @@ from ltm_eval.harness.sweep import combinations, run
 from ltm_eval.results.files import find_runs, read_latents, read_samples
 from ltm_eval.system.errors import UsageError
 from ltm_eval.tasks.prompts import CONDITION_ORDER, conditions_of
-from tests.tiny import tiny_folder
+from tests.tiny import run_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,23 +24,8 @@ if TYPE_CHECKING:
 TASK = "ltm_gsm8k"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("sweep") / "tiny")
-
-
 def base(folder: Path, output: Path, **changes: Any) -> RunConfig:
-    options: dict[str, Any] = {
-        "model": str(folder),
-        "data": "sample",
-        "limit": 4,
-        "t_fast": 2,
-        "output_path": str(output),
-        "gen_kwargs": "max_gen_toks=8",
-        "report": False,
-        "quiet": True,
-    }
-    return RunConfig(**{**options, **changes})
+    return run_config(folder, output, **{"num_fewshot": None, "t_fast": 2, "gen_kwargs": "max_gen_toks=8", **changes})
 
 
 def names(config: SweepConfig) -> list[tuple[str, int | None]]:

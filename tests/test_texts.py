@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,35 +13,9 @@ from ltm_eval.data.readers import rows_sha256
 from ltm_eval.data.sets import TEXT_SETS, documents, load_texts
 from ltm_eval.system.errors import DataError, UsageError
 from ltm_eval.system.files import sample_data_dir
+from tests.tiny import put
 
-PUBLISHED = os.environ.get("LTM_EVAL_DATA_DIR")
-
-
-@pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Empty caches, no network, no folder named by the environment."""
-    import huggingface_hub.constants
-
-    monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def put(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def parquet(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    import pyarrow as pa
-    from pyarrow import parquet as pq
-
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def paper(*sentences: object) -> str:
@@ -91,12 +63,12 @@ def test_parquet_copies(tmp_path: Path, name: str) -> None:
     spec = TEXT_SETS[name]
     column = spec.parquet_column or "text"
     rows = [{column: "One ."}, {column: ""}, {column: "Two ."}]
-    parquet(tmp_path / name, f"{spec.split}.parquet", rows)
+    put(tmp_path / name, f"{spec.split}.parquet", rows)
     assert load_texts(name, data=tmp_path).examples == ("One .", "Two .")
-    parquet(tmp_path / name, f"{spec.split}.parquet", [{"other": "One ."}])
+    put(tmp_path / name, f"{spec.split}.parquet", [{"other": "One ."}])
     with pytest.raises(DataError, match=rf"row 1: column '{column}' is missing; columns there: 'other'"):
         load_texts(name, data=tmp_path)
-    parquet(tmp_path / name, f"{spec.split}.parquet", [{column: 3}])
+    put(tmp_path / name, f"{spec.split}.parquet", [{column: 3}])
     with pytest.raises(DataError, match="must be text, got a number"):
         load_texts(name, data=tmp_path)
 
@@ -106,7 +78,7 @@ def test_the_hubs_copy_is_read_at_the_pinned_revision(tmp_path: Path) -> None:
         hub = TEXT_SETS[name].hub
         assert hub is not None
         folder = tmp_path / "caches" / "hub" / f"datasets--{hub.repo.replace('/', '--')}" / "snapshots" / hub.revision
-        parquet(folder, hub.files[TEXT_SETS[name].split], [{"text": f"{name}"}])
+        put(folder, hub.files[TEXT_SETS[name].split], [{"text": f"{name}"}])
         texts = load_texts(name)
         assert texts.examples == (name,)
         assert texts.source == f"hub:{hub.repo}@{hub.revision}"
@@ -256,16 +228,15 @@ def test_every_form_of_a_set_has_one_digest(tmp_path: Path) -> None:
     """A CSV file and the hub's parquet of the same articles, with either kind of line end."""
     put(tmp_path / "a" / "ag_news", "test.csv", '"3","One","two\n\nthree"\n"4","a","b "\n')
     put(tmp_path / "b" / "ag_news", "test.csv", '"3","One","two\r\n\r\nthree"\r\n"4","a","b"\r\n')
-    parquet(tmp_path / "c" / "ag_news", "test.parquet", [{"text": "One two\n\nthree"}, {"text": "a b"}])
+    put(tmp_path / "c" / "ag_news", "test.parquet", [{"text": "One two\n\nthree"}, {"text": "a b"}])
     found = [load_texts("ag_news", data=tmp_path / place).examples for place in "abc"]
     assert len({rows_sha256((text,) for text in texts) for texts in found}) == 1
     assert rows_sha256([("a b",)]) != rows_sha256([("a", "b")])
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "split"), [("ptb", None), ("wikitext", "test"), ("lambada", None), ("ag_news", None)])
-def test_the_published_files_are_the_official_ones(name: str, split: str | None) -> None:
-    texts = load_texts(name, data=PUBLISHED, split=split)
+def test_the_published_files_are_the_official_ones(data_dir: Path, name: str, split: str | None) -> None:
+    texts = load_texts(name, data=data_dir, split=split)
     assert (texts.official, texts.difference) == (True, "")
 
 
@@ -328,18 +299,16 @@ PUBLISHED_SETS = [  # sha256 of the files as their authors published them, where
 ]
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
 @pytest.mark.parametrize(("name", "examples", "sha256", "complete"), PUBLISHED_SETS)
-def test_the_published_sets(name: str, examples: int, sha256: str, complete: bool) -> None:
-    texts = load_texts(name, data=PUBLISHED)
+def test_the_published_sets(data_dir: Path, name: str, examples: int, sha256: str, complete: bool) -> None:
+    texts = load_texts(name, data=data_dir)
     assert len(texts.examples) == examples
     assert texts.sha256.startswith(sha256)
     assert texts.complete is complete
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="LTM_EVAL_DATA_DIR is not set")
-def test_the_published_wikitext_has_sixty_pages() -> None:
-    assert len(list(documents(load_texts("wikitext", data=PUBLISHED)))) == 60  # arXiv:1609.07843 Table 1
+def test_the_published_wikitext_has_sixty_pages(data_dir: Path) -> None:
+    assert len(list(documents(load_texts("wikitext", data=data_dir)))) == 60  # arXiv:1609.07843 Table 1
 
 
 # Human texts that have no perplexity task

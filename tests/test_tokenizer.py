@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_ranks(byte_ranks(tmp_path_factory.mktemp("ranks") / "tokenizer.tiktoken"))
-
-
 @settings(max_examples=200, deadline=None)
 @given(text=st.text())
 def test_text_survives(tokenizer: Tokenizer, text: str) -> None:

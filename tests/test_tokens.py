@@ -36,11 +36,6 @@ TEXTS = ("Red, green and blue.", "Ça coûte 5 € à Łódź. 語 👩‍🚀" 
 """Characters of several tokens, a text of several windows, one without tokens, one with a token without text."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("tokens") / "tiny")
-
-
 def model(folder: Path, token_nll: int, **options: Any) -> LTM:
     made = LTM(str(folder), **{"t_fast": 2, "rows": "bound", "device": "cpu", **options})
     made.progress, made.token_nll = progress.silent, token_nll

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from make_training_data import episode_line
 from problems import generate, jsonl
 from torch.nn import functional as F
@@ -32,47 +31,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CONTENT: dict[str, Any] = {
-    "model": {
-        "dim": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "n_kv_heads": 2,
-        "multiple_of": 8,
-        "max_seq_len": 64,
-        "window_size": 16,
-        "max_z_len": 2,
-    },
-    "ranks": 270,
-    "steps": 12,
-    "coded_steps": 5,
-    "t_fast": 2,
-    "warm_up": 2,
-    "save_every": 1,
-    "validate_every": 0,
-    "validation_t_fast": 2,
-    "sources": [
-        {
-            "name": "rules",
-            "kind": "rules",
-            "weight": 2,
-            "length": 48,
-            "batch": 3,
-            "rows": 3,
-            "files": ["rules.jsonl"],
-            "validation": 3,
-        },
-        {
-            "name": "problems",
-            "kind": "problems",
-            "weight": 1,
-            "length": 64,
-            "batch": 2,
-            "files": ["problems.jsonl"],
-            "validation": 2,
-        },
-    ],
-}
+RECIPE = """
+model: {dim: 16, n_layers: 2, n_heads: 2, n_kv_heads: 2, multiple_of: 8, max_seq_len: 64, window_size: 16, max_z_len: 2}
+ranks: 270
+steps: 12
+coded_steps: 5
+t_fast: 2
+warm_up: 2
+save_every: 1
+validate_every: 0
+validation_t_fast: 2
+sources:
+  - {name: rules, kind: rules, weight: 2, length: 48, batch: 3, rows: 3, files: [rules.jsonl], validation: 3}
+  - {name: problems, kind: problems, weight: 1, length: 64, batch: 2, files: [problems.jsonl], validation: 2}
+"""
 GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 160}
 
 
@@ -88,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(CONTENT), "utf-8")
+    path.write_text(RECIPE, "utf-8")
     return path
 
 
@@ -105,9 +77,18 @@ def whole(data: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+def arguments(recipe: Path, data: Path, output: Path) -> list[str]:
+    return f"train --config {recipe} --data {data} --output {output} --device cpu".split()
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(folder / STATE_FILE, weights_only=True)["model"]
     return state
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name, weight in weights(one).items():
+        assert torch.equal(weight, weights(other)[name]), name
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -178,8 +159,7 @@ def test_what_a_run_leaves(whole: Path, recipe: Recipe) -> None:
 
 def test_the_same_recipe_gives_the_same_bits(data: Path, whole: Path, recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, data=data, device="cpu")
-    for name, weight in weights(whole).items():
-        assert torch.equal(weight, weights(tmp_path)[name]), name
+    assert_same_weights(whole, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -193,13 +173,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     gang: Gang, data: Path, whole: Path, recipe_file: Path, tmp_path: Path, place: str
 ) -> None:
     """SIGKILL while the sixth state is written, and before and after one takes its name; then the same command."""
-    command = ["train", "--config", str(recipe_file), "--data", str(data), "--output", str(tmp_path), "--device", "cpu"]
+    command = arguments(recipe_file, data, tmp_path)
     killed = gang.start(1, "tests.gang:command", command, fails=f"{place}:kill")
     assert killed.wait() == [-signal.SIGKILL], killed.err(0)
     assert 0 < torch.load(tmp_path / STATE_FILE, weights_only=True)["step"] < 12
     train(read_recipe(recipe_file), tmp_path, data=data, device="cpu")
-    for name, weight in weights(whole).items():
-        assert torch.equal(weight, weights(tmp_path)[name]), name
+    assert_same_weights(whole, tmp_path)
     assert [row["step"] for row in rows_of(tmp_path / LOG_FILE)] == [str(step) for step in range(1, 13)]
     timed = {"seconds"}
     plain = [
@@ -211,20 +190,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
 @pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, whole: Path, recipe_file: Path, tmp_path: Path) -> None:
     """Gradients are summed over processes; only the order of the sums differs."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [
-        "-m",
-        "ltm_eval",
-        "train",
-        "--config",
-        str(recipe_file),
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path),
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ltm_eval"]
+    command += arguments(recipe_file, data, tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -315,8 +282,7 @@ def test_a_compiler_that_fails_changes_nothing(
     monkeypatch.setattr(torch, "compile", compile_nothing)
     train(replace(recipe, compile=True), tmp_path, data=data, device="cpu")
     assert len(tried) == 1 and "torch.compile failed (RuntimeError)" in caplog.text
-    for name, weight in weights(whole).items():
-        assert torch.equal(weight, weights(tmp_path)[name]), name
+    assert_same_weights(whole, tmp_path)
 
 
 def test_released_slow_steps_take_the_noise_of_the_fit(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -332,7 +298,7 @@ def test_released_slow_steps_take_the_noise_of_the_fit(data: Path, recipe: Recip
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("words", "code", "message"),
     [
         (["--config", "absent.yaml", "--output", "x"], 3, "absent.yaml: cannot be read"),
         (["--output", "x"], 2, "--config"),
@@ -340,9 +306,9 @@ def test_released_slow_steps_take_the_noise_of_the_fit(data: Path, recipe: Recip
     ],
 )
 def test_the_command_says_what_is_wrong(
-    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *arguments]) == code
+    assert main(["train", *words]) == code
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and error.count("\n") == 1
 
@@ -350,18 +316,5 @@ def test_the_command_says_what_is_wrong(
 def test_the_command_ends_in_the_model(
     data: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "train",
-        "--config",
-        str(recipe_file),
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path),
-        "--steps",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    assert main(arguments) == 0
+    assert main([*arguments(recipe_file, data, tmp_path), "--steps", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"model: {(tmp_path / FINAL).resolve()}"

@@ -12,7 +12,6 @@ from ltm_eval.inference.draws import RollingScore
 from ltm_eval.runs.journal import Journal
 from ltm_eval.runs.worklist import Answer, Request, Worklist
 from ltm_eval.system import progress
-from tests.tiny import tiny_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.faults
 SAMPLED = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 5, "until": []}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("worklist") / "tiny")
 
 
 def model(folder: Path) -> LTM:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltm_eval.harness.options import RunConfig
+from ltm_eval.inference.windows import Document, Window
 from ltm_eval.model.checkpoint import Checkpoint, CheckpointInfo, load, save, weights_sha256
 from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
@@ -40,6 +42,12 @@ def tiny_model(config: ModelConfig = TINY, *, seed: int = 0, scale: float = 12.0
                 parameter.mul_(scale)
         model.tok_embeddings.weight[128:256] = 0  # so that what it likes best is ASCII
     return model
+
+
+def document(seed: int, length: int, windows: int = 1, *, vocab: int = 256) -> Document:
+    """Random tokens, each window's targets its tokens one place on."""
+    tokens = torch.randint(0, vocab, (windows, length + 1), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Document(tuple(Window(tuple(row[:-1]), tuple(row[1:])) for row in tokens))
 
 
 def byte_ranks(path: Path) -> Path:
@@ -80,6 +88,27 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     """|found - truth| / |truth|, norms in float64."""
     found, truth = found.double(), truth.double()
     return float((found - truth).norm() / truth.norm())
+
+
+def run_config(folder: Path, output: Path, **changes: Any) -> RunConfig:
+    """A short run of a checkpoint on the bundled problems, without a word or a page."""
+    base: dict[str, Any] = {"num_fewshot": 1, "limit": 4, "t_fast": 1, "gen_kwargs": "max_gen_toks=4"}
+    places = {"model": str(folder), "data": "sample", "output_path": str(output)}
+    return RunConfig(**{**base, **places, "report": False, "quiet": True, **changes})
+
+
+def put(folder: Path, name: str, content: str | bytes | list[dict[str, Any]]) -> Path:
+    """A file of this text or these bytes, or a parquet file of these rows."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, list):
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(content), path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def tiny_gpt2(folder: Path) -> Path:

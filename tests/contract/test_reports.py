@@ -187,10 +187,13 @@ def test_the_page_that_the_run_wrote_has_the_figures_of_report(pair: Path, writt
     assert ours.title == theirs.title and ours.tables == theirs.tables
 
 
-def test_same_results_same_bytes(cli: Commands, pair: Path, written: Path, tmp_path: Path) -> None:
-    cli.done("report", pair, "--format", ",".join(FORMATS), "-o", tmp_path / "report")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_same_results_same_bytes(cli: Commands, pair: Path, written: Path, tmp_path: Path, command: str) -> None:
+    given = {"compare": [pair / "demo", pair / "gpt2-demo"], "history": [written / "steps"]}.get(command, [pair])
+    cli.done(command, *given, "--format", ",".join(FORMATS), "-o", written / f"again-{command}")
     for suffix in FORMATS.values():
-        assert (tmp_path / f"report.{suffix}").read_bytes() == (written / f"report.{suffix}").read_bytes(), suffix
+        again = (written / f"again-{command}.{suffix}").read_bytes()
+        assert again == (written / f"{command}.{suffix}").read_bytes(), suffix
 
 
 def test_figures_are_those_of_the_results_files(pair: Path, written: Path) -> None:
