@@ -5,6 +5,7 @@ is played, and a loop on paper in which the host never waits.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from ltm_eval.inference import posterior as steps
 from ltm_eval.inference.batching import Batch
 from ltm_eval.inference.options import fit_config
-from ltm_eval.inference.posterior import AdamW, DeviceSteps, HostSteps, fast_loop, learning_rate
+from ltm_eval.inference.posterior import AdamW, DeviceSteps, HostSteps, Natural, fast_loop, learning_rate
 from ltm_eval.inference.windows import Document, Posterior, document_noise, preset_start
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system import device as memory
@@ -34,7 +35,7 @@ def fitted(kind: type, config: FitConfig, monkeypatch: pytest.MonkeyPatch, *, ca
     return fast_loop(Batch.of(model, documents), preset_start(model, documents, config, 1), noise, config)
 
 
-@pytest.mark.parametrize("preset", ["bound", "released", "published"])
+@pytest.mark.parametrize("preset", ["bound", "released", "published", "natural"])
 def test_a_gpus_steps_are_those_of_torchs_optimiser(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = fit_config(preset, t_fast=9, weight_decay=0.1)
     host, device = (fitted(kind, config, monkeypatch) for kind in (HostSteps, DeviceSteps))
@@ -61,6 +62,45 @@ def test_the_optimiser_is_torchs_bit_for_bit(decay: float) -> None:
         own.step(learning_rate(config, step))
         other.step()
         assert all(torch.equal(a, b) for a, b in zip(mine, torchs, strict=True))
+
+
+def test_natural_steps_are_those_of_the_paper() -> None:
+    """Mean and precision as arXiv:1806.04854 moves them, in float64; the precision stays at or above the prior's."""
+    config = fit_config("natural", t_fast=20)
+    stream = torch.Generator().manual_seed(5)
+    mu, log_var = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
+    mean, precision = mu.double(), torch.ones(2, 3, 4, 5, dtype=torch.float64)
+    own = Natural(mu, log_var, config)
+    for step in range(20):
+        g, e = torch.randn(2, *mu.shape, generator=stream).mul(3).double()
+        sigma = precision.rsqrt()
+        mu.grad = (g + mean).float()
+        log_var.grad = (0.5 * (sigma.square() - 1) + 0.5 * g * e * sigma).float()
+        rate = learning_rate(config, step)
+        share = 0.1 * rate / 0.5
+        precision = ((1 - share) * precision + share * (1 + g * e / sigma)).clamp(min=1)
+        mean = mean - rate * (g + mean) / precision
+        own.step(rate)
+        assert relative_error(mu, mean.float()) < 1e-5
+        assert relative_error(log_var, -precision.log().float()) < 1e-5
+    assert bool((precision == 1).any()) and float(precision.max()) > 1.5
+
+
+def test_natural_steps_reach_the_posterior_of_a_gaussian() -> None:
+    """Of x ~ N(W z, I) under z ~ N(0, I), the best factorised q has the precisions on the diagonal of I + W'W."""
+    stream = torch.Generator().manual_seed(0)
+    w, x = torch.randn(6, 4, generator=stream), torch.randn(6, generator=stream)
+    whole = torch.eye(4) + w.T @ w
+    mu, log_var = torch.zeros(4), torch.zeros(4)
+    config = fit_config("natural", t_fast=4000)
+    own = Natural(mu, log_var, config)
+    for step in range(4000):
+        e, sigma = torch.randn(4, generator=stream), (0.5 * log_var).exp()
+        g = w.T @ (w @ (mu + e * sigma) - x)
+        mu.grad, log_var.grad = g + mu, 0.5 * (log_var.exp() - 1) + 0.5 * g * e * sigma
+        own.step(learning_rate(replace(config, lr=0.05, lr_final=0.0005), step))
+    torch.testing.assert_close(mu, torch.linalg.solve(whole, w.T @ x), rtol=0, atol=0.02)
+    torch.testing.assert_close((-log_var).exp(), whole.diagonal(), rtol=0.1, atol=0)
 
 
 class Recorded:

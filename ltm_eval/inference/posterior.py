@@ -71,7 +71,7 @@ def fit(
         tokens: (B, T), whole numbers from 0 to V - 1; rows may be padded at the end with any token, if its target is
             ignored.
         targets: (B, T), whole numbers; -1 or -100 where a position is not scored.
-        preset: `released`, `published` or `bound`.
+        preset: `released`, `published`, `bound` or `natural`.
         t_fast: fast steps; None takes the preset's, 0 returns the prior, `auto` ends each row's fit once it stops
             improving.
         seed: seed of the noise, together with each row's content; from 0 to 2**32 - 1.
@@ -190,7 +190,7 @@ def fit_together(
 
 
 def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Posterior:
-    """Take `config.t_fast` steps of AdamW on mu and log_var, then evaluate once.
+    """Take `config.t_fast` steps of the optimizer on mu and log_var, then evaluate once.
 
     The gradient is that of the sum over documents, so each document is fitted as if it were alone.
 
@@ -219,8 +219,9 @@ def fast_loop(batch: Batch, start: Start, noise: Noise, config: FitConfig) -> Po
     return Posterior(mu, log_var, Trace(torch.stack(nll), torch.stack(kl), torch.stack(layers)))
 
 
-# A fast step computes gradients of z, then AdamW on mu and log_var (arXiv:1711.05101). On a GPU the step counts itself
-# and looks its rate up in a table, so that the host never waits and the whole step can be captured as one CUDA graph.
+# A fast step computes gradients of z, then takes a step of AdamW (arXiv:1711.05101) or of the natural gradient on mu
+# and log_var. On a GPU the step counts itself and looks its rate up in a table, so that the host never waits and the
+# whole step can be captured as one CUDA graph.
 
 Terms = tuple[Tensor, Tensor]  # -log p(x|z) and KL before a step, (B,) each
 
@@ -257,12 +258,42 @@ class AdamW:
             value.addcdiv_(first, (second.sqrt() / correction).add_(config.adam_eps), value=-size)
 
 
+@torch.no_grad()
+def natural_step(mu: Tensor, log_var: Tensor, rate: float | Tensor, share: float | Tensor) -> None:
+    """Take a step along the natural gradient of a diagonal Gaussian, by mu's and log_var's `grad` (arXiv:1806.04854).
+
+    With g the gradient of the NLL at z = mu + e * sigma, the precision moves to (1 - share) * precision + share * (1 +
+    g * e / sigma) but not below the prior's 1, and mu by -rate * sigma**2 * (g + mu) under the new sigma. The gradient
+    of log_var is (1 + g * e / sigma - precision) / (2 * precision).
+    """
+    assert mu.grad is not None and log_var.grad is not None
+    precision = log_var.grad.mul(2 * share).add_(1).div_(log_var.exp()).clamp_(min=1)
+    mu.sub_(mu.grad.mul(rate).div_(precision))
+    log_var.copy_(precision.log_().neg_())
+
+
+class Natural:
+    """Natural-gradient steps; the share of the precision that a step replaces is in proportion to its rate."""
+
+    def __init__(self, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
+        self.values, self.config = (mu, log_var), config
+
+    def step(self, rate: float) -> None:
+        """Update mu and log_var by their `grad`."""
+        natural_step(*self.values, rate, self.config.precision_rate * rate / self.config.lr)
+
+
+def optimizer_of(mu: Tensor, log_var: Tensor, config: FitConfig) -> AdamW | Natural:
+    """Return the optimizer of mu and log_var that `config` names."""
+    return (Natural if config.optimizer == "natural" else AdamW)(mu, log_var, config)
+
+
 class HostSteps:
     """Steps with rates from the host."""
 
     def __init__(self, batch: Batch, mu: Tensor, log_var: Tensor, config: FitConfig) -> None:
         self.batch, self.mu, self.log_var, self.config = batch, mu, log_var, config
-        self.optimiser = AdamW(mu, log_var, config)
+        self.optimiser = optimizer_of(mu, log_var, config)
 
     def __call__(self, number: int, noise: Tensor) -> Terms:
         """Take a step."""
@@ -289,6 +320,10 @@ class DeviceSteps:
     def _take(self, noise: Tensor) -> Terms:
         terms = self.batch.descend(self.mu, self.log_var, noise)
         rate, shrink, correction = self.table.index_select(0, self.count).squeeze(0).unbind()
+        if self.config.optimizer == "natural":
+            natural_step(self.mu, self.log_var, rate, shrink)
+            self.count.add_(1)
+            return terms
         with torch.no_grad():
             for value, (first, second) in zip((self.mu, self.log_var), self.moments, strict=True):
                 assert value.grad is not None
@@ -320,8 +355,12 @@ class DeviceSteps:
 
 def schedule(config: FitConfig) -> Tensor:
     """Return for every step the corrected rate, the factor of weight decay and the root of the second moment's
-    correction: (t_fast, 3), fp32.
+    correction; of natural steps the rate and the share of the precision: (t_fast, 3), fp32.
     """
+    if config.optimizer == "natural":
+        rates = [learning_rate(config, step) for step in range(config.t_fast)]
+        table = [(rate, config.precision_rate * rate / config.lr, 1.0) for rate in rates]
+        return torch.tensor(table, dtype=torch.float64).float()
     rows = [
         (rate / (1 - config.beta1**n), 1 - rate * config.weight_decay, math.sqrt(1 - config.beta2**n))
         for n, rate in ((step + 1, learning_rate(config, step)) for step in range(config.t_fast))
@@ -403,7 +442,7 @@ def adaptive_loop(
     noises = [document_noise(model, [one], config, seed) for one in documents]
     starts = [preset_start(model, [one], config, seed) for one in documents]
     latents = [(one.mu.clone().requires_grad_(), one.log_var.clone().requires_grad_()) for one in starts]
-    optimisers = [AdamW(mu, log_var, config) for mu, log_var in latents]
+    optimisers = [optimizer_of(mu, log_var, config) for mu, log_var in latents]
     terms: list[list[Terms]] = [[] for _ in documents]
     objectives: list[list[float]] = [[] for _ in documents]
     turn: list[int | None] = [None] * len(documents)  # step from which the rate falls, by document
