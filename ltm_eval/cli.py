@@ -892,6 +892,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Call.argv = tuple(sys.argv[1:] if args is None else args)
     if args is None:
         ends_with_command()
+        _open_streams()
     _prepare_streams()
     if "RANK" in os.environ:
         quiet_torch()
@@ -934,6 +935,29 @@ def _exit_code(leaving: SystemExit) -> int:
         print(leaving.code, file=sys.stderr)
         return 1
     return leaving.code or 0
+
+
+class _Lossy(io.FileIO):
+    """stderr: what it does not take is lost, since there is nowhere to say so, and the work goes on."""
+
+    def write(self, data: Any) -> int:
+        """Write `data`, or drop it."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _open_streams() -> None:
+    """Give closed streams a place, so that no file of results becomes stdout or stderr; let stderr fail unnoticed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        held = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(held, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def _prepare_streams() -> None:

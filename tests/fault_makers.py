@@ -310,6 +310,114 @@ def bomb(place: Place, *, how: str) -> None:
             path.write_bytes(bytes(raw))
 
 
+def _number(value: int) -> bytes:
+    size = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([size]) + value.to_bytes(size, "little")
+
+
+def _text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def _tensor(shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x04tQ"
+    sizes = b"".join(b"(" + b"".join(map(_number, numbers)) + b"t" for numbers in (shape, stride))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + sizes + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+_AGAIN = b"q\x00h\x00\x86" * 28  # a tuple of itself twice, 28 times: 2**28 things to look at
+_ODD = b"".join(_number(k * (2**61 - 1)) + b"N" for k in range(1, 30_000))  # keys of one hash
+_ORDERED = b"ccollections\nOrderedDict\nq\x00"
+_PAIRS = b"](" + b"".join(b"K\x01J" + struct.pack("<i", i) + b"\x86" for i in range(20_000)) + b"e"
+# Pickles that take far more memory or time than their size, for torch's reader of weights.
+COSTLY = {
+    "bytearray": b"c__builtin__\nbytearray\n" + _number(6 * 10**9) + b"\x85R.",
+    "bytes again": b"c_codecs\nencode\nq\x00" + _text("a" * 100_000) + _text("latin1") + b"\x86q\x01]("
+    b"" + b"h\x00h\x01R" * 20_000 + b"e.",
+    "codec": b"c_codecs\nencode\n" + _text("a" * 30_000) + _text("punycode") + b"\x86R.",
+    "bytes of bytes": b"c_codecs\nencode\nq\x00h\x00X\x01\0\0\0a"
+    + _text("latin1")
+    + b"\x86R"
+    + _text("latin1")
+    + b"\x86R.",
+    "nested key": b"}K\x01K\x02\x86" + _AGAIN + b"K\x01s.",
+    "colliding keys": b"}(" + _ODD + b"u.",
+    "tensor of a size": b"ctorch\nTensor\n" + _number(10**9) + b"\x85R.",
+    "counter": b"ccollections\nCounter\nq\x00"
+    + _text("abcde" * 2_000)
+    + b"\x85q\x01]("
+    + b"h\x00h\x01R" * 20_000
+    + b"e.",
+    "dictionary of pairs": _ORDERED + _PAIRS + b"\x85q\x01](" + b"h\x00h\x01R" * 3_000 + b"e.",
+    "size again": b"ctorch\nSize\nq\x00(" + b"K\x01" * 50_000 + b"t\x85q\x01](" + b"h\x00h\x01R" * 20_000 + b"e.",
+    "set again": b"c__builtin__\nset\nq\x00" + _PAIRS + b"\x85q\x01](" + b"h\x00h\x01R" * 5_000 + b"e.",
+    "state again": _ORDERED + b"}(" + b"".join(_text(str(i)) + b"N" for i in range(20_000)) + b"uq\x01]("
+    b"" + b"h\x00)Rh\x01b" * 5_000 + b"e.",
+    "sets": b"](" + b"\x8f" * 600_000 + b"e.",
+    "lists": b"](" + b"]" * 600_000 + b"e.",
+    "name of a storage": b"("
+    + _text("storage")
+    + b"ctorch\nFloatStorage\nK\x01\x85"
+    + _AGAIN
+    + _text("cpu")
+    + b"K\x04tQ.",
+    "written through": _tensor((1, 10**9), (0, 0)) + b"K\x00K\x01s" * 9 + b".",
+    "quantised": b"ctorch._utils\n_rebuild_qtensor\n(K\x00K\x00("
+    + _number(10**9)
+    + b"t(K\x01tctorch\nper_tensor_affine\nNNtR.",
+    "many tensors": b"ctorch._utils\n_rebuild_tensor_v2\nq\x08"
+    + _tensor((4,), (1,)).removeprefix(b"ctorch._utils\n_rebuild_tensor_v2\n")[:-1]
+    + b"q\x07]("
+    + b"h\x08h\x07R" * 70_000
+    + b"e.",
+}
+
+
+def costly(path: Path, how: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + COSTLY[how])
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/byteorder", "little")
+        archive.writestr("a/data/0", bytes(16))
+    return path
+
+
+@maker
+def costly_pickle(place: Place, *, how: str) -> None:
+    """A small pickle that would take much memory or time."""
+    place.names["model"] = str(costly(place.tmp / "costly.pt", how))
+
+
+@maker
+def old_format(place: Place) -> None:
+    """A released file as torch.save wrote it before torch 1.6."""
+    path = place.tmp / "ckpt.pt"
+    torch.save(released(), path, _use_new_zipfile_serialization=False)
+    place.names["model"] = str(path)
+
+
+@maker
+def beyond_float32(place: Place, *, form: str) -> None:
+    """One weight of float64 that float32 cannot hold."""
+    content = released()
+    wide = {name: value.double() for name, value in content["model"].items()}
+    wide["norm.weight"][0] = 1e300
+    if form == "released":
+        as_pt(place, {**content, "model": wide})
+    else:
+        held = load_file(place.weights)
+        held = {name: value.double() for name, value in held.items()}
+        held["norm.weight"][0] = 1e300
+        save_file(held, place.weights)
+
+
+@maker
+def wide_header(place: Place) -> None:
+    """A safetensors file that is a header alone."""
+    size = 2**24 + 8
+    place.weights.write_bytes(struct.pack("<Q", size) + b"{" + b" " * (size - 2) + b"}" + bytes(8))
+
+
 # Tokenizers -----------------------------------------------------------------------------------------------------------
 
 

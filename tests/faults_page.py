@@ -18,6 +18,7 @@ SECTIONS = {
     87: "Results, reports, terminals",
     96: "Network",
     100: "Ranks and Ray",
+    120: "Costly files and starved machines",
 }
 TABLE = "| # | fault | what happens | code | tests |\n|---|---|---|---|---|\n"
 HEAD = """# Faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from ltm_eval.cli import VARIABLES
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.inference.options import PRESETS
 from ltm_eval.system import files as paths
+from ltm_eval.system.crash import explained
 from ltm_eval.system.errors import RefusedError
 
 
@@ -339,6 +341,41 @@ def test_closed_pipe_is_quiet(root: Path, args: list[str]) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("args", "streams", "code"),
+    [
+        ("run --model absent", "2>/dev/full", 3),
+        ("run --model absent", "2>&-", 3),
+        ("run --model absent", ">&- 2>&-", 3),
+        ("ls", "2>/dev/full", 0),
+        ("ls", ">&-", 0),
+        ("ls", ">/dev/full", 4),
+    ],
+)
+def test_full_and_closed_streams(root: Path, args: str, streams: str, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "LTM_EVAL_NO_SUCH": "warned of"}
+    line = f'"{sys.executable}" -m ltm_eval {args} {streams}'
+    done = subprocess.run(line, shell=True, capture_output=True, check=False, cwd=root, env=environment)  # noqa: S602
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr and b"bug" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "ulimit -v"),
+        (ImportError("libx.so: failed to map segment from shared object"), "ulimit -v"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "out of memory"),
+    ],
+)
+def test_too_little_memory_or_threads(error: Exception, line: str, tmp_path: Path) -> None:
+    known = explained(error, call="", folder=tmp_path)
+    assert known.exit_code == 4 and line in str(known)
+    assert not list(tmp_path.iterdir())
 
 
 def test_plain_terminal_and_c_locale(root: Path) -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.faults
 
 HERE = Path(__file__).parent
 CATALOGUE: list[dict[str, Any]] = yaml.safe_load((HERE / "faults.yaml").read_text("utf-8"))
-ROWS = range(1, 108)
+ROWS = [*range(1, 108), *range(120, 126)]
 COMMANDS = {
     "run": "run --model {model} --task gsm8k --shots 1 --data {data} --limit 2 --t_fast 1 --gen_kwargs max_gen_toks=4 "
     "-o {out} --quiet --no_report",

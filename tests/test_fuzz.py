@@ -6,10 +6,13 @@ FUZZ_SCALE=20 multiplies how much is tried; FUZZ_SEED=1 gives other input. docs/
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
+import pickletools
 import random
+import resource
 import shutil
 import sys
 import time
@@ -33,8 +36,8 @@ from ltm_eval.report.page import build
 from ltm_eval.results.files import find_runs
 from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
 from tests.fake_runs import write_run
-from tests.fault_makers import DATA, rows, write_rows
-from tests.tiny import byte_ranks
+from tests.fault_makers import COSTLY, DATA, costly, rows, write_rows
+from tests.tiny import byte_ranks, tiny_folder
 from tests.tokenizer_kinds import gpt2_of
 
 if TYPE_CHECKING:
@@ -130,6 +133,53 @@ def test_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         path.write_bytes(repacked(whole, content))
         tried(lambda: read(path), CheckpointError)
     assert [file.name for file in tmp_path.iterdir()] == ["ckpt.pt"]
+
+
+def opcode_mutants(content: bytes, count: int) -> Iterator[bytes]:
+    """The pickle with one to four opcodes cut, doubled many times, moved, or replaced by costly ones."""
+    stream = random.Random(f"{SEED}-opcodes")
+    places = [at for _, _, at in pickletools.genops(content)] + [len(content)]
+    whole = [content[a:b] for a, b in itertools.pairwise(places)]
+    for _ in range(many(count)):
+        data = list(whole)
+        for _ in range(stream.choice((1, 1, 2, 4))):
+            at, size = stream.randrange(1, len(data)), stream.choice((1, 1, 2, 8, 40))
+            kind = stream.randrange(6)
+            piece = data[at : at + size]
+            if kind == 0:
+                del data[at : at + size]
+            elif kind == 1:
+                data[at:at] = piece * stream.choice((1, 1, 100, 2_000))
+            elif kind == 2:
+                other = stream.randrange(1, len(data))
+                data[other:other] = piece
+            elif kind == 3:
+                data[at:at] = [bytes([stream.randrange(256)])]
+            else:
+                data[at:at] = [stream.choice(list(COSTLY.values()))[:-1]]
+        yield b"".join(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_opcodes_of_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutants of the pickle, and pickles made to be costly: within the time, and twice the file and 500 MB."""
+    monkeypatch.chdir(tmp_path)
+    whole = (DATA / "released_b" / "ckpt_1000.pt").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        pickle = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    path = tmp_path / "ckpt.pt"
+    tried(lambda: read(DATA / "released_b" / "ckpt_1000.pt"), CheckpointError)
+    largest = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for how in COSTLY:
+        assert not tried(lambda: read(costly(path, how)), CheckpointError)  # noqa: B023 - called at once
+        largest = max(largest, path.stat().st_size)
+    for content in opcode_mutants(pickle, 60):
+        path.write_bytes(repacked(whole, content))
+        largest = max(largest, path.stat().st_size)
+        tried(lambda: read(path), CheckpointError)
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert taken < 2 * largest + 500e6
 
 
 NUMBERS = st.one_of(st.integers(-3, 300), st.integers(), st.floats(), st.just(10**5000))

@@ -726,3 +726,25 @@ def test_seeds_of_a_task_reach_the_global_generators_of_a_call_alone(
 def test_arguments_without_effect_or_sense_are_refused(call: Callable[..., object], said: str) -> None:
     with pytest.raises(LtmEvalError, match=said):
         call(ltm_eval.load("demo"), torch.arange(8).view(1, 8))
+
+
+def test_a_fork_after_threads_gives_the_same_bits(folder: Path) -> None:
+    """OpenMP's threads do not survive a fork: a child that counted on them waited forever."""
+    model = ltm_eval.load(folder)
+    tokens = torch.randint(0, 200, (1, 17), generator=torch.Generator().manual_seed(1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.randn(512, 512) @ torch.randn(512, 512)  # starts the threads
+        mu = ltm_eval.fit(model, tokens[:, :-1], tokens[:, 1:], t_fast=2).mu
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                signal.alarm(60)
+                code = int(not torch.equal(mu, ltm_eval.fit(model, tokens[:, :-1], tokens[:, 1:], t_fast=2).mu))
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)

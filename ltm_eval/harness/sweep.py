@@ -275,12 +275,13 @@ def run_grid(config: GridConfig) -> Swept:
     with begun(config.base) as (_, output, _):
         base = replace(config.base, tasks=tasks, output_path=str(output))
         concerned = heeding(manager, tasks, base)
+        undecoded: dict[str, Any] = {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}
         cells = [
             Cell(
                 replace(
                     cell.config,
                     metadata=metadata_for(base, cell.config.tasks[0], manager),
-                    **({} if cell.config.tasks[0] in concerned else {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}),
+                    **({} if cell.config.tasks[0] in concerned else undecoded),
                 )
             )
             for cell in cells_of(replace(config, base=base))

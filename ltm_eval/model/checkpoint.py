@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickletools
 import re
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from ltm_eval.system.errors import (
 )
 from ltm_eval.system.files import (
     DEMO_MODEL,
+    PICKLE,
     assets_dir,
     atomic,
     atomic_folder,
@@ -59,11 +62,28 @@ EMBEDDING = "tok_embeddings.weight"
 
 _CONFIG_LIMIT = 2**20  # bytes
 _SAFE_PT_TORCH = (2, 10)
+_OLD_PT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before torch 1.6
+_HEADER_LIMIT = 2**24  # bytes; 1 KB a tensor is much
+# What the pickle of a checkpoint may call, and what it may name besides. torch allows more, by which
+# a few bytes fill the memory: `bytearray`, `Counter`, `torch.Tensor` and quantised tensors of any size.
+_CALLED = frozenset(
+    ("collections.OrderedDict", "_codecs.encode", "builtins.set", "builtins.complex", "torch.Size", "torch.device")
+    + tuple(f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter"))
+    + tuple(f"torch._utils._rebuild_{kind}" for kind in ("sparse_tensor", "meta_tensor_no_storage"))
+    + ("torch.serialization._get_layout",)
+)
+_NAMED = re.compile(r"torch\.\w*Storage|torch\.storage\.UntypedStorage|torch\.[a-z]+[0-9]\w*|torch\.bool")
+_PICKLE_LIMIT = 2**25  # bytes
+_BUILT_LIMIT = 2**27  # bytes that the objects of a pickle may take, tensor data not counted
+_OPCODE_BYTES, _CALL_BYTES, _ITEM_BYTES = 250, 2_000, 100  # that one may take
+_LARGEST_KEY = 2**31  # of a dictionary, if it is a number; larger ones can be made to have one hash
+_CODEC = 8  # characters of a text that are looked at
 # What torch.compile, DDP, FSDP and activation checkpointing insert into parameter names.
 _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 _RENAMED = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _TABLE_LIMIT = 2**26  # elements of a position table
+_STEP_LIMIT = 2**63 - 1
 _CHUNK = 2**22  # elements checked for NaN at a time
 _LISTED = 4  # problems listed in an error, per kind if there are several kinds
 _LISTED_OF_A_KIND = 2
@@ -355,7 +375,11 @@ def _complaint(name: str, value: Tensor, shape: tuple[int, ...]) -> str | None:
         return f"{name} has shape {tuple(value.shape)}, needs {shape}"
     if value.dtype not in _FLOATS:
         return f"{name} has dtype {value.dtype}, needs a float of 16 to 64 bits"
-    broken = sum(int((~torch.isfinite(part)).sum()) for part in value.flatten().split(_CHUNK))  # saves memory
+    parts = value.flatten().split(_CHUNK)  # saves memory
+    broken = sum(int((~torch.isfinite(part)).sum()) for part in parts)
+    if not broken and value.dtype == torch.float64:
+        broken = sum(int((~torch.isfinite(part.float())).sum()) for part in parts)
+        return f"{name} holds {broken} values beyond float32, in which models run" if broken else None
     return f"{name} holds {broken} NaN or infinite values" if broken else None
 
 
@@ -476,6 +500,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     refuse_impostors(path)
     try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if _HEADER_LIMIT < header < path.stat().st_size:
+            raise CheckpointError(f"{path}: a header of {header:,} bytes, at most {_HEADER_LIMIT:,} are read")
         return tensors_of(path.read_bytes())
     except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(
@@ -515,9 +543,9 @@ def _step(name: str, value: Any) -> tuple[int | None, tuple[str, ...]]:
     number = _plain(value)
     if isinstance(number, str) and number.strip().isdecimal() and len(number) < 20:
         number = int(number)
-    if number is None or (type(number) is int and number >= 0):
+    if number is None or (type(number) is int and 0 <= number <= _STEP_LIMIT):
         return number, ()
-    if isinstance(number, float) and number.is_integer() and number >= 0:
+    if isinstance(number, float) and number.is_integer() and 0 <= number <= _STEP_LIMIT:
         return int(number), ()
     return None, (f"step unknown: {name} is {shown(number)}, not a whole number",)
 
@@ -531,8 +559,19 @@ def _unpickle(path: Path) -> dict[str, Any]:
             f"{torch.__version__}; "
             "update torch, or convert the file elsewhere"
         )
+    with path.open("rb") as file:
+        if file.read(len(_OLD_PT)) == _OLD_PT:
+            raise CheckpointError(
+                f"{path}: in the format of torch.save before torch 1.6, not read. If you trust it, re-save it: "
+                f"python -c \"import torch; torch.save(torch.load('OLD.pt'), 'NEW.pt')\""
+            )
     check_archive(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            pickle = next(entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == PICKLE)
+            if pickle.file_size > _PICKLE_LIMIT:
+                raise _UnplainError(f"{pickle.file_size:,} bytes of objects besides tensors")
+            _check_pickle(archive.read(pickle))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for damaged files
         raise CheckpointError(
@@ -549,8 +588,121 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 def _refused_object(error: BaseException) -> str:
     """Return the global that `weights_only` refused, if the message names one."""
+    if isinstance(error, _UnplainError):
+        return printable_cause(error)
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"refused {named[1]}" if named else type(error).__name__
+
+
+class _UnplainError(Exception):
+    """A pickle is not one of a checkpoint."""
+
+
+@dataclass(slots=True)
+class _Built:
+    """What an opcode would build: enough of it to know what calls and keys cost."""
+
+    kind: str  # text, int, global, tuple, call, `dict` and other containers, mark, or anything else
+    value: Any = None  # a number, a short text, the name of a global; of a list, whether items are no keys
+    items: Sequence[_Built] = ()  # of a tuple
+    count: int = 0  # of items, the number of them; of a text, its characters
+
+
+def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opcode
+    """Raise unless a pickle builds what checkpoints hold, within the limits; build nothing of it.
+
+    torch's reader knows the opcodes that `torch.save` writes. This follows them on a stack of kinds.
+    Arguments of calls are counted whenever they are used, since a pickle may use a large object often.
+
+    Raises:
+        _UnplainError: it holds something else, or more.
+        ValueError, IndexError, KeyError: it is damaged.
+    """
+    stack: list[_Built] = []
+    memo: dict[int, _Built] = {}
+    taken = 0
+
+    def since_mark() -> list[_Built]:
+        at = max(i for i, one in enumerate(stack) if one.kind == "mark")
+        found = stack[at + 1 :]
+        del stack[at:]
+        return found
+
+    for opcode, argument, _ in pickletools.genops(content):
+        name = opcode.name
+        taken += _OPCODE_BYTES
+        if name in ("PROTO", "STOP"):
+            pass
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            named = ".".join(argument.split(" ")).replace("__builtin__.", "builtins.")
+            if named not in _CALLED and not _NAMED.fullmatch(named):
+                raise _UnplainError(f"refused {named[:80]}")
+            stack.append(_Built("global", named))
+        elif name == "MARK":
+            stack.append(_Built("mark"))
+        elif name in ("TUPLE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            size = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
+            items = since_mark() if size is None else [stack.pop() for _ in range(size)][::-1]
+            stack.append(_Built("tuple", None, items, len(items)))
+        elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
+            stack.append(_Built("container"))
+        elif name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
+            step = 2 if name.startswith("SET") else 1
+            items = since_mark() if name.endswith("S") else [stack.pop() for _ in range(step)][::-1]
+            target, odd = stack[-1], not all(map(_is_key, items[::step]))
+            if target.kind not in ("container", "OrderedDict") or (odd and step > 1):
+                raise _UnplainError(f"items of a {target.kind}, or keys that are neither text nor small numbers")
+            target.count += len(items) // step
+            target.value = target.value or odd
+        elif name in ("REDUCE", "BUILD"):
+            given, target = stack.pop(), stack.pop()
+            called = target.value if name == "REDUCE" and target.kind == "global" else target.kind
+            taken += _CALL_BYTES + _ITEM_BYTES * (given.count + sum(one.count for one in given.items))
+            _check_call(called, given, name)
+            stack.append(_Built("call" if called != "collections.OrderedDict" else "OrderedDict"))
+        elif name == "BINPERSID":
+            given = stack.pop()
+            if [one.kind for one in given.items] != ["text", "global", "text", "text", "int"]:
+                raise _UnplainError("a storage that torch.save does not write")
+            stack.append(_Built("storage"))
+        elif name in ("BINUNICODE", "SHORT_BINSTRING"):
+            stack.append(_Built("text", argument[:_CODEC], (), len(argument)))
+        elif name in ("BININT", "BININT1", "BININT2", "LONG1"):
+            stack.append(_Built("int", argument))
+        elif name in ("NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT"):
+            stack.append(_Built("value"))
+        else:
+            raise _UnplainError(f"opcode {name}")
+        if taken > _BUILT_LIMIT:
+            raise _UnplainError(f"objects besides tensors that take more than {_BUILT_LIMIT:,} bytes")
+
+
+def _is_key(one: _Built) -> bool:
+    return one.kind == "text" or (one.kind == "int" and abs(one.value) < _LARGEST_KEY)
+
+
+def _check_call(called: Any, given: _Built, how: str) -> None:
+    """Raise _UnplainError unless a call is one of `torch.save`: its arguments fresh, of plain values or tensors."""
+    if how == "BUILD":
+        if called != "OrderedDict":
+            raise _UnplainError(f"the state of a {called}")
+        return
+    kinds = [one.kind for one in given.items]
+    if given.kind != "tuple" or called not in _CALLED:
+        raise _UnplainError(f"a call of a {given.kind}")
+    if called == "collections.OrderedDict" and kinds:
+        raise _UnplainError(f"{called} of something")
+    if called == "builtins.set" and any(one.value for one in given.items):
+        raise _UnplainError(f"{called} of something that is neither text nor a small number")
+    if called == "_codecs.encode":
+        # bytes, which protocol 2 writes as text of its own and the name of a codec
+        if kinds != ["text", "text"] or given.items[1].value != "latin1":
+            raise _UnplainError(f"{called} of something that is no bytes")
+        given.items[0].kind = "encoded"
 
 
 def refuse_impostors(path: Path) -> None:

@@ -92,4 +92,7 @@ class ModelConfig:
             raise CheckpointError(
                 f"{where}: model config lacks {', '.join(missing)}; sizes are never guessed; add them"
             )
-        return cls(**given)
+        try:
+            return cls(**given)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from error

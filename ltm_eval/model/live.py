@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_FIRST_PID = os.getpid()
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -107,6 +108,10 @@ def undisturbed() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         stack.callback(_set_environment, dict(os.environ))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
+        if os.getpid() != _FIRST_PID:
+            torch.set_num_threads(
+                1
+            )  # the threads of a process do not survive a fork, and OpenMP waits for them forever
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 - the caller's own
         stack.callback(torch.set_rng_state, torch.get_rng_state())

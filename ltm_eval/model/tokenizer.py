@@ -28,7 +28,7 @@ RANKS_FILE = "tokenizer.tiktoken"
 END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCAB = 50_257
 RELEASED_VOCAB = 50_258
-FILE_LIMIT = 2**26  # bytes of a ranks file; the largest published ones have 4 million
+FILE_LIMIT = 2**24  # bytes of a ranks file; the largest published ones have 4 million
 SPARE_ROWS = 128  # embedding rows without a token; trainers round the number of rows up to a multiple of this at most
 _LONGEST_PIECE = 100_000
 

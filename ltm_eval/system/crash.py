@@ -14,7 +14,10 @@ from pathlib import Path
 from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError, printable
 from ltm_eval.system.files import cause, remedy
 
-NO_MEMORY = re.compile(r"out of memory|(?:not enough|can't allocate) memory", re.IGNORECASE)
+NO_MEMORY = re.compile(
+    r"out of memory|(?:not enough|can't allocate|cannot allocate) memory|failed to map segment",
+    re.IGNORECASE,
+)
 
 
 def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
@@ -30,17 +33,29 @@ def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
         return UsageError(
             f"a path of {len(str(error.filename))} characters is too long for this file system; shorten it"
         )
+    if shortage := _shortage(error):
+        return MachineError(shortage)
     if isinstance(error, OSError) and error.errno is not None:
         where = Path(str(error.filename)) if error.filename else Path()
         return MachineError(f"{error.filename or 'a file'}: {cause(error, where)}; {remedy(error, where)}")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
-        return MachineError("out of memory; try a smaller --batch_size")
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("ltm_eval"):
         return MachineError(
             f"the package {error.name!r} is missing; reinstall ltm-eval with the extra that contains it"
         )
     file = crash_file(error, call=call, folder=folder)
     return LtmEvalError(f"this is a bug of ltm_eval, please report it with {file}: {type(error).__name__}: {error}")
+
+
+def _shortage(error: Exception) -> str | None:
+    """Return what to do if memory or threads ran out."""
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "no thread could be started; raise the limits (ulimit -v, ulimit -u)"
+    lacking = isinstance(error, ImportError) and NO_MEMORY.search(str(error))
+    if lacking or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "out of memory; raise the limit (ulimit -v), or free some"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        return "out of memory; try a smaller --batch_size"
+    return None
 
 
 def crash_file(error: Exception, *, call: str, folder: Path) -> str:
