@@ -18,6 +18,7 @@ SECTIONS = {
     87: "Results, reports, terminals",
     96: "Network",
     100: "Ranks and Ray",
+    108: "Files of the user and of strangers",
 }
 TABLE = "| # | fault | what happens | code | tests |\n|---|---|---|---|---|\n"
 HEAD = """# Faults

@@ -31,7 +31,9 @@ from ltm_eval.system.files import (
     atomic,
     atomic_folder,
     check_archive,
+    check_regular,
     demo_model_dir,
+    read_regular,
     steady,
 )
 from ltm_eval.system.hub import REFUSALS, ask, is_hub_id
@@ -467,7 +469,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     refuse_impostors(path)
     try:
-        return tensors_of(path.read_bytes())
+        return tensors_of(read_regular(path, kind=CheckpointError))
     except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
@@ -543,7 +545,8 @@ def _refused_object(error: BaseException) -> str:
 
 
 def refuse_impostors(path: Path) -> None:
-    """Raise CheckpointError for git-lfs pointers, HTML pages and empty files."""
+    """Raise CheckpointError for git-lfs pointers, HTML pages, empty files, pipes and devices."""
+    check_regular(path, kind=CheckpointError)
     try:
         with path.open("rb") as file:
             start = file.read(200)
@@ -594,7 +597,7 @@ def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -
         RefusedError: the target exists already.
     """
     checkpoint = read(source)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise RefusedError(f"{target}: already exists; choose another target, nothing was written")
     if target.suffix == ".pt":
         _save_released(checkpoint, target)
