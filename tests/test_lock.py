@@ -113,3 +113,14 @@ def test_a_final_folder_of_the_user_stays(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="final there is of no training run"):
         train(recipe, tmp_path, data=tmp_path)
     assert (tmp_path / "final" / "x").read_text() == "mine"
+
+
+def test_compare_spares_what_it_read(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name, model=name, right=bool, n=3) for name in "ab"]
+    journal = tmp_path / "a" / "journal" / "x.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("00000000 {}\n")
+    for victim in (*paths, *paths[0].parent.glob("samples_*"), journal):
+        before = victim.read_bytes()
+        assert main(["compare", *map(str, paths), "-o", str(victim)]) == 6
+        assert victim.read_bytes() == before

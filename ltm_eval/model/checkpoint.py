@@ -366,6 +366,8 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoint:
+    for name in HUB_FILES:
+        check_regular(folder / name, kind=CheckpointError)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             _explain_folder(folder, name)

@@ -24,7 +24,14 @@ from ltm_eval.runs.processes import Job
 from ltm_eval.runs.worklist import Worklist, say_on_stderr
 from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
-from ltm_eval.system.files import check_regular, read_regular, refuse_links, remove_leftovers, unused_date, write_json_atomic
+from ltm_eval.system.files import (
+    check_regular,
+    read_regular,
+    refuse_links,
+    remove_leftovers,
+    unused_date,
+    write_json_atomic,
+)
 from ltm_eval.system.machine import described, program
 from ltm_eval.system.records import OpenRecord, mapping
 
