@@ -658,7 +658,7 @@ def audit(
     from ltm_eval.inference import audit as auditing
     from ltm_eval.inference.options import fit_config
     from ltm_eval.model.checkpoint import load
-    from ltm_eval.system.files import write_text_atomic
+    from ltm_eval.system.files import write_output
 
     configs = [fit_config(name) for name in (PRESETS if preset == "all" else [preset])]
     decoder = auditing.untrained_model() if model is None else load(model)
@@ -673,7 +673,7 @@ def audit(
             f"({result.figure}, {result.t_fast} fast steps, T {result.length}, V {result.vocab}): {verdict}{caught}"
         )
     if json_path is not None:
-        write_text_atomic(Path(json_path), auditing.to_json(found))
+        write_output(Path(json_path), auditing.to_json(found))
         print(printable(f"audit: {Path(json_path).resolve()}"))
     return 0
 
@@ -955,9 +955,10 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        held = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(held, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+    stderr = sys.__stderr__
+    if stderr is not None and sys.stderr is stderr:
+        held = io.BufferedWriter(_Lossy(stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(held, stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def _prepare_streams() -> None:

@@ -173,7 +173,7 @@ def arm(spec: str | Armed, put: Callable[[Any, str, Any], None] = setattr) -> No
     failing = Failing(armed)
 
     def open_result(path: Any, mode: str = "r", **more: Any) -> Any:
-        if "w" not in mode:
+        if "x" not in mode:
             return builtins.open(path, mode, **more)
         failing.passes("results.open")
         return File(failing, builtins.open(path, mode, **more))

@@ -550,6 +550,40 @@ def odd_path(place: Place, *, name: str, times: int = 1) -> None:
 
 
 @maker
+def mine(place: Place, *, names: list[str]) -> None:
+    """Files of the user."""
+    for name in names:
+        (place.tmp / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.tmp / name).write_text("mine")
+        KEPT.append(place.tmp / name)
+
+
+@maker
+def link_out(place: Place, *, name: str, folder: bool = False) -> None:
+    """A link where an output would go, to something of the user's."""
+    path, target = place.tmp / name, place.tmp / "elsewhere"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        target.mkdir()
+    (target / "kept" if folder else target).write_text("mine")
+    KEPT.append(target / "kept" if folder else target)
+    path.symlink_to(target)
+
+
+@maker
+def pipe(place: Place, *, name: str) -> None:
+    """A pipe that nobody writes to."""
+    (place.tmp / name).unlink(missing_ok=True)
+    os.mkfifo(place.tmp / name)
+
+
+@maker
+def journal_pipe(place: Place) -> None:
+    (place.tmp / "out" / "model" / "journal").mkdir(parents=True)
+    os.mkfifo(place.tmp / "out" / "model" / "journal" / "a.jsonl")
+
+
+@maker
 def nothing(place: Place) -> None:
     """The fault is in the arguments."""
 
@@ -564,6 +598,7 @@ def results(place: Place, *, how: str = "whole", change: dict[str, Any] | None =
     path = write_run(folder, model="m", right=bool, n=3, change=change or {})
     place.names["results"] = str(folder)
     samples = next(path.parent.glob("samples_*"))
+    place.names |= {"read": str(path), "samples": str(samples)}
     if how == "nan":
         path.write_text(path.read_text().replace("0.", 'NaN, "x": 0.', 1))
     elif how == "cut":
@@ -618,6 +653,8 @@ def hub(place: Place, *, how: str) -> None:
         place.patch.setattr(huggingface_hub.HfApi, "model_info", refuse)
 
 
+KEPT: list[Path] = []
+"""Files that a case must leave as they are: their text is `mine`."""
 HELD: list[Any] = []
 """Sockets that must stay open for the length of a test."""
 

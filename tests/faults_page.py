@@ -18,7 +18,8 @@ SECTIONS = {
     87: "Results, reports, terminals",
     96: "Network",
     100: "Ranks and Ray",
-    120: "Costly files and starved machines",
+    108: "Files of the user and of strangers",
+    115: "Costly files and starved machines",
 }
 TABLE = "| # | fault | what happens | code | tests |\n|---|---|---|---|---|\n"
 HEAD = """# Faults

@@ -86,13 +86,13 @@ print(len(model_registry) == count, TaskManager.__init__ is init)
     assert run_python(code, cwd=root) == "True True"
 
 
-@pytest.mark.parametrize("breakage", ["absent", "broken"])
+@pytest.mark.parametrize("breakage", ["absent", "1 / 0", "raise SystemExit(3)"])
 def test_broken_package_leaves_lm_eval_alone(root: Path, tmp_path: Path, breakage: str) -> None:
     (tmp_path / "ltm_eval_bridge.py").write_bytes((root / "ltm_eval_bridge.py").read_bytes())
     poison = "sys.modules['ltm_eval'] = None" if breakage == "absent" else ""
-    if breakage == "broken":
+    if not poison:
         (tmp_path / "ltm_eval").mkdir()
-        (tmp_path / "ltm_eval" / "__init__.py").write_text("1 / 0\n")
+        (tmp_path / "ltm_eval" / "__init__.py").write_text(f"{breakage}\n")
     code = f"""
 import sys
 {poison}

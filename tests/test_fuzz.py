@@ -37,7 +37,7 @@ from ltm_eval.results.files import find_runs
 from ltm_eval.system.errors import CheckpointError, DataError, LtmEvalError, TokenizerError
 from tests.fake_runs import write_run
 from tests.fault_makers import COSTLY, DATA, costly, rows, write_rows
-from tests.tiny import byte_ranks, tiny_folder
+from tests.tiny import byte_ranks
 from tests.tokenizer_kinds import gpt2_of
 
 if TYPE_CHECKING:

@@ -9,15 +9,16 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from ltm_eval.cli import main
 from ltm_eval.system.errors import MachineError, RefusedError
 from ltm_eval.system.files import HOLDER, NAME, Holder, holder_of, holding
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ltm_eval.training.recipe import read_recipe
+from ltm_eval.training.train import train
+from tests.fake_runs import write_run
 
 pytestmark = pytest.mark.faults
 
@@ -80,3 +81,46 @@ def test_a_folder_that_is_not_ours_to_lock(tmp_path: Path, monkeypatch: pytest.M
         assert holder_of(tmp_path) == (holder if found else None)
     with pytest.raises(MachineError, match=rf"cannot write .*{NAME}: Permission denied; look at disk"):
         holding(tmp_path).__enter__()
+
+
+def test_nothing_of_the_user_is_removed(tmp_path: Path) -> None:
+    """Only names that this program makes, of processes that are gone, and not below the folder."""
+    dead, random = 2**22 + 1, "0" * 32  # beyond any process
+    mine = [".notes.tmp", ".x.1.tmp", f".ltm_eval-{os.getppid()}-{random}.tmp", f"ltm_eval-{dead}-{random}.tmp"]
+    mine += [f"below/.ltm_eval-{dead}-{random}.tmp", f".ltm_eval-{dead}-{random}.tmp~"]
+    (tmp_path / "below").mkdir()
+    for name in (*mine, f".ltm_eval-{dead}-{random}.tmp"):
+        (tmp_path / name).write_text("mine")
+    with holding(tmp_path):
+        assert not (tmp_path / f".ltm_eval-{dead}-{random}.tmp").exists()
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
+
+
+def test_earlier_output_is_replaced(tmp_path: Path) -> None:
+    runs = tmp_path / "results"
+    write_run(runs, model="m", right=bool, n=3)
+    for output in ("a.html", "a.csv", "a.md", "a.tex", "a.json"):
+        for command in (["report", str(runs)], ["index", str(runs)]):
+            place = tmp_path / command[0] / output
+            for _ in range(2):
+                assert main([*command, "-o", str(place)]) == 0
+
+
+def test_a_final_folder_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "x").write_text("mine")
+    recipe = read_recipe(Path(__file__).parents[1] / "demo" / "ltm-demo.yaml")
+    with pytest.raises(RefusedError, match="final there is of no training run"):
+        train(recipe, tmp_path, data=tmp_path)
+    assert (tmp_path / "final" / "x").read_text() == "mine"
+
+
+def test_compare_spares_what_it_read(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name, model=name, right=bool, n=3) for name in "ab"]
+    journal = tmp_path / "a" / "journal" / "x.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("00000000 {}\n")
+    for victim in (*paths, *paths[0].parent.glob("samples_*"), journal):
+        before = victim.read_bytes()
+        assert main(["compare", *map(str, paths), "-o", str(victim)]) == 6
+        assert victim.read_bytes() == before

@@ -308,10 +308,13 @@ def test_a_short_write_is_completed_or_skipped(place: Place, tmp_path: Path) -> 
     check_finished(place, tmp_path / "b", before=answers(tmp_path / "b", place.checkpoint))
 
 
+LEFT = f".ltm_eval-{2**22 + 1}-{'0' * 32}.tmp"  # of a process that cannot be
+
+
 def test_one_command_at_a_time(place: Place, tmp_path: Path) -> None:
-    tmp_path.joinpath(".left.tmp").write_text("half")
+    tmp_path.joinpath(LEFT).write_text("half")
     with holding(tmp_path) as holder:
-        assert not tmp_path.joinpath(".left.tmp").exists()
+        assert not tmp_path.joinpath(LEFT).exists()
         ended = place.server.run(options(place.checkpoint, tmp_path))
     assert ended.code == 6
     assert ended.lines[-1].startswith(
@@ -329,10 +332,10 @@ def test_a_folder_that_was_moved_goes_on(place: Place, tmp_path: Path) -> None:
 
 
 def test_leftovers_that_cannot_go_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.joinpath(".left.tmp").write_text("half")
+    tmp_path.joinpath(LEFT).write_text("half")
     arm("results.unlink:2:eacces", monkeypatch.setattr)  # after that of the holder's own
     with holding(tmp_path):
-        assert tmp_path.joinpath(".left.tmp").exists()
+        assert tmp_path.joinpath(LEFT).exists()
 
 
 def test_other_settings_use_no_answer(place: Place, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.answers import canonical_number, is_number, worked
 from ltm_eval.system.errors import DataError
+from ltm_eval.system.files import check_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,7 @@ def all_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: the file is not a text file, or a line is not UTF-8 or longer than `LONGEST_LINE`.
     """
+    check_regular(path, kind=DataError)
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
         for mark, complaint in _NOT_DATA.items():

@@ -20,6 +20,7 @@ from numbers import Integral
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from ltm_eval.harness.evaluation import (
     Failure,
@@ -48,7 +49,7 @@ from ltm_eval.system.errors import (
     shown,
     stopping,
 )
-from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, holding, remedy
+from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, check_regular, check_target, holding, remedy
 from ltm_eval.system.hub import REFUSALS, agree_on, ask, is_cached, is_repository_name
 from ltm_eval.system.launch import unlaunched
 from ltm_eval.system.machine import program
@@ -166,6 +167,8 @@ def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
         if holds and (place / "config.json").is_file():
             raise UsageError(f"output_path {target}: lies inside the model {spec}; name a folder elsewhere")
     output = check_output(target)
+    if config.report:
+        check_target(output / "report.html", b"<!DOCTYPE html>")
     log = logging.getLogger("ltm_eval")
     level = log.level
     with stopping(), holding(output) if job.leads else nullcontext():
@@ -215,8 +218,9 @@ def check_output(folder: Path) -> Path:
         raise UsageError(f"output_path {folder}: exists and is not a folder; name another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-probe-{os.getpid()}"
-        probe.write_bytes(b"x")
+        probe = folder / f".ltm_eval-{os.getpid()}-{uuid4().hex}.tmp"
+        with open(probe, "xb") as file:
+            file.write(b"x")
         probe.unlink()
         free, longest = shutil.disk_usage(folder).free, os.pathconf(folder, "PC_PATH_MAX")
     except OSError as error:
@@ -343,6 +347,7 @@ def baseline_subject(spec: str) -> Subject:
             f"baseline {spec}: a file; expected a transformers folder, a .gguf file or a hub id (owner/name)"
         )
     if path.exists():
+        check_regular(path, kind=CheckpointError)
         try:
             layers = json.loads((path / "config.json").read_bytes())
         except (ValueError, RecursionError):

@@ -42,7 +42,9 @@ from ltm_eval.system.files import (
     atomic,
     atomic_folder,
     check_archive,
+    check_regular,
     demo_model_dir,
+    read_regular,
     steady,
 )
 from ltm_eval.system.hub import REFUSALS, ask, is_hub_id
@@ -397,6 +399,8 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoint:
+    for name in HUB_FILES:
+        check_regular(folder / name, kind=CheckpointError)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             _explain_folder(folder, name)
@@ -500,11 +504,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     refuse_impostors(path)
     try:
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if _HEADER_LIMIT < header < path.stat().st_size:
+        content = read_regular(path, kind=CheckpointError)
+        header = int.from_bytes(content[:8], "little")
+        if _HEADER_LIMIT < header < len(content):
             raise CheckpointError(f"{path}: a header of {header:,} bytes, at most {_HEADER_LIMIT:,} are read")
-        return tensors_of(path.read_bytes())
+        return tensors_of(content)
     except (SafetensorError, OSError, ValueError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(
             f"{path}: not a complete safetensors file of {path.stat().st_size} bytes ({printable_cause(error)}); "
@@ -628,6 +632,7 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
         del stack[at:]
         return found
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         taken += _OPCODE_BYTES
@@ -706,7 +711,8 @@ def _check_call(called: Any, given: _Built, how: str) -> None:
 
 
 def refuse_impostors(path: Path) -> None:
-    """Raise CheckpointError for git-lfs pointers, HTML pages and empty files."""
+    """Raise CheckpointError for git-lfs pointers, HTML pages, empty files, pipes and devices."""
+    check_regular(path, kind=CheckpointError)
     try:
         with path.open("rb") as file:
             start = file.read(200)
@@ -757,7 +763,7 @@ def convert(source: str | Path, target: Path, *, tokenizer: str | None = None) -
         RefusedError: the target exists already.
     """
     checkpoint = read(source)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise RefusedError(f"{target}: already exists; choose another target, nothing was written")
     if target.suffix == ".pt":
         _save_released(checkpoint, target)

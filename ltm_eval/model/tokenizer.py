@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.system.errors import MachineError, TokenizerError, UsageError
+from ltm_eval.system.files import check_regular
 from ltm_eval.system.hub import within
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def load_ranks(path: Path) -> Tokenizer:
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
     """Parse and check a ranks file."""
+    check_regular(path, kind=TokenizerError)
     try:
         if path.stat().st_size > FILE_LIMIT:
             raise TokenizerError(f"tokenizer {path}: {path.stat().st_size:,} bytes, at most {FILE_LIMIT:,} are read")

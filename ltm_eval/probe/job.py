@@ -19,7 +19,7 @@ from ltm_eval.inference.options import AUTO
 from ltm_eval.probe.files import DEFAULT_TASK, Probe, ProbeJob, find_probes, read_probe, write_probe
 from ltm_eval.system import progress
 from ltm_eval.system.errors import DataError, MachineError, UsageError
-from ltm_eval.system.files import unused_date
+from ltm_eval.system.files import read_regular, unused_date
 from ltm_eval.system.machine import provenance
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _document(task: Any, doc: Any, index: int) -> ProbeText:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_regular(path, kind=DataError).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"text {path}: not UTF-8 at byte {error.start}; pass a plain text file") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

@@ -83,7 +83,7 @@ from ltm_eval.results.views import (
     TaskSection,
 )
 from ltm_eval.system.errors import ResultsError
-from ltm_eval.system.files import write_text_atomic
+from ltm_eval.system.files import write_output
 from ltm_eval.system.text import VERDICTS, p_both, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -498,7 +498,7 @@ def write(page: str, path: str | Path) -> None:
     Raises:
         MachineError: the file cannot be written.
     """
-    write_text_atomic(path, page)
+    write_output(Path(path), page)
 
 
 # Other formats

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ltm_eval.system.files import atomic, reports_dir
+from ltm_eval.system.files import atomic, check_target, reports_dir
 from ltm_eval.system.text import one_line
 
 if TYPE_CHECKING:
@@ -540,5 +540,6 @@ def _file_stem(name: str, tasks: Sequence[str]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
+    check_target(path, data)
     with atomic(path, binary=True, other="--plots_dir") as file:
         file.write(data)

@@ -17,7 +17,7 @@ from ltm_eval import __version__
 from ltm_eval.report.layout import assets, environment, markup
 from ltm_eval.results.views import EVALUATED
 from ltm_eval.system.errors import UsageError, nearest
-from ltm_eval.system.files import strict_json, write_text_atomic
+from ltm_eval.system.files import check_target, strict_json, write_text_atomic
 from ltm_eval.system.text import (
     aligned,
     csv_text,
@@ -313,10 +313,14 @@ def write_all(renderers: Mapping[str, Callable[[], str]], places: Mapping[str, P
     """Write every format to its file: complete or not at all.
 
     Raises:
+        RefusedError: something else is there; nothing is written.
         MachineError: a file cannot be written.
     """
-    for name, path in places.items():
-        write_text_atomic(path, renderers[name]())
+    texts = {path: renderers[name]() for name, path in places.items()}
+    for path, text in texts.items():
+        check_target(path, text.encode("utf-8", "replace"))
+    for path, text in texts.items():
+        write_text_atomic(path, text)
 
 
 # The summary

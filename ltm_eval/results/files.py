@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ltm_eval.system.errors import MachineError, ResultsError, nearest, shown
-from ltm_eval.system.files import digest
+from ltm_eval.system.files import digest, read_regular
 from ltm_eval.system.options import Many
 from ltm_eval.system.records import (
     AuditResult,
@@ -565,7 +565,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, kind=ResultsError)
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from ltm_eval.system.errors import MachineError, RefusedError, ResultsError
-from ltm_eval.system.files import cause, remedy
+from ltm_eval.system.files import cause, check_regular, refuse_links, remedy
 from ltm_eval.system.records import OpenRecord, Whole
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def read(folder: Path) -> Contents:
     found = Contents()
     for path in files_of(folder):
         try:
+            check_regular(path, kind=ResultsError)
             with open(path, "rb") as file:
                 content = file.read()
         except OSError as error:
@@ -295,6 +296,7 @@ class Writer:
 
     def _create(self) -> None:
         try:
+            refuse_links(self.path.parent)
             os.makedirs(self.path.parent, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._handle = os.open(self.path, flags, 0o644)

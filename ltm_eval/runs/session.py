@@ -19,12 +19,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.files import read_object
-from ltm_eval.runs.journal import Contents, Journal, digest, files_of, read
+from ltm_eval.runs.journal import FOLDER, Contents, Journal, digest, files_of, read
 from ltm_eval.runs.processes import Job
 from ltm_eval.runs.worklist import Answer, Worklist, say_on_stderr
 from ltm_eval.system import progress
 from ltm_eval.system.errors import LtmEvalError, MachineError, RefusedError, ResultsError, masked_all
-from ltm_eval.system.files import unused_date, write_json_atomic
+from ltm_eval.system.files import (
+    check_regular,
+    read_regular,
+    refuse_links,
+    remove_leftovers,
+    unused_date,
+    write_json_atomic,
+)
 from ltm_eval.system.machine import described, program
 from ltm_eval.system.records import OpenRecord, mapping
 
@@ -58,8 +65,9 @@ class Manifest(OpenRecord):
             ResultsError: it cannot be used.
         """
         path = folder / MANIFEST
+        check_regular(path, kind=ResultsError)
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")), where=str(path))
+            return cls.from_json(json.loads(read_regular(path, kind=ResultsError)), where=str(path))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -153,6 +161,9 @@ def session(
         MachineError: the folder cannot be read or written.
     """
     job = job or Job()
+    refuse_links(folder, folder / FOLDER)
+    if job.leads:
+        remove_leftovers(folder)
     wanted = Manifest(unused_date(folder), _plain(lm.settings), _plain(asked), _plain(data), described())
     job.agree(flat({"settings": wanted.settings, "asked": wanted.asked, "data": wanted.data}))
     journal, manifest = _opened(folder, wanted, fresh=fresh, job=job)

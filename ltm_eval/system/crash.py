@@ -66,7 +66,8 @@ def crash_file(error: Exception, *, call: str, folder: Path) -> str:
     name = f"crash-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
     for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
         try:
-            (place / name).write_text(text, "utf-8")
+            with open(place / name, "x", encoding="utf-8") as file:  # never through a link
+                file.write(text)
         except OSError:
             continue
         return str(place / name)

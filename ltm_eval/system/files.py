@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import zipfile
 from contextlib import contextmanager, suppress
@@ -23,8 +24,9 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
-from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError, ResultsError
+from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError
 from ltm_eval.system.records import REPLACED, OpenRecord, mapping
 
 if TYPE_CHECKING:
@@ -147,6 +149,26 @@ def _out_of_names(path: Path) -> bool:
 
 # Whole writes ---------------------------------------------------------------------------------------------------------
 
+_OURS = ".ltm_eval-"  # begins every temporary name; process and a random number follow, so that none is a user's
+_LEFTOVER = re.compile(r"\.ltm_eval-(\d+)-[0-9a-f]{32}\.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half-written in `folder` itself; names of running processes stay."""
+    with suppress(OSError):
+        for path in [*folder.iterdir()]:
+            found = _LEFTOVER.fullmatch(path.name)
+            if found and (int(found[1]) == os.getpid() or not _start_of(int(found[1]))):
+                with suppress(OSError):
+                    os.unlink(path)
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raise RefusedError if one of these is a symbolic link: what is written there would land elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise RefusedError(f"{path}: a symbolic link, which no output follows; remove it or name another folder")
+
 
 @contextmanager
 def atomic(path: str | Path, *, binary: bool = False, other: str = "--output_path") -> Iterator[IO[Any]]:
@@ -161,11 +183,11 @@ def atomic(path: str | Path, *, binary: bool = False, other: str = "--output_pat
         MachineError: the file cannot be written; nothing is left of it.
     """
     path = Path(path)
-    partial = path.with_name(f".{digest(path.name)[:8]}.{os.getpid()}.tmp")
+    partial = path.with_name(f"{_OURS}{os.getpid()}-{uuid4().hex}.tmp")
     try:
         os.makedirs(path.parent, exist_ok=True)
         text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
-        with open(partial, "wb" if binary else "w", **text) as file:  # type: ignore[call-overload]
+        with open(partial, "xb" if binary else "x", **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -188,8 +210,7 @@ def atomic_folder(target: Path, *, other: str = "place") -> Iterator[Path]:
     Raises:
         MachineError: it cannot be written; nothing is left of it.
     """
-    partial = target.with_name(f"{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = target.with_name(f"{_OURS}{os.getpid()}-{uuid4().hex}.part")
     try:
         os.makedirs(partial)
         yield partial
@@ -215,6 +236,57 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     """
     with atomic(path) as file:
         file.write(text)
+
+
+_MARKS = {  # by their beginning, how what this program renders for a reader looks
+    b"<!DOCTYPE html>": re.compile(
+        rb'\s*<!DOCTYPE html>\s*<html lang="en">\s*<head>\s*<meta charset="utf-8">\s*'
+        rb'<meta http-equiv="Content-Security-Policy" content="default-src [^>]*>\s*<meta name="viewport"'
+    ),
+    b"{": re.compile(rb'\{\s*"schema": "ltm_eval/'),
+    b"# ": re.compile(rb"# ([^\n]* (compared with|against) |History of |Results in )|(?s:# .*?\n## Summary\n)"),
+}
+_HEAD_BYTES = 2**16
+
+
+def check_target(path: Path, content: bytes) -> None:
+    """Refuse to replace a file that is no earlier output of the same kind, such as one that was read, or a link.
+
+    Args:
+        path: where `content` is to be written.
+        content: the new output, or its beginning.
+
+    Raises:
+        RefusedError: something else is there.
+    """
+    refuse_links(path)
+    if not path.exists() or path.is_dir():  # a folder is refused by the system
+        return
+    if not path.is_file():
+        raise RefusedError(f"{path}: exists and is no regular file; name another place")
+    try:
+        with open(path, "rb") as file:
+            there = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise RefusedError(f"{path}: exists and cannot be read ({error.strerror}); name another place") from error
+    mark = next((mark for start, mark in _MARKS.items() if content.lstrip().startswith(start)), None)
+    # Of CSV the first two columns, of LaTeX and plots the first line
+    alike = (
+        mark.match(there) if mark else there.split(b"\n")[0].split(b",")[:2] == content.split(b"\n")[0].split(b",")[:2]
+    )
+    if there and not alike:
+        raise RefusedError(f"{path}: exists and is not what this command writes; name another file, or remove it")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write what a reader asked for: complete or not at all, and over nothing but its own earlier output.
+
+    Raises:
+        RefusedError: see `check_target`.
+        MachineError: the file cannot be written.
+    """
+    check_target(path, text.encode("utf-8", "replace"))
+    write_text_atomic(path, text)
 
 
 def write_json_atomic(path: str | Path, obj: Any) -> None:
@@ -303,6 +375,35 @@ def _plain_text(value: str, *, at: str, replaced: dict[str, str]) -> str:
 
 
 # Reads ----------------------------------------------------------------------------------------------------------------
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def check_regular(path: Path, *, kind: type[InputError] = InputError) -> None:
+    """Raise `kind` for a pipe, device or socket, which may never end; of a folder, for one among its files.
+
+    What is absent or not to be read is left to the reader and its own words.
+    """
+    with suppress(OSError, ValueError):
+        for file in path.iterdir() if path.is_dir() else [path]:
+            if what := _KINDS.get(stat.S_IFMT(file.stat().st_mode)):
+                raise kind(f"{file}: {what}, not a regular file; give a file")
+
+
+def read_regular(path: Path, *, kind: type[InputError] = InputError) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: see `check_regular`; or it is larger than this machine's memory.
+    """
+    check_regular(path, kind=kind)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > memory:
+            raise kind(f"{path}: {size:,} bytes, more than this machine's memory ({memory:,}); give a smaller file")
+        return file.read()
 
 
 @contextmanager
@@ -429,7 +530,7 @@ def holding(folder: Path) -> Iterator[Holder]:
     """Hold `folder` until the block ends, or the process does; what killed writers left half-written is removed.
 
     Raises:
-        RefusedError: another command works there.
+        RefusedError: another command works there, or the lock is a symbolic link.
         MachineError: the lock file cannot be written.
     """
     from filelock import Timeout
@@ -447,9 +548,7 @@ def holding(folder: Path) -> Iterator[Holder]:
     mine = Holder.here()
     try:
         write_json_atomic(folder / HOLDER, mine)
-        for partial in folder.rglob(".*.tmp"):
-            with suppress(OSError):
-                os.unlink(partial)
+        remove_leftovers(folder)
         yield mine
     finally:
         with suppress(OSError):
@@ -471,6 +570,7 @@ def _locked(folder: Path, seconds: float) -> BaseFileLock:
     """
     from filelock import FileLock, SoftFileLock
 
+    refuse_links(folder / NAME, folder / f"{NAME}.soft", folder / HOLDER)
     lock: BaseFileLock = FileLock(folder / NAME, thread_local=False)
     try:
         lock.acquire(timeout=seconds, poll_interval=POLL_SECONDS)
@@ -500,6 +600,6 @@ def holder_of(folder: Path) -> Holder | None:
 
 def _named(folder: Path) -> Holder | None:
     try:
-        return Holder.from_json(json.loads((folder / HOLDER).read_text("utf-8")), where=str(folder / HOLDER))
-    except (OSError, ValueError, ResultsError):
+        return Holder.from_json(json.loads(read_regular(folder / HOLDER)), where=str(folder / HOLDER))
+    except (OSError, ValueError, InputError):
         return None

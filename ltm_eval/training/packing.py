@@ -25,6 +25,7 @@ from ltm_eval.model.elbo import IGNORED
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer, load_ranks
 from ltm_eval.results.answers import DELIMITER, worked
 from ltm_eval.system.errors import DataError, UsageError
+from ltm_eval.system.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,7 +204,7 @@ def _texts(path: Path, source: Source) -> Iterator[str]:
 
 def _read(path: Path, source: Source) -> str:
     try:
-        return path.read_bytes()[: source.bytes_per_file].decode("utf-8", "ignore")
+        return read_regular(path, kind=DataError)[: source.bytes_per_file].decode("utf-8", "ignore")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -12,6 +12,7 @@ from pydantic import Field, FiniteFloat
 
 from ltm_eval.inference.options import AtLeastOne, Dtype, FitConfig, Preset, Rate, Seed, Steps, fit_config
 from ltm_eval.system.errors import InputError, UsageError
+from ltm_eval.system.files import read_regular
 from ltm_eval.system.options import Many, options
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     try:
         if path.stat().st_size > RECIPE_LIMIT:
             raise InputError(f"{path}: {path.stat().st_size} bytes, a recipe has at most {RECIPE_LIMIT}")
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.safe_load(read_regular(path).decode("utf-8"))
     except OSError as error:
         raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
-from ltm_eval.system.files import atomic
+from ltm_eval.system.files import atomic, refuse_links
 from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
 from ltm_eval.training.packing import Feed, Packed, prepare
 
@@ -120,6 +120,9 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     state = folder / STATE_FILE
     if state.is_file() and _read_state(state)["recipe"] != recipe.digest:
         raise RefusedError(f"{folder}: contains a run of another recipe; choose a new folder, nothing was changed")
+    refuse_links(*(folder / name for name in ("data", "run.json", LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL)))
+    if not state.is_file() and (folder / FINAL).exists():
+        raise RefusedError(f"{folder}: {FINAL} there is of no training run; choose a new folder, nothing was changed")
     folder.mkdir(parents=True, exist_ok=True)
 
 
