@@ -30,6 +30,8 @@ def live_model(given: Any) -> LatentThoughtModel:
     Raises:
         UsageError: it is not a Latent Thought Model, or its weights are missing or not finite.
     """
+    if os.getpid() != _FIRST_PID:
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and it would wait for them forever
     model = given
     while isinstance(model, nn.Module) and not isinstance(model, LatentThoughtModel):
         model = next((getattr(model, name) for name in ("_orig_mod", "module") if hasattr(model, name)), None)
@@ -108,10 +110,6 @@ def undisturbed() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         stack.callback(_set_environment, dict(os.environ))
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        if os.getpid() != _FIRST_PID:
-            torch.set_num_threads(
-                1
-            )  # the threads of a process do not survive a fork, and OpenMP waits for them forever
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 - the caller's own
         stack.callback(torch.set_rng_state, torch.get_rng_state())
