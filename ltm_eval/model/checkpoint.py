@@ -617,6 +617,7 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
         del stack[at:]
         return found
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         taken += _OPCODE_BYTES
