@@ -955,10 +955,9 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    stderr = sys.__stderr__
-    if stderr is not None and sys.stderr is stderr:
-        held = io.BufferedWriter(_Lossy(stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(held, stderr.encoding, "backslashreplace", line_buffering=True)
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        held = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(held, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def _prepare_streams() -> None:

@@ -502,7 +502,7 @@ def evaluate(
                 f"hub id; got {shown(model)}"
             )
         named = [one.strip() for one in tasks.split(",") if one.strip()] if isinstance(tasks, str) else tasks
-        if not named:
+        if isinstance(named, (list, tuple)) and not named:
             raise UsageError("no task named; give tasks, for example tasks=['gsm8k']")
         if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
             raise UsageError(f"step must be a whole number from 0, or None, got {shown(step)}")
