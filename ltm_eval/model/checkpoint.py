@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickletools  # nosec B403 - reads opcodes, builds nothing
+import pickletools  # nosec B403
 import re
 import shutil
 import zipfile

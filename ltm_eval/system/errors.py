@@ -149,9 +149,9 @@ def error_line(error: BaseException) -> str:
             line = long_word.sub(lambda word: f"{word[0][:first]}…{word[0][-last:]}", line)  # noqa: B023 - called at once
     if len(line) <= LINE_LIMIT:
         return line
-    starts = [found.end() for found in _SENTENCE_END.finditer(line) if len(line) - found.end() < LINE_LIMIT]
     most = LINE_LIMIT - CAUSE_LENGTH
-    remedy = line[next((start for start in starts if len(line) - start <= most), max(starts, default=len(line))) :]
+    starts = (found.end() for found in _SENTENCE_END.finditer(line) if len(line) - found.end() <= most)
+    remedy = line[next(starts, len(line)) :]  # nothing if the last sentence is a long list, whose end is cut
     return f"{line[: LINE_LIMIT - 2 - len(remedy)]}… {remedy}".strip()
 
 
