@@ -253,7 +253,7 @@ def test_answers_are_kept_under_every_option_of_the_fit(name: str, folder: Path)
     lm = LTM(str(folder))
     before = lm.settings
     value = getattr(lm.fit_config, name)
-    others = {"noise": "antithetic", "adaptive": True, "draws": 4, "preset": "other"}
+    others = {"noise": "antithetic", "adaptive": True, "draws": 4, "preset": "other", "optimizer": "natural"}
     changed = {"draws": 2, name: others.get(name, value + 1 if isinstance(value, int) else 0.5)}
     lm.fit_config = replace(lm.fit_config, **changed)
     assert lm.settings["fit"][name] == changed[name] != before["fit"][name]
