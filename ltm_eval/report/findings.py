@@ -252,7 +252,9 @@ def _predicted_banners(name: str, entries: Sequence[Entry]) -> list[Banner]:
 
 def _is_predicted(run: Run, name: str) -> bool:
     """Return whether lm-eval kept the answers only: its stand-in is the one metric, or texts and choices have none."""
-    return run.of(name).extra.settings is None and all(s.metric == PREDICTED for s in run.tasks[name].scores)
+    task = run.tasks[name]
+    unscored = bool(task.scores) or (task.n_original is not None and not task.n_effective)
+    return run.of(name).extra.settings is None and unscored and all(s.metric == PREDICTED for s in task.scores)
 
 
 def limit_banners(named: Sequence[tuple[str, Run]], names: Sequence[str]) -> list[Banner]:
