@@ -128,7 +128,7 @@ def test_the_page_divides_the_passes_by_the_tokens_of_the_texts(tmp_path: Path, 
     (row,) = build(find_runs([path])).tasks[0].costs
     parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
     assert row["flops_per_token"] == flops_per_token(parameters, layers=2, width=8, t_fast=3) and row["by_formula"]
-    assert cost["flops"] / sum(texts) > 2 * row.flops_per_token and len(records) == 2
+    assert cost["flops"] / sum(texts) > 2 * row["flops_per_token"] and len(records) == 2
 
 
 def test_scored_continuations(tmp_path: Path, passes: Passes) -> None:

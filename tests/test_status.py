@@ -187,7 +187,8 @@ def test_missing_answers_and_other_data_are_told(done: tuple[RunConfig, Path], t
 
 def test_perplexity_is_rescored_with_its_parts(done: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config, _ = done
-    own = replace(config, baselines=(), tasks=("ag_news",), n=1, k=(), limit=2, rows="bound", output_path=str(tmp_path))
+    own = replace(config, baselines=(), tasks=("ag_news",), n=1, k=(), gen_kwargs=None, limit=2, rows="bound")
+    own = replace(own, output_path=str(tmp_path))
     (path,) = run(own).results
     (again,) = rescore(tmp_path, Changes())
     old, new = (json.loads(file.read_text())["results"]["ltm_ag_news"] for file in (path, again))

@@ -152,11 +152,12 @@ def json_of(path: Path) -> Any:
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:
-    """Lines of the journals of a model's folder, without their check digits."""
+    """Whole lines of the journals of a model's folder, without their check digits."""
     return [
         json.loads(line.partition(" ")[2], parse_constant=pytest.fail)
         for path in sorted(folder.glob("journal/*.jsonl"))
-        for line in path.read_text("utf-8").splitlines()
+        for line in path.read_text("utf-8").splitlines(keepends=True)
+        if line.endswith("\n")  # the last one may be in the making
     ]
 
 
