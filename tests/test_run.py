@@ -230,7 +230,14 @@ def test_a_part_of_a_set_is_said_to_be_one_in_every_output(
 
 def test_asking_for_the_samples_by_metadata_is_recorded(folder: Path, tmp_path: Path) -> None:
     chosen = config(
-        folder, tmp_path, tasks=("ltm_ag_news",), data="auto", metadata='{"data": "sample"}', limit=1, t_fast=1, gen_kwargs=None
+        folder,
+        tmp_path,
+        tasks=("ltm_ag_news",),
+        data="auto",
+        metadata='{"data": "sample"}',
+        limit=1,
+        t_fast=1,
+        gen_kwargs=None,
     )
     content = json.loads(run(chosen).results[0].read_text())
     assert content["ltm_eval"]["sample_data"] is True
