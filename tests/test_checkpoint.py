@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import re
 import shutil
 import subprocess
@@ -193,6 +194,27 @@ def test_half_precision_weights_load_as_fp32(tmp_path: Path) -> None:
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("executed"),)
+
+
+def test_what_training_saves_beside_the_weights_is_read(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5])
+    path = saved(tmp_path / "ckpt.pt")
+    whole = torch.load(path, weights_only=True)
+    whole |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "generator": random.getstate()}
+    whole |= {"torch_generator": torch.get_rng_state(), "dtype": torch.bfloat16, "device": torch.device("cuda:0")}
+    whole |= {
+        "flags": {True: 1, None: 2},
+        "names": {"a", "b"},
+        "raw": b"\xff\x00",
+        "weight": layer.weight,
+        "view": layer.weight[:, 1],
+    }
+    torch.save(whole, path)
+    assert read(path).weights.keys() == read(saved(tmp_path / "other.pt")).weights.keys()
 
 
 def test_nothing_in_a_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

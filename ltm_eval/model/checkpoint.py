@@ -69,7 +69,8 @@ _HEADER_LIMIT = 2**24  # bytes; 1 KB a tensor is much
 # What the pickle of a checkpoint may call, and what it may name besides. torch allows more, by which
 # a few bytes fill the memory: `bytearray`, `Counter`, `torch.Tensor` and quantised tensors of any size.
 _CALLED = frozenset(
-    ("collections.OrderedDict", "_codecs.encode", "builtins.set", "builtins.complex", "torch.Size", "torch.device")
+    ("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "_codecs.encode")
+    + ("torch.Size", "torch.device")
     + tuple(f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter"))
     + tuple(f"torch._utils._rebuild_{kind}" for kind in ("sparse_tensor", "meta_tensor_no_storage"))
     + ("torch.serialization._get_layout",)
@@ -678,7 +679,9 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
             stack.append(_Built("text", argument[:_CODEC], (), len(argument)))
         elif name in ("BININT", "BININT1", "BININT2", "LONG1"):
             stack.append(_Built("int", argument))
-        elif name in ("NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT"):
+        elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
+            stack.append(_Built("constant"))
+        elif name == "BINFLOAT":
             stack.append(_Built("value"))
         else:
             raise _UnplainError(f"opcode {name}")
@@ -687,7 +690,7 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
 
 
 def _is_key(one: _Built) -> bool:
-    return one.kind == "text" or (one.kind == "int" and abs(one.value) < _LARGEST_KEY)
+    return one.kind in ("text", "constant") or (one.kind == "int" and abs(one.value) < _LARGEST_KEY)
 
 
 def _check_call(called: Any, given: _Built, how: str) -> None:
@@ -701,6 +704,8 @@ def _check_call(called: Any, given: _Built, how: str) -> None:
         raise _UnplainError(f"a call of a {given.kind}")
     if called == "collections.OrderedDict" and kinds:
         raise _UnplainError(f"{called} of something")
+    if called == "collections.Counter" and (kinds != ["container"] or given.items[0].value):  # milestones of a schedule
+        raise _UnplainError(f"{called} of something that is no dictionary")
     if called == "builtins.set" and any(one.value for one in given.items):
         raise _UnplainError(f"{called} of something that is neither text nor a small number")
     if called == "_codecs.encode":
