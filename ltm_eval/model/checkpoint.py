@@ -75,6 +75,11 @@ _CALLED = frozenset(
     + tuple(f"torch._utils._rebuild_{kind}" for kind in ("sparse_tensor", "meta_tensor_no_storage"))
     + ("torch.serialization._get_layout",)
 )
+_KINDS = {
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), "container"),
+    **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), "constant"),
+    **{"MARK": "mark", "BINFLOAT": "value"},
+}
 _NAMED = re.compile(r"torch\.\w*Storage|torch\.storage\.UntypedStorage|torch\.[a-z]+[0-9]\w*|torch\.bool")
 _PICKLE_LIMIT = 2**25  # bytes
 _BUILT_LIMIT = 2**27  # bytes that the objects of a pickle may take, tensor data not counted
@@ -648,14 +653,12 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
             if named not in _CALLED and not _NAMED.fullmatch(named):
                 raise _UnplainError(f"refused {named[:80]}")
             stack.append(_Built("global", named))
-        elif name == "MARK":
-            stack.append(_Built("mark"))
+        elif name in _KINDS:
+            stack.append(_Built(_KINDS[name]))
         elif name in ("TUPLE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
             size = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}.get(name)
             items = since_mark() if size is None else [stack.pop() for _ in range(size)][::-1]
             stack.append(_Built("tuple", None, items, len(items)))
-        elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-            stack.append(_Built("container"))
         elif name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
             step = 2 if name.startswith("SET") else 1
             items = since_mark() if name.endswith("S") else [stack.pop() for _ in range(step)][::-1]
@@ -679,10 +682,6 @@ def _check_pickle(content: bytes) -> None:  # noqa: PLR0912 - one branch an opco
             stack.append(_Built("text", argument[:_CODEC], (), len(argument)))
         elif name in ("BININT", "BININT1", "BININT2", "LONG1"):
             stack.append(_Built("int", argument))
-        elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
-            stack.append(_Built("constant"))
-        elif name == "BINFLOAT":
-            stack.append(_Built("value"))
         else:
             raise _UnplainError(f"opcode {name}")
         if taken > _BUILT_LIMIT:
