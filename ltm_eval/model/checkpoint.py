@@ -78,7 +78,8 @@ _CALLED = frozenset(
 _KINDS = {
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), "container"),
     **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), "constant"),
-    **{"MARK": "mark", "BINFLOAT": "value"},
+    "MARK": "mark",
+    "BINFLOAT": "value",
 }
 _NAMED = re.compile(r"torch\.\w*Storage|torch\.storage\.UntypedStorage|torch\.[a-z]+[0-9]\w*|torch\.bool")
 _PICKLE_LIMIT = 2**25  # bytes
