@@ -102,7 +102,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fresh",
         ),
-        # Reaches the bound of 64 AdamW steps in a quarter to half as many; see reports/NOTES.md.
+        # On trained models within 0.002 nats per token of the bound of 64 AdamW steps, or below; see reports/NOTES.md.
         "natural": FitConfig(
             "natural",
             t_fast=16,

@@ -320,7 +320,7 @@ class DeviceSteps:
     def _take(self, noise: Tensor) -> Terms:
         terms = self.batch.descend(self.mu, self.log_var, noise)
         rate, shrink, correction = self.table.index_select(0, self.count).squeeze(0).unbind()
-        if self.config.optimizer == "natural":
+        if self.config.optimizer == "natural":  # whose table holds the share of the precision there
             natural_step(self.mu, self.log_var, rate, shrink)
             self.count.add_(1)
             return terms

@@ -67,7 +67,7 @@ _SAFE_PT_TORCH = (2, 10)
 _OLD_PT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before torch 1.6
 _HEADER_LIMIT = 2**24  # bytes; 1 KB a tensor is much
 # What the pickle of a checkpoint may call, and what it may name besides. torch allows more, by which
-# a few bytes fill the memory: `bytearray`, `Counter`, `torch.Tensor` and quantised tensors of any size.
+# a few bytes fill the memory: `bytearray`, `torch.Tensor` and quantised tensors of any size, `Counter` of a text.
 _CALLED = frozenset(
     ("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.complex", "_codecs.encode")
     + ("torch.Size", "torch.device")
