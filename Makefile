@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt
 
-.PHONY: demo test lint install dev clean
+.PHONY: demo test lint docs install dev clean
 
 # The main job on the bundled model and sample data, from an empty machine to a report.
 demo: install
@@ -17,6 +17,11 @@ test: dev
 lint: dev
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m mypy
+
+# The documentation as pages that open from the disk: build/site/index.html.
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev

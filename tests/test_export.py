@@ -17,7 +17,6 @@ from ltm_eval.report.page import build, document, export
 from ltm_eval.report.tables import RENDERERS
 from ltm_eval.results.compare import compare
 from ltm_eval.results.files import find_runs
-from ltm_eval.system.files import reports_dir
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,9 +153,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", source, "--format", "docx"]) == 2
 
 
-def test_every_key_is_documented(tmp_path: Path) -> None:
+def test_every_key_is_documented(root: Path, tmp_path: Path) -> None:
     fill(tmp_path)
-    text = (reports_dir() / "FORMATS.md").read_text("utf-8")
+    text = (root / "docs" / "FORMATS.md").read_text("utf-8")
     made = document(build(find_runs([tmp_path])))
     paths = [path for path in sorted(tmp_path.rglob("results_*")) if "/p/" in path.as_posix()]
     compared = compare_page.document(compare(find_runs(sorted(paths, reverse=True))))
