@@ -42,6 +42,7 @@ from ltm_eval.system.crash import crash_file, explained
 from ltm_eval.system.errors import (
     IncompleteError,
     LtmEvalError,
+    ResultsError,
     UsageError,
     code_of,
     ends_with_command,
@@ -586,6 +587,35 @@ def index(
     formats = formats_of(format_) or suffix_format(output) or ("html",)
     place = targets(formats, output, stem=stem)[formats[0]]
     _write(document(indexed(Path(folder)), base=place.parent), ",".join(formats), output, stem=stem)
+    return 0
+
+
+@app.command(epilog=examples("ltm-eval view", "ltm-eval view results/ --port 8000"))
+def view(
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="A folder of results.")] = RunConfig.output_path,
+    *,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65_535, help="Port on this machine; 0 takes a free one.")
+    ] = 0,
+) -> int:
+    """Serve the runs of a folder, their progress, pages and comparisons to a browser on this machine."""
+    from ltm_eval.report.view import Viewer
+    from ltm_eval.runs import status as looking
+
+    def progress(place: Path) -> list[str]:
+        try:
+            return looking.text(looking.status(place))
+        except ResultsError:  # results without a journal
+            return []
+        except LtmEvalError as error:
+            return [str(error)]
+
+    with Viewer(Path(folder), port=port, progress=progress) as server:
+        print(f"view: {server.url} (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
     return 0
 
 

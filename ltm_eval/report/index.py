@@ -164,7 +164,7 @@ def _run_cells(one: Listed, base: Path) -> tuple[Cell, ...]:
         Cell(one.run.date_id.partition(".")[0].replace("T", " ") or UNTOLD),
         Cell(digest_of(one.run)[:DIGEST_DIGITS] or UNTOLD),
         Cell(", ".join(one.run.tasks)),
-        Cell(_settings(one.run) or UNTOLD),
+        Cell(settings_of(one.run) or UNTOLD),
         Cell("; ".join(warnings_of(one.run)) or "none"),
         Cell("results", href=link(one.run.path, base)),
         page,
@@ -176,7 +176,7 @@ def digest_of(run: Run) -> str:
     return told_digest(run.config)
 
 
-def _settings(run: Run) -> str:
+def settings_of(run: Run) -> str:
     """Fit, condition and limit in a few words."""
     fit = run.config.get("fit")
     fit = fit if isinstance(fit, dict) else {}
@@ -264,7 +264,7 @@ def _data(found: Index, base: Path) -> dict[str, Any]:
                 "date": one.run.date_id,
                 "digest": digest_of(one.run),
                 "tasks": list(one.run.tasks),
-                "settings": _settings(one.run),
+                "settings": settings_of(one.run),
                 "warnings": warnings_of(one.run),
                 "results": link(one.run.path, base),
                 "pages": [link(page, base) for page in one.pages],
