@@ -29,7 +29,7 @@ from ltm_eval.harness.ltm import LTM
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import NOT_FOR_PYTHON
 from ltm_eval.inference import posterior as fast_loop
-from ltm_eval.inference.batching import side_by_side
+from ltm_eval.system.threads import side_by_side
 from ltm_eval.inference.windows import Posterior
 from ltm_eval.model.checkpoint import WEIGHTS_FILE, CheckpointInfo, weights_sha256
 from ltm_eval.model.compiling import compile_layers

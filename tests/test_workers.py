@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ltm_eval.inference import batching as workers
-from ltm_eval.inference.batching import one_thread, side_by_side
+from ltm_eval.system import threads as workers
+from ltm_eval.system.threads import one_thread, side_by_side
 from ltm_eval.inference.bounds import RowOptions, score_documents
 from ltm_eval.inference.decode import Prompt, generate
 from ltm_eval.inference.options import GenerationConfig, fit_config

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.inference.batching import CPU_LANES, is_small, one_thread
+from ltm_eval.inference.batching import CPU_LANES, is_small
 from ltm_eval.inference.windows import padded_length
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system import progress
 from ltm_eval.system.device import give_back, ran_out
 from ltm_eval.system.errors import UsageError
+from ltm_eval.system.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
