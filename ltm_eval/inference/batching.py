@@ -1,10 +1,10 @@
 """Padded batches, and which documents are computed together.
 
-On a GPU documents of equal shape share a batch, split as memory requires. On a CPU documents run side by side, and so do
-the pieces of one if cores are left (`system.threads`); each piece is computed on one thread, because the sums of a
-matrix product depend on its number of threads. A document has a pass of its own there, except that a few short documents
-of a small model share one if a trial shows that each keeps its bits: the demo model's step on a short document is mostly
-overhead.
+On a GPU documents of equal shape share a batch, split as memory requires. On a CPU documents run side by side, and so
+do the pieces of one if cores are left (`system.threads`); each piece is computed on one thread, because the sums of a
+matrix product depend on its number of threads. A document has a pass of its own there, except that a few short
+documents of a small model share one if a trial shows that each keeps its bits: the demo model's step on a short
+document is mostly overhead.
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ class BenchConfig:
         if self.batch < 1 or self.rounds < 1:
             raise UsageError(f"batch and rounds must be at least 1, got {self.batch} and {self.rounds}")
         if self.dtype not in (*DTYPES, "both"):
-            raise UsageError(f"dtype must be {', '.join(DTYPES)} or both, got {self.dtype!r}.{nearest(self.dtype, DTYPES)}")
+            raise UsageError(
+                f"dtype must be {', '.join(DTYPES)} or both, got {self.dtype!r}.{nearest(self.dtype, DTYPES)}"
+            )
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
@@ -184,7 +186,10 @@ class Bench:
     def released(self, folder: Path, *, autocast: bool = False) -> Callable[[], object]:
         """Return the fast step of the released code in `folder`, with plain kernels and uncompiled."""
         return released_step(
-            folder, self.model(), self._rows(), lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
+            folder,
+            self.model(),
+            self._rows(),
+            lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=autocast),
         )
 
     def _rows(self) -> tuple[Tensor, Tensor]:
@@ -409,6 +414,7 @@ def released_step(
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             code = _released_module(folder / "model.py")
+            code.LigerRMSNorm = code.RMSNorm  # its cross-attention has the fused norm even with plain kernels
             names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden_dim", "multiple_of", "norm_eps")
             names += ("max_seq_len", "window_size", "max_z_len", "use_z_pos_emb")
             theirs = code.LatentThoughtModel(

@@ -194,9 +194,7 @@ class _Windowed(torch.autograd.Function):
         q, k, v, *shares = ctx.saved_tensors
         grad = grad_outputs[0].reshape(q.shape)
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (queries, keys), share in zip(
-            _query_blocks(q.shape[1], k.shape[1], ctx.window), shares, strict=True
-        ):
+        for (queries, keys), share in zip(_query_blocks(q.shape[1], k.shape[1], ctx.window), shares, strict=True):
             above = torch.bmm(grad[:, queries], v[:, keys].mT)  # (B * H, R, S)
             slope = torch._softmax_backward_data(above, share, -1, share.dtype)  # (B * H, R, S)
             q_grad[:, queries] = torch.bmm(slope, k[:, keys])
@@ -541,7 +539,8 @@ class LatentThoughtModel(nn.Module):
         trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
         if x.device.type != "cpu" or self.compiled or trained or self.config.dim < _WIDE:
             return [slice(0, length)]
-        size = max(_QUERIES, _PIECE // len(x))
+        count = -(-length * len(x) // _PIECE)
+        size = max(1, -(-length // (count * _QUERIES))) * _QUERIES
         return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
     def _hidden_in_pieces(
@@ -567,7 +566,10 @@ class LatentThoughtModel(nn.Module):
                 return (self.norm(x),) if block is self.blocks[-1] else (x, *self.blocks[i + 1].project(x, table))
 
             context = (*latents[i], keys[i], values[i]) if i else latents[i]
-            regions = [(piece,) * 3 + (whole,) * 2 + (near,) * (2 if i else 0) for piece, near in zip(pieces, seen, strict=True)]
+            regions = [
+                (piece,) * 3 + (whole,) * 2 + (near,) * (2 if i else 0)
+                for piece, near in zip(pieces, seen, strict=True)
+            ]
             x, *projected = _InPieces.apply(layer, regions, x, q, table, *context)  # type: ignore[no-untyped-call]
             if projected:
                 q, k, v = projected
