@@ -760,14 +760,16 @@ def train(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory"))
+@app.command(
+    epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory", "ltm-eval bench --released Latent-Thought-LM")
+)
 def bench(  # noqa: PLR0913 - the signature is the declaration of the options
     *,
     size: Annotated[
         str, typer.Option("--size", metavar="demo|S|M|L", help="Model size: a published one, or the demo's.")
     ] = "S",
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens per row.")] = 1024,
-    batch: Annotated[int, typer.Option("--batch", help="Rows per batch.")] = 1,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens per document.")] = 1024,
+    batch: Annotated[int, typer.Option("--batch", help="Documents, of one row each.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", help="Timings of each implementation, interleaved.")] = 5,
     device: Annotated[Any, flag(RunConfig, "device")] = RunConfig.device,
     cpu_time: Annotated[
@@ -775,13 +777,27 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
         typer.Option("--cpu_time", help="Measure CPU time of one thread, not wall-clock time; for shared machines."),
     ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Also time the step with compiled layers.")] = False,
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="float32|bfloat16|both", help="Dtype of matrix products to time.")
+    ] = "both",
+    released: Annotated[
+        str | None,
+        typer.Option(
+            "--released",
+            metavar="DIR",
+            help="Also time the released code: a checkout of github mingluzhao/Latent-Thought-LM. Its code is run.",
+        ),
+    ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Also measure the peak memory of a fit.")] = False,
     growth: Annotated[
         str | None,
         typer.Option("--growth", metavar="DIR", help="Removed; use benchmarks/growth.py in the source tree."),
     ] = None,
 ) -> int:
-    """Time a fast step against a plain implementation of the published algorithm, and against the machine's ceiling."""
+    """Time a fast step against a plain implementation of the published algorithm and the machine's ceiling.
+
+    All take the same step on the same documents, tokens and threads; compare rows of the same dtype.
+    """
     from ltm_eval.inference import bench as benchmark
     from ltm_eval.system.device import resolve_device
 
@@ -790,7 +806,9 @@ def bench(  # noqa: PLR0913 - the signature is the declaration of the options
             "growth curves and the kernel profile are measured by a script of the source tree: "
             "python benchmarks/growth.py --output DIR"
         )
-    config = benchmark.BenchConfig(size, tokens, batch, str(resolve_device(device)), rounds, cpu_time, compile_)
+    config = benchmark.BenchConfig(
+        size, tokens, batch, str(resolve_device(device)), rounds, cpu_time, compile_, released, dtype
+    )
     for part in benchmark.report(config, memory=memory):
         print(part, end="\n\n", flush=True)
     return 0

@@ -29,7 +29,6 @@ from ltm_eval.harness.ltm import LTM
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.run import NOT_FOR_PYTHON
 from ltm_eval.inference import posterior as fast_loop
-from ltm_eval.inference.batching import side_by_side
 from ltm_eval.inference.windows import Posterior
 from ltm_eval.model.checkpoint import WEIGHTS_FILE, CheckpointInfo, weights_sha256
 from ltm_eval.model.compiling import compile_layers
@@ -37,6 +36,7 @@ from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system.errors import LtmEvalError, MachineError, TokenizerError, UsageError
 from ltm_eval.system.files import DEMO_MODEL
 from ltm_eval.system.progress import silent
+from ltm_eval.system.threads import side_by_side
 from tests.tiny import TINY, byte_ranks, tiny_folder, tiny_model
 
 if TYPE_CHECKING:

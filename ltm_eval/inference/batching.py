@@ -1,20 +1,16 @@
 """Padded batches, and which documents are computed together.
 
-On a GPU documents of equal shape share a batch, split as memory requires. On a CPU each document is computed on one
-thread, with as many threads as cores: the sums of a matrix product depend on its number of threads, and two documents
-on a core each are faster than one document on both (benchmarks/RESULTS.md). A document has a pass of its own there,
-except that a few short documents of a small model share one if a trial shows that each keeps its bits: the demo model's
-step on a short document is mostly overhead.
+On a GPU documents of equal shape share a batch, split as memory requires. On a CPU documents run side by side, and so
+do the pieces of one if cores are left (`system.threads`); each piece is computed on one thread, because the sums of a
+matrix product depend on its number of threads. A document has a pass of its own there, except that a few short
+documents of a small model share one if a trial shows that each keeps its bits: the demo model's step on a short
+document is mostly overhead.
 """
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,6 +21,7 @@ from ltm_eval.inference.windows import Document, Window
 from ltm_eval.model.elbo import IGNORED, kl_nats, projected_nll_nats
 from ltm_eval.system.device import give_back, ran_out, uploaded
 from ltm_eval.system.errors import MachineError, UsageError
+from ltm_eval.system.threads import one_thread, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -268,50 +265,6 @@ def each(model: LatentThoughtModel, items: Sequence[Any], work: Callable[[int], 
     """Return `work` on the index of each item, several at once on a CPU."""
     places = range(len(items))
     return side_by_side(places, work) if alone(model) else [work(i) for i in places]
-
-
-# Threads --------------------------------------------------------------------------------------------------------------
-
-
-def side_by_side(items: Sequence[_Item], work: Callable[[_Item], _Result], *, bytes_each: int = 0) -> list[_Result]:
-    """Return `work` on every item in order, one thread per item and as many at once as torch has threads.
-
-    torch releases the GIL inside its operations, and its number of threads is a setting of the calling thread. The
-    error of the first item that fails is raised once the running ones have ended.
-
-    Args:
-        bytes_each: memory of an item during `work`; all running items may take half of the free memory.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return [work(item) for item in items]
-    fitting = len(items)
-    if bytes_each:
-        try:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            fitting = free // 2 // bytes_each
-        except (AttributeError, OSError, ValueError):  # not known on this system
-            pass
-    pool = ThreadPoolExecutor(max(1, min(threads, len(items), fitting)), initializer=partial(torch.set_num_threads, 1))
-    try:
-        return list(pool.map(work, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # later threads would inherit the last number set anywhere
-
-
-@contextmanager
-def one_thread(*, when: bool = True) -> Iterator[None]:
-    """Compute on the calling thread only, if `when` is true, and restore its number of threads."""
-    threads = torch.get_num_threads()
-    if not when or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 # Size of a batch ------------------------------------------------------------------------------------------------------

@@ -1,18 +1,24 @@
-"""Time a fast step against a plain implementation of the published algorithm and the machine's peak.
+"""Time a fast step against a plain implementation of the published algorithm, the released code and the machine's peak.
 
-Implementations are timed in turn with `torch.utils.benchmark`, so that a busy moment of the machine affects all of
-them; a figure is the median over rounds. The reference is the published fast step: full fp32 logits, gradients of all
-weights, a dense window mask, in fp32 and under bf16 autocast. `benchmarks/growth.py` measures how time grows.
+Implementations are timed in turn, so that a busy moment of the machine affects all of them; a figure is the median over
+rounds. All take the same step on the same documents, tokens and threads; rows of one dtype can be compared. The
+reference is the published fast step: full fp32 logits, gradients of all weights, a dense window mask, in fp32 and under
+bf16 autocast. `benchmarks/growth.py` measures how time grows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
+import io
+import os
+import sys
 import time
+import timeit
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -21,16 +27,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.benchmark import Timer
 
-from ltm_eval.inference.batching import Batch
+from ltm_eval.inference.batching import Batch, in_groups
 from ltm_eval.inference.options import fit_config
 from ltm_eval.inference.posterior import fast_loop, steps_of
 from ltm_eval.inference.windows import Document, Start, Window
 from ltm_eval.model.compiling import compile_layers
 from ltm_eval.model.config import ModelConfig
 from ltm_eval.model.decoder import LatentThoughtModel
-from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.system.device import finish
+from ltm_eval.system.errors import InputError, UsageError, nearest
+from ltm_eval.system.threads import one_thread, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -57,6 +64,7 @@ SIZES = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STEPS = 10_000  # upper bound of the steps of one timed fit
+_BUSY_CORES = 0.1  # cores taken by other processes above which timings are doubtful
 _STATUS = Path("/proc/self/status")
 
 
@@ -66,11 +74,13 @@ class BenchConfig:
 
     size: str = "S"  # name in `SIZES`
     tokens: int = 1024  # T of each row
-    batch: int = 1  # rows B
+    batch: int = 1  # documents B, of one row each
     device: str = "cpu"  # torch device
     rounds: int = 5  # timings of each implementation, in turn
     cpu_time: bool = False  # CPU time of one thread instead of wall-clock time, for shared machines
     compile: bool = False  # whether to time compiled layers too
+    released: str | None = None  # folder of the released code, to time it too
+    dtype: str = "both"  # name in `DTYPES`, or `both`
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -80,16 +90,26 @@ class BenchConfig:
             raise UsageError(f"tokens must be a whole number from 1 to {limit}, got {self.tokens}")
         if self.batch < 1 or self.rounds < 1:
             raise UsageError(f"batch and rounds must be at least 1, got {self.batch} and {self.rounds}")
+        if self.dtype not in (*DTYPES, "both"):
+            raise UsageError(
+                f"dtype must be {', '.join(DTYPES)} or both, got {self.dtype!r}.{nearest(self.dtype, DTYPES)}"
+            )
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The dtypes to time, by name."""
+        return DTYPES if self.dtype == "both" else {self.dtype: DTYPES[self.dtype]}
 
 
 @dataclass(frozen=True)
 class Row:
     """Timing of one implementation."""
 
-    way: str  # `naive`, `ours` or `ours, compiled`
-    dtype: str  # of matrix products
-    seconds: float  # median per step
-    ratio: float  # naive seconds in the same dtype (bf16: under autocast) / seconds
+    way: str  # `naive`, `released`, `ours` or `ours, compiled`
+    dtype: str  # of matrix products; in bf16 `naive` and `released` run under autocast
+    seconds: float  # median per step of all documents
+    ratio: float  # naive seconds in the same dtype / seconds
+    released_ratio: float | None  # released seconds in the same dtype / seconds; None if not timed
     # Necessary FLOP/s of the step / FLOP/s of a large matrix product in this dtype.
     ceiling_share: float
 
@@ -127,15 +147,23 @@ class Bench:
         return model.to(self.device).set_matmul_dtype(dtype)
 
     def ours(self, dtype: torch.dtype, *, compiled: bool = False) -> Callable[[], object]:
-        """Return our fast step; with compiled layers it includes the optimiser, which the captured graph contains."""
+        """Return our fast step as `posterior.fit_documents` takes it, optimiser included."""
         model = compile_layers(self.model(dtype)) if compiled else self.model(dtype)
-        batch = Batch.of(model, [self.document] * self.config.batch)
-        mu, log_var, noise = self._latents()
-        mu.requires_grad_(), log_var.requires_grad_()
-        if not model.captures_steps:
-            return lambda: batch.descend(mu, log_var, noise.unsqueeze(0))
-        take, number = steps_of(batch, mu, log_var, fit_config("bound", t_fast=_STEPS)), count()
-        return lambda: take(next(number), noise.unsqueeze(0))
+        steps: list[Callable[[], object]] = []
+
+        def prepare(members: Sequence[int]) -> Sequence[int]:
+            batch = Batch.of(model, [self.document] * len(members))
+            mu, log_var, noise = self._latents(len(members))
+            mu.requires_grad_(), log_var.requires_grad_()
+            take, number = steps_of(batch, mu, log_var, fit_config("bound", t_fast=_STEPS)), count()
+            steps.append(lambda: take(next(number), noise.unsqueeze(0)))
+            return members
+
+        in_groups(model, [self.document] * self.config.batch, prepare)
+        if self.device.type != "cpu":
+            (step,) = steps
+            return step
+        return lambda: side_by_side(steps, lambda step: step())
 
     def compiled(self, dtype: torch.dtype) -> Callable[[], object]:
         """Return our fast step with compiled layers, after two steps to compile them."""
@@ -147,32 +175,47 @@ class Bench:
     def naive(self, *, autocast: bool = False) -> Callable[[], object]:
         """Return the published fast step."""
         fit = NaiveFit(dict(self.model().named_parameters()), self.sizes)
-        window = self.document.windows[0]
-        rows = [
-            torch.tensor([part] * self.config.batch, device=self.device) for part in (window.tokens, window.targets)
-        ]
-        latents = self._latents()
+        rows, latents = self._rows(), self._latents(self.config.batch)
 
         def step() -> object:
-            with torch.autocast(self.device.type, torch.bfloat16) if autocast else contextlib.nullcontext():
-                return fit.step((rows[0], rows[1]), *latents)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+                return fit.step(rows, *latents)
 
         return step
 
-    def _latents(self) -> tuple[Tensor, Tensor, Tensor]:
-        shape = (self.config.batch, *self.sizes.latent_shape)
+    def released(self, folder: Path, *, autocast: bool = False) -> Callable[[], object]:
+        """Return the fast step of the released code in `folder`, with plain kernels and uncompiled."""
+        return released_step(
+            folder,
+            self.model(),
+            self._rows(),
+            lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=autocast),
+        )
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Return tokens and targets, (B, T) each."""
+        window = self.document.windows[0]
+        tokens, targets = (
+            torch.tensor([part] * self.config.batch, device=self.device) for part in (window.tokens, window.targets)
+        )
+        return tokens, targets
+
+    def _latents(self, documents: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mu, log_var and noise, (documents, L, N, D) each."""
+        shape = (documents, *self.sizes.latent_shape)
         zeros = torch.zeros(shape, device=self.device)
         return zeros, zeros.clone(), torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
 
     def timed(self, ways: Sequence[Callable[[], object]]) -> list[float]:
-        """Return the median seconds of each implementation, timed in turn."""
-        threads = 1 if self.config.cpu_time else torch.get_num_threads()
-        timer_of = partial(Timer, timer=time.process_time) if self.config.cpu_time else Timer
-        timers = [timer_of("step()", globals={"step": way}, num_threads=threads) for way in ways]
+        """Return the median seconds of each implementation, timed in turn after one untimed call of each."""
+        clock = time.process_time if self.config.cpu_time else time.perf_counter
         seconds: list[list[float]] = [[] for _ in ways]
-        for _ in range(self.config.rounds):
-            for own, timer in zip(seconds, timers, strict=True):
-                own.append(timer.timeit(1).median)
+        with one_thread(when=self.config.cpu_time):
+            for turn in range(self.config.rounds + 1):
+                for own, way in zip(seconds, ways, strict=True):
+                    once = timeit.Timer(lambda: (way(), finish(self.device)), timer=clock).timeit(1)  # noqa: B023 - called in this iteration
+                    if turn:
+                        own.append(once)
         return [median(own) for own in seconds]
 
     def ceiling(self, dtype: torch.dtype) -> float:
@@ -182,29 +225,35 @@ class Bench:
         return 2.0 * width**3 / self.timed([lambda: a @ b])[0]
 
     def table(self) -> list[Row]:
-        """Time the naive step and ours, each in fp32 and in bf16; a ratio compares steps of the same dtype."""
-        fp32, bf16 = torch.float32, torch.bfloat16
-        ways = [
-            ("naive", fp32, self.naive()),
-            ("naive", bf16, self.naive(autocast=True)),
-            ("ours", fp32, self.ours(fp32)),
-            ("ours", bf16, self.ours(bf16)),
-        ]
-        if self.config.compile:
-            ways += [("ours, compiled", kind, self.compiled(kind)) for kind in (fp32, bf16)]
+        """Time the naive step, the released one if its folder is given, and ours in each dtype."""
+        ways: list[tuple[str, str, Callable[[], object]]] = []
+        for name, dtype in self.config.dtypes.items():
+            ways.append(("naive", name, self.naive(autocast=name != "float32")))
+            if self.config.released is not None:
+                ways.append(("released", name, self.released(Path(self.config.released), autocast=name != "float32")))
+            ways.append(("ours", name, self.ours(dtype)))
+            if self.config.compile:
+                ways.append(("ours, compiled", name, self.compiled(dtype)))
         seconds = self.timed([step for _, _, step in ways])
-        ceilings = {dtype: self.ceiling(dtype) for dtype in (fp32, bf16)}
+        ceilings = {name: self.ceiling(dtype) for name, dtype in self.config.dtypes.items()}
         flops = necessary_flops(self.sizes, self.config.tokens * self.config.batch)
-        plain = dict(zip((fp32, bf16), seconds, strict=False))
+        known = {(way, name): own for (way, name, _), own in zip(ways, seconds, strict=True)}
         return [
-            Row(way, str(dtype).removeprefix("torch."), own, plain[dtype] / own, flops / own / ceilings[dtype])
-            for (way, dtype, _), own in zip(ways, seconds, strict=True)
+            Row(
+                way,
+                name,
+                own,
+                known["naive", name] / own,
+                known["released", name] / own if ("released", name) in known else None,
+                flops / own / ceilings[name],
+            )
+            for (way, name), own in known.items()
         ]
 
     def fit(self, model: LatentThoughtModel, t_fast: int) -> None:
         """Fit the batch for `t_fast` steps."""
         batch = Batch.of(model, [self.document] * self.config.batch)
-        mu, log_var, noise = self._latents()
+        mu, log_var, noise = self._latents(self.config.batch)
         fast_loop(batch, Start(mu, log_var), lambda step: noise.unsqueeze(0), fit_config("bound", t_fast=t_fast))
 
 
@@ -276,15 +325,25 @@ def report(config: BenchConfig, *, memory: bool = False) -> Iterable[str]:
         torch.set_num_threads(1)
     bench = Bench(config)
     yield heading(config)
-    ceilings = (f"{name} {bench.ceiling(kind) / 1e9:,.0f}" for name, kind in DTYPES.items())
+    ceilings = (f"{name} {bench.ceiling(kind) / 1e9:,.0f}" for name, kind in config.dtypes.items())
     yield f"ceiling, GFLOP/s of a large matrix product: {', '.join(ceilings)}"
+    load = Load()
+    rows = bench.table()
+    others = load.others()
+    head = ["step", "matrix products in", "seconds", "times faster than naive in the same dtype"]
+    head += ["than released"] if config.released is not None else []
     cells = (
-        [row.way, row.dtype, f"{row.seconds:.3f}", f"{row.ratio:.2f}", f"{100 * row.ceiling_share:.0f} %"]
-        for row in bench.table()
+        [row.way, row.dtype, f"{row.seconds:.3f}", f"{row.ratio:.2f}"]
+        + ([] if row.released_ratio is None else [f"{row.released_ratio:.2f}"])
+        + [f"{100 * row.ceiling_share:.0f} %"]
+        for row in rows
     )
-    yield markdown(
-        ["step", "matrix products in", "seconds", "times faster than naive in the same dtype", "of the ceiling"], cells
-    )
+    yield markdown([*head, "of the ceiling"], cells)
+    if others is not None and others > _BUSY_CORES:
+        yield (
+            f"busy machine: other processes used {others:.1f} of {os.cpu_count()} cores during the timings; "
+            "repeat them when it is quiet"
+        )
     if config.compile:
         known = (f"{name} {seconds:.0f} s" for name, seconds in bench.compile_seconds.items())
         yield f"compiling, wall-clock: {', '.join(known)}"
@@ -294,6 +353,125 @@ def report(config: BenchConfig, *, memory: bool = False) -> Iterable[str]:
         each = ["unknown"] * len(steps) if peaks is None else [f"{peak / 1e9:.2f} GB" for peak in peaks]
         known = (f"t_fast {n}: {peak}" for n, peak in zip(steps, each, strict=True))
         yield f"peak memory of a float32 fit beyond weights: {', '.join(known)}"
+
+
+class Load:
+    """CPU time of other processes since this was made, by the kernel's record (Linux only)."""
+
+    def __init__(self) -> None:
+        self.begun, self.own, self.all = time.monotonic(), _own_seconds(), _all_seconds()
+
+    def others(self) -> float | None:
+        """Return the cores that other processes used on average; None if the system does not say."""
+        now = _all_seconds()
+        if self.all is None or now is None:
+            return None
+        used = (now - self.all) - (_own_seconds() - self.own)
+        return max(0.0, used) / max(time.monotonic() - self.begun, 1e-3)
+
+
+def _own_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system
+
+
+def _all_seconds() -> float | None:
+    """Return the CPU seconds of all processes since the machine started."""
+    try:
+        user, nice, system = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4])
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+# The released code ----------------------------------------------------------------------------------------------------
+#
+# github mingluzhao/Latent-Thought-LM @498e39e: `model.py` and `optimizer.py` of a checkout that the user names, run
+# through their own interface. Its fused kernels need Triton; the plain ones, which are timed, do not use them.
+
+
+def released_step(
+    folder: Path,
+    model: LatentThoughtModel,
+    rows: tuple[Tensor, Tensor],
+    mode: Callable[[], contextlib.AbstractContextManager[object]],
+) -> Callable[[], object]:
+    """Return one fast step of the released `PosteriorOptimizer` on a released model with the weights of `model`.
+
+    Args:
+        folder: the checkout.
+        rows: tokens and targets, (B, T) each.
+        mode: makes the context in which it computes its objective, such as autocast.
+
+    Raises:
+        InputError: the folder is not such a checkout, or its code does not run.
+    """
+    wanted = "expected a checkout of github mingluzhao/Latent-Thought-LM with model.py and optimizer.py"
+    missing = [name for name in ("model.py", "optimizer.py") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"released code {folder}: no {' and no '.join(missing)}; {wanted}")
+    sizes = model.config
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = _released_module(folder / "model.py")
+            code.LigerRMSNorm = code.RMSNorm  # its cross-attention has the fused norm even with plain kernels
+            names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden_dim", "multiple_of", "norm_eps")
+            names += ("max_seq_len", "window_size", "max_z_len", "use_z_pos_emb")
+            theirs = code.LatentThoughtModel(
+                code.LTMConfig(**{name: getattr(sizes, name) for name in names}, use_liger=False)
+            ).to(model.device)
+            theirs.load_state_dict({**model.state_dict(), "output.weight": model.tok_embeddings.weight})
+            optimiser = _released_module(folder / "optimizer.py").PosteriorOptimizer(
+                theirs, num_steps=_STEPS, max_z_len=sizes.max_z_len, z_dim=sizes.dim, lr=0.34, eval_mode=True
+            )
+
+        def step() -> object:
+            with contextlib.suppress(_StepTaken):
+                optimiser.step([*rows, None], _OneStep(mode), steps=2)
+
+        step()
+    except (Exception, SystemExit) as error:  # another project's code may raise anything
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"released code {folder} does not run ({cause[:160]}); {wanted}") from error
+    return step
+
+
+def _released_module(path: Path) -> types.ModuleType:
+    """Import a file of the released code under a name of its own, with placeholders for its fused kernels."""
+    spec = importlib.util.spec_from_file_location(f"released_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    kernels = types.ModuleType("liger_module")
+    kernels.__getattr__ = lambda name: None  # type: ignore[method-assign]
+    before = sys.modules.get(kernels.__name__)
+    sys.modules[spec.name], sys.modules[kernels.__name__] = module, kernels
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[kernels.__name__]
+        if before is not None:
+            sys.modules[kernels.__name__] = before
+    return module
+
+
+class _StepTaken(Exception):  # noqa: N818 - no error
+    """The released code is about to take another step, or to evaluate."""
+
+
+class _OneStep:
+    """A context for the released optimizer, which enters it once before each step: the second time ends it."""
+
+    def __init__(self, mode: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        self.mode, self.entered = mode, False
+
+    def __enter__(self) -> None:
+        if self.entered:
+            raise _StepTaken
+        self.entered, self.context = True, self.mode()
+        self.context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.context.__exit__(*error)  # type: ignore[arg-type]
 
 
 # The reference --------------------------------------------------------------------------------------------------------

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm_eval.inference.batching import CPU_LANES, is_small, one_thread
+from ltm_eval.inference.batching import CPU_LANES, is_small
 from ltm_eval.inference.windows import padded_length
 from ltm_eval.model.decoder import LatentThoughtModel
 from ltm_eval.system import progress
 from ltm_eval.system.device import give_back, ran_out
 from ltm_eval.system.errors import UsageError
+from ltm_eval.system.threads import in_pieces, one_thread, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -128,8 +130,7 @@ def generate(
             while lanes[slot] is None and (following := next(waiting, None)) is not None:
                 index, prompt = following
                 begun = time.monotonic()
-                with one_thread(when=stepper.small):
-                    stepper.place(slot, prompt)
+                stepper.run(partial(stepper.place, slot, prompt))
                 limit = min(config.max_new_tokens, model.config.max_seq_len - len(prompt.tokens))
                 lane = _Lane(index, prompt, limit, time.monotonic() - begun)
                 if limit < 1:
@@ -139,7 +140,8 @@ def generate(
         active = [(slot, lane) for slot, lane in enumerate(lanes) if lane is not None]
         if not active:
             return
-        chosen = _choose(stepper.logits, lanes, config)
+        top = active[-1][0] + 1
+        chosen = _choose(stepper.logits[:top], lanes[:top], config)
         _keep_costs(stepper.logits, active, chosen)
         for slot, lane in active:
             if reason := lane.take(chosen[slot], eot_id, stops, to_bytes):
@@ -148,8 +150,7 @@ def generate(
         going = [lane for lane in lanes if lane is not None]
         if going:
             begun = time.monotonic()
-            with one_thread(when=stepper.small):
-                stepper.step([max(token, 0) for token in chosen])
+            stepper.run(partial(stepper.step, [max(token, 0) for token in chosen]))
             progress.mark()
             for lane in going:
                 lane.seconds += (time.monotonic() - begun) / len(going)
@@ -259,38 +260,59 @@ class _Stepper:
         self.position[slot] = n
         self.logits[slot] = self._project(hidden.states[:, n - 1].expand(self.lanes, -1))[0]
 
+    def run(self, work: Callable[[], None]) -> None:
+        """Place or step; on a CPU each part on one thread, so that bits do not depend on the number of threads."""
+        if self.on_cpu and not self.small:
+            side_by_side([work], lambda own: own())
+            return
+        with one_thread(when=self.small):
+            work()
+
     def _project(self, states: Tensor) -> Tensor:
         """Return `model.logits`, computed in parts on a CPU: (lanes, D) to (lanes, V)."""
         if not self.on_cpu:
             return self.model.logits(states)
         weight = self.model.output_weight
         states = states.to(weight.dtype)
-        logits = torch.empty(len(states), len(weight))
-        for start in range(0, len(weight), _PROJECTED):
-            logits[:, start : start + _PROJECTED] = F.linear(states, weight[start : start + _PROJECTED])
-        return logits
+        logits = torch.empty(len(states), len(weight), dtype=weight.dtype)
+
+        @torch.no_grad()
+        def project(start: int) -> None:
+            part = slice(start, start + _PROJECTED)
+            torch.mm(states, weight[part].T, out=logits[:, part])
+
+        in_pieces(range(0, len(weight), _PROJECTED), project)
+        return logits.float()
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> None:
-        """Read one token in every lane; `logits` then predict the next."""
-        ids = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
+        """Read one token in each of the first lanes; `logits` then predict the next.
+
+        Products have the rows of all lanes, attention only those of the given ones.
+        """
+        active = len(tokens)
+        ids = torch.zeros(self.lanes, dtype=torch.long)
+        ids[:active] = torch.tensor(tokens)
+        ids = ids.to(self.model.device)
         self.position.clamp_(max=self.model.config.max_seq_len - 1)  # idle lanes compute values that are not used
         table = self.model.rope[:, self.position].unsqueeze(2).unsqueeze(2)  # (2, lanes, 1, 1, head_dim / 2)
         slot = self.position % self.window
-        seen = (torch.arange(self.window, device=ids.device) <= self.position.unsqueeze(1))[:, None, None]
+        held = torch.arange(self.window, device=ids.device) <= self.position[:active].unsqueeze(1)  # (active, window)
         x = self.model.tok_embeddings(ids).unsqueeze(1)  # (lanes, 1, D)
         for layer, block in enumerate(self.model.blocks):
             attention, normed = block.attention, block.attention_norm(x)
             k, v = attention.keys_values(normed, table)
             self.keys[layer, self.lane, :, slot] = k[:, :, 0]
             self.values[layer, self.lane, :, slot] = v[:, :, 0]
-            out = F.scaled_dot_product_attention(
-                attention.queries(normed, table),
-                attention.expand(self.keys[layer]),
-                attention.expand(self.values[layer]),
-                attn_mask=seen,
+            queries = attention.queries(normed, table)
+            heads = torch.zeros_like(queries)
+            heads[:active] = F.scaled_dot_product_attention(
+                queries[:active],
+                attention.expand(self.keys[layer, :active]),
+                attention.expand(self.values[layer, :active]),
+                attn_mask=held[:, None, None],
             )
-            x = x + attention.merge(out)
+            x = x + attention.merge(heads)
             x = block.transform(block.read_latents(x, table, (self.z_keys[layer], self.z_values[layer])))
         self.logits = self._project(self.model.norm(x)[:, 0])
         self.position += 1

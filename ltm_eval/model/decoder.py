@@ -17,15 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm_eval.model.inputs import check_inputs
+from ltm_eval.system.threads import in_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ltm_eval.model.config import ModelConfig
 
 
 ROPE_THETA = 10_000.0
 _QUERIES = 64  # queries per block of self-attention on a CPU, by measurement
+# On a CPU the layers of a model at least so wide are computed in pieces of so many positions.
+_WIDE = 256
+_PIECE = 256
 
 
 class Linear(nn.Linear):
@@ -156,7 +160,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     O(T * window).
 
     Args:
-        q, k, v: (B, H, T, head_dim).
+        q, k, v: (B, H, T, head_dim); on a CPU there may be more keys than queries, those of the positions before.
         window: at least 1.
 
     Returns:
@@ -176,35 +180,37 @@ class _Windowed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        ctx.shape, ctx.window = q.shape, window
+        ctx.shapes, ctx.window = (q.shape, k.shape), window
         q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q * q.shape[-1] ** -0.5, k, v))  # (B * H, T, hd)
-        out, shares = torch.empty_like(v), []
-        for queries, keys in _query_blocks(q.shape[1], window):
+        out, shares = torch.empty_like(q), []
+        for queries, keys in _query_blocks(q.shape[1], k.shape[1], window):
             shares.append(_shares(q[:, queries], k[:, keys], window))
             torch.bmm(shares[-1], v[:, keys], out=out[:, queries])
         ctx.save_for_backward(q, k, v, *shares)
-        return out.view(ctx.shape)
+        return out.view(ctx.shapes[0])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *shares = ctx.saved_tensors
         grad = grad_outputs[0].reshape(q.shape)
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (queries, keys), share in zip(_query_blocks(q.shape[1], ctx.window), shares, strict=True):
+        for (queries, keys), share in zip(_query_blocks(q.shape[1], k.shape[1], ctx.window), shares, strict=True):
             above = torch.bmm(grad[:, queries], v[:, keys].mT)  # (B * H, R, S)
             slope = torch._softmax_backward_data(above, share, -1, share.dtype)  # (B * H, R, S)
             q_grad[:, queries] = torch.bmm(slope, k[:, keys])
             k_grad[:, keys] += torch.bmm(slope.mT, q[:, queries])
             v_grad[:, keys] += torch.bmm(share.mT, grad[:, queries])
-        q_grad.mul_(ctx.shape[-1] ** -0.5)
-        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None
+        q_grad.mul_(q.shape[-1] ** -0.5)
+        own, seen = ctx.shapes
+        return q_grad.view(own), k_grad.view(seen), v_grad.view(seen), None
 
 
-def _query_blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:
-    """Yield blocks of queries with the keys that any of them sees."""
-    for start in range(0, length, _QUERIES):
-        end = min(start + _QUERIES, length)
-        yield slice(start, end), slice(max(0, start - window + 1), end)
+def _query_blocks(queries: int, keys: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of queries with the keys that any of them sees; the last query is at the last key's position."""
+    before = keys - queries
+    for start in range(0, queries, _QUERIES):
+        end = min(start + _QUERIES, queries)
+        yield slice(start, end), slice(max(0, before + start - window + 1), before + end)
 
 
 def _shares(q: Tensor, k: Tensor, window: int) -> Tensor:
@@ -346,6 +352,58 @@ class Hidden:
         return Hidden(over(self.states), [over(k) for k in self.keys], [over(v) for v in self.values], queries)
 
 
+class _InPieces(torch.autograd.Function):
+    """Apply a function of positions to pieces of them, each on one thread (`system.threads`); a piece keeps a graph of
+    its own for its backward pass. Gradients of what several pieces read are summed in the order of the pieces.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, work: Callable[..., tuple[Tensor, ...]], regions: Sequence[Sequence[slice]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the outputs of `work`, joined.
+
+        Args:
+            work: from parts of `tensors` to outputs (..., positions of the piece, width).
+            regions: for every piece the positions that it reads of every tensor.
+            tensors: (..., positions, width).
+        """
+        wanted = ctx.needs_input_grad[2:]
+
+        def compute(parts: Sequence[slice]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+            given = [x[..., part, :].detach() for x, part in zip(tensors, parts, strict=True)]
+            for x, want in zip(given, wanted, strict=True):
+                x.requires_grad_(want)
+            with torch.set_grad_enabled(any(wanted)):
+                return given, work(*given)
+
+        ctx.done = in_pieces(regions, compute)
+        ctx.regions, ctx.kinds = regions, [(x.shape, x.dtype) for x in tensors]
+        return tuple(torch.cat(parts, dim=-2).detach() for parts in zip(*(out for _, out in ctx.done), strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        wanted, lengths = ctx.needs_input_grad[2:], [out[0].shape[-2] for _, out in ctx.done]
+        slopes = zip(*(grad.split(lengths, dim=-2) for grad in grad_outputs), strict=True)
+
+        def compute(piece: tuple[tuple[list[Tensor], tuple[Tensor, ...]], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            (given, out), slope = piece
+            return torch.autograd.grad(out, [x for x in given if x.requires_grad], slope)
+
+        found = in_pieces(list(zip(ctx.done, slopes, strict=True)), compute)
+        ctx.done = None
+        grads = [
+            torch.zeros(shape, dtype=dtype) if want else None
+            for (shape, dtype), want in zip(ctx.kinds, wanted, strict=True)
+        ]
+        for parts, own in zip(ctx.regions, found, strict=True):
+            rest = iter(own)
+            for grad, part in zip(grads, parts, strict=True):
+                if grad is not None:
+                    grad[..., part, :] += next(rest)
+        return None, None, *grads
+
+
 class LatentThoughtModel(nn.Module):
     """The decoder p(x|z). Weights take no gradient unless a trainer enables it (`requires_grad_`)."""
 
@@ -464,6 +522,8 @@ class LatentThoughtModel(nn.Module):
         x, keys, values = prelude.states, list(prelude.keys), list(prelude.values)  # x: (B, T, D)
         table = self.rope[:, : x.shape[1]]
         latents = None if z is None else self.latent_keys_values(z)
+        if latents is not None and len(pieces := self._pieces(x)) > 1:
+            return self._hidden_in_pieces(prelude, latents, pieces)
         for i, block in enumerate(self.blocks):
             if i:
                 x, k, v = block.attend(x, table)
@@ -472,6 +532,50 @@ class LatentThoughtModel(nn.Module):
             asked = prelude.queries if i == 0 else None
             x = block.transform(block.read_latents(x, table, None if latents is None else latents[i], asked))
         return Hidden(self.norm(x), keys, values)
+
+    def _pieces(self, x: Tensor) -> list[slice]:
+        """Return the positions of (B, T, D) to compute together; they depend on sizes only."""
+        length = x.shape[1]
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+        if x.device.type != "cpu" or self.compiled or trained or self.config.dim < _WIDE:
+            return [slice(0, length)]
+        count = -(-length * len(x) // _PIECE)
+        size = max(1, -(-length // (count * _QUERIES))) * _QUERIES
+        return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+    def _hidden_in_pieces(
+        self, prelude: Hidden, latents: list[tuple[Tensor, Tensor]], pieces: Sequence[slice]
+    ) -> Hidden:
+        """Compute `hidden`; a piece runs from a layer's attention to the projections of the next layer's."""
+        assert prelude.queries is not None
+        x, q, table = prelude.states, prelude.queries, self.rope[:, : prelude.states.shape[1]]
+        keys, values, window = list(prelude.keys), list(prelude.values), self.config.window_size
+        seen = [slice(max(0, piece.start - window + 1), piece.stop) for piece in pieces]
+        whole = slice(None)
+        for i, block in enumerate(self.blocks):
+
+            def layer(
+                x: Tensor, q: Tensor, table: Tensor, *context: Tensor, i: int = i, block: Block = block
+            ) -> tuple[Tensor, ...]:
+                latent_k, latent_v, *own = context
+                if own:
+                    k, v = (block.attention.expand(part) for part in own)
+                    x = block.merge(x, windowed_attention(q, k, v, window))
+                x = block.read_latents(x, table, (latent_k, latent_v), None if own else q)
+                x = block.transform(x)
+                return (self.norm(x),) if block is self.blocks[-1] else (x, *self.blocks[i + 1].project(x, table))
+
+            context = (*latents[i], keys[i], values[i]) if i else latents[i]
+            regions = [
+                (piece,) * 3 + (whole,) * 2 + (near,) * (2 if i else 0)
+                for piece, near in zip(pieces, seen, strict=True)
+            ]
+            x, *projected = _InPieces.apply(layer, regions, x, q, table, *context)  # type: ignore[no-untyped-call]
+            if projected:
+                q, k, v = projected
+                keys.append(k)
+                values.append(v)
+        return Hidden(x, keys, values)
 
     def forward(self, tokens: Tensor, z: Tensor | None = None) -> Tensor:
         """Return logits of the next token at every position.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltm_eval.system.threads import in_pieces
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -89,11 +91,16 @@ def _by_position(hidden: Tensor, targets: Tensor, weight: Tensor, grad: Tensor |
     """Return -log p at every position (B, T); write the gradient of its sum into `grad` unless it is None."""
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     projection = _Projection(weight, targets)
-    for row, chunk in _chunks(targets, projection.rows):
-        part, wanted = hidden[row][chunk], targets[row][chunk]
-        nll[row][chunk], part_grad = projection.nll_nats(part, wanted, want_grad=grad is not None)
-        if grad is not None and part_grad is not None:
-            grad[row][chunk] = part_grad
+
+    def score(place: tuple[int, Places]) -> None:
+        row, chunk = place
+        with torch.no_grad():
+            part, wanted = hidden[row][chunk], targets[row][chunk]
+            nll[row][chunk], part_grad = projection.nll_nats(part, wanted, want_grad=grad is not None)
+            if grad is not None and part_grad is not None:
+                grad[row][chunk] = part_grad
+
+    in_pieces(list(_chunks(targets, projection.rows)), score)
     return nll
 
 
@@ -122,7 +129,7 @@ Places = slice | Tensor
 
 
 def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
-    """Yield the positions of each chunk.
+    """Yield the positions of each chunk, chunks of a row evenly long.
 
     On a CPU only scored positions, and never of two rows, so that a row has the chunks that it would have alone. On a
     GPU all positions, so that targets need not be inspected.
@@ -130,13 +137,14 @@ def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
     for row, own in enumerate(targets):
         places = (own != IGNORED).nonzero().squeeze(1) if own.device.type == "cpu" else None
         count = len(own) if places is None else len(places)
-        for start in range(0, count, rows):
-            chunk = slice(start, min(start + rows, count))
+        size = -(-count // max(1, -(-count // rows)))
+        for start in range(0, count, size):
+            chunk = slice(start, min(start + size, count))
             yield row, chunk if places is None or count == len(own) else places[chunk]
 
 
 class _Projection:
-    """Project and score chunks; on a CPU within two reused buffers."""
+    """Project and score chunks; on a CPU within reused buffers, a pair for each thread."""
 
     def __init__(self, weight: Tensor, targets: Tensor) -> None:
         vocab, on_cpu = weight.shape[0], weight.device.type == "cpu"
@@ -145,17 +153,30 @@ class _Projection:
         self.rows = max(16, _CHUNK_BYTES // per_row) if on_cpu else _GPU_ROWS
         self.rows = min(self.rows, targets.shape[1])
         self.block = max(1, min(self.rows, _BLOCK_BYTES // (4 * vocab))) if on_cpu else self.rows
-        self.logits = torch.empty(self.rows, vocab, dtype=weight.dtype, device=weight.device)
-        rounded = weight.dtype != torch.float32
-        self.wide = torch.empty(self.block, vocab, device=weight.device) if rounded else None
+        self.spare: list[tuple[Tensor, Tensor | None]] = []  # buffers that no thread uses
 
     def nll_nats(self, hidden: Tensor, targets: Tensor, *, want_grad: bool) -> tuple[Tensor, Tensor | None]:
         """Return the NLL (R,) of hidden states (R, D) under targets (R,), and its gradient (R, D) if wanted."""
-        logits = torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=self.logits[: len(hidden)])  # (R, V)
+        buffers = self.spare.pop() if self.spare else self._allocated()
+        try:
+            return self._scored(hidden, targets, *buffers, want_grad=want_grad)
+        finally:
+            self.spare.append(buffers)
+
+    def _allocated(self) -> tuple[Tensor, Tensor | None]:
+        """Return a buffer for the logits of a chunk, and one for those of a block in fp32 unless they are fp32."""
+        vocab, weight = self.weight.shape[0], self.weight
+        wide = None if weight.dtype == torch.float32 else torch.empty(self.block, vocab, device=weight.device)
+        return torch.empty(self.rows, vocab, dtype=weight.dtype, device=weight.device), wide
+
+    def _scored(
+        self, hidden: Tensor, targets: Tensor, buffer: Tensor, wide: Tensor | None, *, want_grad: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        logits = torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=buffer[: len(hidden)])  # (R, V)
         scored = targets != IGNORED
         index = targets.clamp(min=0).unsqueeze(1)
         at_target = logits.gather(1, index).float()
-        log_norm = torch.cat([self._normalise(block) for block in logits.split(self.block)])
+        log_norm = torch.cat([_normalised(block, wide) for block in logits.split(self.block)])
         nll = log_norm - at_target
         if not want_grad:
             return nll.squeeze(1) * scored, None
@@ -164,12 +185,13 @@ class _Projection:
             logits.mul_(scored.unsqueeze(1))
         return nll.squeeze(1) * scored, torch.mm(logits, self.weight).to(hidden.dtype)
 
-    def _normalise(self, logits: Tensor) -> Tensor:
-        """Turn a block of logits into probabilities in place; return its log-sum-exp in fp32, (r, 1)."""
-        wide = logits if self.wide is None else self.wide[: len(logits)].copy_(logits)
-        largest = wide.amax(1, keepdim=True)
-        shares = torch.softmax(wide, 1, out=wide if wide.device.type == "cpu" else None)
-        log_norm: Tensor = largest - shares.amax(1, keepdim=True).log()  # the largest term is exp(0) / sum
-        if shares is not logits:
-            logits.copy_(shares)
-        return log_norm
+
+def _normalised(logits: Tensor, buffer: Tensor | None) -> Tensor:
+    """Turn a block of logits into probabilities in place; return its log-sum-exp in fp32, (r, 1)."""
+    wide = logits if buffer is None else buffer[: len(logits)].copy_(logits)
+    largest = wide.amax(1, keepdim=True)
+    shares = torch.softmax(wide, 1, out=wide if wide.device.type == "cpu" else None)
+    log_norm: Tensor = largest - shares.amax(1, keepdim=True).log()  # the largest term is exp(0) / sum
+    if shares is not logits:
+        logits.copy_(shares)
+    return log_norm
