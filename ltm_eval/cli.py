@@ -948,6 +948,17 @@ class _Lossy(io.FileIO):
             return len(data)
 
 
+class _Named(io.FileIO):
+    """stdout: an error of it says so."""
+
+    def write(self, data: Any) -> int:
+        """Write `data`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+
 def _open_streams() -> None:
     """Give closed streams a place, so that no file of results becomes stdout or stderr; let stderr fail unnoticed."""
     for number in (0, 1, 2):
@@ -955,6 +966,9 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        told = io.BufferedWriter(_Named(sys.stdout.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(told, sys.stdout.encoding, sys.stdout.errors, line_buffering=sys.stdout.isatty())
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         held = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(held, sys.stderr.encoding, "backslashreplace", line_buffering=True)
