@@ -38,7 +38,7 @@ from ltm_eval.probe.files import ProbeConfig, ProbeJob
 from ltm_eval.report.tables import FORMATS, formats_of, suffix_format, targets, write_all
 from ltm_eval.runs.processes import abandon, current, may_tell
 from ltm_eval.system import files
-from ltm_eval.system.crash import crash_file, explained
+from ltm_eval.system.crash import check_address_space, crash_file, explained
 from ltm_eval.system.errors import (
     IncompleteError,
     LtmEvalError,
@@ -986,6 +986,8 @@ def _prepare_streams() -> None:
 def _invoke(argv: list[str]) -> int:
     if any("\0" in word for word in argv):
         raise UsageError("an argument contains a NUL character, which no path, name or number may contain")
+    if not {"--help", "-h"} & {*argv}:
+        check_address_space(argv[0])
     command = typer.main.get_command(app)
     try:
         with command.make_context(PROGRAM, argv) as context:

@@ -22,7 +22,7 @@ from ltm_eval.results.files import find_runs
 from ltm_eval.runs import journal
 from ltm_eval.runs.session import MANIFEST, rebuild, status_of
 from ltm_eval.system.errors import RefusedError, ResultsError
-from ltm_eval.system.files import HOLDER, holder_of, holding
+from ltm_eval.system.files import HOLDER, holder_of, holding, sample_data_dir
 from tests.failing import arm
 from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
@@ -374,8 +374,6 @@ def test_another_checkpoint_under_the_same_name_is_noticed(place: Place, tmp_pat
 
 
 def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path) -> None:
-    from ltm_eval.system.files import sample_data_dir
-
     shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / "data" / "gsm8k")
     chosen = {"limit": 4, "data": str(tmp_path / "data")}
     failing = "journal.written:4:kill"
@@ -471,3 +469,25 @@ def test_python_writes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     ltm_eval.evaluate(str(place.checkpoint), tasks=["gsm8k"], shots=0, data="sample", limit=1, t_fast=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_is_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file of a run tells the user's name, but for a model's folder, which is named by its path; rescoring finds all."""
+    from ltm_eval.cli import main
+
+    home = tmp_path / "alice"
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copytree(sample_data_dir() / "gsm8k", home / "data" / "gsm8k")
+    checkpoint = tiny_folder(home / "tiny")
+    chosen = {"data": str(home / "data"), "limit": 1, "report": True, "command": ("run", f"-o={home}/out")}
+    run(RunConfig(**{**options(checkpoint, home / "out"), **chosen}))
+    folder = model_folder(home / "out", checkpoint)
+    assert main(["rescore", str(home / "out"), "--filter", r"last=(\d+)"]) == 0
+    own = folder.name.encode()
+    for path in home.glob("out/**/*"):
+        assert path.is_dir() or b"alice" not in path.read_bytes().replace(own, b""), path
+    content = json.loads(min(folder.glob("results_*.json")).read_text())
+    assert content["ltm_eval"]["settings"]["data"] == "~/data" and content["model_name"] == "~/tiny"
+    assert content["ltm_eval"]["command"] == "run -o=~/out"

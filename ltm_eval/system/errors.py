@@ -121,11 +121,19 @@ def masked(text: str, secrets: Sequence[str] | None = None) -> str:
     return _URL_PASSWORD.sub("://***@", _TOKEN.sub("hf_***", text))
 
 
+def at_home(text: str) -> str:
+    """Write the user's home folder as `~`: a file that is passed on need not tell the user's name."""
+    home = os.path.expanduser("~")
+    if len(home) < 2 or home not in text:
+        return text
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)
+
+
 def masked_all(value: Any, secrets: Sequence[str] | None = None) -> Any:
-    """Apply `masked` to every text in nested mappings and sequences."""
+    """Apply `masked` and `at_home` to every text in nested mappings and sequences."""
     secrets = _secrets() if secrets is None else secrets
     if isinstance(value, str):
-        return masked(value, secrets)
+        return at_home(masked(value, secrets))
     if isinstance(value, dict):
         return {masked_all(key, secrets): masked_all(item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
