@@ -4,8 +4,9 @@
     python -m tests.failing SPEC run --model …             # the command, armed
 
 A spec is `name:n:action`, several joined by commas: the n-th time (from 1) that the place is passed the action happens,
-once. A place is an operation on a file of `system.files` or `runs.journal`, a function of PLACES, or `file.NAME`, where
-a file whose name begins so is written but has not got its name yet; `*` counts every operation that can fail. Actions are an error of the system, a signal, `sleep`, or `short`, a write of half the bytes.
+once. A place is an operation on a file of `system.files` or `runs.journal`, a function of PLACES, or `file.NAME`, at
+which a file whose name begins so is written but not named yet; `*` counts every operation that can fail. Actions are
+an error of the system, a signal, `sleep`, or `short`, a write of half the bytes.
 """
 
 from __future__ import annotations

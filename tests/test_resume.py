@@ -184,6 +184,20 @@ def test_killed_at_a_place(place: Place, tmp_path: Path, name: str) -> None:
     check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
 
 
+@pytest.mark.parametrize("name", [".ltm", "run.json", "samples", "latents", "tokens", "results"])
+def test_killed_as_a_file_is_written(place: Place, tmp_path: Path, name: str) -> None:
+    """Its content is on the disk, its name is not; `.ltm` is the lock's holder."""
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails=f"file.{name}:1:kill")
+    assert ended.signal == signal.SIGKILL, ended.stderr
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+def test_killed_in_the_middle_of_a_line(place: Place, tmp_path: Path) -> None:
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails="journal.write:5:short,journal.write:6:kill")
+    assert ended.signal == signal.SIGKILL, ended.stderr
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_damaged_lines_are_skipped_and_made_again(place: Place, tmp_path: Path, torn: bool) -> None:
     """The file stays as it is; a start that is killed while it reads may be repeated."""
@@ -384,6 +398,34 @@ def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path
     assert ended.code == 6 and "data.ltm_gsm8k." in ended.lines[-1]
 
 
+def test_data_elsewhere_go_on(place: Place, tmp_path: Path) -> None:
+    """A batch system may copy the same files to another folder for each start."""
+    for name in ("first", "second"):
+        shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / name / "gsm8k")
+    chosen = [
+        options(place.checkpoint, tmp_path / "out", limit=4, data=str(tmp_path / name)) for name in ("first", "second")
+    ]
+    place.server.run(chosen[0], fails="journal.written:4:kill")
+    ended = place.server.run(chosen[1])
+    assert ended.code == 0 and "resuming: 2 of 4 answers found" in ended.stderr
+
+
+def test_another_tokenizer_in_place_is_noticed(place: Place, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model"
+    shutil.copytree(place.checkpoint, checkpoint)
+    few = options(checkpoint, tmp_path / "out", limit=4)
+    place.server.run(few, fails="journal.written:4:kill")
+    ranks = (checkpoint / "tokenizer.tiktoken").read_bytes().splitlines()
+    tokens = [line.split()[0] for line in ranks]
+    tokens[65:67] = reversed(tokens[65:67])
+    (checkpoint / "tokenizer.tiktoken").write_bytes(b"".join(b"%s %d\n" % (one, i) for i, one in enumerate(tokens)))
+    told = json.loads((checkpoint / "config.json").read_text())
+    del told["tokenizer_sha256"]
+    (checkpoint / "config.json").write_text(json.dumps(told))
+    ended = place.server.run(few)
+    assert ended.code == 6 and "tokenizer.sha256" in ended.lines[-1]
+
+
 def test_a_lost_manifest_is_rebuilt(place: Place, tmp_path: Path) -> None:
     folder = model_folder(stopped(place, tmp_path), place.checkpoint)
     before = (folder / MANIFEST).read_text()
@@ -474,7 +516,7 @@ def test_python_writes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest
 def test_the_home_folder_is_written_as_a_tilde(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No file of a run tells the user's name, but for a model's folder, which is named by its path; rescoring finds all."""
+    """No file of a run tells the user's name; only the folder of a model does, which is named by its path."""
     from ltm_eval.cli import main
 
     home = tmp_path / "alice"

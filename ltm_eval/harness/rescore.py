@@ -162,7 +162,11 @@ def _config_of(run: Run, changes: Changes) -> RunConfig:
     if not told:
         raise ResultsError(f"{run.path}: tells no settings of a run of ltm_eval, so its tasks cannot be built again")
     known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else os.path.expanduser(value) if isinstance(value, str) else value
+        name: tuple(value)
+        if isinstance(value, list)
+        else os.path.expanduser(value)
+        if isinstance(value, str)
+        else value
         for name, value in told.items()
         if name in RunConfig.__dataclass_fields__
     }

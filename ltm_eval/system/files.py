@@ -242,7 +242,7 @@ def atomic_folder(target: Path, *, other: str = "place") -> Iterator[Path]:
 def _unwritten(path: Path, error: OSError, other: str) -> LtmEvalError:
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"cannot write {path}: too long for this file system; choose a shorter {other}")
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another command was first
+    if error.errno == errno.ENOTEMPTY:  # of a folder, when another command was first
         return RefusedError(f"{path}: already exists; choose another {other}, nothing was written")
     return MachineError(f"cannot write {path}: {cause(error, path)}; {remedy(error, path)} or choose another {other}")
 
