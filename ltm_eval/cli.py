@@ -38,7 +38,7 @@ from ltm_eval.probe.files import ProbeConfig, ProbeJob
 from ltm_eval.report.tables import FORMATS, formats_of, suffix_format, targets, write_all
 from ltm_eval.runs.processes import abandon, current, may_tell
 from ltm_eval.system import files
-from ltm_eval.system.crash import crash_file, explained
+from ltm_eval.system.crash import check_address_space, crash_file, explained
 from ltm_eval.system.errors import (
     IncompleteError,
     LtmEvalError,
@@ -996,6 +996,17 @@ class _Lossy(io.FileIO):
             return len(data)
 
 
+class _Named(io.FileIO):
+    """stdout: an error of it says so."""
+
+    def write(self, data: Any) -> int:
+        """Write `data`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+
 def _open_streams() -> None:
     """Give closed streams a place, so that no file of results becomes stdout or stderr; let stderr fail unnoticed."""
     for number in (0, 1, 2):
@@ -1003,6 +1014,9 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        told = io.BufferedWriter(_Named(sys.stdout.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(told, sys.stdout.encoding, sys.stdout.errors, line_buffering=sys.stdout.isatty())
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         held = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(held, sys.stderr.encoding, "backslashreplace", line_buffering=True)
@@ -1020,6 +1034,8 @@ def _prepare_streams() -> None:
 def _invoke(argv: list[str]) -> int:
     if any("\0" in word for word in argv):
         raise UsageError("an argument contains a NUL character, which no path, name or number may contain")
+    if not {"--help", "-h"} & {*argv}:
+        check_address_space(argv[0])
     command = typer.main.get_command(app)
     try:
         with command.make_context(PROGRAM, argv) as context:

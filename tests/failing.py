@@ -4,8 +4,9 @@
     python -m tests.failing SPEC run --model …             # the command, armed
 
 A spec is `name:n:action`, several joined by commas: the n-th time (from 1) that the place is passed the action happens,
-once. A place is an operation on a file of `system.files` or `runs.journal`, or a function of PLACES; `*` counts every
-operation that can fail. Actions are an error of the system, a signal, `sleep`, or `short`, a write of half the bytes.
+once. A place is an operation on a file of `system.files` or `runs.journal`, a function of PLACES, or `file.NAME`, at
+which a file whose name begins so is written but not named yet; `*` counts every operation that can fail. Actions are
+an error of the system, a signal, `sleep`, or `short`, a write of half the bytes.
 """
 
 from __future__ import annotations
@@ -112,11 +113,16 @@ class OsOfResults:
 
     def __init__(self, failing: Failing) -> None:
         self.fsync = failing.around(os.fsync, before="results.sync")
-        self.replace = failing.around(os.replace, before="results.replace", after="results.replaced")
+        self._replace = failing.around(os.replace, before="results.replace", after="results.replaced")
+        self._failing = failing
         self.unlink = failing.around(os.unlink, before="results.unlink")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
+
+    def replace(self, partial: Any, path: Any) -> None:
+        self._failing.passes(f"file.{os.path.basename(path).partition('_')[0]}")
+        self._replace(partial, path)
 
 
 class OsOfJournal:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
+import importlib
+import itertools
 import json
 import os
 import pickle
 import shutil
+import stat
 import struct
+import time
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -551,10 +556,10 @@ def odd_path(place: Place, *, name: str, times: int = 1) -> None:
 
 @maker
 def mine(place: Place, *, names: list[str]) -> None:
-    """Files of the user."""
+    """Files of the user; a note looks like a page of ours."""
     for name in names:
         (place.tmp / name).parent.mkdir(parents=True, exist_ok=True)
-        (place.tmp / name).write_text("mine")
+        (place.tmp / name).write_text(NOTE if "note" in name else "mine")
         KEPT.append(place.tmp / name)
 
 
@@ -581,6 +586,81 @@ def pipe(place: Place, *, name: str) -> None:
 def journal_pipe(place: Place) -> None:
     (place.tmp / "out" / "model" / "journal").mkdir(parents=True)
     os.mkfifo(place.tmp / "out" / "model" / "journal" / "a.jsonl")
+
+
+@maker
+def clock(place: Place, *, at: float | None = None, jump: float = 0.0) -> None:
+    """A clock that began at a Unix time, or is set forward or back after ten looks at it."""
+    from datetime import datetime
+
+    from ltm_eval.system import files
+
+    honest, looks = time.time, itertools.count()
+
+    def now() -> float:
+        look = next(looks)
+        return at + look if at is not None else honest() + (jump if look > 10 else 0)
+
+    place.patch.setattr("time.time", now)
+    place.patch.setattr(files, "datetime", type("", (), {"now": staticmethod(lambda: datetime.fromtimestamp(now()))}))
+
+
+@maker
+def file_system(place: Place, *, how: str) -> None:
+    """What some network file systems do not have."""
+
+    def lacks(number: int) -> Callable[..., Any]:
+        def fail(*given: Any, **named: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    replace, sync = os.replace, os.fsync
+
+    def over_nothing(source: Any, target: Any) -> None:
+        if os.path.exists(target):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        replace(source, target)
+
+    def files_alone(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            lacks(errno.EINVAL)()
+        sync(handle)
+
+    if "locks" in how:
+        place.patch.setattr("fcntl.flock", lacks(errno.EOPNOTSUPP if "at all" in how else errno.ENOLCK))
+    if "rename" in how:
+        place.patch.setattr(os, "replace", over_nothing)
+    if "flush" in how:
+        place.patch.setattr(os, "fsync", files_alone)
+    if "size" in how:
+        for name in ("shutil.disk_usage", "os.statvfs", "os.pathconf"):
+            place.patch.setattr(name, lacks(errno.ENOSYS))
+
+
+@maker
+def starved(place: Place, *, at: str, error: str = "") -> None:
+    """Memory is gone when a function is called."""
+    module, _, name = at.rpartition(".")
+
+    def fail(*given: Any, **named: Any) -> Any:
+        raise RuntimeError(error) if error else MemoryError
+
+    place.patch.setattr(importlib.import_module(module), name, fail)
+
+
+@maker
+def no_home(place: Place, *, how: str) -> None:
+    """A user without a name and a home, or with a home and caches where nothing can be written."""
+
+    def unknown(number: int) -> Any:
+        raise KeyError(number)
+
+    place.patch.delenv("HOME")
+    place.patch.setattr("pwd.getpwuid", unknown)
+    variables = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "TORCH_HOME", "MPLCONFIGDIR", "TMPDIR")
+    for name in variables if how == "unwritable" else ():
+        place.patch.setenv(name, "/dev/null/absent")
 
 
 @maker
@@ -653,8 +733,9 @@ def hub(place: Place, *, how: str) -> None:
         place.patch.setattr(huggingface_hub.HfApi, "model_info", refuse)
 
 
+NOTE = "# My week against all odds\n\n## Summary\n\nmine\n"
 KEPT: list[Path] = []
-"""Files that a case must leave as they are: their text is `mine`."""
+"""Files that a case must leave as they are: their text is `mine`, or `NOTE`."""
 HELD: list[Any] = []
 """Sockets that must stay open for the length of a test."""
 

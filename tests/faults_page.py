@@ -20,6 +20,7 @@ SECTIONS = {
     100: "Ranks and Ray",
     108: "Files of the user and of strangers",
     115: "Costly files and starved machines",
+    121: "Clocks, kills, places and file systems",
 }
 TABLE = "| # | fault | what happens | code | tests |\n|---|---|---|---|---|\n"
 HEAD = """# Faults

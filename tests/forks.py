@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
+LIMIT_SECONDS = 300.0
+HUNG = 99
+"""Exit code of a run that took longer than the limit and was killed."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,9 @@ def _wait(child: int, signals: list[tuple[float, int]], output: Path, once: str)
     """The status with which the child ended, and when it was sent the last signal."""
     begun = 0.0 if once else time.monotonic()
     sent = time.monotonic()
+    end = sent + LIMIT_SECONDS
     for after, number in signals:
-        while not begun or time.monotonic() < begun + after:
+        while (not begun or time.monotonic() < begun + after) and time.monotonic() < end:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return status, sent
@@ -185,7 +189,14 @@ def _wait(child: int, signals: list[tuple[float, int]], output: Path, once: str)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         sent = time.monotonic()
-    return os.waitpid(child, 0)[1], sent
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status, sent
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return HUNG << 8, sent
 
 
 if __name__ == "__main__":

@@ -369,6 +369,7 @@ def test_full_and_closed_streams(root: Path, args: str, streams: str, code: int)
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "ulimit -v"),
         (ImportError("libx.so: failed to map segment from shared object"), "ulimit -v"),
         (RuntimeError("can't start new thread"), "ulimit -u"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "out of memory"),
     ],
 )
@@ -376,6 +377,40 @@ def test_too_little_memory_or_threads(error: Exception, line: str, tmp_path: Pat
     known = explained(error, call="", folder=tmp_path)
     assert known.exit_code == 4 and line in str(known)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"), [("run --task gsm8k", 700_000), ("run", 1_300_000), ("convert a b", 600_000)]
+)
+def test_a_limit_of_address_space_is_told_before_torch_is_loaded(root: Path, command: str, limit: int) -> None:
+    """With less than that torch ended in a segmentation fault, or lm-eval's imports never ended."""
+    line = f'ulimit -v {limit}; "{sys.executable}" -m ltm_eval {command}'
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, cwd=root)  # noqa: S602
+    assert done.returncode == 4
+    (told,) = done.stderr.splitlines()
+    assert f"of address space to begin, the limit is {limit // 1024:,}; raise it (ulimit -v " in told
+    for light in ("ls", "run --help"):
+        subprocess.run([sys.executable, "-m", "ltm_eval", *light.split()], check=True, capture_output=True, cwd=root)
+
+
+def test_a_full_stdout_is_named(root: Path) -> None:
+    line = f'"{sys.executable}" -m ltm_eval ls >/dev/full'
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, cwd=root)  # noqa: S602
+    assert done.returncode == 4
+    assert done.stderr.startswith("ltm-eval: error[4]: standard output: No space left on device;")
+
+
+@pytest.mark.parametrize(("args", "code"), [("ls", 4), ("run --model absent", 3)])
+def test_a_terminal_that_is_gone(root: Path, args: str, code: int) -> None:
+    """A closed window whose SIGHUP was ignored: stdout and stderr give EIO."""
+    master, slave = os.openpty()
+    os.close(master)
+    try:
+        command = [sys.executable, "-m", "ltm_eval", *args.split()]
+        done = subprocess.run(command, stdin=slave, stdout=slave, stderr=slave, check=False, cwd=root, timeout=300)
+    finally:
+        os.close(slave)
+    assert done.returncode == code
 
 
 def test_plain_terminal_and_c_locale(root: Path) -> None:

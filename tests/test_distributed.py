@@ -586,6 +586,38 @@ def test_a_lost_first_rank_is_noticed_by_those_whose_store_it_kept(gang: Gang, h
     assert said.count("error[5]") == 1 and "no longer answers" in said
 
 
+@pytest.mark.faults
+def test_the_only_rank_left_tells_that_the_first_is_lost(gang: Gang) -> None:
+    """The memory killer took rank 0, which keeps the store, and rank 1, which would have told in its place."""
+    job = gang.start(3, "tests.test_distributed:waiting", {}, environ={"LTM_EVAL_RANK_SILENCE": str(SILENCE)})
+    until(lambda: all(job.out(r) for r in range(3)))
+    for rank in (0, 1):
+        os.kill(job.pids[rank], signal.SIGKILL)
+    assert job.wait() == [-9, -9, 5]
+    assert job.said(2).count("error[5]") == 1 and "no longer answers" in job.said(2)
+
+
+def exchanging(argument: dict[str, Any]) -> int:
+    """Exchange for three seconds."""
+    job = join()
+    print("here", flush=True)
+    return told(lambda: [(job.exchange(b"x"), time.sleep(0.05)) for _ in range(60)] and job.close())
+
+
+@pytest.mark.faults
+def test_a_job_that_was_stopped_as_a_whole_goes_on(gang: Gang) -> None:
+    """Ctrl-Z and fg, for longer than a silent rank is waited for."""
+    environ = {"LTM_EVAL_RANK_SILENCE": str(SILENCE), "LTM_EVAL_RANK_STALL": str(SILENCE)}
+    job = gang.start(3, "tests.test_distributed:exchanging", {}, environ=environ)
+    until(lambda: all(job.out(r) for r in range(3)))
+    for pid in job.pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.8 * SILENCE)
+    for pid in job.pids:
+        os.kill(pid, signal.SIGCONT)
+    assert job.wait() == [0, 0, 0], [job.err(rank) for rank in range(3)]
+
+
 def hanging(argument: dict[str, Any]) -> int:
     """Rank 1 comes to a kernel that never returns, before its second fast step."""
     import ctypes

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,11 @@ import yaml
 from ltm_eval.cli import main
 from ltm_eval.harness.ltm import LTM
 from ltm_eval.model.checkpoint import load
+from ltm_eval.runs.session import Manifest
 from ltm_eval.system.errors import CheckpointError, LtmEvalError, UsageError
+from tests import fake_runs
 from tests.failing import Armed, arm
-from tests.fault_makers import HELD, KEPT, MAKERS, Place, malicious, rows, write_rows
+from tests.fault_makers import HELD, KEPT, MAKERS, NOTE, Place, malicious, rows, write_rows
 from tests.faults_page import page
 from tests.tiny import tiny_folder, tiny_gpt2
 
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.faults
 
 HERE = Path(__file__).parent
 CATALOGUE: list[dict[str, Any]] = yaml.safe_load((HERE / "faults.yaml").read_text("utf-8"))
-ROWS = range(1, 121)
+ROWS = range(1, 136)
 COMMANDS = {
     "run": "run --model {model} --task gsm8k --shots 1 --data {data} --limit 2 --t_fast 1 --gen_kwargs max_gen_toks=4 "
     "-o {out} --quiet --no_report",
@@ -93,7 +96,8 @@ def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def arguments(case: Case, place: Place) -> list[str]:
     """The command with the places in it."""
-    names = {"model": place.model, "data": place.data, "out": place.tmp / "out", "tmp": place.tmp, **place.names}
+    names: dict[str, object] = {"model": place.model, "data": place.data, "out": place.tmp / "out", "tmp": place.tmp}
+    names |= {"wide": place.tmp / ("w" * 300), "long": place.tmp / "/".join(["d" * 200] * 19), **place.names}
     found = case.args
     for name, value in names.items():
         found = [word.replace(f"{{{name}}}", str(value)) for word in found]
@@ -132,7 +136,7 @@ def test_fault(case: Case, place: Place, capfd: pytest.CaptureFixture[str]) -> N
         HELD.pop().close()
     kept = [KEPT.pop() for _ in [*KEPT]]
     assert code == case.code, err
-    assert [path.read_text() for path in kept] == ["mine"] * len(kept)
+    assert all(path.read_text() in ("mine", NOTE) for path in kept)
     lines = err.splitlines()
     errors = [line for line in lines if line.startswith("ltm-eval: error[")]
     notes = [line for line in lines if line not in errors]
@@ -180,17 +184,31 @@ def test_little_free_space_is_said_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize("when", ["lm.fit", "journal.written", "run.task"])
-def test_a_folder_that_is_deleted_during_the_run(
-    when: str, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", ["deleted", "renamed", "replaced"])
+def test_a_folder_that_is_not_there_any_more(
+    how: str, when: str, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    output = place.tmp / "out"
-    arm(Armed(when, 1, lambda: shutil.rmtree(output)), monkeypatch.setattr)
+    output, away = place.tmp / "out", place.tmp / "away"
+
+    def gone() -> None:
+        output.rename(away)
+        if how == "deleted":
+            shutil.rmtree(away)
+        if how == "replaced":
+            output.mkdir()
+
+    arm(Armed(when, 1, gone), monkeypatch.setattr)
     case = Case(85, {}, COMMANDS["run"].split(), 4, "", "", process=False)
     assert main(arguments(case, place)) == 4
     err = capfd.readouterr().err
     assert err.count("error[4]") == 1 and "Traceback" not in err
     last = err.splitlines()[-1]
     assert str(output) in last or "could not reach the disk (deleted or moved" in last
+    assert not [path for path in output.rglob("*") if path.is_file() and path.parent.name != "journal"]
+    if how != "deleted":
+        shutil.rmtree(output, ignore_errors=True)
+        away.rename(output)
+        assert main(arguments(case, place)) == 0
 
 
 CHANGES: dict[str, tuple[str, str]] = {
@@ -245,6 +263,20 @@ def change(how: str, victim: Path) -> None:
         other.replace(victim)
     else:
         victim.write_bytes(content + b"\0")
+
+
+def test_many_runs_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LTM_EVAL_TEST_RUNS runs, thousands by hand: every reader comes through, and none takes more than 0.1 s a run."""
+    number = int(os.environ.get("LTM_EVAL_TEST_RUNS", "60"))
+    for index in range(number):
+        monkeypatch.setattr(fake_runs, "DATE", f"2026-01-02T03-{index // 60 % 60:02d}-{index % 60:02d}.{index:06d}")
+        path = fake_runs.write_run(tmp_path / f"set{index // 20}", model=f"step{index % 20 + 1}", right=bool, n=3)
+        manifest = Manifest(path.stem.removeprefix("results_"), {}, {}, {}, "0")
+        manifest.write(path.parent)
+    for command in ("status", "index", "history", "report"):
+        begun = time.monotonic()
+        assert main([command, str(tmp_path)]) == 0
+        assert time.monotonic() - begun < 60 + number / 10, command
 
 
 # The catalogue itself -------------------------------------------------------------------------------------------------

@@ -6,16 +6,18 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ltm_eval.cli import main
 from ltm_eval.system.errors import MachineError, RefusedError
-from ltm_eval.system.files import HOLDER, NAME, Holder, holder_of, holding
+from ltm_eval.system.files import HOLDER, NAME, Holder, atomic_folder, holder_of, holding
 from ltm_eval.training.recipe import read_recipe
 from ltm_eval.training.train import train
 from tests.fake_runs import write_run
@@ -104,6 +106,11 @@ def test_earlier_output_is_replaced(tmp_path: Path) -> None:
             place = tmp_path / command[0] / output
             for _ in range(2):
                 assert main([*command, "-o", str(place)]) == 0
+    other = write_run(tmp_path / "other", model="o", right=bool, n=3)
+    for _ in range(2):
+        assert main(["compare", str(runs), str(other), "-o", str(tmp_path / "compared.md")]) == 0
+    (tmp_path / "note.md").write_text("# Results in all\n\nof my week\n\n## Summary\n\nmine\n")
+    assert main(["report", str(runs), "-o", str(tmp_path / "note.md")]) == 6
 
 
 def test_a_final_folder_of_the_user_stays(tmp_path: Path) -> None:
@@ -113,6 +120,61 @@ def test_a_final_folder_of_the_user_stays(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="final there is of no training run"):
         train(recipe, tmp_path, data=tmp_path)
     assert (tmp_path / "final" / "x").read_text() == "mine"
+
+
+def test_a_folder_that_another_was_first_to_make(tmp_path: Path) -> None:
+    """Two commands convert to one place in the same second."""
+    with (
+        pytest.raises(RefusedError, match="new: already exists; choose another place"),
+        atomic_folder(tmp_path / "new"),
+    ):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "x").write_text("the other's")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "x"]
+
+
+RECIPE = {
+    "model": {"dim": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 8, "max_seq_len": 64}
+    | {"window_size": 16, "max_z_len": 2},
+    "sources": [
+        {"name": "prose", "kind": "text", "weight": 1, "length": 32, "batch": 2, "validation": 2, "files": ["*.txt"]}
+    ],
+    "ranks": 262, "steps": 2, "t_fast": 1, "warm_up": 1, "save_every": 2, "validate_every": 0,
+    "validation_t_fast": 1,
+}
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> list[str]:
+    """A command that trains for two steps into `run`."""
+    (tmp_path / "prose.txt").write_text("Ada sees the cup. Bo has the key. " * 60, "utf-8")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
+    return f"train --config {tmp_path}/recipe.yaml --data {tmp_path} -o {tmp_path}/run --device cpu".split()
+
+
+def test_two_trainings_in_one_folder(tmp_path: Path, training: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    with holding(tmp_path / "run"):
+        assert main(training) == 6
+    assert "run is in use by" in capsys.readouterr().err
+    assert not list((tmp_path / "run").iterdir())[1:]
+
+
+def test_training_files_that_a_kill_tore(tmp_path: Path, training: list[str]) -> None:
+    """Killed as `data.json` or the log's first line was written, or after steps that no state holds."""
+    assert main(training) == 0
+    run = tmp_path / "run"
+    rows = (run / "log.csv").read_text().splitlines()
+    for log in (rows[0][:9], "\n".join([*rows, ""]), "\n".join([*rows, rows[-1][:4]])):
+        (run / "state.pt").unlink()
+        shutil.rmtree(run / "final")
+        (run / "data" / "data.json").unlink()
+        (run / f".ltm_eval-{2**22 + 1}-{'0' * 32}.part").mkdir()
+        (run / "log.csv").write_text(log)
+        assert main(training) == 0
+        found = (run / "log.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in found] == ["step", "1", "2"]
+        assert not list(run.glob(".ltm_eval-*"))
 
 
 def test_compare_spares_what_it_read(tmp_path: Path) -> None:

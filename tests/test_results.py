@@ -15,7 +15,7 @@ from fake_runs import AUDIT, DATE, FILTERS, FLOORS, LATENT, TASK, document, writ
 
 from ltm_eval.results.files import LatentRecord, find_runs, read_latents, read_run, read_samples
 from ltm_eval.system.errors import MachineError, ResultsError
-from ltm_eval.system.files import digest, write_json_atomic, write_jsonl_atomic
+from ltm_eval.system.files import digest, unused_date, write_json_atomic, write_jsonl_atomic
 
 # Written by lm-eval 0.4.13 itself for a model that answers made-up sums (odd ones wrongly).
 PLAIN = Path(__file__).parent / "data" / "report" / "plain"
@@ -333,3 +333,14 @@ def test_reference_rows_are_read_as_the_run_wrote_them(tmp_path: Path) -> None:
 def test_malformed_reference_rows_are_named(tmp_path: Path, floors: Any, message: str) -> None:
     with pytest.raises(ResultsError, match=re.escape(message)):
         read_run(write_run(tmp_path, model="m", right=bool, extra={"floors": floors}))
+
+
+def test_names_of_results_never_go_back(tmp_path: Path) -> None:
+    """After the clock was set back the last results are still the newest by name."""
+    (tmp_path / "samples_t_2999-12-31T23-59-59.999999.jsonl").touch()
+    (tmp_path / "results_2026-13-99T99-99-99.json").touch()
+    assert unused_date(tmp_path) == "3000-01-01T00-00-00"
+    (tmp_path / "results_3000-01-01T00-00-00.json").touch()
+    assert unused_date(tmp_path) == "3000-01-01T00-00-00.000001"
+    (tmp_path / "results_9999-12-31T23-59-59.999999.json").touch()
+    assert unused_date(tmp_path) < "3000"

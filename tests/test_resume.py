@@ -22,7 +22,7 @@ from ltm_eval.results.files import find_runs
 from ltm_eval.runs import journal
 from ltm_eval.runs.session import MANIFEST, rebuild, status_of
 from ltm_eval.system.errors import RefusedError, ResultsError
-from ltm_eval.system.files import HOLDER, holder_of, holding
+from ltm_eval.system.files import HOLDER, holder_of, holding, sample_data_dir
 from tests.failing import arm
 from tests.forks import ROOT, Ended, Forks, forks
 from tests.tiny import tiny_folder, tiny_gpt2, tiny_model
@@ -181,6 +181,20 @@ KILLED_AT = {
 def test_killed_at_a_place(place: Place, tmp_path: Path, name: str) -> None:
     ended = place.server.run(options(place.checkpoint, tmp_path), fails=f"{name}:{KILLED_AT[name]}:kill")
     assert ended.signal == signal.SIGKILL, f"{name} was not passed: {ended.stderr}"
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+@pytest.mark.parametrize("name", [".ltm", "run.json", "samples", "latents", "tokens", "results"])
+def test_killed_as_a_file_is_written(place: Place, tmp_path: Path, name: str) -> None:
+    """Its content is on the disk, its name is not; `.ltm` is the lock's holder."""
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails=f"file.{name}:1:kill")
+    assert ended.signal == signal.SIGKILL, ended.stderr
+    check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
+
+
+def test_killed_in_the_middle_of_a_line(place: Place, tmp_path: Path) -> None:
+    ended = place.server.run(options(place.checkpoint, tmp_path), fails="journal.write:5:short,journal.write:6:kill")
+    assert ended.signal == signal.SIGKILL, ended.stderr
     check_finished(place, tmp_path, before=answers(tmp_path, place.checkpoint))
 
 
@@ -374,8 +388,6 @@ def test_another_checkpoint_under_the_same_name_is_noticed(place: Place, tmp_pat
 
 
 def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path) -> None:
-    from ltm_eval.system.files import sample_data_dir
-
     shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / "data" / "gsm8k")
     chosen = {"limit": 4, "data": str(tmp_path / "data")}
     failing = "journal.written:4:kill"
@@ -384,6 +396,34 @@ def test_other_data_under_the_same_name_are_noticed(place: Place, tmp_path: Path
     test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))
     ended = place.server.run(options(place.checkpoint, tmp_path / "out", **chosen))
     assert ended.code == 6 and "data.ltm_gsm8k." in ended.lines[-1]
+
+
+def test_data_elsewhere_go_on(place: Place, tmp_path: Path) -> None:
+    """A batch system may copy the same files to another folder for each start."""
+    for name in ("first", "second"):
+        shutil.copytree(sample_data_dir() / "gsm8k", tmp_path / name / "gsm8k")
+    chosen = [
+        options(place.checkpoint, tmp_path / "out", limit=4, data=str(tmp_path / name)) for name in ("first", "second")
+    ]
+    place.server.run(chosen[0], fails="journal.written:4:kill")
+    ended = place.server.run(chosen[1])
+    assert ended.code == 0 and "resuming: 2 of 4 answers found" in ended.stderr
+
+
+def test_another_tokenizer_in_place_is_noticed(place: Place, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model"
+    shutil.copytree(place.checkpoint, checkpoint)
+    few = options(checkpoint, tmp_path / "out", limit=4)
+    place.server.run(few, fails="journal.written:4:kill")
+    ranks = (checkpoint / "tokenizer.tiktoken").read_bytes().splitlines()
+    tokens = [line.split()[0] for line in ranks]
+    tokens[65:67] = reversed(tokens[65:67])
+    (checkpoint / "tokenizer.tiktoken").write_bytes(b"".join(b"%s %d\n" % (one, i) for i, one in enumerate(tokens)))
+    told = json.loads((checkpoint / "config.json").read_text())
+    del told["tokenizer_sha256"]
+    (checkpoint / "config.json").write_text(json.dumps(told))
+    ended = place.server.run(few)
+    assert ended.code == 6 and "tokenizer.sha256" in ended.lines[-1]
 
 
 def test_a_lost_manifest_is_rebuilt(place: Place, tmp_path: Path) -> None:
@@ -471,3 +511,25 @@ def test_python_writes_nothing(place: Place, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     ltm_eval.evaluate(str(place.checkpoint), tasks=["gsm8k"], shots=0, data="sample", limit=1, t_fast=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_is_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file of a run tells the user's name; only the folder of a model does, which is named by its path."""
+    from ltm_eval.cli import main
+
+    home = tmp_path / "alice"
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copytree(sample_data_dir() / "gsm8k", home / "data" / "gsm8k")
+    checkpoint = tiny_folder(home / "tiny")
+    chosen = {"data": str(home / "data"), "limit": 1, "report": True, "command": ("run", f"-o={home}/out")}
+    run(RunConfig(**{**options(checkpoint, home / "out"), **chosen}))
+    folder = model_folder(home / "out", checkpoint)
+    assert main(["rescore", str(home / "out"), "--filter", r"last=(\d+)"]) == 0
+    own = folder.name.encode()
+    for path in home.glob("out/**/*"):
+        assert path.is_dir() or b"alice" not in path.read_bytes().replace(own, b""), path
+    content = json.loads(min(folder.glob("results_*.json")).read_text())
+    assert content["ltm_eval"]["settings"]["data"] == "~/data" and content["model_name"] == "~/tiny"
+    assert content["ltm_eval"]["command"] == "run -o=~/out"

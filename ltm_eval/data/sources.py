@@ -200,7 +200,7 @@ def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) 
     if data == "auto":
         folder = os.environ.get(DATA_DIR_VARIABLE, "")
     if folder:
-        path = Path(folder).expanduser()
+        path = Path(os.path.expanduser(folder))
         if not path.is_dir():
             state = "is not a folder" if path.exists() else "does not exist"
             raise DataError(f"{named}: {path} {state}; {spec.advice} and name DIR")

@@ -127,6 +127,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         blocks["cost"][name] = asdict(cost)
         stops = stop_reasons([*records, *answered])
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
+        session.check()
         write_jsonl_atomic(folder / f"samples_{name}_{date_id}.jsonl", samples)
         for kind, lines in zip(SIDECARS, (records, answered, tokens), strict=True):
             if lines:

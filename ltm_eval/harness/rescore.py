@@ -7,6 +7,7 @@ The result is another results file of the same model; the run's own files are ke
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,8 @@ from ltm_eval.results.statistics import interval_of
 from ltm_eval.runs.journal import Contents, Journal, read
 from ltm_eval.runs.session import COMPLETE, Manifest
 from ltm_eval.runs.worklist import Answer, Request, Worklist, first_documents, is_by_token, numbered
-from ltm_eval.system.errors import DataError, IncompleteError, ResultsError, UsageError
-from ltm_eval.system.files import holding, unused_date, write_json_atomic, write_jsonl_atomic
+from ltm_eval.system.errors import DataError, IncompleteError, ResultsError, UsageError, masked_all
+from ltm_eval.system.files import holding, read_regular, unused_date, write_json_atomic, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from ltm_eval.results.files import Run
@@ -161,7 +162,11 @@ def _config_of(run: Run, changes: Changes) -> RunConfig:
     if not told:
         raise ResultsError(f"{run.path}: tells no settings of a run of ltm_eval, so its tasks cannot be built again")
     known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
+        name: tuple(value)
+        if isinstance(value, list)
+        else os.path.expanduser(value)
+        if isinstance(value, str)
+        else value
         for name, value in told.items()
         if name in RunConfig.__dataclass_fields__
     }
@@ -213,7 +218,7 @@ def _evaluated(
     if content.get("task_hashes", {}).get(task.task_name) != hashed:
         raise DataError(f"task {task.task_name}: its documents or prompts are not those of the run; name its --data")
     for key in ("results", "configs", "higher_is_better", "generation"):
-        content.setdefault(key, {}).update(part.get(key, {}))
+        content.setdefault(key, {}).update(masked_all(part.get(key, {})))
     if sampled := sampled_figures(task, rows):
         content["ltm_eval"]["sampled"][task.task_name] = sampled
     return list(rows)
@@ -229,7 +234,7 @@ def _copy_sidecars(run: Run, task: str, date_id: str) -> None:
     told = run.tasks[task]
     for kind, source in zip(SIDECARS, (told.latents_path, told.answers_path, told.tokens_path), strict=True):
         if source is not None:
-            lines = map(json.loads, source.read_text("utf-8").splitlines())
+            lines = map(json.loads, read_regular(source, kind=ResultsError).splitlines())
             write_jsonl_atomic(source.with_name(f"{kind}_{task}_{date_id}.jsonl"), lines)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -222,12 +223,15 @@ def check_output(folder: Path) -> Path:
         with open(probe, "xb") as file:
             file.write(b"x")
         probe.unlink()
-        free, longest = shutil.disk_usage(folder).free, os.pathconf(folder, "PC_PATH_MAX")
     except OSError as error:
         raise MachineError(
             f"output_path {folder}: cannot be written ({cause(error, folder)}); {remedy(error, folder)}, or choose "
             "another with --output_path"
         ) from error
+    try:
+        free, longest = shutil.disk_usage(folder).free, os.pathconf(folder, "PC_PATH_MAX")
+    except OSError:  # a file system that does not tell
+        return folder.resolve()
     length = len(os.fsencode(folder.resolve()))
     if length + NAME_ROOM > longest:
         raise UsageError(
@@ -284,9 +288,10 @@ def say_if_short(tasks: Sequence[Any], config: RunConfig, output: Path, *, runs:
     """Say on standard error if the disk may not hold what `runs` such runs will leave beside what is there already."""
     per_model, models = sum(estimated_bytes(task, config) for task in tasks), 1 + len(config.baselines)
     needed = runs * (models * (per_model + FIXED_BYTES) + min(PAGE_BYTES, models * per_model))
+    free = math.inf
     with suppress(OSError):
         needed -= sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    free = shutil.disk_usage(output).free
+        free = shutil.disk_usage(output).free
     if free < needed:
         words = [f"{one / 1e9:.1f} GB" if one >= 1e9 else f"{one / 1e6:.0f} MB" for one in (needed, free)]
         print(

@@ -259,9 +259,12 @@ def run_grid(config: GridConfig) -> Swept:
 
     Raises:
         UsageError: an option cannot be used.
+        CheckpointError: a checkpoint does not exist.
         MachineError: the output folder cannot be written, or Ray is asked for and is not there.
         RefusedError: another command works in the output folder.
     """
+    from ltm_eval.model.checkpoint import check_place
+
     if read_launch().world > 1:
         raise UsageError(
             "a sweep places whole cells: start it in one process, with --ray_address to run cells side by side; "
@@ -269,6 +272,8 @@ def run_grid(config: GridConfig) -> Swept:
         )
     if config.ray_address is not None and find_spec("ray") is None:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
+    for model in filter(None, config.models):
+        check_place(model)
     manager = task_manager(config.base)
     tasks = tuple(known_tasks(config.base.tasks, manager))
     refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)

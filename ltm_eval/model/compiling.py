@@ -31,6 +31,7 @@ PARTS = {"cpu": ("project", "merge", "read_latents", "transform"), "cuda": ("att
 SELF_ATTENTION = ("project", "merge", "attend")  # methods that the first layer runs in the prelude only
 DEFAULT_LENGTHS = 8  # torch's own limit of lengths with code of their own
 LENGTHS = 64  # ours; beyond torch's limit, code runs uncompiled
+SMALL = 10_000_000  # parameters below which compiling is said to cost more than it gains
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,13 @@ def compile_layers(model: LatentThoughtModel, *, backend: str = "inductor") -> L
     """
     import torch._dynamo
 
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if not model.compiled and parameters < SMALL:
+        log.warning(
+            "compile: compiling takes a minute or more before the first answer, which a model of %s parameters hardly "
+            "wins back; leave it out for a short run",
+            f"{parameters:,}",
+        )
     torch._dynamo.config.recompile_limit = max(LENGTHS, torch._dynamo.config.recompile_limit)
     model.compiled, model.captures_steps = True, on_gpu(model.device)
     compiler = Compiler()

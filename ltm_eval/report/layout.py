@@ -10,6 +10,7 @@ import base64
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.system.errors import at_home
 from ltm_eval.system.files import reports_dir
 from ltm_eval.system.text import (
     VERDICTS,
@@ -60,8 +61,8 @@ def environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Show and cut text; our own mark-up stays as it is."""
-    return visible(cut(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    """Show and cut text, the home folder as `~`; our own mark-up stays as it is."""
+    return visible(cut(at_home(value))) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def markup(text: str) -> Markup:

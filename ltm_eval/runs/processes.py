@@ -19,9 +19,11 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.runs.watchdog import (
@@ -171,7 +173,7 @@ class _Joined(Job):
             first = error is not None and self._store.add(TOLD, 1) == 1
             self._store.set(FAILED, str(self.rank))
         except RuntimeError:  # whoever kept the store is gone
-            return _stands_in(self.launch)
+            return self._heartbeat.stands_in()
         return first
 
     def close(self) -> None:
@@ -196,9 +198,19 @@ class _Joined(Job):
             self._heartbeat.others_left(seconds)
 
 
-def _stands_in(launch: Launch) -> bool:
-    """Return whether this rank prints the error if the store is gone: one of every machine, and rank 1."""
-    return launch.local_rank == 0 or launch.rank == 1
+def _stands_in(launch: Launch, nonce: str) -> bool:
+    """Return whether this rank prints the error, the store being gone: the first of its machine to ask.
+
+    Args:
+        nonce: name of this start of the job; an empty file of that name tells the others that one has printed.
+    """
+    try:
+        os.close(os.open(os.path.join(tempfile.gettempdir(), f"ltm_eval-{nonce}"), os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    except OSError:
+        return launch.local_rank == 0 or launch.rank == 1
+    return True
 
 
 _joined: _Joined | None = None
@@ -259,7 +271,7 @@ def join(launch: Launch | None = None) -> Job:
         PrefixStore(nonce, _client(launch, silence)),
         launch.rank,
         names,
-        stands_in=_stands_in(launch),
+        stands_in=partial(_stands_in, launch, nonce),
         silence=silence,
         stall=stall,
     )

@@ -117,14 +117,18 @@ class Session:
             for answer in self.worklist.take()
         ]
 
+    def check(self) -> None:
+        """Raise MachineError if the folder is not there any more: nothing may be written where it was."""
+        if not (self.folder / MANIFEST).is_file():
+            raise MachineError(f"{self.folder}: deleted or moved during the run; run the same command again")
+
     def write(self, content: dict[str, Any], *, status: str) -> None:
         """Write the results of the tasks that are finished.
 
         Raises:
             MachineError: the folder is not there any more, or cannot be written.
         """
-        if not (self.folder / MANIFEST).is_file():
-            raise MachineError(f"{self.folder}: deleted or moved during the run; run the same command again")
+        self.check()
         if status == COMPLETE or not self.was_complete:
             content["ltm_eval"]["status"] = status
             write_json_atomic(self.results, content)
@@ -247,8 +251,8 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
     if there is not None:
         shared = there.data.keys() & wanted.data.keys()
         changes = differing(
-            {**there.settings, "data": {name: there.data[name] for name in shared}},
-            {**wanted.settings, "data": {name: wanted.data[name] for name in shared}},
+            {**there.settings, "data": _without_places({name: there.data[name] for name in shared})},
+            {**wanted.settings, "data": _without_places({name: wanted.data[name] for name in shared})},
         )
         if not changes and there.asked == wanted.asked:
             return there
@@ -259,6 +263,11 @@ def _settled(folder: Path, wanted: Manifest, found: Contents, *, fresh: bool) ->
             say_on_stderr(f"{count} earlier answers in {folder} are of other settings and not used: {_listed(changes)}")
     wanted.write(folder)
     return wanted
+
+
+def _without_places(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the data but where they lie: the same files may be elsewhere, as after a requeue."""
+    return {name: value for name, value in flat(data).items() if name.rpartition(".")[2] != "source"}
 
 
 def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,10 @@ class Watch:
         self._seen = -1
         self._since = self._computed = 0.0
 
+    def restart(self) -> None:
+        """Count anew: the process was stopped, and could take no step."""
+        self._seen = -1
+
     def is_stuck(self) -> bool:
         """Return whether the process is at work and took no step for too long; call it every few seconds."""
         now, computed = time.monotonic(), time.process_time()
@@ -80,7 +84,7 @@ class Heartbeat:
         rank: int,
         names: Sequence[str],
         *,
-        stands_in: bool,
+        stands_in: Callable[[], bool],
         silence: float = SILENCE_SECONDS,
         stall: float = STALL_SECONDS,
     ) -> None:
@@ -90,12 +94,12 @@ class Heartbeat:
             store: a connection that nothing else uses, since a call on it may block.
             rank: of this process.
             names: host and process id of each rank, by which a user finds it.
-            stands_in: whether this rank prints the error if the store is gone and cannot tell which was first.
+            stands_in: whether this rank prints the error; asked if the store is gone and cannot tell which was first.
             silence: seconds after which a rank counts as lost.
             stall: seconds without a step after which this rank counts as stuck.
         """
         self._store, self._rank, self._names, self._silence = store, rank, names, silence
-        self._stands_in = stands_in
+        self.stands_in = stands_in
         self._watch = Watch(stall)
         self._keys = [beat_key(other) for other in range(len(names))]
         self._stop, self._judged = threading.Event(), threading.Event()
@@ -159,17 +163,23 @@ class Heartbeat:
 
     def _judge(self) -> None:
         """Count silence, and end this process once a rank is lost."""
+        looked = woken = time.monotonic()
         while not self._stop.wait(self._period):
+            now = time.monotonic()
+            if now - looked > self._silence / 2:  # stopped itself (SIGSTOP, Ctrl-Z), maybe with all others
+                woken = now
+                self._watch.restart()
+            looked = now
             if self._failed:
                 self._end("", tell=False)
                 return
-            if self._broken or time.monotonic() - self._answered > self._silence:
-                self._end(f"{self._names[0]}, which keeps the job's store, no longer answers", tell=self._stands_in)
+            if self._broken or now - max(self._answered, woken) > self._silence:
+                self._end(f"{self._names[0]}, which keeps the job's store, no longer answers", tell=self.stands_in())
                 return
             silent = [
                 rank
                 for rank, (beat, since) in enumerate(self._heard)
-                if beat != LEFT.encode() and self._answered - since > self._silence
+                if beat != LEFT.encode() and self._answered - max(since, woken) > self._silence
             ]
             if self._watch.is_stuck():
                 own = f"rank {self._rank} ({self._names[self._rank]})"
@@ -194,7 +204,7 @@ class Heartbeat:
         """Return whether this rank is the first to report; if the store does not answer, whether it stands in."""
         first = _tried(lambda: self._store.add(TOLD, 1) == 1)
         _tried(lambda: self._store.set(FAILED, str(self._rank)))
-        return self._stands_in if first is None else first
+        return self.stands_in() if first is None else first
 
 
 def _tried(call: Callable[[], R]) -> R | None:

@@ -15,9 +15,29 @@ from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError, print
 from ltm_eval.system.files import cause, remedy
 
 NO_MEMORY = re.compile(
-    r"out of memory|(?:not enough|can't allocate|cannot allocate) memory|failed to map segment",
+    r"out of memory|bad_alloc|(?:not enough|can't allocate|cannot allocate) memory|failed to map segment",
     re.IGNORECASE,
 )
+# MiB of address space below which lm-eval or torch ends in a signal, or hangs, while it is imported; two threads
+_LM_EVAL, _TORCH = 1_536, 768
+ADDRESS_SPACE = {
+    **dict.fromkeys(("run", "sweep", "rescore", "probe", "lm-eval", "lm_eval"), _LM_EVAL),
+    **dict.fromkeys(("audit", "convert", "train", "bench"), _TORCH),
+}
+
+
+def check_address_space(command: str) -> None:
+    """Raise MachineError if the limit of address space (ulimit -v) is too small for what a command imports."""
+    try:
+        import resource
+    except ImportError:  # not Unix
+        return
+    limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], ADDRESS_SPACE.get(command, 0)
+    if limit != resource.RLIM_INFINITY and limit < needed * 2**20:
+        raise MachineError(
+            f"{command} needs {needed:,} MiB of address space to begin, the limit is {limit // 2**20:,}; raise it "
+            f"(ulimit -v {needed * 2**10})"
+        )
 
 
 def explained(error: Exception, *, call: str, folder: Path) -> LtmEvalError:
@@ -54,7 +74,7 @@ def _shortage(error: Exception) -> str | None:
     if lacking or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "out of memory; raise the limit (ulimit -v), or free some"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
-        return "out of memory; try a smaller --batch_size"
+        return "out of memory; free some, or try a smaller --batch_size"
     return None
 
 

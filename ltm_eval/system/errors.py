@@ -23,12 +23,12 @@ import sys
 import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
 
@@ -99,26 +99,45 @@ class RefusedError(LtmEvalError):
     exit_code = 6
 
 
-def masked(text: str) -> str:
-    """Mask access tokens in `text`: token patterns, values of HF_TOKEN and the like, passwords in URLs."""
-    secrets = {
-        value
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not value.startswith(("/", "~"))
-    }
-    for secret in sorted(secrets, key=len, reverse=True):
+@cache
+def _names_secret(variable: str) -> bool:
+    return _SECRET_NAME.search(variable) is not None
+
+
+def _secrets() -> list[str]:
+    """Return the secrets in the environment, the longest first."""
+    found = {os.environ[name] for name in os.environ if _names_secret(name)}
+    return sorted((one for one in found if len(one) >= SHORTEST_SECRET and one[0] not in "/~"), key=len, reverse=True)
+
+
+def masked(text: str, secrets: Sequence[str] | None = None) -> str:
+    """Mask access tokens in `text`: token patterns, values of HF_TOKEN and the like, passwords in URLs.
+
+    Args:
+        secrets: values of such variables, for many texts; None reads them.
+    """
+    for secret in _secrets() if secrets is None else secrets:
         text = text.replace(secret, "***")
     return _URL_PASSWORD.sub("://***@", _TOKEN.sub("hf_***", text))
 
 
-def masked_all(value: Any) -> Any:
-    """Apply `masked` to every text in nested mappings and sequences."""
+def at_home(text: str) -> str:
+    """Write the user's home folder as `~`: a file that is passed on need not tell the user's name."""
+    home = os.path.expanduser("~")
+    if len(home) < 2 or home not in text:
+        return text
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)
+
+
+def masked_all(value: Any, secrets: Sequence[str] | None = None) -> Any:
+    """Apply `masked` and `at_home` to every text in nested mappings and sequences."""
+    secrets = _secrets() if secrets is None else secrets
     if isinstance(value, str):
-        return masked(value)
+        return at_home(masked(value, secrets))
     if isinstance(value, dict):
-        return {masked_all(key): masked_all(item) for key, item in value.items()}
+        return {masked_all(key, secrets): masked_all(item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(masked_all(item) for item in value)
+        return type(value)(masked_all(item, secrets) for item in value)
     return value
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ltm_eval.system.errors import CheckpointError, InputError, MachineError, RefusedError
+from ltm_eval.system.errors import CheckpointError, InputError, LtmEvalError, MachineError, RefusedError, UsageError
 from ltm_eval.system.records import REPLACED, OpenRecord, mapping
 
 if TYPE_CHECKING:
@@ -73,10 +73,15 @@ def sample_data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Return where to keep what is slow to make again: LTM_EVAL_CACHE_DIR, else `ltm_eval` in the user's cache."""
+    """Return where to keep what is slow to make again: LTM_EVAL_CACHE_DIR, else `ltm_eval` in the user's cache.
+
+    A user without a home (a container's arbitrary number) gets a folder that cannot be made, as any without room.
+    """
     named = os.environ.get("LTM_EVAL_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named).expanduser() if named else Path(home) / "ltm_eval"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not named and home.startswith("~"):
+        return Path(os.devnull) / "ltm_eval"
+    return Path(os.path.expanduser(named)) if named else Path(home) / "ltm_eval"
 
 
 @cache
@@ -106,14 +111,20 @@ def short_name(name: str) -> str:
     return f"{sha256(encoded).hexdigest()[:12]}_{encoded[-87:].decode('utf-8', 'ignore')}"
 
 
+_DATED = re.compile(r"_(\d{4}-\d\d-\d\d)T(\d\d-\d\d-\d\d(?:\.\d{6})?)\.jsonl?")
+
+
 def unused_date(folder: Path) -> str:
-    """Return the time as lm-eval writes it into file names; a later one if results of that time are in `folder`."""
+    """Return the time as lm-eval writes it into file names, later than that of every file in `folder`.
+
+    So the last results are the newest by name also where the clock was set back.
+    """
     now = datetime.now()
-    while True:
-        date = now.isoformat().replace(":", "-")
-        if not any(folder.glob(f"*_{date}.json*")):
-            return date
-        now += timedelta(microseconds=1)
+    dated = {found.groups() for path in folder.glob("*.json*") if (found := _DATED.search(path.name))}
+    with suppress(ValueError, OverflowError):  # digits that are no date, or the last of all dates
+        day, clock = max(dated, default=("", ""))
+        now = max(now, now.fromisoformat(f"{day}T{clock.replace('-', ':')}") + timedelta(microseconds=1))
+    return now.isoformat().replace(":", "-")
 
 
 # Why a file could not be written, and what to do; the system's own words miss some of both ----------------------------
@@ -150,7 +161,7 @@ def _out_of_names(path: Path) -> bool:
 # Whole writes ---------------------------------------------------------------------------------------------------------
 
 _OURS = ".ltm_eval-"  # begins every temporary name; process and a random number follow, so that none is a user's
-_LEFTOVER = re.compile(r"\.ltm_eval-(\d+)-[0-9a-f]{32}\.tmp")
+_LEFTOVER = re.compile(r"\.ltm_eval-(\d+)-[0-9a-f]{32}\.(?:tmp|part)")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -160,7 +171,7 @@ def remove_leftovers(folder: Path) -> None:
             found = _LEFTOVER.fullmatch(path.name)
             if found and (int(found[1]) == os.getpid() or not _start_of(int(found[1]))):
                 with suppress(OSError):
-                    os.unlink(path)
+                    shutil.rmtree(path) if path.suffix == ".part" else os.unlink(path)
 
 
 def refuse_links(*paths: Path) -> None:
@@ -191,7 +202,11 @@ def atomic(path: str | Path, *, binary: bool = False, other: str = "--output_pat
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except FileExistsError:  # a network file system that renames over nothing; what is there goes first
+            os.unlink(path)
+            os.replace(partial, path)
     except OSError as error:
         raise _unwritten(path, error, other) from error
     finally:
@@ -224,7 +239,11 @@ def atomic_folder(target: Path, *, other: str = "place") -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unwritten(path: Path, error: OSError, other: str) -> MachineError:
+def _unwritten(path: Path, error: OSError, other: str) -> LtmEvalError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"cannot write {path}: too long for this file system; choose a shorter {other}")
+    if error.errno == errno.ENOTEMPTY:  # of a folder, when another command was first
+        return RefusedError(f"{path}: already exists; choose another {other}, nothing was written")
     return MachineError(f"cannot write {path}: {cause(error, path)}; {remedy(error, path)} or choose another {other}")
 
 
@@ -244,7 +263,10 @@ _MARKS = {  # by their beginning, how what this program renders for a reader loo
         rb'<meta http-equiv="Content-Security-Policy" content="default-src [^>]*>\s*<meta name="viewport"'
     ),
     b"{": re.compile(rb'\{\s*"schema": "ltm_eval/'),
-    b"# ": re.compile(rb"# ([^\n]* (compared with|against) |History of |Results in )|(?s:# .*?\n## Summary\n)"),
+    b"# ": re.compile(
+        rb"# [^\n]*\n\n(Paired by document: every difference |[\d,]+ checkpoints, training steps |[\d,]+ runs, "
+        rb"|(?s:(.*?\n)?## Summary\n\n\| Task \| Metric \|))"
+    ),
 }
 _HEAD_BYTES = 2**16
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def locate(name: str) -> FeatureModel:
 
     if find_spec("transformers") is None:
         raise MachineError("MAUVE's feature model needs extra packages: pip install 'ltm-eval[hf]'")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return FeatureModel(name, path, _folder_digest(path), _most_tokens(path))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

@@ -25,7 +25,7 @@ from ltm_eval.model.elbo import IGNORED
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer, load_ranks
 from ltm_eval.results.answers import DELIMITER, worked
 from ltm_eval.system.errors import DataError, UsageError
-from ltm_eval.system.files import read_regular
+from ltm_eval.system.files import read_regular, write_text_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +162,7 @@ def _make(recipe: Recipe, data: Path | None, folder: Path) -> None:
             "sha256": hashlib.sha256(rows.tobytes()).hexdigest(),
         }
     content = {"digest": recipe.data_digest, "tokenizer_sha256": tokenizer.digest, "sources": facts}
-    (folder / "data.json").write_text(json.dumps(content) + "\n", "utf-8")
+    write_text_atomic(folder / "data.json", json.dumps(content) + "\n")
 
 
 def _first(groups: list[Group], limit: int) -> Iterator[str]:

@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
-from ltm_eval.system.files import atomic, refuse_links
+from ltm_eval.system.files import atomic, holding, refuse_links, write_text_atomic
 from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
 from ltm_eval.training.packing import Feed, Packed, prepare
 
@@ -103,16 +104,17 @@ def train(recipe: Recipe, folder: Path, *, data: Path | None = None, device: str
         device: `auto`, `cpu`, `cuda:N`.
 
     Raises:
-        RefusedError: the folder contains a run of another recipe.
+        RefusedError: the folder contains a run of another recipe, or another command works there.
         DataError, UsageError: see `packing.prepare`.
     """
     process = Process.here(device)
     _claim(folder, recipe)
-    if process.rank == 0:
-        prepare(recipe, data=data, folder=folder / "data")
-    process.wait()
-    tokenizer, packed = prepare(recipe, data=data, folder=folder / "data")
-    return Trainer(recipe, folder, process, tokenizer, packed).run()
+    with holding(folder) if process.rank == 0 else nullcontext():
+        if process.rank == 0:
+            prepare(recipe, data=data, folder=folder / "data")
+        process.wait()
+        tokenizer, packed = prepare(recipe, data=data, folder=folder / "data")
+        return Trainer(recipe, folder, process, tokenizer, packed).run()
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -217,16 +219,15 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.folder / STATE_FILE
-        if not path.is_file():
-            return
-        state = _read_state(path)
-        self.learner.module.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.flops, self.seconds = state["flops"], state["seconds"]
-        if self.process.rank == 0:
-            for name in (LOG_FILE, VALIDATION_FILE):
-                _cut_rows(self.folder / name, self.step)
+        if path.is_file():
+            state = _read_state(path)
+            self.learner.module.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.tokens = state["step"], state["tokens"]
+            self.flops, self.seconds = state["flops"], state["seconds"]
+        for name in (LOG_FILE, VALIDATION_FILE) if self.process.rank == 0 else ():
+            _cut_rows(self.folder / name, self.step)
+        if self.process.rank == 0 and self.step:
             print(f"training: goes on after step {self.step} of {self.recipe.steps}", file=sys.stderr)
 
     def _save(self) -> None:
@@ -291,7 +292,7 @@ class Trainer:
             self.learner.export(final, self.step, self.folder / "data" / RANKS_FILE)
             draw_losses(self.folder)
             facts = {"recipe": asdict(self.recipe), "steps": self.step, "tokens": self.tokens, "flops": self.flops}
-            (self.folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+            write_text_atomic(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
         self.process.wait()
         return Trained(self.folder, final, self.step, self.tokens, self.flops)
 
@@ -312,13 +313,15 @@ def slow_rate(recipe: Recipe, step: int) -> float:
 
 
 def _cut_rows(path: Path, step: int) -> None:
-    """Drop rows after `step`, and a torn last line, from a log."""
+    """Drop rows after `step`, and a torn last line, from a log; one whose first line is torn is removed."""
     if not path.is_file():
         return
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+    lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:
+        path.unlink()
+        return
     with atomic(path, other="place") as file:
-        file.writelines([lines[0], *kept] if lines else [])
+        file.writelines([lines[0], *(line for line in lines[1:] if int(line.split(",", 1)[0]) <= step)])
 
 
 # Plot -----------------------------------------------------------------------------------------------------------------
