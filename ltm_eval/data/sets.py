@@ -84,6 +84,8 @@ RULES = DataSet(
     },
 )
 
+QUESTION_SETS: Mapping[str, DataSet] = {spec.name: spec for spec in (GSM8K, SVAMP, MULTIARITH, RULES)}
+
 
 @reads(lambda _: PLACE)
 def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:

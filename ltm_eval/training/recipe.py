@@ -82,7 +82,9 @@ class Recipe:
     compile: bool = False  # whether to try torch.compile on the slow step
     validate_every: Count = 500  # steps between validations; 0 for only at the end
     validation_t_fast: Steps = 16  # fast steps of the validation's bound
-    save_every: AtLeastOne = 100  # steps between saves
+    save_every: AtLeastOne = 100  # steps between saves of the state that a resumed run starts from
+    # intermediate checkpoints to keep, at even distances; each takes 2 bytes a parameter, and the encoding
+    checkpoints: Count = 3
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -98,9 +100,15 @@ class Recipe:
         return fit_config(self.preset, t_fast=self.t_fast, **changes)
 
     @property
+    def checkpoint_steps(self) -> frozenset[int]:
+        """Slow steps after which an intermediate checkpoint is kept."""
+        parts = self.checkpoints + 1
+        return frozenset(self.steps * part // parts for part in range(1, parts)) - {0}
+
+    @property
     def digest(self) -> str:
         """sha256 over everything that affects the weights."""
-        silent = {"validate_every", "validation_t_fast", "save_every", "compile"}
+        silent = {"validate_every", "validation_t_fast", "save_every", "checkpoints", "compile"}
         values = {key: value for key, value in asdict(self).items() if key not in silent}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
 from ltm_eval.system.files import atomic, refuse_links
-from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
+from ltm_eval.training.learners import FLOPS_FORMULA, CausalLearner, LatentLearner, Learner
 from ltm_eval.training.packing import Feed, Packed, prepare
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ltm_eval.training.recipe import Recipe
 
 
-STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL = "state.pt", "log.csv", "validation.csv", "loss.png", "final"
+STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE = "state.pt", "log.csv", "validation.csv", "loss.png"
+FINAL, CHECKPOINTS = "final", "checkpoints"  # folders of the model, and of intermediate ones by step
 LOG_FIELDS = (
     "step",
     "source",
@@ -120,9 +121,12 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     state = folder / STATE_FILE
     if state.is_file() and _read_state(state)["recipe"] != recipe.digest:
         raise RefusedError(f"{folder}: contains a run of another recipe; choose a new folder, nothing was changed")
-    refuse_links(*(folder / name for name in ("data", "run.json", LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL)))
-    if not state.is_file() and (folder / FINAL).exists():
-        raise RefusedError(f"{folder}: {FINAL} there is of no training run; choose a new folder, nothing was changed")
+    written = ("data", "run.json", LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL, CHECKPOINTS)
+    refuse_links(*(folder / name for name in written))
+    # a run that was killed early has tokens and perhaps a checkpoint, but no state
+    for name, own in ((FINAL, state), (CHECKPOINTS, folder / "data")):
+        if not state.is_file() and not own.exists() and (folder / name).exists():
+            raise RefusedError(f"{folder}: {name} there is of no training run; choose a new folder, nothing was changed")
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -164,6 +168,8 @@ class Trainer:
                 self._say(row, first)
             if self.recipe.validate_every and self.step % self.recipe.validate_every == 0:
                 self._validate()
+            if self.step in self.recipe.checkpoint_steps:  # before the state: a killed run writes it again
+                self._export(self.folder / CHECKPOINTS / f"step{self.step}")
             if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
                 self._save()
         return self._finish()
@@ -287,13 +293,22 @@ class Trainer:
                 _cut_rows(self.folder / VALIDATION_FILE, self.step - 1)
             self._validate()
         final = self.folder / FINAL
+        self._export(final)
         if self.process.rank == 0:
-            self.learner.export(final, self.step, self.folder / "data" / RANKS_FILE)
             draw_losses(self.folder)
             facts = {"recipe": asdict(self.recipe), "steps": self.step, "tokens": self.tokens, "flops": self.flops}
             (self.folder / "run.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
         self.process.wait()
         return Trained(self.folder, final, self.step, self.tokens, self.flops)
+
+    def _export(self, folder: Path) -> None:
+        """Write the model as it is now, in half precision, with the compute so far."""
+        if self.process.rank == 0:
+            training = {"step": self.step, "tokens": self.tokens, "flops": self.flops, "formula": FLOPS_FORMULA}
+            self.learner.export(folder, training, self.folder / "data" / RANKS_FILE)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            print(f"training: {folder} written, {size / 1e6:,.1f} MB", file=sys.stderr)
+        self.process.wait()
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
