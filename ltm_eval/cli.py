@@ -710,12 +710,12 @@ def convert(
 
 @app.command(
     epilog=examples(
-        "ltm-eval train --config demo/ltm-demo.yaml --data DIR --output runs/ltm-demo",
+        "ltm-eval train --config ltm-demo --data DIR --output runs/ltm-demo",
         "torchrun --nproc-per-node 8 -m ltm_eval train --config big.yaml --data DIR --output runs/big",
     )
 )
 def train(
-    config: Annotated[str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; see demo/ltm-demo.yaml.")],
+    config: Annotated[str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; bundled: ltm-demo, gpt2-demo.")],
     output: Annotated[
         str,
         typer.Option(

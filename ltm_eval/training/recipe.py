@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat
 
 from ltm_eval.inference.options import AtLeastOne, Dtype, FitConfig, Preset, Rate, Seed, Steps, fit_config
 from ltm_eval.system.errors import InputError, UsageError
-from ltm_eval.system.files import read_regular
+from ltm_eval.system.files import read_regular, recipes
 from ltm_eval.system.options import Many, options
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     """Return the recipe in a YAML file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a bundled one, `ltm-demo` or `gpt2-demo`, unless such a file exists.
         steps: replaces the file's number of slow steps.
 
     Raises:
@@ -133,12 +133,16 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     """
     import yaml
 
+    bundled = recipes()
     try:
+        path = path if path.exists() else bundled.get(str(path), path)
         if path.stat().st_size > RECIPE_LIMIT:
             raise InputError(f"{path}: {path.stat().st_size} bytes, a recipe has at most {RECIPE_LIMIT}")
         content = yaml.safe_load(read_regular(path).decode("utf-8"))
     except OSError as error:
-        raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
+        raise InputError(
+            f"recipe {path}: cannot be read ({error.strerror}); bundled recipes are {', '.join(bundled)}"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"recipe {path}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list):
