@@ -1,4 +1,4 @@
-"""Write the bundled sample files of word problems and rule episodes anew, from templates, rules and `handwritten.jsonl`.
+"""Write the bundled samples of word problems and rule episodes anew, from templates, rules and `handwritten.jsonl`.
 
 python demo/write_sample.py
 """

@@ -715,7 +715,9 @@ def convert(
     )
 )
 def train(
-    config: Annotated[str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; bundled: ltm-demo, gpt2-demo.")],
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; bundled: ltm-demo, gpt2-demo.")
+    ],
     output: Annotated[
         str,
         typer.Option(

@@ -205,7 +205,9 @@ def test_checkpoints_are_evaluated_and_drawn_against_tokens(
     assert "--x must be one of step, tokens, flops, t_fast, n_z, parameters" in capsys.readouterr().err
 
 
-def test_a_run_killed_between_checkpoint_and_state_goes_on(data: Path, recipe: Recipe, whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_between_checkpoint_and_state_goes_on(
+    data: Path, recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
     """The checkpoint of a step stands before its state; the resumed run writes the same one again."""
     seldom = replace(recipe, save_every=100)
 

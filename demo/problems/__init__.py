@@ -16,8 +16,8 @@ before. A step is a calculation and the sentence that shows it; what stands in p
 ` if …` makes a step conditional. Of several questions one is drawn. What stands in braces, ranges and calculations is
 Python.
 
-Templates of the split `test` never occur in `train`. `svamp.yaml` and `multiarith.yaml` hold situations of their own, for
-samples in the form of those sets. The form of answers (annotations `<<a op b=c>>`, a final `#### n`)
+Templates of the split `test` never occur in `train`; `svamp.yaml` and `multiarith.yaml` hold situations of their own,
+for samples in the form of those sets. The form of answers (annotations `<<a op b=c>>`, a final `#### n`)
 is that of arXiv:2110.14168; no wording is.
 """
 

@@ -639,7 +639,9 @@ def about(  # noqa: PLR0913 - all that the results file says of a run
             "sample_data": config.data == "sample" or any(map(is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
-            **{name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget", "shots")},
+            **{
+                name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget", "shots")
+            },
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),

@@ -82,7 +82,9 @@ def training_metadata(text: str | None) -> dict[str, Any]:
     """
     told = {name: value for name, value in metadata_object(text or "{}").items() if name in TRAINING}
     try:
-        return training_compute({TRAINING[name]: value for name, value in told.items()}, where="metadata: training") or {}
+        return (
+            training_compute({TRAINING[name]: value for name, value in told.items()}, where="metadata: training") or {}
+        )
     except InputError as error:
         raise UsageError(str(error)) from error
 

@@ -274,7 +274,9 @@ def run_grid(config: GridConfig) -> Swept:
     tasks = tuple(known_tasks(config.base.tasks, manager))
     refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
     if len(config.models) > 1 and training_metadata(config.base.metadata):
-        raise UsageError("metadata: training is of one model, this sweep has several; give each its training_compute.json")
+        raise UsageError(
+            "metadata: training is of one model, this sweep has several; give each its training_compute.json"
+        )
     with begun(config.base) as (_, output, _):
         base = replace(config.base, tasks=tasks, output_path=str(output))
         concerned = heeding(manager, tasks, base)

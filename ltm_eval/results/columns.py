@@ -284,12 +284,15 @@ def _apart(runs: Sequence[Run]) -> list[list[str]]:
             names.setdefault(name, []).append(task)
     if len(names) > 1:
         names.pop("prompts", None)  # the others say why
+    if "shots" in names:
+        names.pop("used", None)
     for name, tasks in names.items():
         for own, one in zip(words, told, strict=True):
             of = tasks if name in OF_TASK else one
-            values = dict.fromkeys(one[task][name] for task in of if task in one and name in one[task])
-            if values:
-                own.append(word_of(name, " / ".join(values)))
+            said = [one[task] for task in of if task in one and name in one[task]]
+            short = "used" if name == "shots" and any("used" in settings for settings in said) else name
+            if values := dict.fromkeys(settings.get(short, settings[name]) for settings in said):
+                own.append(word_of(short, " / ".join(values)))
     if len({tuple(own) for own in words}) < len(runs):
         words = [own + place for own, place in zip(words, _places(runs), strict=True)]
     return words

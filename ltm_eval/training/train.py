@@ -38,18 +38,6 @@ if TYPE_CHECKING:
 
 STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE = "state.pt", "log.csv", "validation.csv", "loss.png"
 FINAL, CHECKPOINTS = "final", "checkpoints"  # folders of the model, and of intermediate ones by step
-LOG_FIELDS = (
-    "step",
-    "source",
-    "nll_nats_per_token",
-    "kl_nats_per_token",
-    "lr",
-    "gradient_norm",
-    "tokens",
-    "flops",
-    "seconds",
-)
-VALIDATION_FIELDS = ("step", "source", "row", "nats_per_token", "stderr_nats_per_token", "tokens")
 LINE_SECONDS = 10.0  # seconds between progress lines
 
 
@@ -126,7 +114,9 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     # a run that was killed early has tokens and perhaps a checkpoint, but no state
     for name, own in ((FINAL, state), (CHECKPOINTS, folder / "data")):
         if not state.is_file() and not own.exists() and (folder / name).exists():
-            raise RefusedError(f"{folder}: {name} there is of no training run; choose a new folder, nothing was changed")
+            raise RefusedError(
+                f"{folder}: {name} there is of no training run; choose a new folder, nothing was changed"
+            )
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -162,7 +152,7 @@ class Trainer:
         while self.step < self.recipe.steps:
             row = self._slow_step()
             self.seconds = time.monotonic() - begun
-            self._record(LOG_FILE, LOG_FIELDS, [{**row, "seconds": round(self.seconds, 2)}])
+            self._record(LOG_FILE, [{**row, "seconds": round(self.seconds, 2)}])
             if self.seconds - said >= LINE_SECONDS or self.step == self.recipe.steps:
                 said = self.seconds
                 self._say(row, first)
@@ -251,13 +241,14 @@ class Trainer:
                 torch.save(state, file)
         self.process.wait()
 
-    def _record(self, name: str, names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-        if self.process.rank:
+    def _record(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to a CSV file; all its rows have the same columns."""
+        if self.process.rank or not rows:
             return
         path = self.folder / name
         new = not path.is_file()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
+            writer = csv.DictWriter(file, rows[0])
             if new:
                 writer.writeheader()
             writer.writerows(rows)
@@ -283,7 +274,7 @@ class Trainer:
                 if packed.source.validation
                 for row in self.learner.validate(packed.documents(np.arange(packed.training, len(packed.rows))))
             ]
-            self._record(VALIDATION_FILE, VALIDATION_FIELDS, rows)
+            self._record(VALIDATION_FILE, rows)
         self.process.wait()
 
     def _finish(self) -> Trained:
@@ -342,40 +333,23 @@ def _cut_rows(path: Path, step: int) -> None:
 def draw_losses(folder: Path) -> None:
     """Plot log and validation of a run as `loss.png`: nats per token against slow steps, one colour per source."""
     import matplotlib as mpl
+    import pandas as pd
     from matplotlib.figure import Figure
 
-    logged = _columns(folder / LOG_FILE, "nll_nats_per_token")
-    held_out = _columns(folder / VALIDATION_FILE, "nats_per_token")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    colours = dict(zip(sorted(logged), mpl.color_sequences["tab10"], strict=False))
-    for name, points in sorted(logged.items()):
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, _smoothed(values), color=colours[name], linewidth=1, label=f"{name}: given z, training")
-    for name, points in sorted(held_out.items()):
-        source, _, row = name.partition(" ")
-        if not row.startswith("kl"):
-            steps, values = zip(*points, strict=True)
-            marker = "v" if row.startswith(("bound", "nll")) else "x"
-            axes.plot(steps, values, marker, color=colours.get(source, "black"), label=f"{source}: {row}, held out")
+    logged = pd.read_csv(folder / LOG_FILE).groupby("source")
+    colours = dict(zip(logged.groups, mpl.color_sequences["tab10"], strict=False))
+    for source, rows in logged:
+        smoothed = rows["nll_nats_per_token"].rolling(21, center=True, min_periods=1).mean()
+        axes.plot(rows["step"], smoothed, color=colours[source], linewidth=1, label=f"{source}: given z, training")
+    if (folder / VALIDATION_FILE).is_file():
+        for (source, row), rows in pd.read_csv(folder / VALIDATION_FILE).groupby(["source", "row"]):
+            if row != "kl":
+                marker, colour = "x" if row == "prior" else "v", colours.get(source, "black")
+                label = f"{source}: {row}, held out"
+                axes.plot(rows["step"], rows["nats_per_token"], marker, color=colour, label=label)
     axes.set_xlabel("slow steps")
     axes.set_ylabel("nats per token")
     axes.legend(fontsize=6, ncols=2)
     figure.savefig(folder / FIGURE_FILE, dpi=150)
-
-
-def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
-    """Return the points of each source (and row) in a log."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name = row["source"] + (f" {row['row']}" if "row" in row else "")
-                found.setdefault(name, []).append((int(row["step"]), float(row[value])))
-    return found
-
-
-def _smoothed(values: tuple[float, ...], half: int = 10) -> list[float]:
-    """Return running means over up to 2 half + 1 values."""
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [math.fsum(window) / len(window) for window in windows]
