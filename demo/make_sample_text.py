@@ -275,9 +275,10 @@ README = """\
 
 Small texts to try every task with, without a download. **These are not the published sets**, and figures on them
 compare with nothing outside this program: the texts are few, and of one hand. All of it was written for this project,
-with invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/` holds word
-problems made by `python demo/write_sample.py`, which makes `rules/` too; the rest is made by
-`python demo/make_sample_text.py` from natural prose in `demo/sample_text/`.
+with invented people, places, companies and findings, and is under the project's licence (MIT). `gsm8k/`,
+`svamp/` (60 problems of one step) and `multiarith/` (60 of two) hold word problems made by `python
+demo/write_sample.py`, which makes `rules/` too; the rest is made by `python demo/make_sample_text.py` from natural
+prose in `demo/sample_text/`.
 
 | source | words | what |
 |---|---|---|

@@ -554,12 +554,26 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     return 0
 
 
-@app.command(epilog=examples("ltm-eval history results/", "ltm-eval history runs/*/results -o history.html"))
+@app.command(
+    epilog=examples(
+        "ltm-eval history results/",
+        "ltm-eval history runs/*/results -o history.html",
+        "ltm-eval history results/ --x flops -o scaling.html",
+    )
+)
 def history(
     sources: Annotated[
         list[str], typer.Argument(metavar="DIR...", help="Results files or folders of several checkpoints.")
     ],
     *,
+    x: Annotated[
+        str,
+        typer.Option(
+            "--x",
+            metavar="step|tokens|flops|t_fast|n_z|parameters",
+            help="Horizontal axis: training step, tokens or FLOPs, fast steps, latent vectors in all, model size.",
+        ),
+    ] = "step",
     format_: Formats = None,
     output: Output = None,
 ) -> int:
@@ -568,7 +582,7 @@ def history(
     from ltm_eval.results.files import find_runs
 
     formats_of(format_)
-    _write(document(find_runs(sources, newest_only=False)), format_, output, stem=Path("history"))
+    _write(document(find_runs(sources, newest_only=False), x), format_, output, stem=Path("history"))
     return 0
 
 
@@ -726,12 +740,14 @@ def convert(
 
 @app.command(
     epilog=examples(
-        "ltm-eval train --config demo/ltm-demo.yaml --data DIR --output runs/ltm-demo",
+        "ltm-eval train --config ltm-demo --data DIR --output runs/ltm-demo",
         "torchrun --nproc-per-node 8 -m ltm_eval train --config big.yaml --data DIR --output runs/big",
     )
 )
 def train(
-    config: Annotated[str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; see demo/ltm-demo.yaml.")],
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="Recipe in YAML; bundled: ltm-demo, gpt2-demo.")
+    ],
     output: Annotated[
         str,
         typer.Option(
@@ -856,7 +872,9 @@ def ls(
 
 
 def _tasks() -> Iterator[tuple[str, str]]:
-    """Yield name and kind of every task in our YAML files, then tags with their tasks."""
+    """Yield name, kind, size and needs of every task in our YAML files, then tags with their tasks."""
+    from ltm_eval.data.sets import QUESTION_SETS, TEXT_SETS
+
     tags: dict[str, list[str]] = {}
     for file in sorted(files.tasks_dir().rglob("*.yaml")):
         content = _read_task(file)
@@ -864,7 +882,13 @@ def _tasks() -> Iterator[tuple[str, str]]:
         if isinstance(name, str):
             shots = content.get("num_fewshot")
             detail = "" if shots is None else ", zero-shot" if shots == 0 else f", {shots} shots by default"
-            yield name, f"{content.get('output_type')}{detail}"
+            found = [f"{content.get('output_type')}{detail}"]
+            if (spec := {**TEXT_SETS, **QUESTION_SETS}.get(file.parent.name)) is not None:
+                sample = spec.bundled or (files.sample_data_dir() / spec.name).is_dir()
+                found += [f"{spec.official[spec.split].rows:,} examples", "sample bundled" if sample else "no sample"]
+            if "tasks.mauve" in str(content.get("class")):
+                found += ["sample bundled", "needs ltm-eval[hf,mauve]"]
+            yield name, "; ".join(found)
             if "tag" in content:
                 tags.setdefault(content["tag"], []).append(name)
     yield from ((tag, ", ".join(names)) for tag, names in tags.items())

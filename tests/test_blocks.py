@@ -164,7 +164,7 @@ def test_whole_documents(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "mdml"}, "protocol must be mdlm or documents, got 'mdml'"),
+        ({"protocol": "mdml"}, "protocol must be one of mdlm, documents, got 'mdml'"),
         ({"block_tokens": 15}, "at least 16, got 15"),
         ({"protocol": "documents", "insert_eos": True}, "belong to protocol mdlm"),
         ({"protocol": "documents", "block_tokens": 512}, "belong to protocol mdlm"),

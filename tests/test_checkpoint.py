@@ -17,7 +17,15 @@ import torch
 import ltm_eval
 from ltm_eval.model import checkpoint
 from ltm_eval.model.checkpoint import canonical_name, convert, load, read, weights_sha256
-from ltm_eval.system.errors import CheckpointError, LtmEvalError, MachineError, RefusedError, TokenizerError, error_line
+from ltm_eval.system.errors import (
+    CheckpointError,
+    InputError,
+    LtmEvalError,
+    MachineError,
+    RefusedError,
+    TokenizerError,
+    error_line,
+)
 from tests.tiny import DATA, RELEASED, latent, released, tiny_folder
 
 CONTENT: dict[str, Any] = torch.load(DATA / "released_b" / "ckpt_1000.pt", weights_only=True)
@@ -286,6 +294,30 @@ def flip(path: Path) -> None:
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_training_took_lies_beside_a_released_file_and_is_converted(tmp_path: Path) -> None:
+    for name in ("ckpt_1000.pt", "ckpt_2000.pt"):
+        shutil.copy(DATA / "released_b" / "ckpt_1000.pt", tmp_path / name)
+    beside = tmp_path / "training_compute.json"
+    assert load(tmp_path / "ckpt_1000.pt").info.training is None
+    beside.write_text('{"tokens": 3e9, "flops": 4e18, "formula": "6 P"}')
+    told = {"tokens": 3e9, "flops": 4e18, "formula": "6 P"}
+    assert load(tmp_path / "ckpt_1000.pt").info.training == told
+    beside.write_text('{"ckpt_2000.pt": {"tokens": 7, "other": 1}, "ckpt_1000.pt": {"tokens": 5}}')
+    convert(tmp_path / "ckpt_2000.pt", tmp_path / "folder")
+    assert load(tmp_path / "folder").info.training == {"tokens": 7}
+    for content, message in (
+        ("[]", "expected an object with tokens and flops"),
+        ("{", "cannot be read as JSON"),
+        ('{"tokens": "many"}', "tokens must be a positive number, got 'many'"),
+        ('{"flops": true}', "flops must be a positive number, got True"),
+        ('{"step": 1.5}', "step must be a whole number of at least 0"),
+        ('{"formula": 6}', "formula must be text"),
+    ):
+        beside.write_text(content)
+        with pytest.raises(InputError, match=message):
+            load(tmp_path / "ckpt_1000.pt")
 
 
 def test_a_folder_of_released_files_says_what_to_do(tmp_path: Path) -> None:

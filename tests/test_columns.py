@@ -220,6 +220,16 @@ def test_shots_that_both_models_were_asked_under_come_first(folder: Folder) -> N
     assert labels(folder.page()) == ["demo · 0 shots", "demo · 8 shots", "gpt2-demo"]
 
 
+def test_shots_that_did_not_fit_are_told_where_shots_are(folder: Folder) -> None:
+    for shots, used in ((8, 8.0), (32, 9.25)):
+        told = {TASK: {"in_prompt": shots, "used": used, "fewest": 7, "most": 11}}
+        folder.ltm(TASK, shots=shots, extra={"shots": told})
+    page = folder.page()
+    assert set(labels(page)) == {"demo · 8 shots", "demo · 9.25 of 32 shots fit"}
+    assert [one["note"] for one in page["figures"] if one["shots"] == 32] == ["9.25 of 32 shots fit"] * 2
+    assert not [one for one in page["figures"] if one["shots"] == 8 and "fit" in one["note"]]
+
+
 def test_of_a_sweep_its_first_combination_stands_for_all(folder: Folder) -> None:
     folder.ltm(TASK)
     cell = folder.ltm(TASK, condition="prior", extra={"sweep_cell": "prior_2-shot"})

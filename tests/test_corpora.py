@@ -7,14 +7,14 @@ import json
 import os
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_eval.data import readers, sources
-from ltm_eval.data.readers import Standing, checked_row, json_lines, parquet_rows
+from ltm_eval.data.readers import checked_row, json_lines, parquet_rows
 from ltm_eval.data.sets import GSM8K, RULES, SVAMP, gsm8k_dataset, svamp_dataset
 from ltm_eval.data.sources import DataSet, Split, load
 from ltm_eval.results.answers import INVALID, gold_number
@@ -61,6 +61,13 @@ def load_set(spec: DataSet, data: object = None) -> dict[str, Split]:
 
 def counts(splits: Mapping[str, Split]) -> dict[str, int]:
     return {name: len(split.rows) for name, split in splits.items()}
+
+
+class Standing(NamedTuple):
+    """How what was read compares with the published split."""
+
+    official: bool | None
+    difference: str = ""
 
 
 def standings(splits: Mapping[str, Split]) -> dict[str, Standing]:

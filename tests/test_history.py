@@ -93,6 +93,63 @@ def test_where_the_step_is_found(
     assert (step_of(run), name_of(run)) == (step, name)
 
 
+def scaled(folder: Path, name: str, right: int, **config: Any) -> None:
+    """A run of a model of its own size, fit and training, right on the first `right` of 40 documents."""
+    kind = config.pop("kind", "ltm")
+    change = {"config": {"model": kind, "model_args": {"pretrained": name}, **config}}
+    write_run(folder / name, model=name, right=lambda i: i < right, n=40, kind=kind, change=change)
+
+
+def strict(runs: Any, x: str) -> dict[str, list[tuple[float, float]]]:
+    """Points of exact_match under strict-match, by curve."""
+    frame, _ = curves_of(runs, x)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in frame[frame["filter"] == "strict-match"].itertuples():
+        found.setdefault(row.label, []).append((getattr(row, x), row.figure.value))
+    return found
+
+
+def test_models_of_several_sizes_share_a_curve(tmp_path: Path) -> None:
+    for name, parameters, n_z, right in (("s", 1_000, 3, 8), ("m", 2_000, 6, 12), ("l", 40_000, 6, 20)):
+        scaled(tmp_path, name, right, model_num_parameters=parameters, sizes={"max_z_len": n_z})
+    scaled(tmp_path, "gpt2", 16, model_num_parameters=5_000, kind="hf")
+    assert strict(runs(tmp_path), "parameters") == {"LTM": [(1e3, 0.2), (2e3, 0.3), (4e4, 0.5)], "hf": [(5e3, 0.4)]}
+    assert strict(runs(tmp_path), "n_z") == {
+        "LTM, 1,000 parameters": [(3, 0.2)],
+        "LTM, 2,000 parameters": [(6, 0.3)],
+        "LTM, 40,000 parameters": [(6, 0.5)],
+    }
+    made = document(runs(tmp_path), "n_z")
+    assert made.parts[-1].title == "Left out: no latent vectors N_z" and "best" not in made.parts[0].title.lower()
+    assert [row[1].text for row in document(runs(tmp_path), "parameters").parts[0].tables[0].rows] == ["s", "m", "l"]
+
+
+def test_fast_steps_of_one_checkpoint_share_a_curve(tmp_path: Path) -> None:
+    for steps, right in ((0, 4), (16, 12), (64, 20)):
+        for step in (100, 200):
+            fit = {"preset": "bound", "t_fast": steps}
+            name = f"a{steps}-ckpt_{step}"
+            scaled(tmp_path, name, right + step // 100, fit=fit, checkpoint={"step": step})
+            for file in (tmp_path / name).rglob("results_*.json"):
+                file.write_text(file.read_text("utf-8").replace(name, f"a-ckpt_{step}"), "utf-8")
+    assert strict(runs(tmp_path), "t_fast") == {
+        "a · step 100": [(0, 0.125), (16, 0.325), (64, 0.525)],
+        "a · step 200": [(0, 0.15), (16, 0.35), (64, 0.55)],
+    }
+
+
+def test_compute_is_told_by_the_checkpoint_or_beside_it(tmp_path: Path) -> None:
+    scaled(tmp_path, "x-step1", 8, checkpoint={"step": 1, "training": {"tokens": 10, "flops": 1e12, "formula": "6 P"}})
+    scaled(tmp_path, "x-step2", 16, checkpoint={"step": 2}, training={"tokens": 20, "flops": 3e15, "formula": "6 P"})
+    scaled(tmp_path, "gpt2", 20, kind="hf")
+    assert strict(runs(tmp_path), "flops") == {"x": [(1e12, 0.2), (3e15, 0.4)]}
+    made = document(runs(tmp_path), "flops")
+    assert made.lead.endswith("FLOPs: 6 P.") and made.parts[-1].title == "Left out: no training FLOPs"
+    assert "training_compute.json" in made.parts[-1].sentences[0]
+    with pytest.raises(ResultsError, match=r"no run tells its training tokens \(gpt2\); put training_compute\.json"):
+        document(runs(tmp_path / "gpt2"), "tokens")
+
+
 def test_runs_without_a_step_are_listed_and_alone_refused(tmp_path: Path) -> None:
     write_run(tmp_path, model="gpt2", right=lambda _: True)
     with pytest.raises(ResultsError, match=r"no run tells its training step \(gpt2\)"):

@@ -54,11 +54,15 @@ def own_files(folder: Path) -> set[str]:
     return {path.as_posix() for path in found if "__pycache__" not in path.parts}
 
 
+RECIPES = ("ltm-demo.yaml", "gpt2-demo.yaml")
+
+
 def test_wheel_holds_the_package_tasks_reports_and_bridge(root: Path, wheel: zipfile.ZipFile) -> None:
     expected = {f"ltm_eval/{name}" for name in own_files(root / "ltm_eval")}
     expected |= {f"ltm_eval/tasks/{name}" for name in own_files(root / "tasks")}
     expected |= {f"ltm_eval/reports/{name}" for name in own_files(root / "reports")}
     expected |= {"ltm_eval_bridge.py", "ltm_eval_bridge.pth"}
+    expected |= {f"ltm_eval/demo/{name}" for name in own_files(root / "demo") if name in RECIPES}
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
     assert "ltm_eval/py.typed" in expected
 
@@ -95,6 +99,8 @@ from ltm_eval.system import files as paths
 assert paths.PACKAGE.parent.samefile({str(site)!r}), paths.PACKAGE
 assert paths.tasks_dir().parent == paths.reports_dir().parent == paths.PACKAGE
 assert 'ltm' in model_registry
+from ltm_eval.training.recipe import read_recipe
+assert read_recipe(paths.Path('ltm-demo')).architecture == 'ltm' and list(paths.recipes()) == ['gpt2-demo', 'ltm-demo']
 sys.exit(cli.main(['--version']))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -157,7 +157,7 @@ def test_files_are_made_once(made: tuple[Path, Tokenizer, dict[str, Packed]]) ->
         ({"files": ("texts/*.jsonl",)}, "{", DataError, "c.jsonl:1"),
         ({"files": ("texts/*.jsonl",), "kind": "problems"}, '{"question": "x"}', DataError, "question and answer"),
         ({"files": ("texts/*.jsonl",), "kind": "rules"}, json.dumps(EPISODES[0]), DataError, "as many examples"),
-        ({"files": ("generated.jsonl",)}, "x", DataError, "python demo/make_training_data.py makes it"),
+        ({"files": ("generated.jsonl",)}, "x", DataError, "make_training_data.py of the source tree makes it"),
         ({"files": ("texts/*.jsonl",)}, '{"text": "short"}', DataError, "0 documents of 16 tokens"),
     ],
 )

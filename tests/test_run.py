@@ -75,6 +75,27 @@ def test_the_closing_page_is_of_this_run_if_others_lie_beside_it(
     assert "· seed 1234" in page and "· seed 5" in page
 
 
+def test_shots_beyond_the_context_and_the_compute_of_training_are_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = "run --task gsm8k,svamp,multiarith --shots 32 --limit 1 --t_fast 1 --gen_kwargs max_gen_toks=2 --no-report"
+    told = ["--metadata", '{"training_tokens": 1e9, "training_flops": 2e15}']
+    assert main([*asked.split(), *told, "-o", str(tmp_path)]) == 0
+    (found,) = find_runs([tmp_path])
+    assert found.config["training"] == {"tokens": 1e9, "flops": 2e15} and list(found.tasks) == list(
+        found.extra.shots or {}
+    )
+    for task, shots in (found.extra.shots or {}).items():
+        (line,) = [
+            json.loads(one) for one in (found.tasks[task].latents_path or Path()).read_text("utf-8").splitlines()
+        ]
+        read = line["demonstrations_read"]
+        assert shots == {"in_prompt": 32, "used": read, "fewest": read, "most": read} and 0 < read < 32
+    assert "ltm_gsm8k: 12 of 32 shots fit on average (12 to 12)" in capsys.readouterr().out
+    assert main([*asked.split(), "--metadata", '{"training_flops": -1}', "-o", str(tmp_path / "b")]) == 2
+    assert "metadata: training: flops must be a positive number, got -1" in capsys.readouterr().err
+
+
 def test_runs_of_one_task_after_the_other_are_one_model_on_the_page(folder: Path, tmp_path: Path) -> None:
     """As one run of both tasks: a column, its commands, its files, and each document's own command."""
     first = run(config(folder, tmp_path, limit=2, command=("ltm-eval", "run", "--seed", "1")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -21,10 +22,11 @@ import ltm_eval
 from ltm_eval.cli import main
 from ltm_eval.model.elbo import IGNORED
 from ltm_eval.system.errors import CheckpointError, RefusedError
+from ltm_eval.system.machine import COMPUTE_FILE
 from ltm_eval.training.learners import LatentLearner, _Noise, joined_rows, training_flops
 from ltm_eval.training.packing import prepare
 from ltm_eval.training.recipe import Recipe, read_recipe
-from ltm_eval.training.train import FINAL, LOG_FILE, STATE_FILE, slow_rate, train
+from ltm_eval.training.train import CHECKPOINTS, FINAL, LOG_FILE, STATE_FILE, slow_rate, train
 from tests.gang import Gang
 
 if TYPE_CHECKING:
@@ -157,6 +159,84 @@ def test_what_a_run_leaves(whole: Path, recipe: Recipe) -> None:
     assert not list(whole.glob("*.part"))
 
 
+def checkpoint_folders(run: Path) -> list[Path]:
+    return sorted((run / CHECKPOINTS).iterdir(), key=lambda one: int(one.name.removeprefix("step")))
+
+
+def test_intermediate_checkpoints_are_models_that_say_what_they_cost(whole: Path, recipe: Recipe) -> None:
+    assert recipe.checkpoints == 3 and recipe.checkpoint_steps == {3, 6, 9}
+    logged = {int(row["step"]): row for row in rows_of(whole / LOG_FILE)}
+    folders = [*checkpoint_folders(whole), whole / FINAL]
+    assert [folder.name for folder in folders] == ["step3", "step6", "step9", FINAL]
+    digests = set()
+    for folder in folders:
+        info = ltm_eval.load(folder).info
+        assert info.step is not None and info.training is not None and info.training["step"] == info.step
+        row = logged[info.step]
+        assert info.training["tokens"] == int(row["tokens"]) and f"{info.training['flops']:.6g}" == row["flops"]
+        assert "arXiv:2502.01567" in info.training["formula"]
+        digests.add(info.weights_sha256)
+    assert len(digests) == 4
+
+
+def test_checkpoints_are_evaluated_and_drawn_against_tokens(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of a run, its checkpoints evaluated, and the figures of `history` read back."""
+    expected = {}
+    for folder in (checkpoint_folders(whole)[0], whole / FINAL):
+        told = json.loads((folder / COMPUTE_FILE).read_text("utf-8"))
+        expected[told["tokens"]] = told
+        asked = f"run --model {folder} --task lambada --data sample --limit 2 --t_fast 1 --rows bound --no-report"
+        protocol = ["--metadata", '{"protocol": "documents"}']
+        assert main([*asked.split(), *protocol, "--device", "cpu", "-o", str(tmp_path / "results")]) == 0
+    capsys.readouterr()
+    for x in ("step", "tokens", "flops"):
+        assert main(["history", str(tmp_path / "results"), "--x", x, "--format", "json"]) == 0
+        points = json.loads(capsys.readouterr().out)["points"]
+        bits = [point for point in points if point["metric"] == "bound, bits per byte"]
+        assert [point[x] for point in bits] == [told[x] for told in expected.values()]
+        assert len({point["training_run"] for point in bits}) == 1
+    assert main(["history", str(tmp_path / "results"), "--x", "flops", "-o", str(tmp_path / "f.html")]) == 0
+    page = (tmp_path / "f.html").read_text("utf-8")
+    assert "training FLOPs" in page and "<svg" in page and "12 A for a token of a slow step" in page
+    capsys.readouterr()
+    assert main(["history", str(tmp_path / "results"), "--x", "steps"]) == 2
+    assert "--x must be one of step, tokens, flops, t_fast, n_z, parameters" in capsys.readouterr().err
+
+
+def test_a_run_killed_between_checkpoint_and_state_goes_on(
+    data: Path, recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    """The checkpoint of a step stands before its state; the resumed run writes the same one again."""
+    seldom = replace(recipe, save_every=100)
+
+    class Cut(Exception):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise Cut
+
+        patch.setattr("ltm_eval.training.train.Trainer._validate", fail)
+        with pytest.raises(Cut):
+            train(replace(seldom, validate_every=5), tmp_path, data=data, device="cpu")
+    assert [one.name for one in checkpoint_folders(tmp_path)] == ["step3"] and not (tmp_path / STATE_FILE).exists()
+    train(seldom, tmp_path, data=data, device="cpu")
+    assert_same_weights(whole, tmp_path)
+    for here, there in zip(checkpoint_folders(tmp_path), checkpoint_folders(whole), strict=True):
+        assert (here / "model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()
+        assert (here / COMPUTE_FILE).read_bytes() == (there / COMPUTE_FILE).read_bytes()
+
+
+def test_the_number_of_checkpoints_may_change(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    assert replace(recipe, checkpoints=0).digest == recipe.digest
+    train(replace(recipe, steps=2, checkpoints=0), tmp_path, data=data, device="cpu")
+    assert not (tmp_path / CHECKPOINTS).exists()
+    assert replace(recipe, steps=2, checkpoints=50).checkpoint_steps == {1}
+
+
 def test_the_same_recipe_gives_the_same_bits(data: Path, whole: Path, recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, tmp_path, data=data, device="cpu")
     assert_same_weights(whole, tmp_path)
@@ -208,6 +288,7 @@ def test_gpt2_trains_on_the_same_batches(data: Path, recipe: Recipe, whole: Path
     baseline = replace(recipe, architecture="gpt2", model=GPT2)
     done = train(baseline, tmp_path, data=data, device="cpu")
     assert done.tokens == int(rows_of(whole / LOG_FILE)[-1]["tokens"])
+    assert json.loads((done.final / COMPUTE_FILE).read_text("utf-8"))["flops"] == done.flops
     model = transformers.AutoModelForCausalLM.from_pretrained(done.final)
     tokenizer = transformers.AutoTokenizer.from_pretrained(done.final)
     assert model.dtype == torch.float32

@@ -16,7 +16,8 @@ before. A step is a calculation and the sentence that shows it; what stands in p
 ` if …` makes a step conditional. Of several questions one is drawn. What stands in braces, ranges and calculations is
 Python.
 
-Templates of the split `test` never occur in `train`. The form of answers (annotations `<<a op b=c>>`, a final `#### n`)
+Templates of the split `test` never occur in `train`; `svamp.yaml` and `multiarith.yaml` hold situations of their own,
+for samples in the form of those sets. The form of answers (annotations `<<a op b=c>>`, a final `#### n`)
 is that of arXiv:2110.14168; no wording is.
 """
 
@@ -39,6 +40,7 @@ from ltm_eval.system.files import sample_data_dir
 SAMPLE_SEED = 20_241
 SAMPLE_ROWS = {"train": 144, "test": 125}  # generated rows of the bundled train.jsonl and test.jsonl
 SEEN_ROWS = 72  # rows of the bundled seen.jsonl
+SET_ROWS = 60  # rows of the bundled SVAMP.json and MultiArith.json
 INNER_RANGE = re.compile(r"\(([^().]+)\.\.(.+)\)")  # (2..9) within an expression
 
 
@@ -161,7 +163,7 @@ def _worked(calculation: str, values: dict[str, Any]) -> Worked:
 
 TEMPLATES = {
     split: tuple(Template(name, **entry) for name, entry in _load(f"{split}.yaml").items())
-    for split in ("train", "test")
+    for split in ("train", "test", "svamp", "multiarith")
 }
 
 
@@ -211,6 +213,47 @@ def sample_files() -> dict[str, list[Problem]]:
         "test.jsonl": in_turns(handwritten(), held_out),
         "seen.jsonl": [problem for problem in seen if problem not in train][:SEEN_ROWS],
     }
+
+
+OPERATIONS = {"+": "Addition", "-": "Subtraction", "*": "Multiplication", "/": "Common-Division"}
+
+
+def svamp_rows() -> list[dict[str, object]]:
+    """Return the bundled sample in the form of SVAMP.json (arXiv:2103.07191)."""
+    rows: list[dict[str, object]] = []
+    for number, problem in enumerate(generate(SET_ROWS, seed=SAMPLE_SEED, split="svamp"), 1):
+        body, _, question = problem.question.rpartition(". ")
+        ((left, operator, right),) = re.findall(r"<<(\d+)(\D)(\d+)=", problem.answer)
+        rows.append(
+            {
+                "ID": f"sample-{number}",
+                "Body": f"{body}.",
+                "Question": question,
+                "Equation": f"( {left}.0 {operator} {right}.0 )",
+                "Answer": float(problem.answer.rpartition("#### ")[2]),
+                "Type": OPERATIONS[operator],
+            }
+        )
+    return rows
+
+
+def multiarith_rows() -> list[dict[str, object]]:
+    """Return the bundled sample in the form of MultiArith.json (Roy and Roth 2015)."""
+    rows: list[dict[str, object]] = []
+    for number, problem in enumerate(generate(SET_ROWS, seed=SAMPLE_SEED, split="multiarith")):
+        steps = re.findall(r"<<(\d+)(\D)(\d+)=(\d+)", problem.answer)
+        (a, first, b, between), (c, second, d, _) = steps
+        inner = f"({a}.0{first}{b}.0)"
+        outer = f"{inner}{second}{d}.0" if c == between else f"{c}.0{second}{inner}"
+        rows.append(
+            {
+                "iIndex": number,
+                "lEquations": [f"X=({outer})"],
+                "lSolutions": [float(problem.answer.rpartition("#### ")[2])],
+                "sQuestion": problem.question,
+            }
+        )
+    return rows
 
 
 def jsonl(problems: list[Problem]) -> str:

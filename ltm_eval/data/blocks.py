@@ -22,19 +22,21 @@ within their example and count in the block where they begin, so that neither jo
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ltm_eval.data.metadata import reads
+from pydantic import Field
+
+from ltm_eval.data.metadata import dataset_of, reads
 from ltm_eval.data.sets import documents, load_texts, text_set
-from ltm_eval.data.sources import PLACE, SAMPLE, Split, one_choice
+from ltm_eval.data.sources import PLACE, SAMPLE, place_of
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
 from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
 from ltm_eval.system.files import DEMO_MODEL, demo_model_dir
+from ltm_eval.system.options import names_of, options, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,36 +44,30 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-PROTOCOLS = ("mdlm", "documents")
+Protocol = Literal["mdlm", "documents"]
 BLOCK_TOKENS = 1_024
 SAMPLE_BLOCK_TOKENS = 256  # of the bundled sample data, which are short
 GPT2 = "gpt2"  # GPT-2's tokenizer; the bundled model's, which needs no network, is `DEMO_MODEL`
 FEWEST_TOKENS = 16  # a character can take several tokens; below this a block might hold none
 PARTS = ("split", "file")  # task options that choose the file; `<set>_split` and `<set>_file` apply to one set
+MDLM_ONLY = "block_tokens and insert_eos belong to protocol mdlm; documents are never cut"
 SPLIT = "blocks"  # lm-eval's name for the split, whatever split of the set is read
 _WORD = re.compile(r"\S+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
-@dataclass(frozen=True)
+@options()
 class BlockOptions:
     """How a set becomes documents."""
 
-    protocol: str = "mdlm"
-    block_tokens: int = BLOCK_TOKENS  # both ends of text included; `mdlm` only
+    protocol: Protocol = "mdlm"
+    block_tokens: Annotated[int, Field(ge=FEWEST_TOKENS)] = BLOCK_TOKENS  # both ends of text included; `mdlm` only
     insert_eos: bool = False  # whether end-of-text follows every example; `mdlm` only
-    block_tokenizer: str = (
-        GPT2  # to cut and count with: `gpt2`, `demo` (the bundled model's) or a file of mergeable ranks
-    )
+    block_tokenizer: str = GPT2  # to cut and count with: `gpt2`, `demo` (the bundled model's) or a file of ranks
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UsageError(f"protocol must be {' or '.join(PROTOCOLS)}, got {self.protocol!r}")
-        if self.block_tokens < FEWEST_TOKENS:
-            raise UsageError(f"block_tokens must be at least {FEWEST_TOKENS}, got {self.block_tokens}")
         if self.protocol == "documents" and (self.insert_eos or self.block_tokens != BLOCK_TOKENS):
-            raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
+            raise UsageError(MDLM_ONLY)
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def prepare(
     options = options or default_options(data)
     texts = load_texts(name, data=data, split=split, file=file)
     tokenizer = block_tokenizer(options.block_tokenizer)
-    wholes = _checked(documents(texts), texts)
+    wholes = documents(texts)
     if options.protocol == "documents":
         blocks, counts = whole_documents(wholes, tokenizer)
     else:
@@ -156,27 +152,16 @@ def prepare(
     return Prepared(tuple(blocks), facts)
 
 
-def _checked(wholes: Iterable[tuple[str, ...]], texts: Split) -> Iterator[tuple[str, ...]]:
-    """Yield documents; reject those that contain the end-of-text mark."""
-    for parts in wholes:
-        if any(END_OF_TEXT in part for part in parts):
-            raise DataError(
-                f"{texts.name} in {texts.source}: {END_OF_TEXT} occurs in an example, and models read it as the end of "
-                "a text; remove it"
-            )
-        yield parts
-
-
-def default_options(data: object, *, protocol: str = PROTOCOLS[0]) -> BlockOptions:
+def default_options(data: object, *, protocol: Protocol = "mdlm") -> BlockOptions:
     """Return the default options: the published preparation, or shorter blocks for the bundled samples.
 
     Args:
         data: as in `prepare`.
-        protocol: of `PROTOCOLS`.
+        protocol: blocks or whole documents.
     """
     if str(data) != SAMPLE:
         return BlockOptions(protocol)
-    length = SAMPLE_BLOCK_TOKENS if protocol == PROTOCOLS[0] else BLOCK_TOKENS
+    length = SAMPLE_BLOCK_TOKENS if protocol == "mdlm" else BLOCK_TOKENS
     return BlockOptions(protocol, length, block_tokenizer=DEMO_MODEL)
 
 
@@ -339,11 +324,9 @@ def _read_by_sets(metadata: Mapping[str, Any]) -> set[str]:
     return {*PLACE, *own, *(key for key in PARTS if f"{name}_{key}" not in metadata)}
 
 
-@reads(lambda metadata: _read_by_sets(metadata) | {one.name for one in fields(BlockOptions)})
+@reads(lambda metadata: _read_by_sets(metadata) | set(names_of(BlockOptions)))
 def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Dataset]:
     """Return a perplexity set for lm-eval: rows with the fields of `Block`, under the one split `blocks`.
-
-    The facts of the preparation are JSON in the data set's description (`dataset.info.description`).
 
     Args:
         text_set_name: of `sets.TEXT_SETS`, from the task's YAML.
@@ -353,11 +336,8 @@ def blocks_dataset(*, text_set_name: str, **metadata: object) -> dict[str, Datas
     Raises:
         LtmEvalError: see `prepare`.
     """
-    from datasets import Dataset, DatasetInfo
-
     prepared = prepare(text_set_name, options_of(metadata), **_source_of(text_set_name, metadata))
-    info = DatasetInfo(description=json.dumps(prepared.facts))
-    return {SPLIT: Dataset.from_list([asdict(block) for block in prepared.blocks], info=info)}
+    return {SPLIT: dataset_of([asdict(block) for block in prepared.blocks], prepared.facts)}
 
 
 @reads(lambda metadata: _read_by_sets({"text_set_name": "lambada", **metadata}))
@@ -369,8 +349,6 @@ def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> 
     Raises:
         DataError: see `sets.load_texts`; or a passage is a single word.
     """
-    from datasets import Dataset, DatasetInfo
-
     texts = load_texts(text_set_name, **_source_of(text_set_name, metadata))
     rows = []
     for index, passage in enumerate(texts.examples):
@@ -378,8 +356,7 @@ def last_word_dataset(*, text_set_name: str = "lambada", **metadata: object) -> 
         if not context.strip() or not word.strip():
             raise DataError(f"{texts.name} in {texts.source}: passage {index + 1} has no last word after a space")
         rows.append({"context": context, "target": space + word, "index": index})
-    info = DatasetInfo(description=json.dumps({**texts.facts(), "examples": len(rows)}))
-    return {SPLIT: Dataset.from_list(rows, info=info)}
+    return {SPLIT: dataset_of(rows, {**texts.facts(), "examples": len(rows)})}
 
 
 def options_of(metadata: Mapping[str, object]) -> BlockOptions:
@@ -388,38 +365,18 @@ def options_of(metadata: Mapping[str, object]) -> BlockOptions:
     Raises:
         UsageError: a value is out of range or has the wrong type.
     """
-    protocol = str(metadata.get("protocol") or PROTOCOLS[0])
-    if protocol == "documents" and any(metadata.get(key) is not None for key in ("block_tokens", "insert_eos")):
-        raise UsageError("block_tokens and insert_eos belong to protocol mdlm; documents are never cut")
-    default = default_options(one_choice(metadata.get("data"), metadata.get("data_dir")), protocol=protocol)
-    insert_eos = str(metadata.get("insert_eos", default.insert_eos)).strip().lower()
-    if metadata.get("insert_eos") is not None and insert_eos not in _TRUE | _FALSE:
-        raise UsageError(f"insert_eos must be true or false, got {metadata['insert_eos']!r}")
-    return BlockOptions(
-        protocol=protocol,
-        block_tokens=_whole(metadata.get("block_tokens"), default.block_tokens),
-        insert_eos=insert_eos in _TRUE,
-        block_tokenizer=str(metadata.get("block_tokenizer") or default.block_tokenizer),
-    )
+    told = {name: metadata[name] for name in names_of(BlockOptions) if metadata.get(name) is not None}
+    given = {name: read(BlockOptions, name, value) for name, value in told.items()}
+    if given.get("protocol") == "documents" and given.keys() & {"block_tokens", "insert_eos"}:
+        raise UsageError(MDLM_ONLY)
+    return replace(default_options(place_of(metadata), protocol=given.get("protocol", "mdlm")), **given)
 
 
 def _source_of(name: str, metadata: Mapping[str, object]) -> dict[str, Any]:
     """Return `data`, `split` and `file` of one set."""
     text_set(name)
-    found: dict[str, Any] = {"data": one_choice(metadata.get("data"), metadata.get("data_dir"))}
+    found: dict[str, Any] = {"data": place_of(metadata)}
     for key in PARTS:
         value = metadata.get(f"{name}_{key}", metadata.get(key))
         found[key] = None if value is None else str(value)
     return found
-
-
-def _whole(value: object, default: int) -> int:
-    if value is None:
-        return default
-    try:
-        number = float(str(value))
-        if number == int(number) and not isinstance(value, bool):
-            return int(number)
-    except (ValueError, OverflowError):
-        pass
-    raise UsageError(f"block_tokens must be a whole number, got {value!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,19 +109,9 @@ def _rewritten(text: str, rules: Iterable[Rule]) -> str:
     return text
 
 
-def wikitext(text: str) -> str:
-    """Detokenise a line of WikiText, with its line end."""
-    return _rewritten(text, WIKITEXT_RULES)
-
-
-def ptb(text: str) -> str:
-    """Detokenise a sentence of the Penn Treebank, without the spaces around it."""
-    return _rewritten(text, PTB_RULES)
-
-
-def lm1b(text: str) -> str:
-    """Detokenise a sentence of the one billion word benchmark."""
-    return _rewritten(text, LM1B_RULES)
+wikitext = partial(_rewritten, rules=WIKITEXT_RULES)  # of a line, with its line end
+ptb = partial(_rewritten, rules=PTB_RULES)  # of a sentence, without the spaces around it
+lm1b = partial(_rewritten, rules=LM1B_RULES)  # of a sentence
 
 
 def lambada(text: str) -> str:

@@ -14,6 +14,8 @@ from ltm_eval.system.errors import UsageError, hosted_by_lm_eval, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from datasets import Dataset
+
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ def reads(names: Callable[[Mapping[str, Any]], Collection[str]]) -> Callable[[F]
     return marked
 
 
-def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return files, digests and counts of each split of a loaded task; for other loaders the number of rows.
+def dataset_of(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Dataset:
+    """Return rows for lm-eval, with what is known of their origin, which `described` reads back."""
+    from datasets import Dataset, DatasetInfo
 
-    A loader of this package writes them as JSON into the data set's description.
-    """
+    return Dataset.from_list([dict(row) for row in rows], info=DatasetInfo(description=json.dumps(facts)))
+
+
+def described(splits: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return files, digests and counts of each split of a loaded task; for other loaders the number of rows."""
     facts: dict[str, dict[str, Any]] = {}
     for split, dataset in splits.items():
         description = getattr(getattr(dataset, "info", None), "description", None) or ""
@@ -170,13 +176,12 @@ def metadata_object(text: str, *, where: str = "metadata") -> dict[str, Any]:
     Raises:
         UsageError: it is not one, or a key occurs twice.
     """
-    example = '{"protocol": "documents"}'
     try:
         found = json.loads(text, object_pairs_hook=_each_once)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where} must be a JSON object such as {example}, got {text!r}") from error
+    except (TypeError, ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{where} must be a JSON object such as {example}, got {text!r}")
+        raise UsageError(f'{where} must be a JSON object such as {{"protocol": "documents"}}, got {text!r}')
     return found
 
 

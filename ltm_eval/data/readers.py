@@ -197,26 +197,19 @@ def read_ag_news(path: Path) -> Iterator[Entry]:
         for number, line in all_lines(path):  # noqa: B007 - the last number is used below
             yield line + "\n"
 
-    reader = csv.reader(lines(), skipinitialspace=True, strict=True)
-    first = True
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{path}:{number}: not CSV ({error}); is a quote not closed?") from error
-        if row is None:
-            return
-        if len(row) <= 1 and not "".join(row).strip():
-            continue
-        where, header = f"{path}:{number}", first and row[0].strip().lower() in CSV_HEADERS
-        first = False
-        if len(row) != 3:
-            raise DataError(f"{where}: expected 3 columns (class, title, description), got {len(row)}")
-        if header:
-            continue
-        if row[0] not in {"1", "2", "3", "4"}:
-            raise DataError(f"{where}: expected a class from 1 to 4 in column 1, got {row[0][:40]!r}")
-        yield where, {"text": " ".join(row[1:])}
+    try:
+        reader = csv.reader(lines(), skipinitialspace=True, strict=True)
+        for index, row in enumerate(row for row in reader if len(row) > 1 or "".join(row).strip()):
+            where = f"{path}:{number}"
+            if len(row) != 3:
+                raise DataError(f"{where}: expected 3 columns (class, title, description), got {len(row)}")
+            if index == 0 and row[0].strip().lower() in CSV_HEADERS:
+                continue
+            if row[0] not in {"1", "2", "3", "4"}:
+                raise DataError(f"{where}: expected a class from 1 to 4 in column 1, got {row[0][:40]!r}")
+            yield where, {"text": " ".join(row[1:])}
+    except csv.Error as error:
+        raise DataError(f"{path}:{number}: not CSV ({error}); is a quote not closed?") from error
 
 
 def read_papers(path: Path) -> Iterator[Entry]:
@@ -269,14 +262,6 @@ class Official:
     sha256: str = ""
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How the rows read compare with the published split."""
-
-    official: bool | None  # None if the digest cannot be checked and the count does not contradict
-    difference: str = ""  # such as `12 of 1,319 documents`
-
-
 def file_sha256(path: Path) -> str:
     """Return the digest of a file's bytes."""
     digest = hashlib.sha256()
@@ -297,7 +282,7 @@ def rows_sha256(rows: Iterable[Sequence[str]]) -> str:
     return digest.hexdigest()
 
 
-def standing(count: int, sha256: str, split: str, official: Mapping[str, Official]) -> Standing:
+def compared(count: int, sha256: str, split: str, official: Mapping[str, Official]) -> tuple[bool | None, str]:
     """Compare a split with the published ones of its set.
 
     Args:
@@ -305,17 +290,21 @@ def standing(count: int, sha256: str, split: str, official: Mapping[str, Officia
         sha256: `rows_sha256` of its rows.
         split: its name.
         official: the set's published splits, as far as known.
+
+    Returns:
+        Whether it is the published split, None if the digest cannot be checked and the count does not contradict; and
+        the difference, such as `12 of 1,319 documents`.
     """
-    if other := next((name for name, one in official.items() if name != split and one.sha256 == sha256), ""):
-        return Standing(official=False, difference=f"this is the {other} split")
+    others = {name: one for name, one in official.items() if name != split}
+    if other := next((name for name, one in others.items() if one.sha256 == sha256), ""):
+        return False, f"this is the {other} split"
     known = official.get(split)
-    if known is None:
-        return Standing(official=None)
+    if known is None or (count == known.rows and not known.sha256):
+        return None, ""
     if known.sha256 == sha256:
-        return Standing(official=True)
+        return True, ""
     if count == known.rows:
-        changed = f"{count:,} documents as it has, but other ones or in another order"
-        return Standing(official=False, difference=changed) if known.sha256 else Standing(official=None)
+        return False, f"{count:,} documents as it has, but other ones or in another order"
     found = f"{count:,} {'of' if count < known.rows else 'instead of'} {known.rows:,} documents"
-    like = next((name for name, one in official.items() if name != split and one.rows == count), "")
-    return Standing(official=False, difference=found + (f", as many as the {like} split has" if like else ""))
+    like = next((name for name, one in others.items() if one.rows == count), "")
+    return False, found + (f", as many as the {like} split has" if like else "")

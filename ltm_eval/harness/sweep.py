@@ -38,6 +38,7 @@ from ltm_eval.harness.loading import (
     metadata_for,
     task_manager,
     task_metadata,
+    training_metadata,
 )
 from ltm_eval.harness.options import NOTHING, GridConfig, RunConfig, SweepConfig, changing
 from ltm_eval.harness.run import Combination, begun, settle
@@ -277,6 +278,10 @@ def run_grid(config: GridConfig) -> Swept:
     manager = task_manager(config.base)
     tasks = tuple(known_tasks(config.base.tasks, manager))
     refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
+    if len(config.models) > 1 and training_metadata(config.base.metadata):
+        raise UsageError(
+            "metadata: training is of one model, this sweep has several; give each its training_compute.json"
+        )
     with begun(config.base) as (_, output, _):
         base = replace(config.base, tasks=tasks, output_path=str(output))
         concerned = heeding(manager, tasks, base)

@@ -48,6 +48,7 @@ from ltm_eval.system.files import (
     steady,
 )
 from ltm_eval.system.hub import REFUSALS, ask, is_hub_id
+from ltm_eval.system.machine import COMPUTE_FILE, read_training_compute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +59,7 @@ LONGEST_PATH = 4_095  # bytes; PATH_MAX of Linux less its end
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ltm_eval/1"
-HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE]
+HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, RANKS_FILE, COMPUTE_FILE]
 TIED = "output.weight"
 EMBEDDING = "tok_embeddings.weight"
 
@@ -110,6 +111,7 @@ class CheckpointInfo:
     revision: str | None = None  # commit of a hub checkpoint
     is_demo: bool = False  # whether it is a bundled demo model
     notes: tuple[str, ...] = ()  # caveats: what was rounded, assumed or looks odd
+    training: Mapping[str, Any] | None = None  # tokens seen and FLOPs, see `machine.training_compute`
 
 
 @dataclass(frozen=True)
@@ -428,7 +430,8 @@ def _read_folder(folder: Path, *, source: str, revision: str | None) -> Checkpoi
     spec = str(ranks) if ranks.is_file() else named
     step, odd = _step("step", fields.get("step"))
     notes = (*_notes(fields["model"], weights), *odd)
-    info = CheckpointInfo(source, "folder", step, digest, revision, folder.parent == assets_dir(), notes)
+    is_demo, training = folder.parent == assets_dir(), read_training_compute(folder / COMPUTE_FILE)
+    info = CheckpointInfo(source, "folder", step, digest, revision, is_demo, notes, training)
     return Checkpoint(info, config, weights, spec, pinned)
 
 
@@ -539,7 +542,8 @@ def _read_released(path: Path) -> Checkpoint:
     weights = checked(state, config, where=str(path))
     step, odd = _step("iter_num", content.get("iter_num"))
     notes = (*_notes(sizes, weights), *odd)
-    info = CheckpointInfo(str(path), "released", step, weights_sha256(weights), notes=notes)
+    training = read_training_compute(path.with_name(COMPUTE_FILE), model=path.name)
+    info = CheckpointInfo(str(path), "released", step, weights_sha256(weights), notes=notes, training=training)
     return Checkpoint(info, config, weights, "gpt2" if config.vocab_size == RELEASED_VOCAB else None)
 
 
@@ -797,6 +801,8 @@ def save(checkpoint: Checkpoint, target: Path, *, tokenizer: str | None = None) 
             shutil.copyfile(given / RANKS_FILE if given.is_dir() else given, part / RANKS_FILE)
             fields["tokenizer_sha256"] = load_tokenizer(str(part / RANKS_FILE)).digest
         (part / CONFIG_FILE).write_text(json.dumps(fields, indent=1) + "\n", "utf-8")
+        if checkpoint.info.training is not None:
+            (part / COMPUTE_FILE).write_text(json.dumps(checkpoint.info.training, indent=1) + "\n", "utf-8")
 
 
 def _save_released(checkpoint: Checkpoint, target: Path) -> None:

@@ -271,16 +271,26 @@ def bound_over_steps(curves: Sequence[StepCurve]) -> Figure:
     return _finished(axes, legend if len(legend) > 1 else ())
 
 
+LOGARITHMIC = 1_000  # largest place on an axis of `training_curves` that stays linear
+
+
 @_style()
-def training_curves(curves: Sequence[tuple[str, Sequence[tuple[int, Number]]]], *, axis: str) -> Figure:
+def training_curves(
+    curves: Sequence[tuple[str, Sequence[tuple[float, Number]]]], *, axis: str, x: str = "training step"
+) -> Figure:
     """Plot figures over training steps with their 95 % intervals, one colour per run; shares in percent.
 
     Args:
         curves: name, and steps in order with their figures.
         axis: what the figure is, with its unit.
+        x: what stands in place of steps; logarithmic if some are above `LOGARITHMIC` and ten times others.
     """
-    axes = _axes("training step", axis)
-    _whole_numbers(axes)
+    axes = _axes(x, axis)
+    places = [place for _, points in curves for place, _ in points]
+    if max(places) > LOGARITHMIC and max(places) >= 10 * min(places) > 0 and x != "training step":
+        axes.set_xscale("log")
+    else:
+        _whole_numbers(axes)
     legend: list[tuple[Artist, str]] = []
     for index, (label, points) in enumerate(curves):
         found = [(step, one) for step, one in points if one.value is not None and math.isfinite(one.value)]

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.results.files import UNFINISHED
+from ltm_eval.results.files import UNFINISHED, shots_words
 from ltm_eval.results.official import read_facts
 from ltm_eval.results.signature import PREPARATION, ROLLING, SAMPLED, Setting, tokens_of
 from ltm_eval.system.records import mapping
@@ -32,7 +32,7 @@ ROWS = ("_as_released_block_mean", "_as_released", "_causal", "_prior", "_iwae")
 """Endings of perplexity rows that have a fit or draws of their own."""
 NO_SETTING = ("task", "filter", "limit", "v", "lm_eval")
 """Parts of a signature that set no cells apart: others say the same, or they name the program."""
-OF_TASK = ("documents", "prompts", "rows", "version", *PREPARATION)
+OF_TASK = ("documents", "prompts", "rows", "version", "used", *PREPARATION)
 """Settings that say nothing about another task of the same column."""
 COMPARABLE = ("documents", "shots", "version", "fewshot_seed", *PREPARATION)
 """Settings in which figures of two models should agree."""
@@ -143,6 +143,7 @@ def settings_of(run: Run, task: str) -> dict[str, str]:
         "sample": run.extra.sample_data or read_facts((run.extra.data or {}).get("sets"), task).get("sample") or None,
         **({} if rolling else {f"generation_{name}": value for name, value in options.items()}),
         "options": None if run.extra.settings else _options(run),
+        "used": shots_words(mapping(run.extra.shots).get(task)),
     }
     return found | {name: _text(value) for name, value in told.items() if value not in (None, "")}
 
@@ -180,7 +181,7 @@ def word_of(name: str, value: str) -> str:
     units = {"t_fast": "steps", "shots": "shots", "documents": "documents", "draws": "draws"}
     if last in units:
         said = f"{value} {units[last].removesuffix('s') if value == '1' else units[last]}"
-    elif last in ("condition", "split", "protocol", "dtype", "rows", "options"):
+    elif last in ("condition", "split", "protocol", "dtype", "rows", "options", "used"):
         said = value
     elif last == "sample":
         said = "sample data"
@@ -283,12 +284,15 @@ def _apart(runs: Sequence[Run]) -> list[list[str]]:
             names.setdefault(name, []).append(task)
     if len(names) > 1:
         names.pop("prompts", None)  # the others say why
+    if "shots" in names:
+        names.pop("used", None)
     for name, tasks in names.items():
         for own, one in zip(words, told, strict=True):
             of = tasks if name in OF_TASK else one
-            values = dict.fromkeys(one[task][name] for task in of if task in one and name in one[task])
-            if values:
-                own.append(word_of(name, " / ".join(values)))
+            said = [one[task] for task in of if task in one and name in one[task]]
+            short = "used" if name == "shots" and any("used" in settings for settings in said) else name
+            if values := dict.fromkeys(settings.get(short, settings[name]) for settings in said):
+                own.append(word_of(short, " / ".join(values)))
     if len({tuple(own) for own in words}) < len(runs):
         words = [own + place for own, place in zip(words, _places(runs), strict=True)]
     return words

@@ -231,10 +231,21 @@ class RunExtra(OpenRecord):
     effect: Mapping[str, Any] | None = None  # table of a sweep over conditions and shots (`results.effect`)
     sweep_cell: str = ""  # name of the combination, if the run is a further one of a sweep
     rethink_budget: Mapping[str, Any] | None = None  # by task: compute of rethinking and of its control
+    # by task: demonstrations in the prompt, and of these used, read or fitted on: means, and the fewest and most used
+    shots: Mapping[str, Any] | None = None
     floors: Mapping[str, Many[Floor]] | None = None  # by task: reference rows of perplexity sets
     cost: Mapping[str, Any] | None = None  # by task: wall time and peak memory (`machine.TaskCost`)
     status: str = ""  # running, incomplete or complete; empty if the file does not tell
     groups: Mapping[str, Any] | None = None  # by task: figures by a field of its documents, if `rescore` made them
+
+
+def shots_words(shots: Any) -> str:
+    """Return what `RunExtra.shots` says of a task, if not all demonstrations were used: `9.1 of 32 shots fit`."""
+    told = mapping(shots)
+    used, in_prompt = finite(told.get("used")), finite(told.get("in_prompt"))
+    if used is None or in_prompt is None or used >= in_prompt:
+        return ""
+    return f"{used:.3g} of {in_prompt:.3g} shots fit"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
-from ltm_eval.results.files import read_samples
+from ltm_eval.results.files import read_samples, shots_words
 from ltm_eval.results.statistics import (
     FROM_STDERR,
     STUDENT,
@@ -24,6 +24,7 @@ from ltm_eval.results.statistics import (
 )
 from ltm_eval.results.views import REFERENCE, Difference, Figure, Published, ScoreTable
 from ltm_eval.system.files import reports_dir
+from ltm_eval.system.records import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ def score_table(name: str, entries: Sequence[Entry], *, metric: str, filter_: st
                 higher_is_better=higher,
                 n=result.n_effective if result.n_effective is not None else len(own) or None,
                 n_shot=result.n_shot,
-                note=note,
+                note="; ".join(filter(None, (shots_words(mapping(entry.run.extra.shots).get(name)), note))),
                 signature=setting_of(entry.run, name).signature(score.metric, score.filter) if score else "",
                 difference=difference,
             )

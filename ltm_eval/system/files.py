@@ -57,6 +57,13 @@ def reports_dir() -> Path:
     return _beside("reports")
 
 
+def recipes() -> dict[str, Path]:
+    """Return the recipes that the bundled models were trained by, by name (`ltm-demo`, `gpt2-demo`)."""
+    packed = PACKAGE / "demo"
+    folder = packed if packed.is_dir() else PACKAGE.parent / "demo"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def assets_dir() -> Path:
     """Return the folder of bundled checkpoints (`ltm-demo`) and sample data (`sample/`)."""
     return PACKAGE / "assets"

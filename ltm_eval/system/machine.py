@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import subprocess
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ltm_eval
 from ltm_eval.system import files, progress
+from ltm_eval.system.errors import InputError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +53,53 @@ def flops_of(told: Mapping[str, Any], *, t_fast: float) -> float | None:
     if len(numbers) != 3:
         return None
     return flops_per_token(numbers[0], layers=numbers[1], width=numbers[2], t_fast=t_fast)
+
+
+COMPUTE_FILE = "training_compute.json"  # in a model's folder, or beside a released file
+
+
+def training_compute(values: Mapping[str, Any], *, where: str) -> dict[str, Any] | None:
+    """Return what training took, of the keys below that are given; None if there are none of them.
+
+    Args:
+        values: `tokens` and `flops`, positive numbers; `step`, a whole number; `formula`, how FLOPs were counted.
+        where: begins an error message.
+
+    Raises:
+        InputError: a value is none of these.
+    """
+    found = {name: values[name] for name in ("step", "tokens", "flops", "formula") if values.get(name) is not None}
+    for name, value in found.items():
+        if name == "formula":
+            fits, wanted = isinstance(value, str), "text"
+        elif name == "step":
+            fits, wanted = type(value) is int and value >= 0, "a whole number of at least 0"
+        else:
+            fits, wanted = type(value) in (int, float) and 0 < value < math.inf, "a positive number"
+        if not fits:
+            raise InputError(f"{where}: {name} must be {wanted}, got {shown(value)}")
+    return found or None
+
+
+def read_training_compute(path: Path, *, model: str = "") -> dict[str, Any] | None:
+    """Return what a `training_compute.json` says of a model; None if there is no such file.
+
+    The file is one object of `training_compute`, or one by name of the models' files that it stands beside.
+
+    Raises:
+        InputError: the file is not such an object.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(files.read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
+    if isinstance(content, dict) and isinstance(content.get(model), dict):
+        content = content[model]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with tokens and flops, got {shown(content)}")
+    return training_compute(content, where=str(path))
 
 
 def provenance() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ltm_eval.data.metadata import described
 from ltm_eval.results.official import NOT_OFFICIAL_FILES
-from ltm_eval.system.errors import LtmEvalError, UsageError, leave
+from ltm_eval.system.errors import UsageError, leaving
 from ltm_eval.tasks.arguments import changed_decoding, one_spelling
 from ltm_eval.tasks.prompts import OTHER, _canonical, draw
 from ltm_eval.tasks.samples import (
@@ -106,14 +106,12 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         """Return the names of the task options that the class itself reads, whatever the data."""
         return frozenset(("n", "k", "rethink", "condition") if _generates(definition) else ())
 
+    @leaving
     def __init__(self, config: dict[str, Any]) -> None:
         metadata = config.get("metadata") or {}
         generates = _generates(config)
-        try:
-            self.repeats = repeats_of(metadata) if generates else None
-            self.rethinking = rethinking_of(metadata) if generates else None
-        except LtmEvalError as error:
-            leave(error)
+        self.repeats = repeats_of(metadata) if generates else None
+        self.rethinking = rethinking_of(metadata) if generates else None
         self._samplings = [asked for asked in (self.repeats, self.rethinking) if asked is not None]
         self._carried: Set[str] | None = None  # metrics of every document since `build_all_requests`
         self.shows_others = metadata.get("condition") == OTHER
@@ -131,28 +129,23 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         if odd:
             self.config.metadata = {**(self.config.metadata or {}), NOT_OFFICIAL_FILES: odd}
 
+    @leaving
     def set_config(self, key: str, value: Any, update: bool = False) -> None:
         """Set an option; reject generation options without effect, and greedy ones for several samples."""
         if key == "generation_kwargs" and update:
-            try:
-                if self._samplings:
-                    refuse_greedy(one_spelling(value))
-                value = changed_decoding(self.config.generation_kwargs or {}, value, task=self.task_name)
-            except LtmEvalError as error:
-                leave(error)
+            if self._samplings:
+                refuse_greedy(one_spelling(value))
+            value = changed_decoding(self.config.generation_kwargs or {}, value, task=self.task_name)
             update = False
         super().set_config(key, value, update)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Load the data without lm-eval's warning about custom data sets; `dataset_kwargs` override metadata."""
         load = self.config.custom_dataset
-        try:
-            if callable(load):
-                self.dataset = load(**{**(self.config.metadata or {}), **(dataset_kwargs or {})})
-            else:
-                super().download(dataset_kwargs, **kwargs)
-        except LtmEvalError as error:
-            leave(error)
+        if callable(load):
+            self.dataset = load(**{**(self.config.metadata or {}), **(dataset_kwargs or {})})
+        else:
+            super().download(dataset_kwargs, **kwargs)
 
     def fewshot_docs(self) -> Any:
         """Return the few-shot split or samples, else the training rows; never the test split."""
@@ -162,25 +155,21 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         hidden = split == self.config.test_split if split is not None else samples is None
         return None if hidden else super().fewshot_docs()
 
+    @leaving
     def build_all_requests(self, **kwargs: Any) -> None:
         """Check the number of shots before lm-eval draws its progress bar."""
-        try:
-            refuse_request_cache(kwargs.get("cache_requests"))
-            draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
-        except LtmEvalError as error:
-            leave(error)
+        refuse_request_cache(kwargs.get("cache_requests"))
+        draw(len(self.sampler.df), self.config.num_fewshot or 0, seed=None, document={})
         self._carried = None
         super().build_all_requests(**kwargs)
 
+    @leaving
     def fewshot_context(self, doc: Mapping[str, Any], num_fewshot: int, **kwargs: Any) -> Any:
         """Return the prompt of `doc`."""
         self.sampler.document = doc
-        try:
-            if num_fewshot < 0:
-                draw(len(self.sampler.df), num_fewshot, seed=None, document=doc)
-            return super().fewshot_context(doc, num_fewshot, **kwargs)
-        except LtmEvalError as error:
-            leave(error)
+        if num_fewshot < 0:
+            draw(len(self.sampler.df), num_fewshot, seed=None, document=doc)
+        return super().fewshot_context(doc, num_fewshot, **kwargs)
 
     def show(self, doc: Mapping[str, Any]) -> list[str]:
         """Return the prompts of a document: its own and, if the condition needs it, the other one.
@@ -192,6 +181,7 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
         return [own, *([self._others_context(doc)] if self.shows_others else [])]
 
     def _others_context(self, doc: Mapping[str, Any]) -> str:
+        """Return the prompt with another question's examples."""
         self.sampler.others = True
         try:
             return str(self.fewshot_context(doc, self.config.num_fewshot or 0))
@@ -255,14 +245,11 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
 
     def aggregation(self) -> dict[str, Any]:
         """Return lm-eval's aggregations and the mean for every metric of samples."""
-        return {**super().aggregation(), **dict.fromkeys(self._sample_metrics(), mean)}
+        return {**super().aggregation(), **{name: mean for asked in self._samplings for name in asked.metrics}}
 
     def higher_is_better(self) -> dict[str, bool]:
         """Return lm-eval's directions and True for every metric of samples."""
-        return {**super().higher_is_better(), **dict.fromkeys(self._sample_metrics(), True)}
-
-    def _sample_metrics(self) -> list[str]:
-        return [name for asked in self._samplings for name in asked.metrics]
+        return {**super().higher_is_better(), **{name: True for asked in self._samplings for name in asked.metrics}}
 
 
 def _generates(definition: Mapping[str, Any]) -> bool:

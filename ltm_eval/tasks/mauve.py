@@ -13,7 +13,6 @@ looping texts can score high. Options, texts and packages are checked before any
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import warnings
@@ -27,18 +26,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltm_eval.data.metadata import reads
+from ltm_eval.data.metadata import dataset_of, described, reads
 from ltm_eval.data.sets import documents, load_texts
 from ltm_eval.data.sources import Split
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
-from ltm_eval.system.errors import DataError, MachineError, UsageError, leave, leaving
+from ltm_eval.system.errors import DataError, MachineError, UsageError, leaving
 from ltm_eval.system.progress import Bar, silent
 from ltm_eval.tasks.features import FeatureModel, Featuriser, locate
 from ltm_eval.tasks.keyed import KeyedTask
 from ltm_eval.tasks.mauve_options import PREFIX, MauveConfig, options_of, place_of, read_by_mauve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
 
@@ -88,7 +87,7 @@ def cut(text: str, tokenizer: Tokenizer, config: MauveConfig) -> Reference | Non
     return Reference(prompt, tokenizer.decode_bytes(ids[:most]).decode("utf-8", "ignore")[len(prompt) :])
 
 
-def joined(wholes: Sequence[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
+def joined(wholes: Iterable[str], tokenizer: Tokenizer, least_tokens: int) -> Iterator[str]:
     """Join consecutive texts by blank lines until each has `least_tokens` tokens; drop a short remainder."""
     held = ""
     for whole in wholes:
@@ -102,21 +101,14 @@ def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[
     """Return the first `config.samples` texts that are long enough.
 
     Raises:
-        DataError: fewer than two are, or a text contains the end-of-text mark.
+        DataError: fewer than two are, or a text contains the end-of-text mark (`sets.documents`).
     """
 
-    def cuts() -> Iterator[Reference]:
-        wholes = ("".join(parts) for parts in documents(texts))
-        for text in joined(list(wholes), tokenizer, config.least_tokens) if config.joined else wholes:
-            if END_OF_TEXT in text:
-                raise DataError(
-                    f"{texts.name} in {texts.source}: {END_OF_TEXT} occurs in an example, and models read it as the "
-                    "end of a text; remove it"
-                )
-            if (found := cut(text, tokenizer, config)) is not None:
-                yield found
-
-    found = list(islice(cuts(), config.samples))
+    wholes: Iterable[str] = ("".join(parts) for parts in documents(texts))
+    if config.joined:
+        wholes = joined(wholes, tokenizer, config.least_tokens)
+    cuts = (found for text in wholes if (found := cut(text, tokenizer, config)) is not None)
+    found = list(islice(cuts, config.samples))
     if len(found) < 2:
         raise DataError(
             f"{texts.name} in {texts.source}: {len(found)} of {len(texts.examples):,} texts have the "
@@ -172,7 +164,7 @@ def facts_of(texts: Sequence[str]) -> TextFacts:
     mean = fmean(lengths)
     return TextFacts(
         texts=len(texts),
-        empty=sum(length == 0 for length in lengths),
+        empty=lengths.count(0),
         words=mean,
         words_sd=math.sqrt(fmean((length - mean) ** 2 for length in lengths)),
         distinct={str(n): distinct_share(texts, n) for n in DISTINCT},
@@ -239,9 +231,7 @@ def compare(p: Features, q: Features, *, buckets: int, seed: int, scaling: float
     """
     check_installed()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # from the imports of faiss and scikit-learn, and from PCA if all texts are equal
+        warnings.simplefilter("ignore")  # of faiss and scikit-learn when imported, of PCA if all texts are equal
         try:
             faiss: Any = import_module("faiss")
             from mauve import compute_mauve
@@ -443,8 +433,6 @@ def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
     Raises:
         LtmEvalError: mauve-text, the feature model, the texts or GPT-2's vocabulary is missing; an option is invalid.
     """
-    from datasets import Dataset, DatasetInfo
-
     config = options_of(metadata)
     model = rehearse(config)
     texts = load_texts(config.texts, **place_of(metadata))
@@ -462,7 +450,7 @@ def mauve_dataset(**metadata: Any) -> dict[str, Dataset]:
         "examples": len(texts.examples),
         "long_enough": len(found),
     }
-    return {SPLIT: Dataset.from_list(rows, info=DatasetInfo(description=json.dumps(facts)))}
+    return {SPLIT: dataset_of(rows, facts)}
 
 
 def target(doc: Mapping[str, Any]) -> str:
@@ -508,7 +496,7 @@ class MauveTask(KeyedTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config={**config, "process_results": self.answers})
-        facts = json.loads(self.dataset[SPLIT].info.description)
+        facts = described(self.dataset)[SPLIT]
         self.mauve = MauveConfig(**facts["mauve"])
         decoding = self.mauve.generation()
         options = {
@@ -523,6 +511,7 @@ class MauveTask(KeyedTask):
         self.texts = 1 if self.mauve.conditional else facts["long_enough"]
         self.set_config("repeats", self.texts * self.mauve.repeats)
 
+    @leaving
     def build_all_requests(self, *, limit: int | None = None, **kwargs: Any) -> None:
         """Reject greedy decoding with repeats, which would all be equal, then build the requests.
 
@@ -533,7 +522,7 @@ class MauveTask(KeyedTask):
             self.texts = whole if limit is None else min(whole, max(2, limit))
             self.set_config("repeats", self.texts * self.mauve.repeats)
         if self.config.repeats > 1 and not self.config.generation_kwargs.get("do_sample"):
-            leave(UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy"))
+            raise UsageError("greedy decoding gives one text per prompt; ask for it by mauve_sampling=greedy")
         super().build_all_requests(limit=limit, **kwargs)
 
     def answers(self, doc: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, Answers]:

@@ -105,9 +105,7 @@ def _per_unit(doc: Mapping[str, Any], *, nats: float, tokens: float, suffix: str
 
 def _with_stderr(found: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
     """Return each metric followed by its standard error."""
-    return {
-        name: value for metric, value in found.items() for name in (metric, f"{metric}_stderr") for value in [value]
-    }
+    return {name: value for metric, value in found.items() for name in (metric, f"{metric}_stderr")}
 
 
 def last_word_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
@@ -145,12 +143,11 @@ def floors_of(documents: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> t
     }
 
     def floor(name: str, what: str, nats: Sequence[float]) -> Floor:
+        pairs = {unit: list(zip(nats, sizes, strict=True)) for unit, sizes in units.items()}
         metrics: dict[str, float | str] = {}
-        for unit, sizes in units.items():
-            pairs = list(zip(nats, sizes, strict=True))
-            metrics |= {f"ppl_per_{unit}": ppl(pairs), f"ppl_per_{unit}_stderr": ppl_stderr(pairs)}
-        pairs = list(zip(nats, units["byte"], strict=True))
-        metrics |= {"bits_per_byte": bits(pairs), "bits_per_byte_stderr": bits_stderr(pairs)}
+        for unit, own in pairs.items():
+            metrics |= {f"ppl_per_{unit}": ppl(own), f"ppl_per_{unit}_stderr": ppl_stderr(own)}
+        metrics |= {"bits_per_byte": bits(pairs["byte"]), "bits_per_byte_stderr": bits_stderr(pairs["byte"])}
         return Floor(
             name=name,
             what=what,

@@ -30,6 +30,7 @@ from ltm_eval.model.elbo import IGNORED, kl_nats
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer, save_for_transformers
 from ltm_eval.system.errors import MachineError, UsageError, nearest
 from ltm_eval.system.files import atomic_folder
+from ltm_eval.system.machine import COMPUTE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,9 +112,10 @@ def joined_rows(tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return joined, shifted
 
 
-def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> None:
+def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, training: Mapping[str, Any], ranks: Path) -> None:
     """Write a folder for `AutoModelForCausalLM` and `AutoTokenizer`: weights in fp16, computed in fp32."""
     with atomic_folder(target) as part:
+        (part / COMPUTE_FILE).write_text(json.dumps(training, indent=1) + "\n", "utf-8")
         copy.deepcopy(model).cpu().half().save_pretrained(part)
         config = json.loads((part / "config.json").read_text("utf-8"))
         config.pop("torch_dtype", None)
@@ -124,6 +126,12 @@ def export_gpt2(model: Any, tokenizer: Tokenizer, target: Path, ranks: Path) -> 
 
 
 # Learners -------------------------------------------------------------------------------------------------------------
+
+
+FLOPS_FORMULA = (
+    "6 P + 12 A for a token of a slow step, 4 P + 8 A for a token of a fast step; P parameters, A layers x width x "
+    "positions attended to; the terms of arXiv:2502.01567, which charges a fast step like a slow one"
+)
 
 
 def training_flops(parameters: int, *, attention: int, tokens: int, fast_steps: float, fitted_tokens: int) -> float:
@@ -164,8 +172,8 @@ class Learner:
         """Yield rows of the validation file."""
         raise NotImplementedError
 
-    def export(self, target: Path, step: int, ranks: Path) -> None:
-        """Write the model's folder in half precision."""
+    def export(self, target: Path, training: Mapping[str, Any], ranks: Path) -> None:
+        """Write the model's folder in half precision, with `machine.training_compute` in it."""
         raise NotImplementedError
 
 
@@ -292,9 +300,9 @@ class LatentLearner(Learner):
                 "tokens": scored,
             }
 
-    def export(self, target: Path, step: int, ranks: Path) -> None:
+    def export(self, target: Path, training: Mapping[str, Any], ranks: Path) -> None:
         weights = {name: parameter.detach().cpu().half() for name, parameter in self.model.named_parameters()}
-        info = CheckpointInfo(str(target), "live", step, weights_sha256(weights))
+        info = CheckpointInfo(str(target), "live", training["step"], weights_sha256(weights), training=training)
         shutil.rmtree(target, ignore_errors=True)
         save(Checkpoint(info, self.config, weights, str(ranks)), target)
 
@@ -336,9 +344,9 @@ class CausalLearner(Learner):
         tokens = documents.scored
         yield {"row": "nll", "nats_per_token": round(nll / tokens, 5), "stderr_nats_per_token": 0.0, "tokens": tokens}
 
-    def export(self, target: Path, step: int, ranks: Path) -> None:
+    def export(self, target: Path, training: Mapping[str, Any], ranks: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
-        export_gpt2(self.module, self.tokenizer, target, ranks)
+        export_gpt2(self.module, self.tokenizer, target, training, ranks)
 
 
 class _Noise:

@@ -186,7 +186,7 @@ def _groups(source: Source, data: Path | None) -> Iterator[Group]:
     for pattern in source.files:
         paths = sorted(data.glob(pattern))
         if not paths:
-            made = "; python demo/make_training_data.py makes it" if "generated" in pattern else ""
+            made = "; python demo/make_training_data.py of the source tree makes it" if "generated" in pattern else ""
             raise DataError(f"source {source.name}: no file matches {pattern} below {data}{made}")
         for path in paths:
             if source.kind == "rules":

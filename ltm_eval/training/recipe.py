@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat
 
 from ltm_eval.inference.options import AtLeastOne, Dtype, FitConfig, Preset, Rate, Seed, Steps, fit_config
 from ltm_eval.system.errors import InputError, UsageError
-from ltm_eval.system.files import read_regular
+from ltm_eval.system.files import read_regular, recipes
 from ltm_eval.system.options import Many, options
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Recipe:
     compile: bool = False  # whether to try torch.compile on the slow step
     validate_every: Count = 500  # steps between validations; 0 for only at the end
     validation_t_fast: Steps = 16  # fast steps of the validation's bound
-    save_every: AtLeastOne = 100  # steps between saves
+    save_every: AtLeastOne = 100  # steps between saves of the state that a resumed run starts from
+    # intermediate checkpoints to keep, at even distances; each takes 2 bytes a parameter, and the encoding
+    checkpoints: Count = 3
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -98,9 +100,15 @@ class Recipe:
         return fit_config(self.preset, t_fast=self.t_fast, **changes)
 
     @property
+    def checkpoint_steps(self) -> frozenset[int]:
+        """Slow steps after which an intermediate checkpoint is kept."""
+        parts = self.checkpoints + 1
+        return frozenset(self.steps * part // parts for part in range(1, parts)) - {0}
+
+    @property
     def digest(self) -> str:
         """sha256 over everything that affects the weights."""
-        silent = {"validate_every", "validation_t_fast", "save_every", "compile"}
+        silent = {"validate_every", "validation_t_fast", "save_every", "checkpoints", "compile"}
         values = {key: value for key, value in asdict(self).items() if key not in silent}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -116,7 +124,7 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     """Return the recipe in a YAML file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a bundled one, `ltm-demo` or `gpt2-demo`, unless such a file exists.
         steps: replaces the file's number of slow steps.
 
     Raises:
@@ -125,12 +133,16 @@ def read_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     """
     import yaml
 
+    bundled = recipes()
     try:
+        path = path if path.exists() else bundled.get(str(path), path)
         if path.stat().st_size > RECIPE_LIMIT:
             raise InputError(f"{path}: {path.stat().st_size} bytes, a recipe has at most {RECIPE_LIMIT}")
         content = yaml.safe_load(read_regular(path).decode("utf-8"))
     except OSError as error:
-        raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
+        raise InputError(
+            f"recipe {path}: cannot be read ({error.strerror}); bundled recipes are {', '.join(bundled)}"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"recipe {path}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ltm_eval.model.tokenizer import RANKS_FILE, Tokenizer
 from ltm_eval.system.errors import CheckpointError, MachineError, RefusedError
 from ltm_eval.system.files import atomic, holding, refuse_links, write_text_atomic
-from ltm_eval.training.learners import CausalLearner, LatentLearner, Learner
+from ltm_eval.training.learners import FLOPS_FORMULA, CausalLearner, LatentLearner, Learner
 from ltm_eval.training.packing import Feed, Packed, prepare
 
 if TYPE_CHECKING:
@@ -37,19 +37,8 @@ if TYPE_CHECKING:
     from ltm_eval.training.recipe import Recipe
 
 
-STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL = "state.pt", "log.csv", "validation.csv", "loss.png", "final"
-LOG_FIELDS = (
-    "step",
-    "source",
-    "nll_nats_per_token",
-    "kl_nats_per_token",
-    "lr",
-    "gradient_norm",
-    "tokens",
-    "flops",
-    "seconds",
-)
-VALIDATION_FIELDS = ("step", "source", "row", "nats_per_token", "stderr_nats_per_token", "tokens")
+STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE = "state.pt", "log.csv", "validation.csv", "loss.png"
+FINAL, CHECKPOINTS = "final", "checkpoints"  # folders of the model, and of intermediate ones by step
 LINE_SECONDS = 10.0  # seconds between progress lines
 
 
@@ -122,9 +111,14 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     state = folder / STATE_FILE
     if state.is_file() and _read_state(state)["recipe"] != recipe.digest:
         raise RefusedError(f"{folder}: contains a run of another recipe; choose a new folder, nothing was changed")
-    refuse_links(*(folder / name for name in ("data", "run.json", LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL)))
-    if not state.is_file() and (folder / FINAL).exists():
-        raise RefusedError(f"{folder}: {FINAL} there is of no training run; choose a new folder, nothing was changed")
+    written = ("data", "run.json", LOG_FILE, VALIDATION_FILE, FIGURE_FILE, FINAL, CHECKPOINTS)
+    refuse_links(*(folder / name for name in written))
+    # a run that was killed early has tokens and perhaps a checkpoint, but no state
+    for name, own in ((FINAL, state), (CHECKPOINTS, folder / "data")):
+        if not state.is_file() and not own.exists() and (folder / name).exists():
+            raise RefusedError(
+                f"{folder}: {name} there is of no training run; choose a new folder, nothing was changed"
+            )
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -160,12 +154,14 @@ class Trainer:
         while self.step < self.recipe.steps:
             row = self._slow_step()
             self.seconds = time.monotonic() - begun
-            self._record(LOG_FILE, LOG_FIELDS, [{**row, "seconds": round(self.seconds, 2)}])
+            self._record(LOG_FILE, [{**row, "seconds": round(self.seconds, 2)}])
             if self.seconds - said >= LINE_SECONDS or self.step == self.recipe.steps:
                 said = self.seconds
                 self._say(row, first)
             if self.recipe.validate_every and self.step % self.recipe.validate_every == 0:
                 self._validate()
+            if self.step in self.recipe.checkpoint_steps:  # before the state: a killed run writes it again
+                self._export(self.folder / CHECKPOINTS / f"step{self.step}")
             if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
                 self._save()
         return self._finish()
@@ -246,13 +242,14 @@ class Trainer:
                 torch.save(state, file)
         self.process.wait()
 
-    def _record(self, name: str, names: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-        if self.process.rank:
+    def _record(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to a CSV file; all its rows have the same columns."""
+        if self.process.rank or not rows:
             return
         path = self.folder / name
         new = not path.is_file()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
+            writer = csv.DictWriter(file, rows[0])
             if new:
                 writer.writeheader()
             writer.writerows(rows)
@@ -278,7 +275,7 @@ class Trainer:
                 if packed.source.validation
                 for row in self.learner.validate(packed.documents(np.arange(packed.training, len(packed.rows))))
             ]
-            self._record(VALIDATION_FILE, VALIDATION_FIELDS, rows)
+            self._record(VALIDATION_FILE, rows)
         self.process.wait()
 
     def _finish(self) -> Trained:
@@ -288,13 +285,22 @@ class Trainer:
                 _cut_rows(self.folder / VALIDATION_FILE, self.step - 1)
             self._validate()
         final = self.folder / FINAL
+        self._export(final)
         if self.process.rank == 0:
-            self.learner.export(final, self.step, self.folder / "data" / RANKS_FILE)
             draw_losses(self.folder)
             facts = {"recipe": asdict(self.recipe), "steps": self.step, "tokens": self.tokens, "flops": self.flops}
             write_text_atomic(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
         self.process.wait()
         return Trained(self.folder, final, self.step, self.tokens, self.flops)
+
+    def _export(self, folder: Path) -> None:
+        """Write the model as it is now, in half precision, with the compute so far."""
+        if self.process.rank == 0:
+            training = {"step": self.step, "tokens": self.tokens, "flops": self.flops, "formula": FLOPS_FORMULA}
+            self.learner.export(folder, training, self.folder / "data" / RANKS_FILE)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            print(f"training: {folder} written, {size / 1e6:,.1f} MB", file=sys.stderr)
+        self.process.wait()
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -330,40 +336,23 @@ def _cut_rows(path: Path, step: int) -> None:
 def draw_losses(folder: Path) -> None:
     """Plot log and validation of a run as `loss.png`: nats per token against slow steps, one colour per source."""
     import matplotlib as mpl
+    import pandas as pd
     from matplotlib.figure import Figure
 
-    logged = _columns(folder / LOG_FILE, "nll_nats_per_token")
-    held_out = _columns(folder / VALIDATION_FILE, "nats_per_token")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    colours = dict(zip(sorted(logged), mpl.color_sequences["tab10"], strict=False))
-    for name, points in sorted(logged.items()):
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, _smoothed(values), color=colours[name], linewidth=1, label=f"{name}: given z, training")
-    for name, points in sorted(held_out.items()):
-        source, _, row = name.partition(" ")
-        if not row.startswith("kl"):
-            steps, values = zip(*points, strict=True)
-            marker = "v" if row.startswith(("bound", "nll")) else "x"
-            axes.plot(steps, values, marker, color=colours.get(source, "black"), label=f"{source}: {row}, held out")
+    logged = pd.read_csv(folder / LOG_FILE).groupby("source")
+    colours = dict(zip(logged.groups, mpl.color_sequences["tab10"], strict=False))
+    for source, rows in logged:
+        smoothed = rows["nll_nats_per_token"].rolling(21, center=True, min_periods=1).mean()
+        axes.plot(rows["step"], smoothed, color=colours[source], linewidth=1, label=f"{source}: given z, training")
+    if (folder / VALIDATION_FILE).is_file():
+        for (source, row), rows in pd.read_csv(folder / VALIDATION_FILE).groupby(["source", "row"]):
+            if row != "kl":
+                marker, colour = "x" if row == "prior" else "v", colours.get(source, "black")
+                label = f"{source}: {row}, held out"
+                axes.plot(rows["step"], rows["nats_per_token"], marker, color=colour, label=label)
     axes.set_xlabel("slow steps")
     axes.set_ylabel("nats per token")
     axes.legend(fontsize=6, ncols=2)
     figure.savefig(folder / FIGURE_FILE, dpi=150)
-
-
-def _columns(path: Path, value: str) -> dict[str, list[tuple[int, float]]]:
-    """Return the points of each source (and row) in a log."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name = row["source"] + (f" {row['row']}" if "row" in row else "")
-                found.setdefault(name, []).append((int(row["step"]), float(row[value])))
-    return found
-
-
-def _smoothed(values: tuple[float, ...], half: int = 10) -> list[float]:
-    """Return running means over up to 2 half + 1 values."""
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [math.fsum(window) / len(window) for window in windows]

@@ -8,6 +8,7 @@ import re
 from fractions import Fraction
 from functools import cache
 from random import Random
+from typing import Any
 
 import pytest
 from problems import (
@@ -21,13 +22,15 @@ from problems import (
     handwritten,
     in_turns,
     jsonl,
+    multiarith_rows,
     sample_files,
+    svamp_rows,
 )
 
 from ltm_eval.system.files import sample_data_dir
 
 STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>(\d+)")
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "svamp", "multiarith")
 FILES = {"train.jsonl": 144, "test.jsonl": 219, "seen.jsonl": 72, "handwritten.jsonl": 94}
 
 
@@ -106,6 +109,25 @@ def test_bundled_problems_are_right_and_what_the_code_makes() -> None:
     assert len(set(together)) == len(together)
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "split", "steps"),
+    [
+        ("svamp/SVAMP.json", svamp_rows(), "svamp", 1),
+        ("multiarith/MultiArith.json", multiarith_rows(), "multiarith", 2),
+    ],
+)
+def test_samples_of_other_sets_are_right_and_what_the_code_makes(
+    name: str, rows: list[dict[str, Any]], split: str, steps: int
+) -> None:
+    assert json.loads((sample_data_dir() / name).read_text(encoding="utf-8")) == rows
+    assert all(check(problem) == steps for _, problem in each_template(split))
+    assert len({json.dumps([row.get("Body"), row.get("sQuestion")]) for row in rows}) == len(rows) == 60
+    for row in rows:
+        (equation,) = row.get("lEquations", [row.get("Equation")])
+        value = worked(ast.parse(equation.removeprefix("X=").strip(), mode="eval").body)
+        assert value == Fraction(row["Answer"] if "Answer" in row else row["lSolutions"][0])
+
+
 def test_bundled_test_rows_take_turns() -> None:
     rows, hand = bundled("test.jsonl"), set(handwritten())
     for n in range(5, len(rows) + 1):
@@ -139,7 +161,7 @@ def sentences(problem: Problem) -> list[str]:
 def test_no_wording_of_the_test_rows_is_trained_on() -> None:
     """Without names and numbers, neither a question nor a sentence that tells a test situation occurs in training."""
     assert len({one.name for templates in TEMPLATES.values() for one in templates}) == sum(map(len, TEMPLATES.values()))
-    test = [problem for _, problem in each_template("test")] + bundled("test.jsonl")
+    test = [problem for split in SPLITS[1:] for _, problem in each_template(split)] + bundled("test.jsonl")
     train = {masked(problem) for _, problem in each_template("train")}
     assert len(train) > len(TEMPLATES["train"])
     assert {masked(problem) for problem in bundled("train.jsonl") + bundled("seen.jsonl")} <= train
