@@ -223,7 +223,7 @@ def test_continued_prompts_are_readable_without_script_and_have_no_curves() -> N
     assert all(words_of(key) in shown for key in explored(3))
     assert page_of(probe).count('<mark class="changed">') == 2 * 3 + 1  # all but all layers', and the caption
     lines = text_table(probe).splitlines()
-    assert lines[0] == "prompt 1: pears 0 begins" if probe.texts[0].name == "prompt 1" else "pears 0: pears 0 begins"
+    assert lines[0] == "pears 0: pears 0 begins"
     assert [line.split("  ")[0] for line in lines[2:10]] == [words_of(key) for key in explored(3)]
     assert lines[2].endswith("pears 0 made by 0") and lines[9].endswith("as layers 1–2")
 

@@ -351,9 +351,7 @@ class Probe(OpenRecord):
     command: str
     provenance: Mapping[str, Any]  # commit, versions, machine
     seconds: Real  # wall time
-    groups: Many[
-        Annotated[tuple[int, int], Strict(False)]
-    ] = ()  # first and last layer of each; empty for the default's
+    groups: Many[Annotated[tuple[int, int], Strict(False)]] = ()  # first and last layer of each; empty: default's
     date_id: str = ""  # date in the file's name
     path: Path = Path()
 

@@ -66,11 +66,10 @@ def probe(job: ProbeJob) -> Outcome:
     from ltm_eval.probe.reconstruct import encode
 
     started = time.perf_counter()
-    with begun(_as_run(job)) as (config, output, notes):
+    with begun(_as_run(job)) as (config, output, warnings):
+        notes = [warning for warning in warnings if "(limit)" not in warning]  # a probe uses few texts
         if job.prompts or job.texts:
             notes = ["demo model: made to try the program, its figures mean nothing"] if job.is_demo else []
-        elif config.limit is not None:
-            notes = [note for note in notes if "(limit)" not in note]  # a probe uses few texts
         decoding = _decoding(job.probe)
         texts, source = _texts(job, config)
         lm: Any = construct(ltm_subject(config), config)
@@ -191,7 +190,7 @@ def _probed(  # noqa: PLR0913 - a model, what it is asked, and where that is kep
     decoding: GenerationConfig,
     folder: Path,
 ) -> list[tuple[ProbedText, Explored | None]]:
-    """Return every text as probed, and what the explorer shows of it; what the journal in `folder` holds is not made."""
+    """Return every text as probed, and what the explorer shows of it; answers in the journal of `folder` are reused."""
     from ltm_eval.probe.reconstruct import Subject, explored_of, probed
 
     model, tokenizer = lm.model, lm.encoding
@@ -211,14 +210,15 @@ def _probed(  # noqa: PLR0913 - a model, what it is asked, and where that is kep
                 if (at := own.pop(fits[index], None)) is not None:
                     yield at, probed(subject, texts[index], explore=in_explorer[index]).to_json()
                     bar.advance(1, len(encoded[index].tokens))
-                for key, made in subject.continued(list(own)):
+                for key, made in subject.continued(list(own)) if own else ():
                     nats = subject.continuation_nats(key, made.tokens)
                     yield own[key], {"tokens": made.tokens, "nll_nats": nats, "stop_reason": made.stop_reason}
                     bar.advance(1, len(made.tokens))
 
     # `explore` chooses questions, all else changes answers
     settings = {**lm.settings, "probe": {name: value for name, value in asdict(config).items() if name != "explore"}}
-    questions = [(json.dumps([texts[index].prompt, texts[index].rest]), what) for index, what in asked]
+    contents = [json.dumps([text.prompt, text.rest, text.to_continue]) for text in texts]
+    questions = [(contents[index], what) for index, what in asked]
     found = dict(zip(asked, kept(folder, settings, "probe", questions, answers), strict=True))
     done: list[tuple[ProbedText, Explored | None]] = []
     for index, text in enumerate(texts):

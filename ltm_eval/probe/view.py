@@ -195,7 +195,7 @@ def _kind(key: str, groups: Sequence[tuple[int, int]]) -> str:
 
 
 def marked_changes(text: str, whole: str) -> tuple[str, ...]:
-    """Return `text` in parts, alternately as in `whole` and changed, by words; the first, perhaps empty, is as there."""
+    """Return `text` in parts, by words: alternately as in `whole` and changed, beginning with the former."""
     mine, theirs = (re.findall(r"\s*\S+|\s+", one) for one in (text, whole))
     parts, at = [""], 0
     for _, start, size in SequenceMatcher(None, theirs, mine, autojunk=False).get_matching_blocks():
