@@ -124,7 +124,7 @@ RESTS = ("zero", "prior")
 LATENTS = ("mean", "draw")
 DIRECTIONS = ("up", "down", "both")
 DEFAULT_TASK = "wikitext"
-PROMPTS, TEXTS = "Prompts to continue", "Texts to reconstruct"
+PROMPTS, TEXTS, LAYERS = "Prompts to continue", "Texts to reconstruct", "Layers"  # panels of help
 OF_PROMPTS, OF_TEXTS = ("n_tokens", "gen_kwargs"), ("direction", "max_tokens", "prompt_tokens", "explore")
 """Options that concern only one of the two."""
 
@@ -149,7 +149,7 @@ class ProbeConfig:
             description="Groups of layers, of which every combination is generated with; single layers if the model "
             "has fewer.",
         ),
-        Option("--groups", metavar=f"1..{MOST_GROUPS}", environment=False),
+        Option("--groups", metavar=f"1..{MOST_GROUPS}", panel=LAYERS, environment=False),
     ] = GROUPS
     rest: Annotated[
         Literal["zero", "prior"],
@@ -157,12 +157,12 @@ class ProbeConfig:
             description="What stands for the other layers' latents: zeros, the prior's mean (the same as leaving their "
             "cross-attention out), or one draw of the prior per text."
         ),
-        Option("--rest", metavar="|".join(RESTS), environment=False),
+        Option("--rest", metavar="|".join(RESTS), panel=LAYERS, environment=False),
     ] = "zero"
     latents: Annotated[
         Literal["mean", "draw"],
         Field(description="What kept layers hold: the posterior's mean, or one draw of it per text."),
-        Option("--latents", metavar="|".join(LATENTS), environment=False),
+        Option("--latents", metavar="|".join(LATENTS), panel=LAYERS, environment=False),
     ] = "mean"
     direction: Annotated[
         Literal["up", "down", "both"],
