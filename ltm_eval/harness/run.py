@@ -210,8 +210,7 @@ def kept(
 
     journal = Journal(folder, settings)
     requests = [
-        Request(instance=Instance(kind, {}, question, 0, (kind, index, 1)))  # type: ignore[arg-type]
-        for index, question in enumerate(questions)
+        Request(instance=Instance(kind, {}, question, 0, (kind, index, 1))) for index, question in enumerate(questions)
     ]
     try:
         work = Worklist(journal, say=say_on_stderr, job=current()).open(kind, requests)

@@ -207,8 +207,8 @@ def _probed(  # noqa: PLR0913 - a model, what it is asked, and where that is kep
         with closing(lm.progress(len(todo), "probing")) as bar:
             for index, own in left.items():
                 subject = Subject(model, encoded[index], tokenizer, config, decoding=decoding)
-                if (at := own.pop(fits[index], None)) is not None:
-                    yield at, probed(subject, texts[index], explore=in_explorer[index]).to_json()
+                if fits[index] in own:
+                    yield own.pop(fits[index]), probed(subject, texts[index], explore=in_explorer[index]).to_json()
                     bar.advance(1, len(encoded[index].tokens))
                 for key, made in subject.continued(list(own)) if own else ():
                     nats = subject.continuation_nats(key, made.tokens)

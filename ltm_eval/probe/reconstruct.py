@@ -114,8 +114,9 @@ class Subject:
         self.model, self.encoded, self.tokenizer, self.config = model, encoded, tokenizer, config
         self.decoding = replace(decoding or GenerationConfig(), max_new_tokens=encoded.new)
         self._window = Window((tokenizer.eot_id, *encoded.tokens[:-1]), encoded.tokens)
-        self._key = Document((self._window,)).key
-        self.posterior = fit_documents(model, [Document((self._window,))], config.fitting, seed=config.seed)
+        document = Document((self._window,))
+        self._key = document.key
+        self.posterior = fit_documents(model, [document], config.fitting, seed=config.seed)
         shape = model.config.latent_shape
         self.kept = self.posterior.mu[0]  # (L, N, D)
         if config.latents == "draw":
