@@ -167,9 +167,8 @@ class Subject:
         if not tokens:
             return 0.0
         read = self._read
-        return scored(self.model, Window((*read, *tokens[:-1]), (*[IGNORED] * (len(read) - 1), *tokens)), self.z(key))[
-            0
-        ]
+        window = Window((*read, *tokens[:-1]), (*[IGNORED] * (len(read) - 1), *tokens))
+        return scored(self.model, window, self.z(key))[0]
 
     @property
     def _read(self) -> tuple[int, ...]:
