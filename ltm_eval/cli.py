@@ -637,11 +637,14 @@ def view(
 
 PROBE: Fields = {
     "model": RUN["model"],
+    "prompt": (ProbeJob, "prompts"),
+    "n_tokens": (ProbeConfig, "n_tokens"),
     "text": (ProbeJob, "texts"),
     **{name: (ProbeJob, name) for name in ("task", "limit")},
-    **{name: RUN[name] for name in ("data", "metadata", "t_fast", "preset", "fit")},
+    **{name: RUN[name] for name in ("data", "metadata", "gen_kwargs", "t_fast", "preset", "fit")},
     **{
-        name: (ProbeConfig, name) for name in ("rest", "latents", "direction", "max_tokens", "prompt_tokens", "explore")
+        name: (ProbeConfig, name)
+        for name in ("groups", "rest", "latents", "direction", "max_tokens", "prompt_tokens", "explore")
     },
     **{
         name: RUN[name]
@@ -655,19 +658,25 @@ PROBE: Fields = {
         "ltm-eval probe",
         "ltm-eval probe --model ckpt_60000.pt --text story.txt --text poem.txt --output_path results/",
         "ltm-eval probe --task gsm8k --limit 20 --rest prior --direction up",
+        "ltm-eval probe --model ckpt_60000.pt --prompt 'The future of artificial intelligence' --n_tokens 100",
     )
 )
 @takes(PROBE)
 def probe(**given: Any) -> int:
-    """Fit z with all layers, then reconstruct with the latents of some: curves by layer, and the layer explorer.
+    """Fit z with all layers, then reconstruct a text, or continue a prompt, with the latents of some of them.
 
-    Writes probe_<date>.json into the model's folder of results, and the page of the output folder.
+    Writes probe_<date>.json into the model's folder of results, and the page of the output folder, which has a layer
+    explorer. The same command resumes.
     """
     from ltm_eval.probe import job as probing
 
     how = {name: given.pop(name) for name in names_of(ProbeConfig)}
-    texts = given.pop("text")
-    outcome = probing.probe(ProbeJob(probe=ProbeConfig(**how), texts=texts, **given, command=Call.command()))
+    prompts, texts = given.pop("prompt"), given.pop("text")
+    outcome = probing.probe(
+        ProbeJob(probe=ProbeConfig(**how), prompts=prompts, texts=texts, **given, command=Call.command())
+    )
+    if outcome.results is None:
+        return 0
     print(probing.table(outcome.results))
     print(f"results: {outcome.results}")
     if given["report"]:

@@ -18,12 +18,23 @@
     const several = key.includes("-") || key.includes(",");
     return "layer" + (several ? "s " : " ") + key.replaceAll("-", "–").replaceAll(",", ", ");
   }
+  // Parts of a text are alternately as in the text of all layers and changed.
+  function put(place, parts) {
+    place.textContent = "";
+    parts.forEach(function (part, index) {
+      const node = index % 2 ? document.createElement("mark") : document.createTextNode(part);
+      if (index % 2) { node.className = "changed"; node.textContent = part; }
+      place.append(node);
+    });
+    if (!place.textContent) { place.textContent = "(nothing)"; }
+  }
 
   document.querySelectorAll(".explorer").forEach(function (box) {
     const data = JSON.parse(document.getElementById(box.dataset.explorer).textContent);
     const shown = {};
     box.querySelectorAll("[data-shown]").forEach(function (place) { shown[place.dataset.shown] = place; });
     const groups = Array.from(box.querySelectorAll("button[data-group]"));
+    const presets = Array.from(box.querySelectorAll("button[data-layers]"));
     const cells = Array.from(box.querySelectorAll("[data-layer]"));
     const first = box.querySelector("input[data-end=first]");
     const last = box.querySelector("input[data-end=last]");
@@ -31,45 +42,48 @@
     const whole = between(1, data.layers);
     let active = whole;
 
+    function layersOf(group) { return between(data.groups[group][0], data.groups[group][1]); }
+    function isOn(button) { return button.getAttribute("aria-pressed") === "true"; }
+    function pressed(button) {
+      const own = layersOf(Number(button.dataset.group));
+      const on = own.filter(function (layer) { return active.includes(layer); }).length;
+      return on === own.length ? "true" : on ? "mixed" : "false";
+    }
     function show() {
       const item = data.items[choice ? Number(choice.value) : 0];
       const key = keyOf(active);
       const found = item.sets[key];
       const all = item.sets[keyOf(whole)];
       cells.forEach(function (cell) { cell.classList.toggle("on", active.includes(Number(cell.dataset.layer))); });
-      groups.forEach(function (button) {
-        const group = data.groups[Number(button.dataset.group)];
-        const on = between(group[0], group[1]).every(function (layer) { return active.includes(layer); });
-        button.setAttribute("aria-pressed", String(on));
+      groups.forEach(function (button) { button.setAttribute("aria-pressed", pressed(button)); });
+      presets.forEach(function (button) { button.setAttribute("aria-pressed", String(button.dataset.layers === key)); });
+      [first, last].forEach(function (handle) {
+        handle.setAttribute("aria-valuetext", "layer " + handle.value + "; active: " + wordsOf(key));
       });
-      const isRange = active.length > 0 && active.length === active[active.length - 1] - active[0] + 1;
-      shown.first.textContent = isRange ? first.value : "–";
-      shown.last.textContent = isRange ? last.value : "–";
       shown.prompt.textContent = item.prompt || "(end-of-text alone)";
-      shown.rest.textContent = item.rest;
-      shown.whole.textContent = all ? item.texts[all[0]] || "(nothing)" : "–";
-      shown.made.textContent = found ? item.texts[found[0]] || "(nothing)" : "not generated for this set";
+      if (shown.rest) { shown.rest.textContent = item.rest; }
+      put(shown.whole, all ? item.texts[all[0]] : ["–"]);
+      put(shown.made, found ? item.texts[found[0]] : ["not generated for this set"]);
       ["nll", "similarity", "text_nll", "top1"].forEach(function (name, place) {
         shown[name].textContent = found ? found[place + 1] : "–";
       });
-      const said = found ? ", similarity to all layers " + found[2] : ": not generated";
+      let said = ": not generated";
+      if (found) { said = all && found[0] === all[0] ? ": the text of all layers" : ": similarity to all layers " + found[2]; }
       shown.state.textContent = "Active: " + wordsOf(key) + said;
     }
     function choose(layers) {
       active = layers;
-      if (layers.length && layers.length === layers[layers.length - 1] - layers[0] + 1) {
+      if (layers.length) {
         first.value = layers[0];
         last.value = layers[layers.length - 1];
       }
       show();
     }
-    function moved(event) {
+    function moved(handle) {
       let low = Number(first.value);
       let high = Number(last.value);
       if (low > high) {
-        if (event.currentTarget === first) { high = low; } else { low = high; }
-        first.value = low;
-        last.value = high;
+        if (handle === first) { high = low; } else { low = high; }
       }
       // The handle that can still move lies on top where both stand at one end.
       first.style.zIndex = low === data.layers ? "2" : "1";
@@ -77,18 +91,28 @@
     }
     groups.forEach(function (button) {
       button.addEventListener("click", function () {
-        button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
-        const on = groups.filter(function (one) { return one.getAttribute("aria-pressed") === "true"; });
-        choose(on.flatMap(function (one) {
-          const group = data.groups[Number(one.dataset.group)];
-          return between(group[0], group[1]);
-        }));
+        const on = groups.filter(function (one) { return isOn(one) !== (one === button); });
+        choose(on.flatMap(function (one) { return layersOf(Number(one.dataset.group)); }));
       });
     });
-    box.querySelector("button[data-all]").addEventListener("click", function () { choose(whole); });
-    box.querySelector("button[data-none]").addEventListener("click", function () { choose([]); });
-    first.addEventListener("input", moved);
-    last.addEventListener("input", moved);
+    presets.forEach(function (button) {
+      button.addEventListener("click", function () {
+        const ends = button.dataset.layers.split("-").map(Number);
+        choose(button.dataset.layers === "none" ? [] : between(ends[0], ends[ends.length - 1]));
+      });
+    });
+    [first, last].forEach(function (handle) {
+      handle.addEventListener("input", function () { moved(handle); });
+    });
+    // A click on a layer moves the nearer handle there; from the keyboard the handles move themselves.
+    cells.forEach(function (cell) {
+      cell.addEventListener("click", function () {
+        const layer = Number(cell.dataset.layer);
+        const handle = Math.abs(layer - first.value) <= Math.abs(layer - last.value) ? first : last;
+        handle.value = layer;
+        moved(handle);
+      });
+    });
     if (choice) { choice.addEventListener("change", show); }
     box.style.setProperty("--layers", String(data.layers));
     box.hidden = false;

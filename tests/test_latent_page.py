@@ -25,15 +25,14 @@ from ltm_eval.probe.files import (
     layers_of,
     upward,
     words_of,
-    write_probe,
 )
-from ltm_eval.probe.view import explorer_json, measures_of, probe_view, text_table
+from ltm_eval.probe.view import explorer_json, marked_changes, measures_of, probe_view, text_table
 from ltm_eval.report.page import build, gather, render
 from ltm_eval.report.plots import inline_svg, reconstruction
 from ltm_eval.results.diagnostics import latent_summary, layer_maps, layers_view, step_map
 from ltm_eval.results.views import LEVELS
 from ltm_eval.system.errors import ResultsError
-from ltm_eval.system.files import reports_dir, write_jsonl_atomic
+from ltm_eval.system.files import reports_dir, write_json_atomic, write_jsonl_atomic
 from ltm_eval.system.machine import flops_of, flops_per_token
 
 if TYPE_CHECKING:
@@ -95,6 +94,16 @@ def probe_of(word: str = "pears", *, n_layers: int = 3, texts: int = 2, **change
         path=Path("probe.json"),
     )
     return replace(probe, **changes)
+
+
+def prompts_of(word: str = "pears", *, n_layers: int = 3, texts: int = 2) -> Probe:
+    """Prompts that were continued."""
+    probe = probe_of(word, n_layers=n_layers, texts=texts)
+    return replace(
+        probe,
+        settings={"t_fast": 64, "rest": "zero", "n_tokens": 8, "source": {"prompts": [word] * texts}},
+        explored=tuple(replace(one, rest="") for one in probe.explored),
+    )
 
 
 def page_of(*probes: Probe) -> str:
@@ -184,6 +193,39 @@ def test_the_explorer_needs_script_and_is_hidden_without() -> None:
     assert {(slider["type"], slider["min"], slider["max"]) for slider in sliders} == {("range", "1", "3")}
     buttons = [dict(attributes) for tag, attributes in page.elements if tag == "button"]
     assert sum("data-group" in button for button in buttons) == 3
+    presets = [button["data-layers"] for button in buttons if "data-layers" in button]
+    assert presets == ["1-3", "1", "2", "3", "none"]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "parts"),
+    [
+        ("a b c", "a b c", ("a b c",)),
+        ("a x c", "a b c", ("a", " x", " c")),
+        ("x y", "a b", ("", "x y", "")),
+        ("a b\n", "a", ("a", " b\n", "")),
+        ("a", "a b c", ("a",)),
+        ("", "a", ("",)),
+    ],
+)
+def test_words_that_changed_are_told_apart(text: str, whole: str, parts: tuple[str, ...]) -> None:
+    assert marked_changes(text, whole) == parts
+    assert "".join(parts) == text
+
+
+def test_continued_prompts_are_readable_without_script_and_have_no_curves() -> None:
+    probe = prompts_of()
+    shown = words_in(re.sub("<script.*?</script>", "", page_of(probe), flags=re.S))
+    assert "Continuations" in shown and "Layer explorer" not in shown
+    assert "Progressive reconstruction" not in shown and "Original" not in shown
+    for item in probe.explored:
+        assert all(part in shown for part in (item.prompt, *item.texts))
+    assert all(words_of(key) in shown for key in explored(3))
+    assert page_of(probe).count('<mark class="changed">') == 2 * 3 + 1  # all but all layers', and the caption
+    lines = text_table(probe).splitlines()
+    assert lines[0] == "pears 0: pears 0 begins"
+    assert [line.split("  ")[0] for line in lines[2:10]] == [words_of(key) for key in explored(3)]
+    assert lines[2].endswith("pears 0 made by 0") and lines[9].endswith("as layers 1–2")
 
 
 def test_the_explorers_data_hold_every_set_and_each_text_once() -> None:
@@ -193,10 +235,12 @@ def test_the_explorers_data_hold_every_set_and_each_text_once() -> None:
     for item in data["items"]:
         assert sorted(item["sets"]) == sorted(explored(12))
         assert len(item["sets"]) == 84
-        assert len(item["texts"]) == len(set(item["texts"])) == 13
+        assert len(item["texts"]) == len(set(map(tuple, item["texts"]))) == 13
+        whole = item["texts"][item["sets"]["1-12"][0]]
+        assert len(whole) == 1 and all(len(text) == 3 for text in item["texts"] if text != whole)
         for key, (text, nll, similarity, _, _) in item["sets"].items():
             count = len(layers_of(key))
-            assert item["texts"][text].endswith(f"made by {count}")
+            assert "".join(item["texts"][text]).endswith(f"made by {count}")
             assert float(nll) == pytest.approx((16 + count) / 8, abs=1e-3)
             assert similarity == f"{100 * count / 12:.1f} %"
 
@@ -220,12 +264,12 @@ def test_same_probe_same_bytes() -> None:
 
 @pytest.fixture(scope="module")
 def harmless() -> Structure:
-    return Structure(page_of(probe_of("pears")))
+    return Structure(page_of(probe_of("pears"), prompts_of("pears")))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_inert_in_every_field(harmless: Structure, name: str) -> None:
-    assert_inert(Structure(page_of(probe_of(HOSTILE[name]))), harmless, name=name)
+    assert_inert(Structure(page_of(probe_of(HOSTILE[name]), prompts_of(HOSTILE[name]))), harmless, name=name)
 
 
 @pytest.mark.parametrize("word", [*MARKUP, "</script><script>alert(1)</script>", "<!--<script>", "\u2028\ud800\x00"])
@@ -244,7 +288,7 @@ def right(index: int) -> bool:
 
 def test_a_folder_of_runs_and_probes_gives_one_page(tmp_path: Path) -> None:
     write_run(tmp_path, model="ltm-x", right=right, kind="ltm", latents=True)
-    write_probe(tmp_path / "ltm-x" / f"probe_{DATE}.json", probe_of(model_name="ltm-x"))
+    write_json_atomic(tmp_path / "ltm-x" / f"probe_{DATE}.json", probe_of(model_name="ltm-x"))
     runs, probes = gather([tmp_path])
     assert (len(runs), len(probes)) == (1, 1)
     page = words_in(render(build(runs, probes)))
@@ -254,7 +298,7 @@ def test_a_folder_of_runs_and_probes_gives_one_page(tmp_path: Path) -> None:
 def test_a_folder_of_probes_alone_is_enough_and_an_empty_one_is_not(tmp_path: Path) -> None:
     probes, runs, nothing = (tmp_path / name for name in ("probes", "runs", "nothing"))
     nothing.mkdir()
-    write_probe(probes / f"probe_{DATE}.json", probe_of())
+    write_json_atomic(probes / f"probe_{DATE}.json", probe_of())
     write_run(runs, model="m", right=right)
     assert [len(found) for found in gather([probes])] == [0, 1]
     assert [len(found) for found in gather([probes, runs])] == [1, 1]
@@ -444,26 +488,55 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
 def test_groups_and_range_choose_what_is_shown(opened: tuple[Any, list[str]]) -> None:
     page, troubles = opened
     state, made = page.locator("[data-shown=state]"), page.locator("[data-shown=made]")
-    assert state.inner_text() == "Active: layers 1–12, similarity to all layers 100.0 %"
+    assert state.inner_text() == "Active: layers 1–12: the text of all layers"
+    assert made.locator("mark").count() == 0
     page.click("button[data-group='1']")
-    assert state.inner_text().startswith("Active: layers 1–3, 7–12,")
+    assert state.inner_text() == "Active: layers 1–3, 7–12: similarity to all layers 75.0 %"
     assert made.inner_text().endswith("made by 9")
+    assert made.locator("mark.changed").all_inner_texts() == [" 9"]
     assert page.locator("button[data-group='1']").get_attribute("aria-pressed") == "false"
-    page.click("button[data-none]")
+    page.click("button[data-layers=none]")
     assert made.inner_text().endswith("made by 0")
-    page.click("button[data-all]")
+    page.focus("button[data-group='0']")
+    page.keyboard.press("Space")
+    assert state.inner_text().startswith("Active: layers 1–3:")
+    page.click("button[data-layers='5-8']")
+    assert state.inner_text().startswith("Active: layers 5–8:")
+    pressed = [button.get_attribute("aria-pressed") for button in page.locator("button[data-group]").all()]
+    assert pressed == ["false", "mixed", "mixed", "false"]
+    page.click("button[data-layers='1-12']")
     page.focus("input[data-end=first]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.focus("input[data-end=last]")
     page.keyboard.press("ArrowLeft")
-    assert state.inner_text().startswith("Active: layers 3–11,")
+    assert state.inner_text().startswith("Active: layers 3–11:")
+    assert page.locator("input[data-end=last]").get_attribute("aria-valuetext") == "layer 11; active: layers 3–11"
     assert page.locator(".stack .on").count() == 9
     page.keyboard.press("Home")
-    assert state.inner_text().startswith("Active: layer 1,")
+    assert state.inner_text().startswith("Active: layer 1:")
+    page.keyboard.press("End")
+    assert state.inner_text().startswith("Active: layers 1–12:")
+    page.locator(".stack [data-layer='9']").click()
+    assert state.inner_text().startswith("Active: layers 1–9:")
+    page.locator(".stack [data-layer='3']").click()
+    assert state.inner_text().startswith("Active: layers 3–9:")
     page.select_option(".explorer select", "1")
     assert "1 begins" in page.locator("[data-shown=prompt]").inner_text()
     assert page.locator(".explorer script, .explorer img, .explorer h1").count() == 0
+    assert troubles == []
+
+
+def test_a_handle_is_dragged_by_the_mouse(opened: tuple[Any, list[str]]) -> None:
+    page, troubles = opened
+    page.locator(".handles").scroll_into_view_if_needed()
+    box, thumb = page.locator(".handles").bounding_box(), 12  # half of a handle's width
+    step = (box["width"] - 2 * thumb) / 11
+    page.mouse.move(box["x"] + box["width"] - thumb, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + thumb + 4 * step, box["y"] + box["height"] / 2, steps=8)
+    page.mouse.up()
+    assert page.locator("[data-shown=state]").inner_text().startswith("Active: layers 1–5:")
     assert troubles == []
 
 
@@ -482,7 +555,9 @@ def test_every_set_of_groups_and_every_range_is_found(opened: tuple[Any, list[st
         }"""
     )
     wanted = [tuple(range(first, last + 1)) for first in range(1, 13) for last in range(first, 13)]
-    assert [one.split(", similarity")[0] for one in shown] == [f"Active: {words_of(key_of(one))}" for one in wanted]
+    assert [re.split(": (?=similarity|the text)", one)[0] for one in shown] == [
+        f"Active: {words_of(key_of(one))}" for one in wanted
+    ]
     assert troubles == []
 
 

@@ -28,16 +28,26 @@ from ltm_eval.probe.files import (
     read_probe,
     upward,
     words_of,
-    write_probe,
 )
-from ltm_eval.probe.reconstruct import ProbeText, Subject, curve_keys, encode, probe_text, scored, similarity
+from ltm_eval.probe.reconstruct import (
+    ProbeText,
+    Subject,
+    curve_keys,
+    encode,
+    explored_of,
+    probed,
+    scored,
+    similarity,
+)
 from ltm_eval.system.errors import DataError, ResultsError, UsageError
+from ltm_eval.system.files import write_json_atomic
 from tests.tiny import RELEASED, TINY, released, tiny_folder, tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ltm_eval.model.decoder import LatentThoughtModel
+    from ltm_eval.probe.files import Explored, ProbedText
 
 LAYERS = 5
 DEEP = replace(TINY, n_layers=LAYERS, max_z_len=2 * LAYERS)
@@ -50,9 +60,27 @@ def deep_model() -> LatentThoughtModel:
     return tiny_model(DEEP, seed=1, scale=20.0)
 
 
-def subject_of(tokenizer: Tokenizer, config: ProbeConfig = QUICK) -> Subject:
-    encoded = encode(TEXT, tokenizer, config, context=DEEP.max_seq_len)
-    return Subject(deep_model(), encoded, tokenizer.eot_id, config)
+def subject_of(tokenizer: Tokenizer, config: ProbeConfig = QUICK, *, text: ProbeText = TEXT) -> Subject:
+    return Subject(deep_model(), encode(text, tokenizer, config, context=DEEP.max_seq_len), tokenizer, config)
+
+
+def probe_text(
+    tokenizer: Tokenizer, config: ProbeConfig = QUICK, *, text: ProbeText = TEXT, explore: bool = True
+) -> tuple[ProbedText, Explored]:
+    """A text as probed and as the explorer shows it; the latter of no use without `explore`."""
+    subject = subject_of(tokenizer, config, text=text)
+    keys = explored(LAYERS, config.groups) if explore else [key_of(range(1, LAYERS + 1))]
+    ended = dict(subject.continued(keys))
+    made = {
+        key: {
+            "tokens": ended[key].tokens,
+            "nll_nats": subject.continuation_nats(key, ended[key].tokens),
+            "stop_reason": ended[key].stop_reason,
+        }
+        for key in keys
+    }
+    shown = explored_of(subject.encoded, tokenizer, made, index=0, until=())
+    return probed(subject, text, explore=explore), shown
 
 
 def naive(tokens: tuple[int, ...], eot: int, z: torch.Tensor | None) -> tuple[float, int]:
@@ -120,7 +148,7 @@ def test_all_layers_equal_the_full_z_and_none_equals_no_z_exactly(tokenizer: Tok
     assert torch.equal(subject.z(f"1-{LAYERS}"), subject.posterior.mu[0])
     assert not subject.z("none").any()
     assert subject.teacher_forced(subject.z("none")) == subject.teacher_forced(None)
-    (zero,) = subject.greedy([subject.z("none")], read=0, stop=False)
+    (zero,) = subject.free_running([subject.z("none")])
     assert list(zero) == without_cache(tokenizer.eot_id, None, len(zero))
 
 
@@ -138,26 +166,25 @@ def test_one_set_of_layers_against_a_plain_computation(tokenizer: Tokenizer, key
 
 def test_free_running_equals_greedy_decoding_without_a_cache(tokenizer: Tokenizer) -> None:
     subject, keys = subject_of(tokenizer), ["none", "1", "2-4", "1-5"]
-    found = subject.greedy([subject.z(key) for key in keys], read=0, stop=False)
+    found = subject.free_running([subject.z(key) for key in keys])
     assert [list(one) for one in found] == [without_cache(tokenizer.eot_id, subject.z(key), 30) for key in keys]
     assert len(set(found)) > 1, "the model is too insensitive to show anything"
 
 
 def test_cells_count_what_they_say(tokenizer: Tokenizer) -> None:
-    probed, found = probe_text(deep_model(), TEXT, tokenizer, QUICK, index=0)
+    text, _ = probe_text(tokenizer)
     subject = subject_of(tokenizer)
-    assert found is not None
-    assert set(upward(LAYERS)) | set(downward(LAYERS)) | set(explored(LAYERS)) == set(probed.cells)
+    assert set(upward(LAYERS)) | set(downward(LAYERS)) | set(explored(LAYERS)) == set(text.cells)
     for key in (*upward(LAYERS), *downward(LAYERS)):
         mine = without_cache(tokenizer.eot_id, subject.z(key), 30)
         right = [a == b for a, b in zip(mine, subject.encoded.tokens, strict=True)]
         prefix = next((place for place, hit in enumerate(right) if not hit), 30)
-        assert (probed.cells[key].greedy, probed.cells[key].prefix) == (sum(right), prefix)
-    assert probed.no_z == probed.cells["none"]
-    assert probed.cells["2-4"].greedy is None
-    assert (probed.tokens, probed.cut, probed.t_fast) == (30, True, 6)
-    assert sum(probed.kl_per_layer_nats) == pytest.approx(probed.kl_nats, rel=1e-5)
-    assert len(probed.mean_log_var_per_layer) == LAYERS
+        assert (text.cells[key].greedy, text.cells[key].prefix) == (sum(right), prefix)
+    assert text.no_z == text.cells["none"]
+    assert text.cells["2-4"].greedy is None
+    assert (text.tokens, text.cut, text.t_fast) == (30, True, 6)
+    assert sum(text.kl_per_layer_nats) == pytest.approx(text.kl_nats, rel=1e-5)
+    assert len(text.mean_log_var_per_layer) == LAYERS
 
 
 def test_a_perfect_reconstruction_has_no_first_error(tokenizer: Tokenizer) -> None:
@@ -166,14 +193,13 @@ def test_a_perfect_reconstruction_has_no_first_error(tokenizer: Tokenizer) -> No
     text = ProbeText("own", "", tokenizer.decode(own))
     if tokenizer.encode(text.rest) != own:
         pytest.fail("the tiny model generates no text")
-    probed, _ = probe_text(deep_model(), text, tokenizer, replace(QUICK, explore=0), index=0)
-    assert (probed.no_z.greedy, probed.no_z.prefix, probed.no_z.top1) == (12, 12, 12)
+    found, _ = probe_text(tokenizer, text=text, explore=False)
+    assert (found.no_z.greedy, found.no_z.prefix, found.no_z.top1) == (12, 12, 12)
 
 
 def test_explored_texts_likelihoods_and_similarities(tokenizer: Tokenizer) -> None:
-    _, found = probe_text(deep_model(), TEXT, tokenizer, QUICK, index=0)
+    _, found = probe_text(tokenizer)
     subject = subject_of(tokenizer)
-    assert found is not None
     assert found.prompt + found.rest == TEXT.rest[:30]
     assert len(found.prompt) == 5
     assert len(set(found.texts)) == len(found.texts)
@@ -197,8 +223,8 @@ def test_the_rest_can_be_a_draw_of_the_prior_and_the_kept_one_of_the_posterior(t
     assert torch.equal(z[[1, 2]], subject.kept[[1, 2]])
     assert not torch.equal(subject.kept, mu)
     assert 0.5 < float(subject.rest.std()) < 1.5
-    probed, _ = probe_text(deep_model(), TEXT, tokenizer, replace(QUICK, rest="prior", explore=0), index=0)
-    assert probed.cells["none"].nll_nats != probed.no_z.nll_nats
+    text, _ = probe_text(tokenizer, replace(QUICK, rest="prior"), explore=False)
+    assert text.cells["none"].nll_nats != text.no_z.nll_nats
 
 
 def test_positions_that_are_not_scored_do_not_count() -> None:
@@ -218,18 +244,16 @@ def test_a_likelihood_that_is_no_number_is_refused() -> None:
 
 
 def test_the_same_probe_twice_has_the_same_bits_whatever_else_is_probed(tokenizer: Tokenizer) -> None:
-    first, second = (probe_text(deep_model(), TEXT, tokenizer, QUICK, index=index) for index in (0, 2))
-    assert first[0] == second[0]
-    assert first[1] is not None and second[1] is not None
-    assert first[1].cells == second[1].cells
-    alone, _ = probe_text(deep_model(), TEXT, tokenizer, replace(QUICK, explore=0, direction="down"), index=0)
+    first, second = probe_text(tokenizer), probe_text(tokenizer)
+    assert first == second
+    alone, _ = probe_text(tokenizer, replace(QUICK, direction="down"), explore=False)
     assert alone.cells == {key: first[0].cells[key] for key in downward(LAYERS)}
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_checkpoints_are_probed(name: str, tokenizer: Tokenizer) -> None:
     model, _, _ = released(name)
-    text = Subject(model, encode(TEXT, tokenizer, QUICK, context=64), 0, QUICK)
+    text = Subject(model, encode(TEXT, tokenizer, QUICK, context=64), tokenizer, QUICK)
     assert text.teacher_forced(text.z("none")) == text.teacher_forced(None)
     n_layers = model.config.n_layers
     assert torch.equal(text.z(key_of(tuple(range(1, n_layers + 1)))), text.posterior.mu[0])
@@ -252,9 +276,9 @@ def test_an_empty_text_is_refused(tokenizer: Tokenizer) -> None:
 
 
 def test_a_text_of_one_token_has_no_prompt(tokenizer: Tokenizer) -> None:
-    probed, found = probe_text(deep_model(), ProbeText("x", "", "x"), tokenizer, QUICK, index=0)
-    assert probed.tokens == 1
-    assert found is not None and found.prompt == ""
+    text, found = probe_text(tokenizer, text=ProbeText("x", "", "x"))
+    assert text.tokens == 1
+    assert found.prompt == ""
 
 
 @pytest.mark.parametrize(
@@ -274,6 +298,8 @@ def test_similarity(a: str, b: str, wanted: float) -> None:
         {"direction": "sideways"},
         {"max_tokens": 1},
         {"explore": -1},
+        {"groups": 9},
+        {"n_tokens": 0},
         {"t_fast": -1},
     ],
 )
@@ -286,8 +312,7 @@ def test_options_out_of_range_are_refused(change: dict[str, object]) -> None:
 
 
 def probe_of(tokenizer: Tokenizer) -> Probe:
-    text, found = probe_text(deep_model(), TEXT, tokenizer, QUICK, index=0)
-    assert found is not None
+    text, found = probe_text(tokenizer)
     return Probe(
         model_name="tiny",
         n_layers=LAYERS,
@@ -300,12 +325,13 @@ def probe_of(tokenizer: Tokenizer) -> Probe:
         command="ltm-eval probe",
         provenance={},
         seconds=1.5,
+        groups=groups_of(LAYERS),
     )
 
 
 def test_the_file_is_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
     probe, path = probe_of(tokenizer), tmp_path / "tiny" / "probe_2026-01-02T03-04-05.000006.json"
-    write_probe(path, probe)
+    write_json_atomic(path, probe)
     found = read_probe(path)
     assert found == replace(probe, date_id="2026-01-02T03-04-05.000006", path=path)
     assert find_probes([tmp_path]) == find_probes([path]) == [found]
@@ -314,7 +340,7 @@ def test_the_file_is_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_of_one_folder_the_newest_probe_of_the_same_settings_is_taken(tokenizer: Tokenizer, tmp_path: Path) -> None:
     probe = probe_of(tokenizer)
     for hour, own in ((1, probe), (2, probe), (3, replace(probe, settings={"preset": "released"}))):
-        write_probe(tmp_path / f"probe_2026-01-02T0{hour}-00-00.json", own)
+        write_json_atomic(tmp_path / f"probe_2026-01-02T0{hour}-00-00.json", own)
     assert [found.date_id[11:13] for found in find_probes([tmp_path])] == ["02", "03"]
 
 
@@ -328,13 +354,15 @@ def test_of_one_folder_the_newest_probe_of_the_same_settings_is_taken(tokenizer:
         ({"n_layers": 2}, "expected sets of 2 layers, got"),
         ({"seconds": "x"}, "field seconds: expected a finite number"),
         ({"demo_model": 1}, "field demo_model: expected true or false"),
+        ({"groups": [[1, 2], [2, 5]]}, "field groups: expected 1 to 8 groups of 5 layers"),
+        ({"groups": [[1, 2, 3]]}, "field groups"),
     ],
 )
 def test_a_malformed_file_names_its_field(
     tokenizer: Tokenizer, tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     path = tmp_path / "probe_x.json"
-    write_probe(path, probe_of(tokenizer))
+    write_json_atomic(path, probe_of(tokenizer))
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
     with pytest.raises(ResultsError, match=words):
         read_probe(path)
@@ -342,7 +370,7 @@ def test_a_malformed_file_names_its_field(
 
 def test_a_wrong_number_deep_inside_is_named_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "probe_x.json"
-    write_probe(path, probe_of(tokenizer))
+    write_json_atomic(path, probe_of(tokenizer))
     content = json.loads(path.read_text("utf-8"))
     content["texts"][0]["cells"]["1-2"]["top1"] = 31
     path.write_text(json.dumps(content), "utf-8")

@@ -17,13 +17,12 @@ from ltm_eval.harness.evaluation import folder_name
 from ltm_eval.harness.options import RunConfig
 from ltm_eval.harness.rescore import Changes, rescore
 from ltm_eval.harness.run import run
-from ltm_eval.probe.files import write_probe
 from ltm_eval.results.files import find_runs, read_answers, read_latents, read_samples, read_tokens
 from ltm_eval.runs.journal import Journal, files_of
 from ltm_eval.runs.session import Manifest
 from ltm_eval.runs.status import status, text
 from ltm_eval.system.errors import DataError, IncompleteError, UsageError
-from ltm_eval.system.files import holding
+from ltm_eval.system.files import holding, write_json_atomic
 from tests.test_latent_page import probe_of
 from tests.tiny import tiny_folder, tiny_gpt2
 
@@ -198,7 +197,7 @@ def test_perplexity_is_rescored_with_its_parts(done: tuple[RunConfig, Path], tmp
 @pytest.mark.parametrize("command", ["status", "report", "history", "index", "compare"])
 def test_commands_that_read_load_nothing_heavy(done: tuple[RunConfig, Path], command: str, tmp_path: Path) -> None:
     """`status` is asked again and again while a run needs the machine; pages are made where no model is installed."""
-    write_probe(tmp_path / "probe_2026-01-02T03-04-05.000006.json", probe_of())
+    write_json_atomic(tmp_path / "probe_2026-01-02T03-04-05.000006.json", probe_of())
     given = {"report": [done[1], tmp_path], "compare": sorted(done[1].glob("*/"))[:2]}.get(command, [done[1]])
     more = [] if command == "status" else ["--format", "html", "-o", tmp_path / "page.html"]
     words = [command, *map(str, [*given, *more])]

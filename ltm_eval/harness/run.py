@@ -36,8 +36,10 @@ from ltm_eval.harness.evaluation import (
 )
 from ltm_eval.harness.loading import data_caveats, tasks_of, training_metadata
 from ltm_eval.harness.options import ModelOptions, RunConfig
+from ltm_eval.runs.journal import Journal
 from ltm_eval.runs.processes import current, join
 from ltm_eval.runs.session import check_program
+from ltm_eval.runs.worklist import Answer, Request, Worklist, say_on_stderr
 from ltm_eval.system import files, progress
 from ltm_eval.system.errors import (
     CheckpointError,
@@ -183,6 +185,41 @@ def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
             job.wait()
         finally:
             log.setLevel(level)
+
+
+def kept(
+    folder: Path,
+    settings: Mapping[str, Any],
+    kind: str,
+    questions: Sequence[tuple[str, ...]],
+    answer: Callable[[list[int]], Iterator[tuple[int, Any]]],
+) -> list[Any]:
+    """Answer questions that are no requests of a task, each once: in order, from a journal or by a process of the job.
+
+    Args:
+        folder: of the journal.
+        settings: all that changes an answer and is no part of a question.
+        kind: what is asked, for readers of the journal.
+        questions: texts; those that begin with the same one stay in one process.
+        answer: yields each of the questions at these indices with its answer, which is JSON, in any order.
+
+    Raises:
+        MachineError: the journal cannot be read or written.
+        IncompleteError: another process is lost.
+    """
+    from lm_eval.api.instance import Instance
+
+    journal = Journal(folder, settings)
+    requests = [
+        Request(instance=Instance(kind, {}, question, 0, (kind, index, 1))) for index, question in enumerate(questions)
+    ]
+    try:
+        work = Worklist(journal, say=say_on_stderr, job=current()).open(kind, requests)
+        for index, value in answer(work.todo):
+            work.done(index, Answer(value))
+        return [one.value for one in work.close()]
+    finally:
+        journal.close()
 
 
 def settle(config: RunConfig) -> tuple[RunConfig, list[str]]:

@@ -1,21 +1,20 @@
-"""Probes: the sets of layers that one tries, its options, and its file `<output>/<model>/probe_<date>.json`.
+"""Sets of layers, the options of a probe, and its file `<output>/<model>/probe_<date>.json`.
 
-A probe keeps the latents of some decoder layers active. Layers count from 1; a set of them is written as its runs of
-neighbours, `1-3,7`, the empty one as `none`, and this is its key in the file and on the page. The file holds sums and
-counts by text, of which the page makes means and intervals.
+A probe keeps the latents of some decoder layers. Layers count from 1; a set is written as its runs of neighbours,
+`1-3,7`, the empty one as `none`: its key in the file and on the page. The file holds sums and counts by text, of which
+the page makes means and intervals.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from ltm_eval.inference.options import (
     AUTO,
@@ -30,9 +29,9 @@ from ltm_eval.inference.options import (
 )
 from ltm_eval.results.files import DATE_ID, PROBE_PREFIX, read_object
 from ltm_eval.system.errors import ResultsError, UsageError, shown
-from ltm_eval.system.files import DEMO_MODEL, write_json_atomic
+from ltm_eval.system.files import DEMO_MODEL
 from ltm_eval.system.options import Many, Option, options
-from ltm_eval.system.records import OpenRecord
+from ltm_eval.system.records import OpenRecord, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +41,12 @@ if TYPE_CHECKING:
 Layers = tuple[int, ...]  # from 1, ascending
 
 NONE = "none"
-GROUPS = 4  # of the stack, which can be combined: its quarters, or single layers if there are fewer
-MOST_LAYERS = 512  # of a model that a file may tell of
+GROUPS, MOST_GROUPS = 4, 8  # parts of the stack that are combined; 2 to their power combinations
+MOST_LAYERS = 512  # of a model that a file may describe
 _RUN = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
 
 
-def key_of(layers: Layers) -> str:
+def key_of(layers: Iterable[int]) -> str:
     """Return the key of a set: `1-3,7` of (1, 2, 3, 7)."""
     runs: list[list[int]] = []
     for layer in layers:
@@ -59,19 +58,15 @@ def key_of(layers: Layers) -> str:
 
 
 def layers_of(key: str) -> Layers:
-    """Return the set that a key writes.
+    """Return the set of a key.
 
     Raises:
-        ValueError: it writes none, or not as `key_of` does.
+        ValueError: it is not written as `key_of` does.
     """
     found: list[int] = []
-    for run in () if key == NONE else key.split(","):
-        match = _RUN.fullmatch(run)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, MOST_LAYERS + 1)
-        if last > MOST_LAYERS:
-            raise ValueError(f"a set of layers such as 1-3,7 or {NONE}")
-        found += range(first, last + 1)
-    if key_of(tuple(found)) != key or found != sorted(set(found)):
+    for run in filter(None, map(_RUN.fullmatch, key.split(","))):
+        found += range(int(run[1]), min(int(run[2] or run[1]), MOST_LAYERS) + 1)
+    if key_of(sorted(set(found))) != key:
         raise ValueError(f"a set of layers such as 1-3,7 or {NONE}")
     return tuple(found)
 
@@ -83,11 +78,14 @@ def words_of(key: str) -> str:
     return f"layer{'s' if '-' in key or ',' in key else ''} {key.replace('-', '–').replace(',', ', ')}"
 
 
-def groups_of(n_layers: int) -> tuple[tuple[int, int], ...]:
-    """Return the first and last layer of each group; sizes differ by one at most."""
-    count = min(GROUPS, n_layers)
-    ends = [round(n_layers * place / count) for place in range(count + 1)]
-    return tuple((low + 1, high) for low, high in zip(ends, ends[1:], strict=False))
+def groups_of(n_layers: int, count: int = GROUPS) -> tuple[tuple[int, int], ...]:
+    """Return the first and last layer of each of `count` groups, single layers if there are fewer.
+
+    Their sizes differ by one at most.
+    """
+    count = min(count, n_layers)
+    ends = [round(n_layers * index / count) for index in range(count + 1)]
+    return tuple((before + 1, last) for before, last in pairwise(ends))
 
 
 def ranges_of(n_layers: int) -> list[Layers]:
@@ -95,9 +93,9 @@ def ranges_of(n_layers: int) -> list[Layers]:
     return [tuple(range(first, last + 1)) for first in range(1, n_layers + 1) for last in range(first, n_layers + 1)]
 
 
-def group_sets(n_layers: int) -> list[Layers]:
+def group_sets(n_layers: int, count: int = GROUPS) -> list[Layers]:
     """Return every combination of groups, none and all among them."""
-    groups = groups_of(n_layers)
+    groups = groups_of(n_layers, count)
     return [
         tuple(layer for first, last in chosen for layer in range(first, last + 1))
         for size in range(len(groups) + 1)
@@ -105,9 +103,9 @@ def group_sets(n_layers: int) -> list[Layers]:
     ]
 
 
-def explored(n_layers: int) -> list[str]:
+def explored(n_layers: int, count: int = GROUPS) -> list[str]:
     """Return the keys of what the explorer shows: none, every range, every combination of groups; each once."""
-    return list(dict.fromkeys(map(key_of, ((), *ranges_of(n_layers), *group_sets(n_layers)))))
+    return list(dict.fromkeys(map(key_of, ((), *ranges_of(n_layers), *group_sets(n_layers, count)))))
 
 
 def upward(n_layers: int) -> list[str]:
@@ -126,6 +124,9 @@ RESTS = ("zero", "prior")
 LATENTS = ("mean", "draw")
 DIRECTIONS = ("up", "down", "both")
 DEFAULT_TASK = "wikitext"
+PROMPTS, TEXTS, LAYERS = "Prompts to continue", "Texts to reconstruct", "Layers"  # panels of help
+OF_PROMPTS, OF_TEXTS = ("n_tokens", "gen_kwargs"), ("direction", "max_tokens", "prompt_tokens", "explore")
+"""Options that concern only one of the two."""
 
 
 @options()
@@ -134,28 +135,44 @@ class ProbeConfig:
 
     preset: Preset = "bound"
     t_fast: StepsOrAuto | None = None  # None takes the preset's
+    n_tokens: Annotated[
+        int,
+        Field(ge=1, lt=MOST, description="Maximum tokens per continuation of a prompt."),
+        Option("--n_tokens", metavar="N", panel=PROMPTS, environment=False),
+    ] = 64
+    gen_kwargs: str | None = None  # decoding options of continuations; None is greedy
+    groups: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MOST_GROUPS,
+            description="Groups of layers, of which every combination is generated with; single layers if the model "
+            "has fewer.",
+        ),
+        Option("--groups", metavar=f"1..{MOST_GROUPS}", panel=LAYERS, environment=False),
+    ] = GROUPS
     rest: Annotated[
         Literal["zero", "prior"],
         Field(
             description="What stands for the other layers' latents: zeros, the prior's mean (the same as leaving their "
             "cross-attention out), or one draw of the prior per text."
         ),
-        Option("--rest", metavar="|".join(RESTS), environment=False),
+        Option("--rest", metavar="|".join(RESTS), panel=LAYERS, environment=False),
     ] = "zero"
     latents: Annotated[
         Literal["mean", "draw"],
         Field(description="What kept layers hold: the posterior's mean, or one draw of it per text."),
-        Option("--latents", metavar="|".join(LATENTS), environment=False),
+        Option("--latents", metavar="|".join(LATENTS), panel=LAYERS, environment=False),
     ] = "mean"
     direction: Annotated[
         Literal["up", "down", "both"],
         Field(description="Which layers are kept: layers 1 to l, the last l, or both."),
-        Option("--direction", metavar="|".join(DIRECTIONS), environment=False),
+        Option("--direction", metavar="|".join(DIRECTIONS), panel=TEXTS, environment=False),
     ] = "both"
     max_tokens: Annotated[
         int,
         Field(ge=2, lt=MOST, description="Maximum tokens per text; longer texts are cut."),
-        Option("--max_tokens", metavar="N", environment=False),
+        Option("--max_tokens", metavar="N", panel=TEXTS, environment=False),
     ] = 128
     prompt_tokens: Annotated[
         int,
@@ -164,12 +181,12 @@ class ProbeConfig:
             lt=MOST,
             description="First tokens the decoder reads in the explorer; questions are read whole.",
         ),
-        Option("--prompt_tokens", metavar="N", environment=False),
+        Option("--prompt_tokens", metavar="N", panel=TEXTS, environment=False),
     ] = 16
     explore: Annotated[
         int,
         Field(ge=0, lt=MOST, description="Number of texts with generations in the explorer."),
-        Option("--explore", metavar="N", environment=False),
+        Option("--explore", metavar="N", panel=TEXTS, environment=False),
     ] = 3
     seed: Seed = 1234
     fit: str | None = None
@@ -185,14 +202,19 @@ class ProbeConfig:
 
 @options()
 class ProbeJob:
-    """One `probe`: a model, texts, and where the results go; what `run` has too is described there."""
+    """One `probe`: a model, prompts or texts, and where the results go; what `run` has too is described there."""
 
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     model: str | None = None
+    prompts: Annotated[
+        Many[str],
+        Field(description="Fit z to this prompt and continue it with some of the layers; repeatable."),
+        Option("--prompt", name="prompt", metavar="TEXT", panel=PROMPTS, repeatable=True, environment=False),
+    ] = ()
     texts: Annotated[
         Many[str],
         Field(description="A file of plain text, one text; repeatable."),
-        Option("--text", metavar="FILE", repeatable=True, environment=False),
+        Option("--text", metavar="FILE", panel=TEXTS, repeatable=True, environment=False),
     ] = ()
     task: Annotated[
         str | None,
@@ -201,6 +223,7 @@ class ProbeJob:
             "--task",
             "-t",
             metavar="NAME",
+            panel=TEXTS,
             default=f"the bundled sample of {DEFAULT_TASK}",
             environment=False,
         ),
@@ -208,7 +231,7 @@ class ProbeJob:
     limit: Annotated[
         int,
         Field(ge=1, lt=MOST, description="Only the first N documents of the task."),
-        Option("--limit", "-L", metavar="N", environment=False),
+        Option("--limit", "-L", metavar="N", panel=TEXTS, environment=False),
     ] = 8
     data: str = AUTO
     output_path: str = "results"
@@ -225,6 +248,16 @@ class ProbeJob:
     def __post_init__(self) -> None:
         if self.texts and self.task:
             raise UsageError("give either --text or --task: the texts are the ones of files or of a task")
+        if self.prompts and (self.texts or self.task):
+            raise UsageError("give either --prompt or texts: a prompt is continued, texts are reconstructed")
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise UsageError("prompt is empty; give a text, or leave --prompt out")
+        if self.metadata and (self.prompts or self.texts):
+            raise UsageError("metadata applies to --task only; remove it for prompts and texts of your own")
+        for name in OF_TEXTS if self.prompts else OF_PROMPTS:
+            if getattr(self.probe, name) != getattr(ProbeConfig, name):
+                what, other = ("texts", "remove --prompt") if self.prompts else ("prompts", "give --prompt")
+                raise UsageError(f"{name} applies to {what} only; leave it out, or {other}")
 
     @property
     def is_demo(self) -> bool:
@@ -283,15 +316,16 @@ class Generated(OpenRecord):
     tokens: Size  # generated
     nll_nats: Real  # -log p(generated | z, prompt) of this text under the z that it was generated with
     similarity: Real  # 1 - Levenshtein distance / longer length, over tokens, to what all layers generate
+    stop_reason: str = ""  # `decode.StopReason`; empty in older files
 
 
 @dataclass(frozen=True)
 class Explored(OpenRecord):
-    """Greedy continuations of one prompt under every set of layers of the explorer."""
+    """Continuations of one prompt under every set of layers of the explorer."""
 
     index: Size  # of the text that z was fitted on
     prompt: str  # what the decoder reads, after end-of-text
-    rest: str  # what follows it in the text
+    rest: str  # what follows it in the text; empty if z was fitted to the prompt alone
     texts: Many[str]  # what was generated, each once
     cells: Mapping[str, Generated]  # by set of layers
 
@@ -310,13 +344,14 @@ class Probe(OpenRecord):
     n_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     model: Mapping[str, Any]  # sizes, digest, step, tokenizer
     settings: Mapping[str, Any]  # `ProbeConfig`, and where the texts came from
-    texts: Many[ProbedText]
+    texts: Many[ProbedText]  # prompts are texts too
     explored: Many[Explored]
     warnings: Many[str]
     demo_model: bool  # whether the bundled model was probed
     command: str
     provenance: Mapping[str, Any]  # commit, versions, machine
     seconds: Real  # wall time
+    groups: Many[Annotated[tuple[int, int], Strict(False)]] = ()  # first and last layer of each; empty: default's
     date_id: str = ""  # date in the file's name
     path: Path = Path()
 
@@ -332,21 +367,22 @@ class Probe(OpenRecord):
                 raise ValueError(f"{place}.cells: expected sets of {self.n_layers} layers, got {shown(key)}")
         for at, one in enumerate(self.explored):
             _check_most(f"explored[{at}].index", one.index, max(0, len(self.texts) - 1))
+        count = len(self.groups)
+        if count and (count > MOST_GROUPS or self.groups != groups_of(self.n_layers, count)):
+            raise ValueError(
+                f"groups: expected 1 to {MOST_GROUPS} groups of {self.n_layers} layers, got {shown(str(self.groups))}"
+            )
+
+    @property
+    def of_prompts(self) -> bool:
+        """Return whether prompts were continued, not texts reconstructed."""
+        return "prompts" in mapping(self.settings.get("source"))
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain mapping, which `read_probe` reads back."""
         content = super().to_json()
         del content["date_id"], content["path"]
-        return {"format": FORMAT, "groups": groups_of(self.n_layers), **content}
-
-
-def write_probe(path: Path, probe: Probe) -> None:
-    """Write the file, complete or not at all.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    write_json_atomic(path, probe)
+        return {"format": FORMAT, **content}
 
 
 def is_probe(path: Path) -> bool:
@@ -365,15 +401,11 @@ def find_probes(paths: Sequence[str | Path]) -> list[Probe]:
         if path.is_file():
             probes = [read_probe(path)] if is_probe(path) else []
         else:
-            probes = _newest([read_probe(file) for file in _files_below(path)])
+            files = sorted(file for file in path.rglob(f"{PROBE_PREFIX}*.json") if file.is_file())
+            probes = _newest([read_probe(file) for file in files])
         for probe in probes:
             found.setdefault(probe.path.resolve(), probe)
     return list(found.values())
-
-
-def _files_below(folder: Path) -> list[Path]:
-    files = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
-    return sorted(file for file in files if is_probe(file))
 
 
 def _newest(probes: Sequence[Probe]) -> list[Probe]:
@@ -385,7 +417,7 @@ def _newest(probes: Sequence[Probe]) -> list[Probe]:
 
 
 def read_probe(path: Path) -> Probe:
-    """Read a file of `write_probe`.
+    """Read a probe's file.
 
     Raises:
         ResultsError: not JSON, another format, or a field is absent, of the wrong type or out of range.
@@ -411,5 +443,4 @@ __all__ = [
     "find_probes",
     "is_probe",
     "read_probe",
-    "write_probe",
 ]

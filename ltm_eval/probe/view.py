@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ltm_eval.probe.files import downward, group_sets, groups_of, key_of, ranges_of, upward, words_of
+from ltm_eval.probe.files import NONE, downward, groups_of, key_of, layers_of, upward, words_of
 from ltm_eval.results.diagnostics import layer_maps
 from ltm_eval.results.scores import flat
 from ltm_eval.results.views import Estimate, ExplorerItem, Ladder, LayersView, Measure, ProbeView, SetRow
-from ltm_eval.system.text import aligned, cut, number, percent, visible
+from ltm_eval.system.text import aligned, cut, number, percent, terminal, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PERCENT, NATS, TOKENS = "percent", "nats", "tokens"
-_FACTS = ("preset", "t_fast", "rest", "latents", "max_tokens", "seed")
+_FACTS = ("preset", "t_fast", "rest", "latents", "max_tokens", "n_tokens", "gen_kwargs", "seed")
 _ORDERS = (("upward", upward), ("downward", downward))
 
 _Figure = Callable[["ProbedText", "Cell"], "float | None"]
@@ -67,20 +69,26 @@ _MEASURES: tuple[tuple[str, str, str, str, _Figure], ...] = (
 
 def probe_view(label: str, probe: Probe) -> ProbeView:
     """Return the view of a probe."""
-    settings = {name: probe.settings[name] for name in _FACTS if name in probe.settings}
+    settings = {name: probe.settings[name] for name in _FACTS if probe.settings.get(name) is not None}
+    n_layers, prompts = probe.n_layers, probe.of_prompts
+    groups = probe.groups or groups_of(n_layers)
+    thirds = groups_of(n_layers, 3) if n_layers > 2 else ()
+    presets = zip(("First third", "Middle third", "Last third"), thirds, strict=False)
     return ProbeView(
         label=label,
-        n_layers=probe.n_layers,
-        groups=groups_of(probe.n_layers),
+        n_layers=n_layers,
+        groups=groups,
+        presets=tuple((words, key_of(range(first, last + 1))) for words, (first, last) in presets),
+        of_prompts=prompts,
         texts=len(probe.texts),
         tokens=sum(text.tokens for text in probe.texts),
         cut=sum(text.cut for text in probe.texts),
         demo=probe.demo_model,
         warnings=probe.warnings,
         facts=flat(settings),
-        measures=measures_of(probe),
+        measures=() if prompts else measures_of(probe),
         layers=_layers(label, probe.texts),
-        items=tuple(_item(probe, one) for one in probe.explored if one.cells),
+        items=tuple(_item(probe, one, groups) for one in probe.explored if one.cells),
         command=probe.command,
         path=probe.path.as_posix(),
         settings=flat(
@@ -146,10 +154,11 @@ def _layers(label: str, texts: Sequence[ProbedText]) -> LayersView | None:
     return LayersView(label, len(texts), 0, 0, maps) if maps else None
 
 
-def _item(probe: Probe, one: Explored) -> ExplorerItem:
+_ENDED = {"length": "", "end_of_text": "end of text", "stop_string": "stop string", "not_finite": "not finite"}
+
+
+def _item(probe: Probe, one: Explored, groups: Sequence[tuple[int, int]]) -> ExplorerItem:
     text = probe.texts[one.index]
-    ranges = set(map(key_of, ranges_of(probe.n_layers)))
-    grouped = set(map(key_of, group_sets(probe.n_layers)))
     rows: list[SetRow] = []
     first: dict[int, str] = {}
     for key, made in one.cells.items():
@@ -159,18 +168,42 @@ def _item(probe: Probe, one: Explored) -> ExplorerItem:
             SetRow(
                 key=key,
                 words=words,
-                kind=" and ".join(kind for kind, keys in (("range", ranges), ("groups", grouped)) if key in keys),
+                kind=_kind(key, groups),
                 nll=made.nll_nats / made.tokens if made.tokens else None,
                 similarity=made.similarity,
                 text_nll=cell.nll_nats / text.tokens if cell else math.nan,
                 top1=cell.top1 / text.tokens if cell else math.nan,
+                tokens=made.tokens,
+                ended=_ENDED.get(made.stop_reason, made.stop_reason),
                 text=made.text,
                 first=first.get(made.text, ""),
             )
         )
         first.setdefault(made.text, words)
-    shown = [visible(cut(text)) for text in (one.prompt, one.rest, *one.texts)]
-    return ExplorerItem(visible(cut(text.name)), shown[0], shown[1], tuple(shown[2:]), tuple(rows))
+    name, prompt, rest, *texts = (visible(cut(text)) for text in (text.name, one.prompt, one.rest, *one.texts))
+    whole = one.cells.get(key_of(range(1, probe.n_layers + 1)))
+    marked = [(text,) if whole is None else marked_changes(text, texts[whole.text]) for text in texts]
+    return ExplorerItem(name, prompt, rest, tuple(marked), tuple(rows))
+
+
+def _kind(key: str, groups: Sequence[tuple[int, int]]) -> str:
+    """Return whether a set of layers is a range, a combination of whole groups, both or neither."""
+    layers, spans = set(layers_of(key)), [set(range(first, last + 1)) for first, last in groups]
+    is_range = key != NONE and "," not in key
+    of_groups = all(span <= layers or not span & layers for span in spans)
+    return " and ".join(["range"] * is_range + ["groups"] * of_groups)
+
+
+def marked_changes(text: str, whole: str) -> tuple[str, ...]:
+    """Return `text` in parts, by words: alternately as in `whole` and changed, beginning with the former."""
+    mine, theirs = (re.findall(r"\s*\S+|\s+", one) for one in (text, whole))
+    parts, at = [""], 0
+    for _, start, size in SequenceMatcher(None, theirs, mine, autojunk=False).get_matching_blocks():
+        if start > at:
+            parts += ["".join(mine[at:start]), ""]
+        at = start + size
+        parts[-1] += "".join(mine[start:at])
+    return tuple(parts)
 
 
 def explorer_json(view: ProbeView) -> str:
@@ -206,7 +239,9 @@ def figures_of(row: SetRow) -> tuple[str, str, str, str]:
 
 
 def text_table(probe: Probe) -> str:
-    """Return the curves as plain text, one line per number of active layers."""
+    """Return the curves as plain text, one line per number of active layers, or the continuations of prompts."""
+    if probe.of_prompts:
+        return "\n\n".join(map(_continuations, probe_view("", probe).items))
     measures = measures_of(probe)
     heads = [f"{measure.key} {ladder.name.removesuffix('ward')}" for measure in measures for ladder in measure.ladders]
     lines = []
@@ -215,6 +250,18 @@ def text_table(probe: Probe) -> str:
         lines.append([str(count), *(_words(measure, point) for measure, point in points)])
     lines.append(["no z", *(_words(measure, measure.no_z) for measure in measures for _ in measure.ladders)])
     return aligned(["layers", *heads], lines, numeric=[True] * (1 + len(heads)))
+
+
+def _continuations(item: ExplorerItem) -> str:
+    """Return a prompt's continuations as plain text, one line per set of layers."""
+    lines = []
+    for row in item.rows:
+        nll, similarity, *_ = figures_of(row)
+        text = f"as {row.first}" if row.first else terminal("".join(item.texts[row.text])) or "(nothing)"
+        lines.append([row.words, row.kind, str(row.tokens), nll, similarity, text])
+    heads = ["active", "kind", "tokens", "nll/token", "similarity", "continuation"]
+    shown = aligned(heads, lines, numeric=[False, False, True, True, True])
+    return f"{terminal(item.name)}: {terminal(item.prompt)}\n{shown}"
 
 
 def _words(measure: Measure, point: Estimate) -> str:

@@ -289,6 +289,8 @@ class SetRow:
     similarity: float
     text_nll: float
     top1: float
+    tokens: int
+    ended: str  # why the text ended, in words; empty if not recorded
     text: int
     first: str  # the row whose text this one repeats; empty if it is the first
 
@@ -300,7 +302,8 @@ class ExplorerItem:
     name: str
     prompt: str
     rest: str
-    texts: tuple[str, ...]
+    # each in parts, alternately as in the text of all layers and changed, beginning with the former
+    texts: tuple[tuple[str, ...], ...]
     rows: tuple[SetRow, ...]
 
 
@@ -311,6 +314,8 @@ class ProbeView:
     label: str
     n_layers: int
     groups: tuple[tuple[int, int], ...]
+    presets: tuple[tuple[str, str], ...]  # ranges of layers that a button chooses: its words, the range's key
+    of_prompts: bool  # whether prompts were continued, not texts reconstructed
     texts: int
     tokens: int
     cut: int
