@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import cache
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import columns_of, joined, labels_of, model_of
@@ -345,10 +346,15 @@ def _nothing(runs: Sequence[Run], metrics: Sequence[str], left_out: Sequence[tup
     unknown = next((name for name in wanted if name not in known and not name.startswith("bits_per_byte_")), None)
     if unknown is not None:
         return UsageError(
-            f"no run has the metric {unknown!r}; there are {', '.join(known)[:120]}.{nearest(unknown, known)}"
+            f"no run has the metric {unknown!r}; there are {_listed(known, 120)}.{nearest(unknown, known)}"
         )
     why = left_out[0][2] if left_out else "the runs share no figure"
     return ResultsError(f"nothing to compare: {why[:150]}; samples are needed, so run lm-eval with --log_samples")
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    """Return the names in at most so many characters, the last ones left out whole."""
+    return shorten(", ".join(names), most, placeholder=" …")
 
 
 def _common_tasks(
@@ -370,9 +376,7 @@ def _common_tasks(
             raise UsageError(f"neither run has the task {name!r}.{nearest(name, known)}")
     common = [task for task in ours if task in theirs]
     apart = [task for task in (*ours, *theirs) if task not in common]
-    names = (
-        f"{first[0][:30]} has {', '.join(ours)[:60] or 'none'}, {second[0][:30]} has {', '.join(theirs)[:60] or 'none'}"
-    )
+    names = f"{first[0][:30]} has {_listed(ours, 60) or 'none'}, {second[0][:30]} has {_listed(theirs, 60) or 'none'}"
     if not common:
         raise RefusedError(f"the runs share no task: {names}")
     if apart and not allow_mismatch:
