@@ -19,11 +19,11 @@ import numpy as np
 from ltm_eval.results import statistics as paired
 from ltm_eval.results.statistics import (
     Interval,
-    corpus_ppl,
     interval_from_stderr,
     mean_interval,
     pass_at_k,
     quantile,
+    rate_interval,
     share_interval,
     share_interval_from_stderr,
 )
@@ -143,7 +143,7 @@ def perplexities() -> list[Row]:
     def of(cost: str, length: str) -> Draw:
         def draw(g: np.random.Generator, n: int) -> Interval:
             units = lengths(g, n, length)
-            return corpus_ppl((units * rates(g, n, cost)).tolist(), units.tolist()).interval
+            return rate_interval((units * rates(g, n, cost)).tolist(), units.tolist(), positive=True)
 
         return draw
 
@@ -151,9 +151,7 @@ def perplexities() -> list[Row]:
         values = rates(g, n, "normal")
         return interval_from_stderr(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n), n, positive=True)
 
-    rows = [
-        Row("perplexity, bits", f"{cost}; lengths {length}", math.exp(2), of(cost, length)) for cost, length in LENGTHS
-    ]
+    rows = [Row("perplexity, bits", f"{cost}; lengths {length}", 2.0, of(cost, length)) for cost, length in LENGTHS]
     return [*rows, Row("perplexity, no samples", "normal; lengths equal", 2.0, told)]
 
 

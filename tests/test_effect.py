@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ltm_eval.results.effect import EffectCell as Cell
 from ltm_eval.results.effect import effect, reference_of, text_table
-from ltm_eval.results.files import read_run
+from ltm_eval.results.files import Run, read_run
 from ltm_eval.results.statistics import paired_means
 from tests.fake_runs import TASK, write_run
 
@@ -35,9 +34,9 @@ def test_what_a_cell_is_compared_with(own: tuple[str, int], against: tuple[str, 
     assert reference_of([("other", 2)], ("other", 2), "demos") is None
 
 
-def cell(folder: Path, condition: str, shots: int, *, right: set[int]) -> Cell:
+def cell(folder: Path, condition: str, shots: int, *, right: set[int]) -> tuple[str, Run]:
     path = write_run(folder / condition, model="ltm", kind="ltm", right=lambda i: i in right, n=20, shots=shots)
-    return Cell(condition, read_run(path))
+    return (condition, read_run(path))
 
 
 def test_cells_are_paired_by_document(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from torch import nn
 
 import ltm_eval
 from ltm_eval.harness import evaluation
+from ltm_eval.harness.evaluator import NOT_FOR_PYTHON
 from ltm_eval.harness.ltm import LTM
 from ltm_eval.harness.options import RunConfig
-from ltm_eval.harness.run import NOT_FOR_PYTHON
 from ltm_eval.inference import posterior as fast_loop
 from ltm_eval.inference.windows import Posterior
 from ltm_eval.model.checkpoint import WEIGHTS_FILE, CheckpointInfo, weights_sha256
@@ -492,7 +492,10 @@ def test_a_damaged_tokenizer_is_told_when_it_is_asked_for(tmp_path: Path) -> Non
     [
         ({"limt": 4}, "no argument 'limt'. Did you mean 'limit'"),
         ({"num_fewshot": 4}, "Did you mean 'shots'"),
-        ({"shots": [0, 4]}, "shots must be a whole number from 0 to 32 or None, got a list"),
+        ({"shots": [0, 4]}, "asks for no answers"),
+        ({"shots": [0, 99]}, "shots\\[1\\] must|from 0 to 32"),
+        ({"t_fast": []}, "t_fast is an empty list"),
+        ({"baselines": "gpt2-demo"}, "Did you mean 'baseline'"),
         ({"shots": 99}, "from 0 to 32"),
         ({"limit": 2.7}, "limit must be a whole number of at least 1 or None, got 2.7"),
         ({"limit": True}, "limit must be a whole number of at least 1 or None, got True"),

@@ -18,11 +18,12 @@ from ltm_eval.results.statistics import (
     UNKNOWN,
     WILSON,
     Interval,
-    corpus_ppl,
     interval_from_stderr,
     mean_interval,
     paired_means,
     pass_at_k,
+    ppl,
+    ppl_stderr,
     quantile,
     rate_interval,
     share_interval,
@@ -123,8 +124,9 @@ def test_a_rate_has_the_jackknifes_standard_error() -> None:
 def test_what_cannot_be_negative_has_an_interval_above_zero(values: list[float]) -> None:
     found = mean_interval(values, positive=True)
     assert found.low >= 0 and found.low <= math.fsum(values) / len(values) * (1 + 1e-9)
-    ppl = corpus_ppl(values, [1.0 + i for i in range(len(values))])
-    assert 1 <= ppl.interval.low <= ppl.ppl * (1 + 1e-9) and ppl.ppl <= ppl.interval.high * (1 + 1e-9)
+    units = [1.0 + i for i in range(len(values))]
+    rate, found = math.fsum(values) / sum(units), rate_interval(values, units, positive=True)
+    assert 0 <= found.low <= rate * (1 + 1e-9) and rate <= found.high * (1 + 1e-9)
 
 
 def _coverage(interval: object, truth: float, n: int, draw: object, *, rounds: int = 1_000) -> float:
@@ -238,7 +240,9 @@ def test_order_never_matters(pairs: list[tuple[float, float]], shuffler: random.
     c, d = zip(*other, strict=True)
     assert mean_interval(a) == mean_interval(c)
     assert paired_means(a, b) == paired_means(c, d)
-    assert corpus_ppl(a, [1 + abs(u) for u in b]) == corpus_ppl(c, [1 + abs(u) for u in d])
+    first, second = ([1 + abs(u) for u in own] for own in (b, d))
+    assert rate_interval(a, first, positive=False) == rate_interval(c, second, positive=False)
+    assert ppl([*zip(a, first, strict=True)]) == ppl([*zip(c, second, strict=True)])
 
 
 def test_binary_difference_is_mcnemar() -> None:
@@ -337,50 +341,44 @@ def test_pass_at_k_edges() -> None:
         pass_at_k(5, 1, 0)
 
 
-def test_corpus_ppl_is_the_ratio_of_sums() -> None:
-    # STYLE of the field, not a mean over documents: 100, 300 and 20 tokens at 2, 3 and 9 nats a token.
-    found = corpus_ppl([200.0, 900.0, 180.0], [100, 300, 20])
-    assert found.ppl == pytest.approx(math.exp(1280 / 420), rel=1e-12)
-    assert (found.nats, found.units, found.documents) == (1280.0, 420.0, 3)
-    assert found.interval.low <= found.ppl <= found.interval.high
+def test_ppl_is_the_ratio_of_sums() -> None:
+    # not a mean over documents: 100, 300 and 20 tokens at 2, 3 and 9 nats a token
+    pairs = [(200.0, 100.0), (900.0, 300.0), (180.0, 20.0)]
+    assert ppl(pairs) == pytest.approx(math.exp(1280 / 420), rel=1e-12)
+    found = rate_interval(*zip(*pairs, strict=True), positive=True)
+    assert found.low <= 1280 / 420 <= found.high
 
 
-def test_corpus_ppl_stderr_is_the_spread_of_repetitions() -> None:
+def test_ppl_stderr_is_the_spread_of_repetitions() -> None:
     generator = np.random.default_rng(2)
     estimates, stderrs, covered = [], [], 0
-    truth = math.exp(2.0)
     for _ in range(120):
         units = generator.integers(20, 80, 120)
         nats = units * generator.normal(2.0, 0.3, 120)
-        found = corpus_ppl(nats.tolist(), units.tolist())
-        assert found.stderr is not None
-        estimates.append(found.ppl)
-        stderrs.append(found.stderr)
-        covered += found.interval.low <= truth <= found.interval.high
-    assert np.mean(stderrs) == pytest.approx(np.std(estimates), rel=0.2)
+        pairs = list(zip(nats.tolist(), units.tolist(), strict=True))
+        estimates.append(ppl(pairs))
+        stderrs.append(ppl_stderr(pairs))
+        interval = rate_interval(nats.tolist(), units.tolist(), positive=True)
+        covered += interval.low <= 2.0 <= interval.high
+    assert np.mean(stderrs) == pytest.approx(np.std(estimates), rel=0.2)  # type: ignore[arg-type]
     assert covered >= 105
 
 
-def test_corpus_ppl_edges() -> None:
-    single = corpus_ppl([3.0], [1])
-    assert (single.stderr, single.interval) == (None, Interval(1.0, math.inf))
-    assert corpus_ppl([1e9, 1e9], [1, 1]).ppl == math.inf
-    assert corpus_ppl([0.0, 5.0, 5.0], [0, 5, 5]).ppl == pytest.approx(math.e)
-    for nats, units, message in (
-        ([1.0], [1, 2], "got 1 and 2"),
-        ([1.0], [0], "not all 0"),
-        ([], [], "not all 0"),
-        ([1.0, 1.0], [-1, 3], "not negative"),
-        ([math.inf], [1], "nats must be finite"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            corpus_ppl(nats, units)
+def test_rate_edges() -> None:
+    assert rate_interval([3.0], [1], positive=True) == Interval(0.0, math.inf)
+    assert ppl_stderr([(3.0, 1)]) == "N/A"
+    assert ppl([(1e9, 1), (1e9, 1)]) == math.inf
+    assert ppl([(0.0, 0), (5.0, 5), (5.0, 5)]) == pytest.approx(math.e)
+    with pytest.raises(UsageError, match="got 1 and 2"):
+        rate_interval([1.0], [1, 2], positive=True)
+    with pytest.raises(UsageError, match="x must be finite"):
+        rate_interval([math.inf], [1], positive=True)
 
 
 def test_large_corpora_take_seconds() -> None:
     values = np.random.default_rng(0).normal(5.0, 1.0, 50_000)
     begun = time.process_time()
-    corpus_ppl(values.tolist(), [2.0] * values.size)
+    rate_interval(values.tolist(), [2.0] * values.size, positive=True)
     assert time.process_time() - begun < 15.0
 
 
@@ -392,4 +390,4 @@ def test_a_permutation_test_never_says_less_than_one_in_all_its_draws() -> None:
 
 def test_two_documents_have_a_standard_error() -> None:
     # Rate 1.5, residuals -0.5 and 0.5: sqrt(2 / 1 * 0.5) / 2.
-    assert corpus_ppl([1.0, 2.0], [1.0, 1.0]).stderr == pytest.approx(0.5 * math.exp(1.5))
+    assert ppl_stderr([(1.0, 1.0), (2.0, 1.0)]) == pytest.approx(0.5 * math.exp(1.5))

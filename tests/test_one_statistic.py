@@ -19,7 +19,6 @@ from ltm_eval.report.comparison import document as compare_document
 from ltm_eval.report.page import build, document, render
 from ltm_eval.report.tables import RENDERERS
 from ltm_eval.results.compare import compare
-from ltm_eval.results.effect import EffectCell as Cell
 from ltm_eval.results.effect import effect
 from ltm_eval.results.files import find_runs, read_run
 from ltm_eval.results.statistics import holm, share_interval, tango_interval, wilson_interval
@@ -131,7 +130,7 @@ def test_the_effect_of_demonstrations_is_compares(tmp_path: Path) -> None:
         for name, every in (("demos", 2), ("other", 3))
     ]
     demos, other = map(read_run, paths)
-    block = effect([Cell("demos", demos), Cell("other", other)], reference="demos")
+    block = effect([("demos", demos), ("other", other)], reference="demos")
     own = block["tasks"][TASK][0]["cells"][1]
     (row, *_) = compare([other, demos]).rows
     assert own["difference"]["interval"] == {"low": row.found.interval.low, "high": row.found.interval.high}

@@ -24,7 +24,7 @@ def entry(*values: dict[str, Any], kind: str = "hf", extra: RunExtra | None = No
     """A run of documents with these metrics; `scores` are its figures, (value, direction) or none."""
     known = {name: scores.get(name, (None, None)) for row in values for name in row}
     found = tuple(Score(name, "none", value, None, direction) for name, (value, direction) in known.items())
-    task = TaskResult(TASK, TASK, "1", 0, None, len(values) or None, "", {}, found, None, None, None, None, {})
+    task = TaskResult(TASK, "1", 0, None, len(values) or None, "", {}, found, None, None, None, None, {})
     run = Run(Path("r.json"), "", "m", kind, {}, {TASK: task}, {}, None, extra or RunExtra())
     samples = {(str(i), 0): Sample(i, "none", "", "", (), (), row, str(i), "", {}) for i, row in enumerate(values)}
     return Entry(label="m", series=1, run=run, samples={"none": samples})

@@ -19,7 +19,7 @@ from scipy import stats
 from ltm_eval.report.page import build, render
 from ltm_eval.results.files import find_runs
 from ltm_eval.results.scores import published_for
-from ltm_eval.results.statistics import FROM_STDERR, STUDENT, corpus_ppl, mean_interval
+from ltm_eval.results.statistics import FROM_STDERR, STUDENT, mean_interval, ppl, rate_interval
 
 if TYPE_CHECKING:
     from ltm_eval.results.views import PerplexityLine, PerplexitySection, ReportData
@@ -125,12 +125,13 @@ def test_figures_are_those_of_the_documents_with_intervals_over_them(tmp_path: P
     write_two(tmp_path)
     found = lines(section_of(tmp_path))
     nats = [of_ltm(i) for i in range(N)]
-    expected = corpus_ppl(nats, [10 + i for i in range(N)])
+    tokens = [10 + i for i in range(N)]
+    value, interval = ppl([*zip(nats, tokens, strict=True)]), rate_interval(nats, tokens, positive=True)
     head = found["bound", "ltm-x"].per_token
     assert head is not None
-    assert (head.value, head.low, head.high) == (expected.ppl, expected.interval.low, expected.interval.high)
+    assert (head.value, head.low, head.high) == (value, math.exp(interval.low), math.exp(interval.high))
     # Monte-Carlo part by hand: ppl * sqrt(n * 0.5^2) / sum of tokens.
-    assert head.mc_se == pytest.approx(expected.ppl * math.sqrt(N * 0.25) / sum(10 + i for i in range(N)))
+    assert head.mc_se == pytest.approx(value * math.sqrt(N * 0.25) / sum(10 + i for i in range(N)))
     total_bytes = sum(40 + i for i in range(N))
     for name, share in (("bound", 1.0), ("iwae", 0.9), ("prior", 1.5), ("causal", 1.1)):
         figure = found[name, "ltm-x"].bits_per_byte

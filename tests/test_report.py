@@ -277,7 +277,7 @@ def test_a_limit_of_several_tasks_is_one_alarm() -> None:
     from ltm_eval.results.files import Run, RunExtra, TaskResult
 
     def task(name: str, scored: int | None, whole: int | None) -> TaskResult:
-        return TaskResult(name, name, "1", 0, whole, scored, "", {}, (), None, None, None, None, {})
+        return TaskResult(name, "1", 0, whole, scored, "", {}, (), None, None, None, None, {})
 
     def run(limit: float | None, *tasks: TaskResult) -> Run:
         named = {one.name: one for one in tasks}

@@ -29,7 +29,7 @@ RULE = {
     "training": "system results.answers model inference data",
     "cli": "system results model inference data tasks runs harness report probe training",
     "__main__": "cli",
-    "__init__": "model.checkpoint inference.posterior harness.run results.figures",
+    "__init__": "model.checkpoint inference.posterior harness.evaluator results.figures",
 }
 HEAVY = ("torch", "lm_eval", "datasets", "transformers")
 

@@ -22,7 +22,7 @@ HEAD = "Audit on random tokens: preset p, 4,000 fast steps: "
 
 def run(metric: str = "ppl_per_token_bound", t_fast: int = 4_000, **extra: Any) -> Run:
     scores = (Score(metric, "none", 3.0, None, False),)
-    task = TaskResult("t", "t", "1", 0, 12, 12, "", {}, scores, None, None, None, None, {})
+    task = TaskResult("t", "1", 0, 12, 12, "", {}, scores, None, None, None, None, {})
     config = {"fit": {"t_fast": t_fast}}
     return Run(Path("r.json"), "", "m", "ltm", config, {"t": task}, {}, None, RunExtra(**extra))
 

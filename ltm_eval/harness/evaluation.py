@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from statistics import fmean
@@ -139,7 +140,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
                 write_jsonl_atomic(folder / f"{kind}_{name}_{date_id}.jsonl", lines)
         part["task_hashes"] = {name: task_hash(rows)}
         blocks["floors"] |= part.pop("floors", {})
-        for block, value in _figures_of(task, [row for row in rows if "failed" not in row], lm).items():
+        for block, value in figures_of_task(task, [row for row in rows if "failed" not in row], lm).items():
             blocks[block][name] = value
         if failures:
             documents = len({row["doc_id"] for row in rows})
@@ -147,7 +148,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             count = f"{len(failures):,} of {documents:,} documents failed and are left out of its figures"
             found.append(f"{name}: {count} ({listed(failures)})")
         found += data_caveats(task) + task_caveats(task, rows, records, lm)
-        _forget(lm)
+        forget(lm)
         by_lm_eval = merged([by_lm_eval, part])
         # what --metadata gave may hold access tokens
         whole = {**by_lm_eval, "configs": masked_all(by_lm_eval["configs"])}
@@ -158,6 +159,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
             "cost": blocks["cost"],
             "signatures": signatures_of(whole, sets=whole["ltm_eval"]["data"]["sets"]),
             "sweep_cell": str(session.manifest.asked["cell"]),
+            "audit": audit_of(lm.fit_config) if subject.kind == "ltm" else None,
         }
         session.write(whole, status=resume.RUNNING)
     said = {note for task in tasks for note in data_caveats(task)}  # when they were loaded
@@ -172,7 +174,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     return session.results
 
 
-def _forget(lm: Any) -> None:
+def forget(lm: Any) -> None:
     """Drop a model's records of the task that is done, of which the next has none."""
     for name in RECORDED:
         getattr(lm, name, []).clear()
@@ -205,12 +207,26 @@ def _help(lm: Any, task: Any, config: RunConfig) -> None:
     try:
         evaluate_task(lm, task, config)
     except _Helped:
-        _forget(lm)
+        forget(lm)
         getattr(lm, "failures", []).clear()
     finally:
         setattr(lm, name, method)
 
 
+@contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Keep a task's compiled templates: lm-eval compiles them for every document and example, a millisecond each."""
+    from lm_eval.utils import env
+
+    compiled = env.from_string
+    env.from_string = cache(compiled)
+    try:
+        yield
+    finally:
+        env.from_string = compiled
+
+
+@templates_compiled_once()
 def evaluate_task(lm: LM, task: Any, config: RunConfig) -> dict[str, Any]:
     """Evaluate one task with lm-eval's evaluator."""
     from lm_eval.evaluator import evaluate as lm_evaluate
@@ -564,7 +580,8 @@ def sampled_figures(task: Any, rows: list[dict[str, Any]]) -> dict[str, Any] | N
     return summary(rows) if rows and several else None
 
 
-def _figures_of(task: Any, rows: list[dict[str, Any]], lm: Any) -> dict[str, Any]:
+@templates_compiled_once()
+def figures_of_task(task: Any, rows: list[dict[str, Any]], lm: Any) -> dict[str, Any]:
     """Return what our block of the results file holds of a task that has just been evaluated, under its names.
 
     Args:
@@ -576,8 +593,8 @@ def _figures_of(task: Any, rows: list[dict[str, Any]], lm: Any) -> dict[str, Any
     steps = [record.t_fast for record in getattr(lm, "records", [])]
     if steps:
         found["mean_fast_steps"] = fmean(steps)  # over requests
-    shown = [str(task.doc_to_target(doc)) for doc in task.fewshot_docs() or []]
-    if task.OUTPUT_TYPE == "generate_until" and shown and rows:
+    shown = task.example_targets if task.OUTPUT_TYPE == "generate_until" else []
+    if shown and rows:
         wanted = [str(row["target"]) for row in rows if row["filter"] == rows[0]["filter"]]
         repeats = getattr(task, "repeats", None)
         found["content_free"] = content_free(shown, wanted, **({"k": repeats.k} if repeats else {}))
@@ -643,7 +660,6 @@ def about(  # noqa: PLR0913 - all that the results file says of a run
             **{
                 name: blocks[name] for name in ("mean_fast_steps", "sampled", "content_free", "rethink_budget", "shots")
             },
-            "audit": _audit(lm.fit_config) if subject.kind == "ltm" else None,
             "command": " ".join(config.command),
             "settings": asdict(config),
             "provenance": provenance(),
@@ -652,7 +668,7 @@ def about(  # noqa: PLR0913 - all that the results file says of a run
 
 
 @cache
-def _audit(fit: FitConfig) -> dict[str, Any]:
+def audit_of(fit: FitConfig) -> dict[str, Any]:
     """Return the random-token audit of the run's fit settings, on an untrained decoder: a property of the preset."""
     from ltm_eval.inference.audit import audit, untrained_model
 

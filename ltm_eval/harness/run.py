@@ -1,6 +1,6 @@
 """A run: a checkpoint and its baselines answer tasks through lm-eval, and a page shows the results.
 
-`run` is the command, `evaluate` the same for one model from Python. Everything that a user can get wrong is checked
+`run` is the command; `evaluator` has the same for Python. Everything that a user can get wrong is checked
 before model time is spent; how one model answers tasks, and what is written of that, is in `evaluation`.
 """
 
@@ -12,12 +12,10 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from numbers import Integral
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -28,13 +26,11 @@ from ltm_eval.harness.evaluation import (
     Subject,
     allowed,
     evaluate_subject,
-    evaluate_task,
     folder_of,
     listed,
-    merged,
     show_notes,
 )
-from ltm_eval.harness.loading import data_caveats, tasks_of, training_metadata
+from ltm_eval.harness.loading import tasks_of, training_metadata
 from ltm_eval.harness.options import ModelOptions, RunConfig
 from ltm_eval.runs.journal import Journal
 from ltm_eval.runs.processes import current, join
@@ -47,7 +43,6 @@ from ltm_eval.system.errors import (
     MachineError,
     ResultsError,
     UsageError,
-    nearest,
     printable,
     shown,
     stopping,
@@ -56,15 +51,14 @@ from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, check_regula
 from ltm_eval.system.hub import REFUSALS, agree_on, ask, is_cached, is_repository_name
 from ltm_eval.system.launch import unlaunched
 from ltm_eval.system.machine import COMPUTE_FILE, program, read_training_compute
-from ltm_eval.system.options import names_of, option_of
+from ltm_eval.system.options import names_of
 from ltm_eval.tasks.arguments import generation_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from lm_eval.api.model import LM
 
-    from ltm_eval.model.decoder import LatentThoughtModel
     from ltm_eval.tasks.prompts import Condition
 
 
@@ -116,12 +110,7 @@ def run(
         cells = [replace(config, condition=one.condition, num_fewshot=one.shots) for one in combinations] or [config]
         folders = ["", *(one.folder for one in combinations[1:])]
         tasks = [tasks_of(cell) for cell in cells]
-        for task in chain(*tasks) if combinations else ():
-            if task.OUTPUT_TYPE != "generate_until" or task.fewshot_docs() is None:
-                raise UsageError(
-                    f"task {task.task_name} asks for no answers, so its demonstrations have no effect to show; leave "
-                    "it out, or name one condition and one number of shots"
-                )
+        check_combinations(chain(*tasks) if combinations else ())
         if current().leads:
             say_if_short(tasks[0], cells[0], output, runs=len(cells))
         model, *baselines = [ltm_subject(cells[0]), *map(baseline_subject, config.baselines)]
@@ -145,6 +134,16 @@ def run(
             return Outcome((), None)
         page = write_page(results, output) if config.report else None
         return Outcome(tuple(results), page, beyond_allowed([*results, *written[1:]], config))
+
+
+def check_combinations(tasks: Iterable[Any]) -> None:
+    """Raise UsageError if a task has no few-shot examples whose effect several conditions or shots could show."""
+    for task in tasks:
+        if task.OUTPUT_TYPE != "generate_until" or task.fewshot_docs() is None:
+            raise UsageError(
+                f"task {task.task_name} asks for no answers, so its demonstrations have no effect to show; leave it "
+                "out, or name one condition and one number of shots"
+            )
 
 
 @contextmanager
@@ -485,119 +484,4 @@ def write_page(results: list[Path], output: Path) -> Path:
     return page
 
 
-# Options of `run` that tell what it writes and does beside answering, which `evaluate` does not take
-NOT_FOR_PYTHON = ("baselines", "output_path", "report", "command", "fresh", "max_failed", "token_nll")
-
-
-def evaluate(
-    model: LatentThoughtModel | str | Path,
-    *,
-    tasks: Sequence[str] | str,
-    shots: int | None = None,
-    tokenizer: str | Path | None = None,
-    step: int | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Evaluate a model from Python; nothing is written.
-
-    A live model is left as it is: what computes is a frozen copy, whose memory `model.live.as_read` tells (none
-    where float32 is computed in, as on a CPU; 2 bytes a parameter of the matrices for bfloat16, the default on a GPU).
-    The process is left as it was too, its random states included, and modes that the caller is in (`torch.no_grad`,
-    `torch.inference_mode`, `torch.autocast`) change no figure. A model in half, bfloat16 or double is read as float32.
-
-    Args:
-        model: what `ltm_eval.load` returns (also in the middle of training), or a checkpoint's path or hub id.
-        tasks: task names, one or several; the prefix `ltm_` may be left out.
-        shots: few-shot examples per prompt; None takes each task's own number.
-        tokenizer: `gpt2` or a file of mergeable ranks; None takes the model's own (`model.tokenizer`), which one that
-            came from no checkpoint lacks.
-        step: training step of a live model, for the results; None takes that of its checkpoint as long as
-            the weights are the ones loaded.
-        options: further fields of `RunConfig`, for example `limit=20, condition="demos", t_fast=16`.
-
-    Returns:
-        lm-eval's results: `results[task]["exact_match,strict-match"]` and so on, `samples[task]`, `config` with the
-        digest of the weights; beside them `mean_fast_steps[task]`, `caveats[task]`, warnings of data that are not the
-        published ones, and `floors[task]`, the reference rows of a perplexity set.
-
-    Raises:
-        UsageError: an argument is not known, of another kind, or out of range.
-        LtmEvalError: checkpoint, tokenizer or data cannot be used, or a document could not be answered.
-    """
-    from torch import nn
-
-    from ltm_eval.harness.ltm import LTM
-    from ltm_eval.model.checkpoint import check_place
-    from ltm_eval.model.compiling import compiler_kept
-    from ltm_eval.model.live import live_model, undisturbed
-
-    with undisturbed(), compiler_kept():
-        live = None
-        if isinstance(model, (str, os.PathLike)):
-            check_place(model)
-            name = str(model)
-        elif isinstance(model, nn.Module):
-            live = live_model(model)
-            name = str(getattr(live.info, "source", "live"))
-        else:
-            raise UsageError(
-                "model must be what ltm_eval.load returns, or a checkpoint: demo, a folder, a released ckpt_*.pt or a "
-                f"hub id; got {shown(model)}"
-            )
-        named = [one.strip() for one in tasks.split(",") if one.strip()] if isinstance(tasks, str) else tasks
-        if isinstance(named, (list, tuple)) and not named:
-            raise UsageError("no task named; give tasks, for example tasks=['gsm8k']")
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-            raise UsageError(f"step must be a whole number from 0, or None, got {shown(step)}")
-        given = checked_options({"tasks": named, "shots": shots, "tokenizer": tokenizer, **options})
-        config, _ = settle(RunConfig(model=name, **given))
-        if live is not None and config.revision is not None:
-            raise UsageError("revision names a commit of a hub checkpoint, and a loaded model was given; leave it out")
-        loaded = tasks_of(config)
-        lm = LTM(config.model if live is None else live, **ltm_arguments(config))
-        lm.progress = progress.silent
-        parts = []
-        for task in loaded:
-            part = evaluate_task(lm, task, config)
-            del part["failures"]
-            part["caveats"] = {task.task_name: data_caveats(task)}
-            steps = [record.t_fast for record in lm.records]
-            part["mean_fast_steps"] = {task.task_name: fmean(steps)} if steps else {}
-            parts.append(part)
-            lm.records.clear()
-        info = lm.get_model_info()
-        if step is not None:
-            info["checkpoint"]["step"] = step
-        return {**merged(parts), "config": {"model": "ltm", **info}}
-
-
-def checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `evaluate` as fields of `RunConfig`, which checks them.
-
-    Raises:
-        UsageError: one is not known, or does nothing here.
-    """
-    names = {option_of(RunConfig, name).name or name: name for name in names_of(RunConfig)}
-    for name in given:
-        if name in NOT_FOR_PYTHON:
-            raise UsageError(
-                f"evaluate has no use for {name!r}: it asks one model and writes nothing; `ltm-eval run` has"
-            )
-        if name not in names:
-            hint = " Did you mean 'shots'?" if name == "num_fewshot" else nearest(name, {*names, "step"})
-            raise UsageError(f"evaluate has no argument {name!r}.{hint}")
-    return {names[name]: _plain(value) for name, value in given.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as the command line gives it: paths, dtypes and devices as text, NumPy's integers as Python's."""
-    import torch
-
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, (os.PathLike, torch.device, torch.dtype)):
-        return str(value).removeprefix("torch.")
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-
-
-__all__ = ["Outcome", "evaluate", "run"]
+__all__ = ["Outcome", "run"]

@@ -42,7 +42,7 @@ from ltm_eval.harness.loading import (
 )
 from ltm_eval.harness.options import NOTHING, GridConfig, RunConfig, SweepConfig, changing
 from ltm_eval.harness.run import Combination, begun, settle
-from ltm_eval.results.effect import EffectCell, effect, text_table
+from ltm_eval.results.effect import effect, text_table
 from ltm_eval.results.files import read_run
 from ltm_eval.runs.session import MANIFEST, check_program, differing
 from ltm_eval.runs.worklist import say_on_stderr
@@ -90,7 +90,7 @@ def run(config: SweepConfig) -> runner.Outcome:
     wanted = combinations(config)
 
     def store_table(written: Sequence[Path]) -> None:
-        cells = [EffectCell(one.condition, read_run(path)) for one, path in zip(wanted, written, strict=False)]
+        cells = [(one.condition, read_run(path)) for one, path in zip(wanted, written, strict=False)]
         content = json.loads(written[0].read_text("utf-8"))
         content["ltm_eval"]["effect"] = effect(cells, reference=config.reference)
         write_json_atomic(written[0], content)

@@ -1,8 +1,8 @@
-"""Final numbers of GSM8K answers, as lm-eval 0.4.13's `gsm8k` (version 3) extracts and compares them.
+"""Final numbers of answers, as lm-eval 0.4.13's `gsm8k` (version 3) compares them, and as a person reads them.
 
-Every function equals lm-eval's filters and `exact_match` metric on single strings (`lm_eval/tasks/gsm8k/gsm8k.yaml`,
-`filters/extraction.py`, `api/metrics.py` of github EleutherAI/lm-evaluation-harness) and takes time linear in the text,
-where lm-eval's `(?s).*#### ` is quadratic. No text makes them raise; numbers stay text, so `18` and `18.00` differ.
+`exact_match` equals lm-eval's metric on single strings (`lm_eval/tasks/gsm8k/gsm8k.yaml`, `api/metrics.py` of github
+EleutherAI/lm-evaluation-harness) and takes time linear in the text, where lm-eval's `(?s).*#### ` is quadratic. No text
+makes a function of this module raise; numbers stay text, so `18` and `18.00` differ.
 
 Tasks that compare numbers as numbers (SVAMP, MultiArith) use the filters `first_numbers` and `last_numbers` instead.
 They read a text's numbers as a person does: a comma belongs to a number only between groups of three digits and
@@ -25,7 +25,6 @@ DELIMITER = "\n\n"  # after each demonstration: lm-eval's `fewshot_delimiter`
 INVALID = "[invalid]"  # what lm-eval's filters return if nothing matches
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
-_FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _FINAL_STOP = re.compile(r"\.$")
 _PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
@@ -41,20 +40,6 @@ _EXACT = Context(prec=50, traps=[Inexact, InvalidOperation, DivisionByZero])
 def worked(question: str, answer: object) -> str:
     """Return a question and its answer as a demonstration of lm-eval's GSM8K prompt shows them."""
     return f"Question: {question}\nAnswer: {answer}"
-
-
-def strict_match(response: str) -> str:
-    """Return the first number after `#### `, else `[invalid]`: filter `strict-match`."""
-    found = _STRICT.search(response)
-    return found.group(1) if found else INVALID
-
-
-def flexible_extract(response: str) -> str:
-    """Return the last thing like a number (`..` and `$,` are), else `[invalid]`: filter `flexible-extract`."""
-    last = INVALID
-    for found in _FLEXIBLE.finditer(response):
-        last = found.group()
-    return last
 
 
 def exact_match(extracted: str, target: str) -> bool:

@@ -12,13 +12,13 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import cache
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import columns_of, joined, labels_of, model_of
 from ltm_eval.results.files import UNFINISHED, find_runs
-from ltm_eval.results.official import read_facts
-from ltm_eval.results.perplexity import BLOCK_MEAN, KINDS, PROTOCOL_KEYS, VALUE_OF, scale_of
-from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, by_document, entry_of, flat, other_count
+from ltm_eval.results.perplexity import BLOCK_MEAN, KINDS, PROTOCOL_KEYS, VALUE_OF, preparation, scale_of
+from ltm_eval.results.scores import AGREEMENT, ROLLING_METRICS, SHARES, by_document, entry_of, other_count
 from ltm_eval.results.signature import ROLLING, Tokens, causal_scope, same_tokens, tokens_of
 from ltm_eval.results.statistics import holm, paired_means, paired_rates, ppl, sign_of
 from ltm_eval.system.errors import RefusedError, ResultsError, UsageError, nearest
@@ -112,9 +112,7 @@ def _kind(run: Run, metric: str) -> str:
         name = BOUND
     if metric.startswith(("nll_per_", "kl_per_")):
         return PART
-    if name in BOUND_KINDS and run.extra.audit is not None and not run.extra.audit.is_bound:
-        return UNSOUND if run.extra.audit.figure == BOUND else name
-    return name
+    return UNSOUND if name in BOUND_KINDS and not run.extra.bounds_hold else name
 
 
 def _in_bytes(found: Sequence[Series]) -> list[Series]:
@@ -145,7 +143,7 @@ def mismatches(task: str, a: Entry, b: Entry) -> list[str]:
     found.append(_against("causal row of each", causal_scope(a.run.config), causal_scope(b.run.config)))
     for name in ("generation_kwargs", "repeats"):
         found.append(_against(name, ours.config.get(name), theirs.config.get(name)))
-    protocols = _protocol(a, task), _protocol(b, task)
+    protocols = preparation(task, a), preparation(task, b)
     found += [_against(name, *(facts.get(name) for facts in protocols)) for name in PROTOCOL_KEYS]
     if a.run.extra.sample_data != b.run.extra.sample_data:
         found.append("bundled sample data against other data")
@@ -164,16 +162,6 @@ def _against(name: str, ours: Any, theirs: Any) -> str:
     return f"{name} {' against '.join(shown)}"
 
 
-def _protocol(entry: Entry, task: str) -> dict[str, str]:
-    """Preparation of the texts, as the task and the record of its data tell it."""
-    config = entry.run.tasks[task].config
-    facts: dict[str, Any] = {}
-    for part in (config.get("dataset_kwargs"), config.get("metadata")):
-        facts |= part if isinstance(part, dict) else {}
-    facts |= read_facts((entry.run.extra.data or {}).get("sets"), task)
-    return dict(flat({name: facts[name] for name in PROTOCOL_KEYS if name in facts}))
-
-
 def _document_mismatches(a: Entry, b: Entry) -> list[str]:
     """Prompts and targets of the documents that both runs saw, over all filters."""
     prompts, targets, shared = set(), set(), set()
@@ -189,7 +177,6 @@ def _document_mismatches(a: Entry, b: Entry) -> list[str]:
     return [f"other {name} in {len(keys):,} of {len(shared):,} documents" for name, keys in named if keys]
 
 
-NEXT_TOKEN = (EXACT, CAUSAL)
 SHOWN_UNITS = (("bits", "byte"), ("ppl", "token"), ("ppl", "word"), ("ppl", "target"))
 """Of rates, those that are compared: perplexity per byte says what bits per byte say."""
 UNNAMED_MISMATCHES = 4
@@ -206,9 +193,9 @@ class Comparison:
     found: Paired
     unmatched: tuple[int, int]
     headline: bool
-    p_holm: float | None  # p value of a headline after Holm's correction; None for other figures
-    verdict: str  # better or worse (of the first run), open, or bounds: lower, bounds: higher
-    conclusion: str
+    p_holm: float | None = None  # p value of a headline after Holm's correction; None for other figures
+    verdict: str = ""  # better or worse (of the first run), open, or bounds: lower, bounds: higher
+    conclusion: str = ""
 
 
 @dataclass(frozen=True)
@@ -359,10 +346,15 @@ def _nothing(runs: Sequence[Run], metrics: Sequence[str], left_out: Sequence[tup
     unknown = next((name for name in wanted if name not in known and not name.startswith("bits_per_byte_")), None)
     if unknown is not None:
         return UsageError(
-            f"no run has the metric {unknown!r}; there are {', '.join(known)[:120]}.{nearest(unknown, known)}"
+            f"no run has the metric {unknown!r}; there are {_listed(known, 120)}.{nearest(unknown, known)}"
         )
     why = left_out[0][2] if left_out else "the runs share no figure"
     return ResultsError(f"nothing to compare: {why[:150]}; samples are needed, so run lm-eval with --log_samples")
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    """Return the names in at most so many characters, the last ones left out whole."""
+    return shorten(", ".join(names), most, placeholder=" …")
 
 
 def _common_tasks(
@@ -384,9 +376,7 @@ def _common_tasks(
             raise UsageError(f"neither run has the task {name!r}.{nearest(name, known)}")
     common = [task for task in ours if task in theirs]
     apart = [task for task in (*ours, *theirs) if task not in common]
-    names = (
-        f"{first[0][:30]} has {', '.join(ours)[:60] or 'none'}, {second[0][:30]} has {', '.join(theirs)[:60] or 'none'}"
-    )
+    names = f"{first[0][:30]} has {_listed(ours, 60) or 'none'}, {second[0][:30]} has {_listed(theirs, 60) or 'none'}"
     if not common:
         raise RefusedError(f"the runs share no task: {names}")
     if apart and not allow_mismatch:
@@ -407,8 +397,7 @@ def _of_task(task: str, pair: tuple[Entry, Entry], metrics: Sequence[str]) -> tu
     for first, second in chosen:
         shared = [key for key in first.values if key in second.values]
         if not shared:
-            text = f"{first.metric}: the runs share no document"
-            reasons.append(text)
+            reasons.append(f"{first.metric}: the runs share no document")
             continue
         found = _paired(first, second, shared)
         if isinstance(found, str):
@@ -423,9 +412,6 @@ def _of_task(task: str, pair: tuple[Entry, Entry], metrics: Sequence[str]) -> tu
                 found=found,
                 unmatched=(len(first.values) - len(shared), len(second.values) - len(shared)),
                 headline=not made,
-                p_holm=None,
-                verdict="",
-                conclusion="",
             )
         )
     return made, reasons

@@ -68,7 +68,7 @@ def step_curves(
                     label=entry.label,
                     series=entry.series,
                     nats_per_token=tuple(math.fsum(step) / tokens for step in steps),
-                    settled=_bound_of(rows, entry.label),
+                    settled=_bound_of(rows, entry.label)[0],
                     is_bound=mapping(entry.run.config.get("fit")).get("noise") == "fresh",
                     documents=len(own),
                 )
@@ -90,11 +90,10 @@ def draw_lines(
 
     found = []
     for entry in entries:
-        lines = [line for row in rows if row.name == "bound" for line in row.lines if line.label == entry.label]
         drawn = [record.draws_nats for record in records.get(entry.label, ()) if record.draws_nats]
         draws = min(map(len, drawn), default=0)
-        rate = _bound_of(rows, entry.label)
-        if rate is None or rate <= 0 or lines[0].documents != len(drawn) or draws < 2:
+        rate, documents = _bound_of(rows, entry.label)
+        if rate is None or rate <= 0 or documents != len(drawn) or draws < 2:
             continue
         tokens = math.fsum(map(fmean, drawn)) / rate  # the denominator of the table's figure
         points = []
@@ -121,12 +120,13 @@ def _noise(draws: Sequence[Sequence[float]], used: int) -> float:
     return quantile(freedom) * math.sqrt(total / used)
 
 
-def _bound_of(rows: Sequence[PerplexityRow], label: str) -> float | None:
-    """Return a run's bound, nats per token."""
+def _bound_of(rows: Sequence[PerplexityRow], label: str) -> tuple[float | None, int | None]:
+    """Return a run's bound, nats per token, and its number of documents."""
     lines = (line for row in rows for line in row.lines if row.name == "bound" and line.label == label)
-    figure = next((line.per_token for line in lines), None)
-    value = figure.value if figure is not None else None
-    return math.log(value) if value is not None and 0 < value < math.inf else None
+    line = next(lines, None)
+    value = line.per_token.value if line is not None and line.per_token is not None else None
+    nats = math.log(value) if value is not None and 0 < value < math.inf else None
+    return nats, line.documents if line is not None else None
 
 
 # Time, speed, memory and compute
@@ -234,10 +234,10 @@ def answer_facts(
         ended = [record for record in own if record.stop_reason]
         first = next(iter(entry.samples.values()))
         texts = [text for sample in first.values() for text in sample.responses]
-        filters = {
-            filter_: [text for sample in samples.values() for text in sample.filtered]
-            for filter_, samples in entry.samples.items()
-        }
+        unanswered = []
+        for filter_, samples in entry.samples.items():
+            extracted = [text for sample in samples.values() for text in sample.filtered]
+            unanswered.append((filter_, extracted.count(INVALID), len(extracted)))
         # Under other conditions the decoder reads the question alone, so nothing is cut.
         cut = sum(
             record.truncated
@@ -253,7 +253,7 @@ def answer_facts(
                 "label": entry.label,
                 "series": entry.series,
                 "documents": len(first),
-                "unanswered": [(filter_, all_.count(INVALID), len(all_)) for filter_, all_ in filters.items()],
+                "unanswered": unanswered,
                 "characters": median(map(len, texts)) if texts else 0.0,
                 "empty": sum(not text.strip() for text in texts),
                 "stops": tuple(Counter(record.stop_reason for record in ended).most_common()),
@@ -275,25 +275,32 @@ def _mean_of(records: Sequence[LatentRecord | AnswerRecord], field: str) -> floa
 
 def attempts_lines(tables: Sequence[ScoreTable]) -> tuple[Line, ...]:
     """Return pass@k over k, of the first filter that has several k."""
-    for name in dict.fromkeys(table.filter for table in tables if attempts_of(table.metric)):
-        found: dict[str, list[LinePoint]] = {}
-        series: dict[str, tuple[int, bool]] = {}
-        for table in (table for table in tables if table.filter == name and attempts_of(table.metric)):
-            for row in table.rows:
-                if row.value is None:
-                    continue
-                # The content-free row names its answers, of which there are k.
-                label = "content-free" if row.status == REFERENCE else row.model
-                ends = (row.value, row.value) if row.low is None or row.high is None else (row.low, row.high)
-                found.setdefault(label, []).append(LinePoint(attempts_of(table.metric), row.value, *ends))
-                series[label] = (row.series, row.status == REFERENCE)
-        lines = tuple(
-            Line(label, series[label][0], tuple(sorted(points, key=lambda point: point.x)), dashed=series[label][1])
-            for label, points in found.items()
-        )
-        if any(len(line.points) > 1 for line in lines):
-            return lines
+    by_filter: dict[str, dict[str, list[tuple[int, Figure]]]] = {}
+    for table in tables:
+        for row in table.rows if (k := attempts_of(table.metric)) else ():
+            # The content-free row names its answers, of which there are k.
+            label = "content-free" if row.status == REFERENCE else row.model
+            if row.value is not None:
+                by_filter.setdefault(table.filter, {}).setdefault(label, []).append((k, row))
+    for found in by_filter.values():
+        if any(len(points) > 1 for points in found.values()):
+            return tuple(
+                Line(
+                    label,
+                    points[-1][1].series,
+                    tuple(_point(k, row) for k, row in sorted(points, key=lambda point: point[0])),
+                    dashed=points[-1][1].status == REFERENCE,
+                )
+                for label, points in found.items()
+            )
     return ()
+
+
+def _point(x: float, row: Figure) -> LinePoint:
+    """Return a figure as a point; one without an interval has its value at both ends."""
+    value = row.value or 0.0
+    ends = (value, value) if row.low is None or row.high is None else (row.low, row.high)
+    return LinePoint(x, value, *ends)
 
 
 def shots_lines(tables: Sequence[EffectTable]) -> tuple[Line, ...]:
@@ -314,11 +321,7 @@ def _over_shots(tables: Sequence[EffectTable]) -> tuple[Line, ...]:
     for label in dict.fromkeys(table.label for table in tables):
         rows = sorted(first[label].rows, key=lambda row: row.n_shot or 0)
         for condition in dict.fromkeys(row.model for row in first[label].rows):
-            points = (
-                LinePoint(row.n_shot or 0, row.value or 0.0, row.low or 0.0, row.high or 0.0)
-                for row in rows
-                if row.model == condition
-            )
+            points = (_point(row.n_shot or 0, row) for row in rows if row.model == condition)
             name = f"{label}, {condition}" if len(first) > 1 else condition
             lines.append(Line(name, len(lines) + 1, tuple(points)))
     return tuple(lines) if any(len(line.points) > 1 for line in lines) else ()
@@ -350,21 +353,24 @@ def compute_curves(
         made = fmean(record.t_fast for record in own) if own else fit.get("t_fast")
         if isinstance(made, float if own else int):
             steps[entry.label] = round(float(made), 2)
-            settings = {key: run.config.get(key) for key in ("tokenizer", "condition", "fit_window")}
-            settings["model"] = run.config.get("model_sha") or run.model_name
-            same = {**settings, "preset": fit.get("preset"), "shots": run.tasks[name].n_shot}
+            same = {key: run.config.get(key) for key in ("tokenizer", "condition", "fit_window")}
+            same |= {"model": run.config.get("model_sha") or run.model_name, "preset": fit.get("preset")}
+            same["shots"] = run.tasks[name].n_shot
             families[json.dumps(same, sort_keys=True, default=str)].append(entry)
-    shown: list[tuple[str, list[Figure]]] = []
-    for table in (table for table in tables if table.share):
-        title = table.metric if table.filter == "none" else f"{table.metric}, {table.filter}"
-        shown.append((title, list(table.rows)))
-    for row in (row for row in (perplexity.rows if perplexity is not None else ()) if row.name == "bound"):
-        figures = [line.per_token for line in row.lines if line.bound and line.per_token is not None]
-        shown.append(("perplexity per token, bound", figures))
+    shown = [
+        (table.metric if table.filter == "none" else f"{table.metric}, {table.filter}", list(table.rows))
+        for table in tables
+        if table.share
+    ]
+    for row in perplexity.rows if perplexity is not None else ():
+        if row.name == "bound":
+            figures = [line.per_token for line in row.lines if line.bound and line.per_token is not None]
+            shown.append(("perplexity per token, bound", figures))
     curves = []
-    for family in (own for own in families.values() if len({steps[entry.label] for entry in own}) > 1):
+    for family in families.values():
         lead = family[0].run
         condition = lead.config.get("condition")
+        model = f"{lead.model_name}, {condition}" if condition else lead.model_name
         for title, figures in shown:
             by_label = {one.model: one for one in figures if one.value is not None}
             points = [
@@ -374,7 +380,6 @@ def compute_curves(
             ]
             if len({t_fast for t_fast, _, _ in points}) > 1:
                 points.sort(key=lambda point: (point[0], point[2].model))
-                model = f"{lead.model_name}, {condition}" if condition else lead.model_name
                 curves.append(ComputeCurve(model, title, tuple(points)))
     return tuple(curves)
 
@@ -403,10 +408,8 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> dict[str, Any
         counts = Counter(record.stop_reason or "nothing generated" for record in records)
         found["stop_reasons"] = tuple(counts.most_common())
     for field in ("condition", "preset"):
-        counts = Counter(getattr(record, field) for record in records)
-        found[field] = ", ".join(
-            value if len(counts) == 1 else f"{value} ({times:,})" for value, times in counts.most_common()
-        )
+        counts = Counter(getattr(record, field) for record in records).most_common()
+        found[field] = ", ".join(f"{value} ({times:,})" if len(counts) > 1 else value for value, times in counts)
     for field in ("demonstrations", "demonstrations_read", "demonstrations_fitted"):
         found[field] = fmean(getattr(record, field) for record in records)
     for field in ("nll_nats", "kl_nats", "share_at_prior"):

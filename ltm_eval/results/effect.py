@@ -7,7 +7,7 @@ A sweep writes the block `effect` of its first results file; the page reads it, 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.scores import by_document, entry_of
@@ -27,29 +27,21 @@ DIFFERENCE = ("estimate", "interval", "p_value", "n", "discordant")
 """Fields of a paired comparison that are kept."""
 
 
-@dataclass(frozen=True)
-class EffectCell:
-    """One combination that was run."""
-
-    condition: str
-    run: Run
-
-
-def effect(cells: Sequence[EffectCell], *, reference: str) -> dict[str, Any]:
+def effect(cells: Sequence[tuple[str, Run]], *, reference: str) -> dict[str, Any]:
     """Return the block `effect` of a sweep's results: all cells of every task, metric and filter, with differences.
 
     Args:
-        cells: what was run.
+        cells: the condition of each combination that was run, and its run.
         reference: condition the others are compared with.
     """
-    tasks = list(dict.fromkeys(name for cell in cells for name in cell.run.tasks))
+    tasks = dict.fromkeys(name for _, run in cells for name in run.tasks)
     return {"reference": reference, "tasks": {task: list(_tables(cells, task, reference)) for task in tasks}}
 
 
-def _tables(cells: Sequence[EffectCell], task: str, reference: str) -> Iterator[dict[str, Any]]:
+def _tables(cells: Sequence[tuple[str, Run]], task: str, reference: str) -> Iterator[dict[str, Any]]:
     from pandas import DataFrame, Series
 
-    there = [(cell.condition, entry_of("", 1, cell.run, task=task)) for cell in cells if task in cell.run.tasks]
+    there = [(condition, entry_of("", 1, run, task=task)) for condition, run in cells if task in run.tasks]
     keys = [(condition, entry.run.tasks[task].n_shot or 0) for condition, entry in there]
     for score in there[0][1].run.tasks[task].scores:
         if not score.metric.startswith(METRICS):
@@ -156,15 +148,8 @@ def _table(label: str, task: str, table: Mapping[str, Any]) -> EffectTable:
 def _difference(found: Mapping[str, Any]) -> Difference:
     low, high = found["interval"]["low"], found["interval"]["high"]
     clear = found["p_value"] < ALPHA and (low > 0 or high < 0)
-    return Difference(
-        estimate=found["estimate"],
-        low=low,
-        high=high,
-        p_value=found["p_value"],
-        n=found["n"],
-        discordant=found["discordant"],
-        verdict=("better" if low > 0 else "worse") if clear else OPEN,
-    )
+    kept = {key: found[key] for key in ("estimate", "p_value", "n", "discordant")}
+    return Difference(**kept, low=low, high=high, verdict=("better" if low > 0 else "worse") if clear else OPEN)
 
 
 def budget_rows(name: str, entries: Sequence[Entry]) -> tuple[dict[str, Any], ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ltm_eval.results.columns import columns_of, labels_of
-from ltm_eval.results.files import find_runs
+from ltm_eval.results.files import find_runs, read_samples
 from ltm_eval.results.generation import METRICS as GENERATION_METRICS
 from ltm_eval.results.generation import generation_section
 from ltm_eval.results.perplexity import METRICS, UNIT_WORDS, perplexity_section
@@ -164,6 +164,29 @@ def figures(*paths: str | Path) -> Figures:
     """
     named = subject_first(columns_of(find_runs(paths, newest_only=False)))
     return Figures(figure for task in compared_tasks(named) for figure in task.figures)
+
+
+def samples(*paths: str | Path) -> DataFrame:
+    """Return every document of the results in `paths`, files or folders with all below them, as a pandas frame.
+
+    A row for each model (as `figures` names it), task, document and filter: `model`, `task`, `doc_id` (index in its
+    split), `filter`, `prompt`, `target`, `responses` and `filtered` (tuples, an answer of each request and repeat, and
+    what the filter made of them), then a column for each metric: a number, or the pair (nats, units) of a rate.
+
+    Raises:
+        ResultsError: a path holds no results, or a file is malformed.
+    """
+    import pandas as pd
+
+    rows = [
+        {"model": label, "task": task}
+        | {name: getattr(one, name) for name in ("doc_id", "filter", "prompt", "target", "responses", "filtered")}
+        | dict(one.metrics)
+        for label, run in subject_first(columns_of(find_runs(paths, newest_only=False)))
+        for task in run.tasks
+        for one in read_samples(run, task)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _corrected(tasks: Sequence[TaskTables]) -> list[TaskTables]:

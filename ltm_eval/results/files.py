@@ -182,7 +182,6 @@ class TaskResult:
     """Everything a results file says about one task."""
 
     name: str
-    alias: str  # name to show
     version: str
     n_shot: int | None  # demonstrations per prompt
     n_original: int | None  # documents in the split
@@ -237,6 +236,11 @@ class RunExtra(OpenRecord):
     cost: Mapping[str, Any] | None = None  # by task: wall time and peak memory (`machine.TaskCost`)
     status: str = ""  # running, incomplete or complete; empty if the file does not tell
     groups: Mapping[str, Any] | None = None  # by task: figures by a field of its documents, if `rescore` made them
+
+    @property
+    def bounds_hold(self) -> bool:
+        """Whether what the run calls a bound is one, as far as an audit of fresh noise draws tells."""
+        return self.audit is None or self.audit.is_bound or self.audit.figure != "bound"
 
 
 def shots_words(shots: Any) -> str:
@@ -414,7 +418,6 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
     shots = of_task("n-shot")
     return TaskResult(
         name=name,
-        alias=str(content["results"][name].get("alias", name)).strip(" -"),
         version=str(of_task("versions") if of_task("versions") is not None else ""),
         n_shot=shots if isinstance(shots, int) else None,
         n_original=count(counts.get("original")),
@@ -423,11 +426,8 @@ def _task_result(name: str, content: Mapping[str, Any], *, path: Path, date_id: 
         task_hash=str(of_task("task_hashes") or ""),
         config=mapping(of_task("configs")),
         scores=_scores(content["results"][name], directions=mapping(of_task("higher_is_better"))),
-        samples_path=_beside(path, f"samples_{name}_{date_id}.jsonl"),
-        latents_path=_beside(path, f"latents_{name}_{date_id}.jsonl"),
-        answers_path=_beside(path, f"answers_{name}_{date_id}.jsonl"),
-        tokens_path=_beside(path, f"tokens_{name}_{date_id}.jsonl"),
         generation=mapping(of_task("generation")),
+        **{f"{kind}_path": _beside(path, f"{kind}_{name}_{date_id}.jsonl") for kind in ("samples", *SIDECARS)},
     )
 
 

@@ -9,11 +9,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
+from ltm_eval.results.scores import side_by_side
 from ltm_eval.results.views import EVALUATED, REFERENCE, Divergence, Figure, GenerationLine, GenerationSection
 from ltm_eval.system.records import count, finite, mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ltm_eval.results.files import Score
     from ltm_eval.results.scores import Entry
@@ -23,7 +24,6 @@ METRICS = frozenset(
     ("mauve", "mauve_sd", "mauve_ceiling", "mauve_ceiling_sd")
     + tuple(f"{name}{side}" for name in ("words", "distinct_2", "rep_3") for side in ("", "_human"))
 )
-UNTOLD = "–"
 HUMAN = "human texts, half against half"
 SIGNED = (
     ("texts", "texts"),
@@ -44,13 +44,12 @@ def generation_section(name: str, entries: Sequence[Entry]) -> GenerationSection
     lines = [_line(entry, name) for entry in with_figure]
     ceilings = _ceilings(with_figure, name)
     told = [mapping(entry.run.tasks[name].generation.get("options")) for entry in with_figure]
-    keys = list(dict.fromkeys(key for options in told for key in options))
-    rows = [(key, tuple(_shown(options, key) for options in told)) for key in keys]
+    shown = [{key: one if isinstance(one, str) else json.dumps(one) for key, one in own.items()} for own in told]
     sizes = [size for entry in with_figure if (size := count(entry.run.tasks[name].generation.get("n_human")))]
     return GenerationSection(
         lines=(*lines, *ceilings),
         curves=_curves(with_figure, name),
-        options=tuple((key, values, len(set(values) - {UNTOLD}) > 1) for key, values in rows),
+        options=side_by_side(shown),
         n_human=min(sizes) if sizes else None,
     )
 
@@ -172,8 +171,3 @@ def _points(value: Any) -> tuple[tuple[float, float], ...]:
 
 def _score(entry: Entry, name: str, metric: str) -> Score | None:
     return next((score for score in entry.run.tasks[name].scores if score.metric == metric), None)
-
-
-def _shown(options: Mapping[str, Any], key: str) -> str:
-    value = options.get(key, UNTOLD)
-    return value if isinstance(value, str) else json.dumps(value)

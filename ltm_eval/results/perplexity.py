@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.columns import setting_of
 from ltm_eval.results.official import read_facts
-from ltm_eval.results.scores import AGREEMENT, by_document, flat, other_count, other_prompts
+from ltm_eval.results.scores import AGREEMENT, UNTOLD, by_document, flat, other_count, other_prompts, side_by_side
 from ltm_eval.results.signature import own_tokens, same_tokens, tokens_of
 from ltm_eval.results.statistics import (
     FROM_STDERR,
@@ -23,12 +23,15 @@ from ltm_eval.results.statistics import (
     bits,
     block_mean_ppl,
     block_mean_ppl_stderr,
-    corpus_ppl,
+    exp,
     interval_from_stderr,
     mean_interval,
     paired_rates,
     ppl,
+    ppl_stderr,
     rate,
+    rate_interval,
+    rate_stderr,
     sign_of,
     verdict_of,
 )
@@ -41,6 +44,7 @@ from ltm_eval.results.views import (
     PerplexityRow,
     PerplexitySection,
 )
+from ltm_eval.system.records import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +70,6 @@ SIGNS = ("ppl_per_token_bound", "bits_per_byte_bound", "ppl_per_token", "bits_pe
 """A task that reports one of these is a perplexity set."""
 PROTOCOL_KEYS = ("protocol", "block_tokens", "block_tokenizer", "insert_eos", "split")
 """Preparation of the text: runs that differ here did not score the same documents."""
-UNTOLD = "–"
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def perplexity_section(name: str, entries: Sequence[Entry], *, subject: str) -> 
         worst=_worst(costs[0], documents),
         worst_of=f"{costs[0].entry.label}, {costs[0].headline.name}",
         worst_is_bound=costs[0].is_bound(costs[0].headline),
-        protocol=_protocol(name, entries),
+        protocol=side_by_side([preparation(name, entry) for entry in entries]),
     )
 
 
@@ -201,8 +204,7 @@ class _Costs:
 
     def is_bound(self, kind: Kind) -> bool:
         """Whether the row's sign holds: a preset whose fresh-noise figure fails the audit gives no bounds."""
-        audit = self.entry.run.extra.audit
-        return kind.bound and (audit is None or audit.is_bound or audit.figure != "bound")
+        return kind.bound and self.entry.run.extra.bounds_hold
 
     def logged(self, metric: str) -> Pairs:
         """Return nats and units of every document; empty if a document has none, or if the results file disagrees.
@@ -262,53 +264,49 @@ def of_same_tokens(entries: Sequence[Entry], rows: Sequence[PerplexityRow], *, l
 
 
 def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
-    head = kind is cost.headline
-    metrics = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
-    scores = [cost.scores.get(metric) for metric in metrics]
-    per_word = cost.pairs(kind, "ppl_per_word") if head or kind is CAUSAL else {}
-    in_bytes = cost.pairs(kind, "bits_per_byte") if kind.in_bytes else {}
-    computed = (
-        _numbers_of(cost.pairs(kind, "ppl_per_token"), scale_of(kind.metric)),
-        _numbers_of(per_word, "ppl"),
-        _numbers_of(in_bytes, "ppl"),
-        _numbers_of(in_bytes, "bits"),
-    )
-    n = cost.result.n_effective
-    read = [*metrics[:2], f"bits_per_byte{cost.ending}", f"bits_per_byte{cost.ending}"]
-    settled = [
-        _settled(figure, score, n=n, doubt=cost.doubts.get(metric, ""))
-        for figure, score, metric in zip(computed, scores, read, strict=True)
-    ]
-    notes = [note for _, note in settled if note]
+    head, n = kind is cost.headline, cost.result.n_effective
+    # of each column: what the documents' nats are divided by, the figure's scale, and whether the row has it
+    columns = {
+        "per_token": ("ppl_per_token", scale_of(kind.metric), True),
+        "per_word": ("ppl_per_word", "ppl", head or kind is CAUSAL),
+        "per_byte": ("bits_per_byte", "ppl", kind.in_bytes),
+        "bits_per_byte": ("bits_per_byte", "bits", kind.in_bytes),
+    }
+    reported = [unit + cost.ending for unit in UNITS] if head else [kind.metric, "", "", ""]
+    scores = [cost.scores.get(metric) for metric in reported]
+    numbers: dict[str, Numbers | None] = {}
+    notes = []
+    for (column, (unit, scale, has)), score in zip(columns.items(), scores, strict=True):
+        computed = _numbers_of(cost.pairs(kind, unit), scale) if has else None
+        doubt = cost.doubts.get(unit + cost.ending if head else kind.metric, "")
+        numbers[column], note = _settled(computed, score, n=n, doubt=doubt)
+        notes.append(note)
     if kind.bound and not cost.is_bound(kind):
         notes.append("the audit failed: not a bound")
-    scored = next((score for score in scores if score is not None), None)
-    setting = setting_of(cost.entry.run, cost.result.name)
+    scored = next(filter(None, scores), None)
     common: dict[str, Any] = {
         "bound": cost.is_bound(kind),
         "series": cost.entry.series,
-        "note": "; ".join(dict.fromkeys(notes)),
-        "signature": setting.signature(scored.metric, scored.filter) if scored else "",
+        "note": "; ".join(dict.fromkeys(filter(None, notes))),
+        "signature": setting_of(cost.entry.run, cost.task).signature(scored.metric, scored.filter) if scored else "",
     }
     noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
-    figures: dict[str, Any] = {}
-    for unit, (numbers, _) in zip(("per_token", "per_word", "per_byte", "bits_per_byte"), settled, strict=True):
-        figures[unit] = (
-            None
-            if numbers is None
-            else Figure(
-                task=cost.task,
-                metric=f"{kind.name}, {'nats per token' if kind.nats else UNIT_WORDS[unit]}",
-                model=cost.entry.label,
-                higher_is_better=False,
-                n=n,
-                per_token=unit == "per_token",
-                tokens=cost.tokens if unit == "per_token" else None,
-                mc_se=noise.value if noise is not None and unit == "per_token" else None,
-                **numbers,
-                **common,
-            )
+    of_tokens = {"per_token": True, "tokens": cost.tokens, "mc_se": noise.value if noise is not None else None}
+    figures: dict[str, Any] = {
+        column: Figure(
+            task=cost.task,
+            metric=f"{kind.name}, {'nats per token' if kind.nats else UNIT_WORDS[column]}",
+            model=cost.entry.label,
+            higher_is_better=False,
+            n=n,
+            **(of_tokens if column == "per_token" else {}),
+            **found,
+            **common,
         )
+        for column, found in numbers.items()
+        if found is not None
+    }
+    figures = dict.fromkeys(columns) | figures
     return PerplexityLine(label=cost.entry.label, documents=n, tokens=cost.tokens, own_tokens=own, **figures, **common)
 
 
@@ -323,30 +321,29 @@ VALUE_OF = {"ppl": ppl, "bits": bits, "nats": rate, "block": block_mean_ppl}
 
 
 def _numbers_of(pairs: Pairs, scale: str) -> Numbers | None:
-    """Return the figure of these documents."""
-    if not pairs:
-        return None
+    """Return the figure of these documents; None without any, or if one of a mean of documents is not finite."""
     items = list(pairs.values())
-    if scale == "block":  # the mean over documents of exp(nats / tokens)
-        if not all(units for _, units in items) or not all(math.isfinite(ppl([item])) for item in items):
+    nats, units = [nats for nats, _ in items], [units for _, units in items]
+    if not any(units):
+        return None
+    if scale == "block":
+        means = [ppl([item]) if item[1] else math.inf for item in items]
+        if not all(map(math.isfinite, means)):
             return None
-        spread = block_mean_ppl_stderr(items)
-        interval = mean_interval([ppl([item]) for item in items], positive=True)
-        return _numbers(block_mean_ppl(items), interval, None if isinstance(spread, str) else spread, STUDENT)
-    found = corpus_ppl([nats for nats, _ in items], [units for _, units in items])
+        return _numbers(block_mean_ppl(items), mean_interval(means, positive=True), block_mean_ppl_stderr(items))
+    found = rate_interval(nats, units, positive=min(nats) >= 0)
     if scale == "ppl":
-        return _numbers(found.ppl, found.interval, found.stderr, STUDENT)
-    per_nat = 1 / math.log(2) if scale == "bits" else 1.0
-    interval = Interval(per_nat * found.rate_interval.low, per_nat * found.rate_interval.high)
-    known = found.stderr is not None and math.isfinite(found.ppl)
-    stderr = per_nat * found.stderr / found.ppl if known and found.stderr is not None else None
-    return _numbers(per_nat * found.nats / found.units, interval, stderr, STUDENT)
+        return _numbers(ppl(items), Interval(exp(found.low), exp(found.high)), ppl_stderr(items))
+    per_nat, stderr = 1 / math.log(2) if scale == "bits" else 1.0, rate_stderr(items)
+    stderr = stderr if isinstance(stderr, str) else per_nat * stderr
+    interval = Interval(per_nat * found.low, per_nat * found.high)
+    return _numbers(per_nat * math.fsum(nats) / math.fsum(units), interval, stderr)
 
 
-def _numbers(value: float, interval: Interval, stderr: float | None, kind: str) -> Numbers:
+def _numbers(value: float, interval: Interval, stderr: float | str, kind: str = STUDENT) -> Numbers:
     known = math.isfinite(interval.high) or math.isinf(value)
     ends = {"low": interval.low, "high": interval.high, "interval": kind} if known else {}
-    return {"value": value, "stderr": stderr, **ends}
+    return {"value": value, "stderr": None if isinstance(stderr, str) else stderr, **ends}
 
 
 def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) -> Numbers:
@@ -354,11 +351,11 @@ def _reported(value: float, stderr: float | None, *, n: int | None, scale: str) 
     if stderr is None:
         return {"value": value}
     if scale != "ppl" or not 0 < value < math.inf:
-        return _numbers(value, interval_from_stderr(value, stderr, n, positive=True), stderr, FROM_STDERR)
-    found = interval_from_stderr(math.log(value), stderr / value, n, positive=True)
-    return _numbers(
-        value, Interval(*(math.exp(min(end, 700.0)) for end in (found.low, found.high))), stderr, FROM_STDERR
-    )
+        found = interval_from_stderr(value, stderr, n, positive=True)
+    else:
+        logs = interval_from_stderr(math.log(value), stderr / value, n, positive=True)
+        found = Interval(math.exp(min(logs.low, 700.0)), math.exp(min(logs.high, 700.0)))
+    return _numbers(value, found, stderr, FROM_STDERR)
 
 
 def _settled(computed: Numbers | None, score: Score | None, *, n: int | None, doubt: str) -> tuple[Numbers | None, str]:
@@ -426,10 +423,10 @@ def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Differe
         return None
     a, b = ([costs[key][0] for key in shared] for costs in (first, second))
     found = paired_rates(a, b, sizes, scale="bits")
-    sign = sign_of(found, found.p_value)
-    verdict = verdict_of(sign, higher_is_better=False, bounds=(own.bound, other.bound))
-    if sign and _is_unsound(ours, own, theirs, other):
-        verdict = UNPROVEN
+    sign, bounds = sign_of(found, found.p_value), (own.bound, other.bound)
+    # called a bound, and failed its audit
+    unsound = (own.bound and not ours.is_bound(own)) or (other.bound and not theirs.is_bound(other))
+    verdict = UNPROVEN if sign and unsound else verdict_of(sign, higher_is_better=False, bounds=bounds)
     prompts = other_prompts(ours.entry, theirs.entry, filter_="none")
     return Difference(
         **found.numbers(),
@@ -438,24 +435,17 @@ def _difference(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> Differe
         verdict=verdict,
         ours=own.name,
         theirs=other.name,
-        caveat=_caveat(ours, own, theirs, other),
+        caveat=UNSOUND if unsound else CAVEATS.get(bounds, ""),
     )
 
 
-def _is_unsound(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> bool:
-    """Whether one of the two is called a bound and failed its audit."""
-    return any(kind.bound and not cost.is_bound(kind) for cost, kind in ((ours, own), (theirs, other)))
-
-
-def _caveat(ours: _Costs, own: Kind, theirs: _Costs, other: Kind) -> str:
-    bounds = (own.bound, other.bound)
-    if _is_unsound(ours, own, theirs, other):
-        return "The audit failed: the figure called bound is none, so nothing about the models is certain."
-    return {
-        (True, False): "Bound against exact NLL: LTM better is certain, LTM worse is not.",
-        (False, True): "Exact NLL against a bound: first model worse is certain, first model better is not.",
-        (True, True): "Bound against bound: the order of the models’ exact figures is not certain either way.",
-    }.get(bounds, "")
+UNSOUND = "The audit failed: the figure called bound is none, so nothing about the models is certain."
+CAVEATS = {
+    (True, False): "Bound against exact NLL: LTM better is certain, LTM worse is not.",
+    (False, True): "Exact NLL against a bound: first model worse is certain, first model better is not.",
+    (True, True): "Bound against bound: the order of the models’ exact figures is not certain either way.",
+}
+"""By whether the first figure and the other one are bounds."""
 
 
 def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> dict[str, dict[str, float]]:
@@ -463,7 +453,6 @@ def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> dict[str, dict[str, 
 
     Models whose tokens are not the first one's are left out.
     """
-    stacks = {}
     nats = {
         row.name: {
             line.label: line.per_token.value
@@ -473,13 +462,10 @@ def _stacks(rows: Sequence[PerplexityRow], lead: _Costs) -> dict[str, dict[str, 
         }
         for row in rows
     }
-    for label, nll in nats["nll_given_z"].items():
-        if label in nats["kl"]:
-            stacks[label] = {"NLL given z": nll, "KL": nats["kl"][label]}
-    for label, exact in nats["exact"].items():
-        if stacks and 1 <= exact < math.inf:
-            stacks[label] = {"exact NLL": math.log(exact)}
-    return stacks
+    given_z, kl = nats["nll_given_z"], nats["kl"]
+    stacks = {label: {"NLL given z": given_z[label], "KL": kl[label]} for label in given_z if label in kl}
+    exact = {label: value for label, value in nats["exact"].items() if stacks and 1 <= value < math.inf}
+    return stacks | {label: {"exact NLL": math.log(value)} for label, value in exact.items()}
 
 
 def _worst(lead: _Costs, documents: Sequence[DocumentBits]) -> tuple[dict[str, Any], ...]:
@@ -502,22 +488,12 @@ def _worst(lead: _Costs, documents: Sequence[DocumentBits]) -> tuple[dict[str, A
     return tuple(found)
 
 
-def _protocol(name: str, entries: Sequence[Entry]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
-    told = [_told(name, entry) for entry in entries]
-    keys = list(dict.fromkeys(key for facts in told for key in facts))
-    rows = [(key, tuple(facts.get(key, UNTOLD) for facts in told)) for key in keys]
-    return tuple((key, values, len(set(values) - {UNTOLD}) > 1) for key, values in rows)
-
-
-def _told(name: str, entry: Entry) -> dict[str, str]:
-    """What the task's metadata and the record of its data say, without what is the model's, which lm-eval mixes in."""
+def preparation(name: str, entry: Entry) -> dict[str, str]:
+    """Return what the task and the record of its data say of the texts, less the model's own that lm-eval adds."""
     config = entry.run.tasks[name].config
-    arguments = entry.run.config.get("model_args")
-    metadata = config.get("metadata")
     facts = {key: config[key] for key in ("dataset_path", "dataset_name", "test_split") if config.get(key) is not None}
-    for part in (config.get("dataset_kwargs"), metadata):
-        facts |= part if isinstance(part, dict) else {}
-    for key in (*(arguments if isinstance(arguments, dict) else ()), "condition", "config_source", "version"):
+    facts |= mapping(config.get("dataset_kwargs")) | mapping(config.get("metadata"))
+    for key in (*mapping(entry.run.config.get("model_args")), "condition", "config_source", "version"):
         facts.pop(key, None)
     return dict(flat(facts | read_facts((entry.run.extra.data or {}).get("sets"), name)))
 

@@ -284,6 +284,16 @@ def flat(values: Mapping[str, Any], *, prefix: str = "") -> tuple[tuple[str, str
     return tuple(rows)
 
 
+UNTOLD = "–"
+
+
+def side_by_side(told: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    """Return each key with its value in every mapping, and whether two of them tell different ones."""
+    keys = dict.fromkeys(key for one in told for key in one)
+    rows = ((key, tuple(one.get(key, UNTOLD) for one in told)) for key in keys)
+    return tuple((key, values, len({*values} - {UNTOLD}) > 1) for key, values in rows)
+
+
 def published_for(task: str) -> tuple[Published, ...]:
     """Return the published figures of the task's own data set, grouped by source."""
     words = f"_{re.sub(r'[^a-z0-9]+', '_', task.lower())}_"

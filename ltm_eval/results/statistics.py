@@ -1,4 +1,4 @@
-"""Statistics over documents: intervals, paired differences and their tests, pass@k, corpus perplexity.
+"""Statistics over documents: intervals, paired differences and their tests, pass@k, perplexity.
 
 - Share of documents that are right or wrong: Wilson's score interval (1927, JASA 22:209).
 - Mean of scores from 0 to 1 (pass@k): the same, with the number of documents that the scores' variance is worth.
@@ -60,19 +60,6 @@ class Interval:
 
 
 UNKNOWN = Interval(-math.inf, math.inf)
-
-
-@dataclass(frozen=True)
-class Perplexity:
-    """Perplexity of a corpus, exp(sum of nats / sum of units)."""
-
-    ppl: float
-    interval: Interval
-    stderr: float | None  # standard error by the delta method over documents; None for a single document
-    nats: float  # sum of nats
-    units: float  # sum of units (tokens, words or bytes)
-    documents: int
-    rate_interval: Interval  # 95 % interval of nats per unit
 
 
 def wilson_interval(successes: int, n: int, *, level: float = LEVEL) -> Interval:
@@ -215,7 +202,7 @@ def _student(estimate: float, stderr: float, freedom: float, skew: float, *, pos
     if not positive or estimate <= 0:
         return Interval(estimate - below * stderr, estimate + above * stderr)
     relative = stderr / estimate
-    high = max(estimate * _exp(q * relative), estimate + above * stderr)
+    high = max(estimate * exp(q * relative), estimate + above * stderr)
     return Interval(estimate * math.exp(-below * relative), high)
 
 
@@ -314,41 +301,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def corpus_ppl(nats: Sequence[float], units: Sequence[float]) -> Perplexity:
-    """Perplexity of a corpus from the sums of each document: exp(sum(nats) / sum(units)).
-
-    Args:
-        nats: negative log-likelihood (or its bound) of each document, summed over its tokens.
-        units: tokens, words or bytes of each document.
-
-    Raises:
-        UsageError: the lengths differ, a value is not finite, units are negative or all zero.
-    """
-    x, u = _finite(nats, name="nats"), _finite(units, name="units")
-    if x.size != u.size:
-        raise UsageError(
-            f"corpus perplexity needs nats and units of the same documents, got {x.size} and {u.size} values"
-        )
-    if (u < 0).any() or not u.any():
-        raise UsageError(
-            "corpus perplexity needs units that are not negative and not all 0; count tokens, words or bytes"
-        )
-    length = _sum(u)
-    rate = _sum(x) / length
-    interval = rate_interval(nats, units, positive=bool((x >= 0).all()))
-    squares = _sum((x - rate * u) * (x - rate * u))
-    stderr = math.sqrt(x.size / (x.size - 1) * squares) / length if x.size > 1 else None
-    return Perplexity(
-        ppl=_exp(rate),
-        interval=Interval(_exp(interval.low), _exp(interval.high)),
-        stderr=_exp(rate) * stderr if stderr is not None else None,
-        nats=_sum(x),
-        units=length,
-        documents=x.size,
-        rate_interval=interval,
-    )
-
-
 def mcnemar(first: int, second: int) -> float:
     """p value of the exact two-sided McNemar test: `scipy.stats.binomtest(first, first + second)`, slow to import."""
     n, tail, ways = first + second, 0, 1
@@ -401,7 +353,7 @@ def _sum(values: Array) -> float:
     return math.fsum(values.tolist())
 
 
-def _exp(nats: float) -> float:
+def exp(nats: float) -> float:
     """exp; infinity on overflow."""
     try:
         return math.exp(nats)
@@ -518,7 +470,7 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
     n, discordant, length = found.size, int((found != 0).sum()), math.fsum(units)
     rates = math.fsum(a) / length, math.fsum(b) / length
     per_nat = 1 / math.log(2) if scale == "bits" else 1.0
-    first, second = (_exp(rate) if scale == "ppl" else rate * per_nat for rate in rates)
+    first, second = (exp(rate) if scale == "ppl" else rate * per_nat for rate in rates)
     known = math.isfinite(first) and math.isfinite(second)
     log_ratio = rate_interval(found.tolist(), units, positive=False) if discordant else UNKNOWN
     difference = total(found) / length
@@ -542,8 +494,8 @@ def paired_rates(a: Sequence[float], b: Sequence[float], units: Sequence[float],
         test=SIGN_FLIPS,
         n=n,
         discordant=discordant,
-        ratio=_exp(difference) if scale == "ppl" else None,
-        ratio_interval=Interval(_exp(log_ratio.low), _exp(log_ratio.high)) if scale == "ppl" else None,
+        ratio=exp(difference) if scale == "ppl" else None,
+        ratio_interval=Interval(exp(log_ratio.low), exp(log_ratio.high)) if scale == "ppl" else None,
     )
 
 
@@ -625,7 +577,7 @@ def rate_stderr(items: Sequence[Pair]) -> float | str:
 
 def ppl(items: Sequence[Pair]) -> float:
     """exp(sum(nats) / sum(units)); infinity on overflow."""
-    return _exp(rate(items))
+    return exp(rate(items))
 
 
 def ppl_stderr(items: Sequence[Pair]) -> float | str:
@@ -648,7 +600,7 @@ def bits_stderr(items: Sequence[Pair]) -> float | str:
 def block_mean_ppl(items: Sequence[Pair]) -> float:
     """Mean over documents of exp(nats / units), as the released evaluator averages."""
     try:
-        return math.fsum(_exp(x / u) for x, u in items) / len(items)
+        return math.fsum(exp(x / u) for x, u in items) / len(items)
     except OverflowError:
         return math.inf
 
@@ -658,7 +610,7 @@ def block_mean_ppl_stderr(items: Sequence[Pair]) -> float | str:
     n, mean = len(items), block_mean_ppl(items)
     if n < 2 or not math.isfinite(mean):
         return UNKNOWN_STDERR
-    deviations = [_exp(x / u) - mean for x, u in items]
+    deviations = [exp(x / u) - mean for x, u in items]
     largest = max(map(abs, deviations)) or 1.0  # squares of it may exceed every float
     return largest * math.sqrt(math.fsum((d / largest) ** 2 for d in deviations) / (n - 1) / n)
 

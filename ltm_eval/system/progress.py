@@ -108,7 +108,7 @@ class Bar(Progress):
     """Progress as a tqdm bar, as in lm-eval's command."""
 
     def __init__(self, total: int, label: str) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         super().__init__(total, label, quiet=True)
         self._bar: Any = tqdm(total=total, desc=label)
@@ -130,3 +130,9 @@ def silent(total: int, label: str) -> Progress:
 def for_terminal() -> Callable[[int, str], Progress]:
     """Return a bar if stderr is a terminal, else a plain line every few seconds."""
     return Bar if sys.stderr.isatty() else Progress
+
+
+def for_notebook() -> Callable[[int, str], Progress]:
+    """Return a bar in a notebook, and nothing where Python runs without one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return Bar if hasattr(shell, "kernel") else silent

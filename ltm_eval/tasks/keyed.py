@@ -12,6 +12,7 @@ pair by prompt.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -154,6 +155,11 @@ class KeyedTask(ConfigurableTask):  # type: ignore[misc]
             split = self.config.training_split
         hidden = split == self.config.test_split if split is not None else samples is None
         return None if hidden else super().fewshot_docs()
+
+    @cached_property
+    def example_targets(self) -> list[str]:
+        """Return the targets of all few-shot examples as text."""
+        return [str(self.doc_to_target(doc)) for doc in self.fewshot_docs() or []]
 
     @leaving
     def build_all_requests(self, **kwargs: Any) -> None:
