@@ -10,7 +10,7 @@ Three implementations with the same number of new tokens, greedy, with random we
   the last position only; it is slow, so it is timed at every `--stride`-th length (the first included) and summed;
 - `gpt2`: `transformers` GPT-2 of the same width, vocabulary and, by its layers, number of parameters, with its cache.
 `--clock cpu` counts CPU time, for shared machines. On a CPU `generate` always runs 16 lanes, so that batches above 16
-take turns. Prints Markdown; measurements are in reports/NOTES.md.
+take turns. Prints Markdown; measurements are in benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

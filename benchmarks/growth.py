@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from ltm_eval.inference.bench import DTYPES, SIZES, Bench, BenchConfig, heading, markdown
 from ltm_eval.system.device import resolve_device
 from ltm_eval.system.files import write_text_atomic
+from ltm_eval.system.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +37,14 @@ PRODUCTS = ("gemm", "cutlass", "nvjet")
 
 
 def shares(bench: Bench, step: Callable[[], object]) -> tuple[float, float, float]:
-    """Return the shares of a step's kernel time: matrix products, attention and the rest, 0 ... 1."""
+    """Return the shares of a step's kernel time: matrix products, attention and the rest, 0 ... 1.
+
+    On one thread, since the profiler does not see the threads of a step.
+    """
     step()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would report its own start and stop
     on_gpu = bench.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
+    with one_thread(), profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
         step()
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     times = {event.key: float(getattr(event, own)) for event in found.key_averages()}

@@ -216,9 +216,11 @@ def test_what_is_no_checkout_is_named(
     assert words in told and "checkout of github mingluzhao/Latent-Thought-LM" in told
 
 
-@pytest.mark.skipif("LTM_EVAL_RELEASED_DIR" not in os.environ, reason="LTM_EVAL_RELEASED_DIR names no checkout")
+@pytest.mark.skipif(
+    "LTM_EVAL_TEST_RELEASED_DIR" not in os.environ, reason="LTM_EVAL_TEST_RELEASED_DIR names no checkout"
+)
 def test_the_released_code_itself(small: ModelConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = os.environ["LTM_EVAL_RELEASED_DIR"]
+    folder = os.environ["LTM_EVAL_TEST_RELEASED_DIR"]
     assert main(["bench", "--tokens", "64", "--rounds", "1", "--device", "cpu", "--released", folder]) == 0
     assert "| released | float32 |" in capsys.readouterr().out
 

@@ -151,13 +151,13 @@ class Bench:
         model = compile_layers(self.model(dtype)) if compiled else self.model(dtype)
         steps: list[Callable[[], object]] = []
 
-        def prepare(members: Sequence[int]) -> Sequence[int]:
+        def prepare(members: Sequence[int]) -> list[int]:
             batch = Batch.of(model, [self.document] * len(members))
             mu, log_var, noise = self._latents(len(members))
             mu.requires_grad_(), log_var.requires_grad_()
             take, number = steps_of(batch, mu, log_var, fit_config("bound", t_fast=_STEPS)), count()
             steps.append(lambda: take(next(number), noise.unsqueeze(0)))
-            return members
+            return list(members)
 
         in_groups(model, [self.document] * self.config.batch, prepare)
         if self.device.type != "cpu":
@@ -213,9 +213,14 @@ class Bench:
         with one_thread(when=self.config.cpu_time):
             for turn in range(self.config.rounds + 1):
                 for own, way in zip(seconds, ways, strict=True):
-                    once = timeit.Timer(lambda: (way(), finish(self.device)), timer=clock).timeit(1)  # noqa: B023 - called in this iteration
+
+                    def once(way: Callable[[], object] = way) -> None:
+                        way()
+                        finish(self.device)
+
+                    spent = timeit.Timer(once, timer=clock).timeit(1)
                     if turn:
-                        own.append(once)
+                        own.append(spent)
         return [median(own) for own in seconds]
 
     def ceiling(self, dtype: torch.dtype) -> float:
@@ -414,18 +419,19 @@ def released_step(
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             code = _released_module(folder / "model.py")
-            code.LigerRMSNorm = code.RMSNorm  # its cross-attention has the fused norm even with plain kernels
+            # Its cross-attention has the fused norm even with plain kernels.
+            vars(code)["LigerRMSNorm"] = code.RMSNorm
             names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden_dim", "multiple_of", "norm_eps")
-            names += ("max_seq_len", "window_size", "max_z_len", "use_z_pos_emb")
+            limits = ("max_seq_len", "window_size", "max_z_len", "use_z_pos_emb")
             theirs = code.LatentThoughtModel(
-                code.LTMConfig(**{name: getattr(sizes, name) for name in names}, use_liger=False)
+                code.LTMConfig(**{name: getattr(sizes, name) for name in names + limits}, use_liger=False)
             ).to(model.device)
             theirs.load_state_dict({**model.state_dict(), "output.weight": model.tok_embeddings.weight})
             optimiser = _released_module(folder / "optimizer.py").PosteriorOptimizer(
                 theirs, num_steps=_STEPS, max_z_len=sizes.max_z_len, z_dim=sizes.dim, lr=0.34, eval_mode=True
             )
 
-        def step() -> object:
+        def step() -> None:
             with contextlib.suppress(_StepTaken):
                 optimiser.step([*rows, None], _OneStep(mode), steps=2)
 
@@ -443,14 +449,11 @@ def _released_module(path: Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     kernels = types.ModuleType("liger_module")
     kernels.__getattr__ = lambda name: None  # type: ignore[method-assign]
-    before = sys.modules.get(kernels.__name__)
     sys.modules[spec.name], sys.modules[kernels.__name__] = module, kernels
     try:
         spec.loader.exec_module(module)
     finally:
         del sys.modules[kernels.__name__]
-        if before is not None:
-            sys.modules[kernels.__name__] = before
     return module
 
 

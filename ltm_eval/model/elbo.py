@@ -137,7 +137,7 @@ def _chunks(targets: Tensor, rows: int) -> Iterator[tuple[int, Places]]:
     for row, own in enumerate(targets):
         places = (own != IGNORED).nonzero().squeeze(1) if own.device.type == "cpu" else None
         count = len(own) if places is None else len(places)
-        size = -(-count // max(1, -(-count // rows)))
+        size = max(1, -(-count // max(1, -(-count // rows))))
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
             yield row, chunk if places is None or count == len(own) else places[chunk]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -99,7 +99,7 @@ def in_pieces(pieces: Sequence[_Item], work: Callable[[_Item], _Result]) -> list
         finally:
             crew.idle.release()
 
-    helpers = []
+    helpers: list[Future[None]] = []
     while len(helpers) < len(pieces) - 1 and crew.idle.acquire(blocking=False):
         helpers.append(crew.helpers.submit(help_out))
     try:
