@@ -93,7 +93,7 @@ class ModelOptions:
     ] = "prompt"
     preset: Annotated[
         Preset,
-        Field(description="How z is fitted. Only 'bound' gives figures that are valid bounds."),
+        Field(description="How z is fitted. 'bound' and 'natural' give figures that are valid bounds; 'audit' checks."),
         Option("--preset", metavar="|".join(PRESETS), panel=LATENTS, changes=ANSWERS, recorded="fit"),
     ] = "bound"
     fit: Annotated[

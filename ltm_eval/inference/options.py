@@ -102,7 +102,7 @@ PRESETS: Mapping[str, FitConfig] = MappingProxyType(
             mu_spread=0.0,
             noise="fresh",
         ),
-        # On trained models within 0.002 nats per token of the bound of 64 AdamW steps, or below; see reports/NOTES.md.
+        # On the bundled model in 4 to 8 steps at the bound of 64 AdamW steps; see reports/NOTES.md for other decoders.
         "natural": FitConfig(
             "natural",
             t_fast=16,
