@@ -139,7 +139,12 @@ RECIPE = {
     "sources": [
         {"name": "prose", "kind": "text", "weight": 1, "length": 32, "batch": 2, "validation": 2, "files": ["*.txt"]}
     ],
-    "ranks": 262, "steps": 2, "t_fast": 1, "warm_up": 1, "save_every": 2, "validate_every": 0,
+    "ranks": 262,
+    "steps": 2,
+    "t_fast": 1,
+    "warm_up": 1,
+    "save_every": 2,
+    "validate_every": 0,
     "validation_t_fast": 1,
 }
 
