@@ -1030,13 +1030,14 @@ class _Lossy(io.FileIO):
 
 
 class _Named(io.FileIO):
-    """stdout: an error of it says so."""
+    """stdout: the first error of it says so, and what follows is lost."""
 
     def write(self, data: Any) -> int:
         """Write `data`."""
         try:
             return super().write(data)
         except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # so that Python's own last flush succeeds
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 

@@ -578,6 +578,7 @@ def link_out(place: Place, *, name: str, folder: bool = False) -> None:
 @maker
 def pipe(place: Place, *, name: str) -> None:
     """A pipe that nobody writes to."""
+    (place.tmp / name).parent.mkdir(parents=True, exist_ok=True)
     (place.tmp / name).unlink(missing_ok=True)
     os.mkfifo(place.tmp / name)
 

@@ -45,7 +45,7 @@ def written(folder: Path, count: int = 12) -> tuple[Path, list[bytes]]:
 def numbers(folder: Path) -> set[int]:
     """Which of the answers of `written` are found."""
     own = Journal(folder, SETTINGS)
-    rows = {number: own.find(own.key(number)) for number in range(20)}
+    rows = {number: own.contents.find(own.key(number)) for number in range(20)}
     assert all(row["value"] == number / 3 for number, row in rows.items() if row is not None)
     return {number for number, row in rows.items() if row is not None}
 
@@ -253,7 +253,7 @@ def test_a_file_that_changes_after_it_was_read(how: str, tmp_path: Path) -> None
     else:
         path.write_bytes(path.read_bytes().replace(b'"value"', b'"valve"'))
     with pytest.raises(MachineError, match="changed or vanished while it was read .*; run again"):
-        own.find(own.key(3))
+        own.contents.find(own.key(3))
 
 
 def test_a_file_system_that_flushes_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def _evaluate_tasks(  # noqa: PLR0913 - a model, what it answers, and where that
     subject: Subject, lm: LM, tasks: list[Any], config: RunConfig, session: resume.Session, notes: list[str]
 ) -> Path:
     """Evaluate all tasks in the process that leads, and write the results after each."""
-    folder, date_id = session.folder, session.date_id
+    folder, date_id = session.folder, session.manifest.date_id
     begun, earlier_seconds = time.perf_counter(), 0.0
     by_lm_eval: dict[str, Any] = {}
     blocks: dict[str, dict[str, Any]] = {name: {} for name in BY_TASK}

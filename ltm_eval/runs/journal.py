@@ -355,10 +355,6 @@ class Journal:
         """Return the name of a request under these settings."""
         return digest([self.settings, content])
 
-    def find(self, key: str) -> dict[str, Any] | None:
-        """Return the row that any process appended under a key before this one began; None if there is none."""
-        return self.contents.find(key)
-
     def append(self, key: str, task: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Append an answer; key and task stand first, where a reader finds them without parsing the line.
 

@@ -98,11 +98,6 @@ class Session:
     costs_before: Mapping[str, Any]  # by task: what an earlier start under the same names wrote of its cost
 
     @property
-    def date_id(self) -> str:
-        """In the names of its files."""
-        return self.manifest.date_id
-
-    @property
     def results(self) -> Path:
         """Its results file."""
         return self.manifest.results(self.folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ltm_eval.runs.journal import Contents, files_of, read
@@ -125,8 +125,8 @@ def to_json(found: Status) -> str:
             "folder": str(model.folder),
             "status": model.status,
             "damaged": model.damaged,
-            "tasks": [line.__dict__ for line in model.lines],
+            "tasks": [asdict(line) for line in model.lines],
         }
         for model in found.models
     ]
-    return json.dumps({"holder": found.holder.__dict__ if found.holder else None, "models": models}, indent=2)
+    return json.dumps({"holder": found.holder and asdict(found.holder), "models": models}, indent=2)

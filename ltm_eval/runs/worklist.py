@@ -175,7 +175,7 @@ class Work:
         self.answers: dict[str, Answer] = {}  # by key; what this process knows
         if journal is not None:
             for key in dict.fromkeys(self.keys):
-                if (row := journal.find(key)) is not None:
+                if (row := journal.contents.find(key)) is not None:
                     file = journal.contents.answers[key].path
                     self.answers[key] = Answer.from_json({**row, "source": file.name}, where=str(file))
         self._sent: list[str] = []  # keys whose answers this process has and another lacks
