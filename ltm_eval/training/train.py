@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE = "state.pt", "log.csv", "validation.csv", "loss.png"
-FINAL, CHECKPOINTS = "final", "checkpoints"  # folders of the model, and of intermediate ones by step
+FINAL, CHECKPOINTS = "final", "intermediate"  # folders of the model, and of its earlier states by step
 LINE_SECONDS = 10.0  # seconds between progress lines
 
 
