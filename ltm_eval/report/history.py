@@ -141,7 +141,7 @@ def name_of(run: Run) -> str:
     """The model's name without its step, so that checkpoints of one training run share it."""
     name = re.sub(r"\.(pt|pth|safetensors)$", "", run.model_name)
     name = _STEP.sub("", name).strip(" -_/=,")
-    return re.sub(r"/(final|checkpoints)$", "", name) or "checkpoints"  # the folders of `train`
+    return re.sub(r"/(final|intermediate)$", "", name) or "checkpoints"  # the folders of `train`
 
 
 def _curve_name(run: Run, x: str) -> str:

@@ -103,11 +103,10 @@ def references(texts: Split, tokenizer: Tokenizer, config: MauveConfig) -> list[
     Raises:
         DataError: fewer than two are, or a text contains the end-of-text mark (`sets.documents`).
     """
-
     wholes: Iterable[str] = ("".join(parts) for parts in documents(texts))
     if config.joined:
         wholes = joined(wholes, tokenizer, config.least_tokens)
-    cuts = (found for text in wholes if (found := cut(text, tokenizer, config)) is not None)
+    cuts = (one for one in (cut(text, tokenizer, config) for text in wholes) if one is not None)
     found = list(islice(cuts, config.samples))
     if len(found) < 2:
         raise DataError(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 STATE_FILE, LOG_FILE, VALIDATION_FILE, FIGURE_FILE = "state.pt", "log.csv", "validation.csv", "loss.png"
-FINAL, CHECKPOINTS = "final", "checkpoints"  # folders of the model, and of intermediate ones by step
+FINAL, CHECKPOINTS = "final", "intermediate"  # folders of the model, and of its earlier states by step
 LINE_SECONDS = 10.0  # seconds between progress lines
 
 
@@ -347,10 +347,10 @@ def draw_losses(folder: Path) -> None:
         smoothed = rows["nll_nats_per_token"].rolling(21, center=True, min_periods=1).mean()
         axes.plot(rows["step"], smoothed, color=colours[source], linewidth=1, label=f"{source}: given z, training")
     if (folder / VALIDATION_FILE).is_file():
-        for (source, row), rows in pd.read_csv(folder / VALIDATION_FILE).groupby(["source", "row"]):
+        for (name, row), rows in pd.read_csv(folder / VALIDATION_FILE).groupby(["source", "row"]):
             if row != "kl":
-                marker, colour = "x" if row == "prior" else "v", colours.get(source, "black")
-                label = f"{source}: {row}, held out"
+                marker, colour = "x" if row == "prior" else "v", colours.get(name, "black")
+                label = f"{name}: {row}, held out"
                 axes.plot(rows["step"], rows["nats_per_token"], marker, color=colour, label=label)
     axes.set_xlabel("slow steps")
     axes.set_ylabel("nats per token")

@@ -129,11 +129,17 @@ class Anything(yaml.SafeLoader):
 Anything.add_constructor("!function", lambda loader, node: "a function")
 
 
+def definition_in(path: Path) -> dict[str, Any]:
+    """Return a task's definition as lm-eval reads it: what it includes, then its own."""
+    own = yaml.load(path.read_text("utf-8"), Anything)  # noqa: S506 - a SafeLoader
+    return {**(definition_in(path.parent / own["include"]) if "include" in own else {}), **own}
+
+
 def test_task_definitions(cli: Commands) -> None:
     folder = Path(cli.done("ls", "--path").out.strip())
     definitions = {}
     for path in sorted(folder.rglob("*.yaml")):
-        definition = yaml.load(path.read_text("utf-8"), Anything)  # noqa: S506 - a SafeLoader
+        definition = definition_in(path)
         name = definition.get("task")
         if isinstance(name, str):
             words = {key: value for key, value in definition.items() if value != "a function"}
