@@ -7,6 +7,8 @@ import gc
 import json
 import math
 import pickle
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,17 @@ def test_prompts_are_continued_without_a_task() -> None:
 def test_wrong_arguments_are_named(call: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         call()
+
+
+def test_the_walk_through_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of docs/PYTHON.md, one after the other, in an empty folder."""
+    text = (Path(ltm_eval.__file__).parents[1] / "docs/PYTHON.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    for block in blocks:
+        if '"results/"' in block:  # that an earlier command would have left
+            shutil.copytree(space["results"]._paths[0].parents[2], "results")
+        exec(compile(block, "PYTHON.md", "exec"), space)  # noqa: S102 - our own page
+    assert len(blocks) >= 9 and (tmp_path / "report.html").is_file()
+    assert space["found"]["config"]["checkpoint"]["step"] == 2000

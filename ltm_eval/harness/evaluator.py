@@ -82,6 +82,7 @@ if TYPE_CHECKING:
 
     from ltm_eval.model.decoder import LatentThoughtModel
     from ltm_eval.report.tables import Document
+    from ltm_eval.results.views import ReportData
 
     Model = LatentThoughtModel | str | Path
 
@@ -89,8 +90,6 @@ if TYPE_CHECKING:
 NOT_FOR_PYTHON = ("output_path", "report", "command", "fresh", "max_failed", "token_nll")
 SWEPT = ("condition", "num_fewshot", "t_fast")  # may be lists
 OURS = ("mean_fast_steps", "caveats", "floors")  # keys of `Results` that lm-eval does not know
-TIDY = ("task", "metric", "filter", "model", "value", "low", "high", "n", "unit", "relation")
-TIDY += ("condition", "shots", "t_fast", "settings", "status")
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class Results(dict[str, Any]):
         return [run.write(Path(folder) / str(index)) for index, run in enumerate(self._runs)]
 
     @cached_property
-    def _page(self) -> page.ReportData:
+    def _page(self) -> ReportData:
         return page.build(find_runs(self._paths))
 
     def frame(self) -> DataFrame:
@@ -170,19 +169,22 @@ class Results(dict[str, Any]):
         """
         import pandas as pd
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in figures(*self._paths):
             _, _, settings = one.signature.partition("|")
             told = dict(part.partition(":")[::2] for part in settings.split("|"))
             metric, comma, unit = one.metric.rpartition(", ")
             if not comma:
                 metric, unit = one.metric, "share" if one.share else ""
-            steps = told.get("t_fast")
-            row = (one.task, metric, one.filter, one.model, one.value, one.low, one.high, one.n, unit)
-            row += ("≤" if one.bound else "", told.get("condition"), one.n_shot)
-            rows.append((*row, int(steps) if steps and steps != AUTO else steps, settings, one.status))
-        found: DataFrame = pd.DataFrame(rows, columns=list(TIDY)).astype({"n": "Int64", "shots": "Int64"})
-        return found if AUTO in set(found.t_fast) else found.astype({"t_fast": "Int64"})
+            row = {"task": one.task, "metric": metric, "filter": one.filter, "model": one.model, "value": one.value}
+            row |= {"low": one.low, "high": one.high, "n": one.n, "unit": unit, "relation": "≤" if one.bound else ""}
+            row |= {"condition": told.get("condition"), "shots": one.n_shot, "t_fast": told.get("t_fast")}
+            rows.append(row | {"settings": settings, "status": one.status})
+        counts = ("n", "shots", *(() if any(row["t_fast"] == AUTO for row in rows) else ("t_fast",)))
+        frame: DataFrame = pd.DataFrame(rows)
+        for name in counts:
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+        return frame
 
     def samples(self) -> DataFrame:
         """Return every document under every filter and model as a row of a pandas frame; see `ltm_eval.samples`."""
@@ -223,7 +225,8 @@ class Results(dict[str, Any]):
 
         places = [one._paths[0] if isinstance(one, Results) else one for one in (self, other)]
         found = compare_paths(places, allow_mismatch=allow_mismatch, tasks=tasks)
-        return pd.DataFrame(comparison_of(found).records)
+        frame: DataFrame = pd.DataFrame(comparison_of(found).records)
+        return frame
 
     @property
     def _summary(self) -> Document:
@@ -514,7 +517,8 @@ def score(
         row["bits_per_byte_bound"] = nats / size / math.log(2) if parts else math.nan
         row["ppl_per_token_bound"] = math.exp(min(nats / tokens, 700.0)) if parts else math.nan
         found.append(row)
-    return pd.DataFrame(found)
+    frame: DataFrame = pd.DataFrame(found)
+    return frame
 
 
 def generate(

@@ -408,8 +408,8 @@ def latent_summary(label: str, records: Sequence[LatentRecord]) -> dict[str, Any
         counts = Counter(record.stop_reason or "nothing generated" for record in records)
         found["stop_reasons"] = tuple(counts.most_common())
     for field in ("condition", "preset"):
-        counts = Counter(getattr(record, field) for record in records).most_common()
-        found[field] = ", ".join(f"{value} ({times:,})" if len(counts) > 1 else value for value, times in counts)
+        ranked = Counter(getattr(record, field) for record in records).most_common()
+        found[field] = ", ".join(f"{value} ({times:,})" if len(ranked) > 1 else value for value, times in ranked)
     for field in ("demonstrations", "demonstrations_read", "demonstrations_fitted"):
         found[field] = fmean(getattr(record, field) for record in records)
     for field in ("nll_nats", "kl_nats", "share_at_prior"):

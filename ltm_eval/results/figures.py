@@ -186,7 +186,8 @@ def samples(*paths: str | Path) -> DataFrame:
         for task in run.tasks
         for one in read_samples(run, task)
     ]
-    return pd.DataFrame(rows)
+    frame: DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 def _corrected(tasks: Sequence[TaskTables]) -> list[TaskTables]:

@@ -291,7 +291,11 @@ def _line(kind: Kind, cost: _Costs, own: str) -> PerplexityLine:
         "signature": setting_of(cost.entry.run, cost.task).signature(scored.metric, scored.filter) if scored else "",
     }
     noise = cost.scores.get("ppl_per_token_bound_mc_se") if kind is BOUND else None
-    of_tokens = {"per_token": True, "tokens": cost.tokens, "mc_se": noise.value if noise is not None else None}
+    of_tokens: dict[str, Any] = {
+        "per_token": True,
+        "tokens": cost.tokens,
+        "mc_se": noise.value if noise is not None else None,
+    }
     figures: dict[str, Any] = {
         column: Figure(
             task=cost.task,
