@@ -308,6 +308,8 @@ def run(**given: Any) -> int:
         print(printable(f"results: {path}"))
     if outcome.report is not None:
         print(printable(f"report: {outcome.report}"))
+    if outcome.findings:
+        print(f"\n{outcome.findings}")
     if outcome.failed:
         raise IncompleteError(outcome.failed)
     return 0

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
+    from ltm_eval.report.tables import Banner
     from ltm_eval.results.files import Run
-    from ltm_eval.results.views import Banner
 
 _STEP = re.compile(r"(?<![a-z])(?:ckpt|checkpoint|global_step|step|iter)s?[-_=]?(\d{1,12})(?!\d)", re.IGNORECASE)
 FREE = ("v", "lm_eval", "dtype")
