@@ -464,22 +464,27 @@ def _cut_mark(told: Sequence[Told]) -> Mark | None:
     href = f"answering-{asked[0][0]}"
     if labels:
         count, every = (sum(one[index] for one in prompts) for index in (1, 2))
-        return "bad", f"Prompts cut: {count:,} of {every:,} ({', '.join(labels)})", href
+        return "bad", f"Prompts cut: {count:,} of {every:,} ({_few(list(labels))})", href
     known = len(prompts) == len(asked)
     return ("good", "No prompt cut", href) if known else ("open", "Cut prompts not recorded", href)
 
 
 def _prompts_mark(rows: Sequence[Finding]) -> Mark | None:
-    pairs = [(row, row.difference) for row in rows if row.difference is not None]
+    shown = [row for row in rows if row.baseline] or rows
+    pairs = [(row, row.difference) for row in shown if row.difference is not None]
     others = dict.fromkeys(row.other for row, found in pairs if found.other_prompts)
     if not pairs:
         return None
     href = f"task-{pairs[0][0].number}"
     if others:
-        return "bad", f"Other prompts for {', '.join(others)}", "warnings"
+        return "bad", f"Other prompts for {_few(list(others))}", "warnings"
     if unpaired := max(found.unpaired for _, found in pairs):
         return "bad", f"Same prompts, but {unpaired:,} documents unpaired", href
     return "good", "Same prompts for all", href
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) < 3 else f"{len(labels)} runs"
 
 
 def _failed_mark(pairs: Pairs) -> Mark | None:
