@@ -344,6 +344,12 @@ def sweep(**given: Any) -> int:
         )
     )
     print(table_grid(swept))
+    if len(swept.failed) < len(swept.done):
+        from ltm_eval.report import page
+
+        target = swept.summary.with_name("report.html")
+        page.write(page.render(page.build(*page.gather([swept.summary.parent]))), target)
+        print(printable(f"report: {target}"))
     print(f"sweep: {swept.summary}")
     check(swept)
     return 0

@@ -360,7 +360,8 @@ def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = SimpleNamespace(run=lambda config: outcome)
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
     monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
-    sweep = SimpleNamespace(run=lambda config: SimpleNamespace(results=("x",), report=None, failed="", findings=""), table=str)
+    swept = SimpleNamespace(results=("x",), report=None, failed="", findings="")
+    sweep = SimpleNamespace(run=lambda config: swept, table=str)
     fake.results_table = str
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.sweep", sweep)
     monkeypatch.setattr("ltm_eval.harness.sweep", sweep, raising=False)

@@ -330,6 +330,28 @@ def test_other_task_versions_are_announced(tmp_path: Path) -> None:
     assert alarms(tmp_path)[0].startswith("Different task versions for ltm_gsm8k: 1.0, 3.0.")
 
 
+def test_runs_under_several_steps_and_shots_make_a_grid(tmp_path: Path) -> None:
+    for steps, shots, every in ((4, 2, 2), (16, 2, 4), (16, 8, 5)):
+        config = {"model": "ltm", "model_args": {"pretrained": "m"}, "model_sha": "a" * 64, "condition": "demos"}
+        config |= {"fit": {"preset": "bound", "t_fast": steps}, "limit": None}
+        run = tmp_path / f"{steps}-{shots}"
+        write_run(
+            run,
+            model="m",
+            right=lambda i, k=every: i % k == 0,
+            n=40,
+            shots=shots,
+            kind="ltm",
+            change={"config": config},
+        )
+    grid = only(data_of(tmp_path)).grid
+    assert grid is not None
+    assert [column.name for column in grid.columns] == ["Model", "Condition", "Shots", "4 fast steps", "16 fast steps"]
+    rows = {tuple(cell.text for cell in row) for row in grid.rows}
+    assert rows == {("m", "demos", "2", "50.0 %", "25.0 %"), ("m", "demos", "8", "–", "20.0 %")}
+    assert all(row[4].note for row in grid.rows)
+
+
 # The page
 
 

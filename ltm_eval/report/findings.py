@@ -190,7 +190,7 @@ def findings(tasks: Sequence[Told], named: Sequence[tuple[str, Run]]) -> list[Fi
         lacking = {model_of(run): label for label, run in named if run.model_kind != "ltm"}
         for model, label in lacking.items():
             if model not in scored:
-                metric, ours = _headline(task, lead.label)
+                metric, ours = headline_of(task, lead.label)
                 why_not = (f"{label} has no results of this task",)
                 found.append(
                     Finding(
@@ -200,7 +200,7 @@ def findings(tasks: Sequence[Told], named: Sequence[tuple[str, Run]]) -> list[Fi
     return found
 
 
-def _headline(task: TaskTables, label: str) -> tuple[str, Figure | None]:
+def headline_of(task: TaskTables, label: str) -> tuple[str, Figure | None]:
     """Return the name of the task's first figure, and a model's."""
     if task.perplexity is not None:
         lines = (line for row in task.perplexity.rows if row.name in HEADS for line in row.lines if line.label == label)
@@ -239,8 +239,8 @@ def _pairs(
             ]
             yield _metric_words(table), ours, theirs, theirs.difference, also
             return
-    metric, ours_ = _headline(task, task.lead)
-    yield metric, ours_, _headline(task, label)[1], None, []
+    metric, ours_ = headline_of(task, task.lead)
+    yield metric, ours_, headline_of(task, label)[1], None, []
 
 
 def _metric_words(table: ScoreTable) -> str:

@@ -25,6 +25,7 @@ from ltm_eval.report.findings import (
     audit_line,
     findings,
     findings_text,
+    headline_of,
     is_bundled,
     limit_banners,
     marks_of,
@@ -68,6 +69,7 @@ from ltm_eval.report.tables import (
     status_note,
     summary_table,
     summary_texts,
+    value_cell,
     value_text,
     write_all,
 )
@@ -93,6 +95,7 @@ from ltm_eval.results.signature import GPT2_DIGEST, per_token_words
 from ltm_eval.results.views import EVALUATED, PUBLISHED, REFERENCE, Figure
 from ltm_eval.system.errors import ResultsError
 from ltm_eval.system.files import write_output
+from ltm_eval.system.records import mapping
 from ltm_eval.system.text import VERDICTS, p_both, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ if TYPE_CHECKING:
     from ltm_eval.probe.files import Probe
     from ltm_eval.report.findings import Finding, Mark, Told
     from ltm_eval.report.samples import SampleBrowser
+    from ltm_eval.results.figures import TaskTables
     from ltm_eval.results.files import Run
     from ltm_eval.results.views import (
         ComputeCurve,
@@ -122,6 +126,7 @@ if TYPE_CHECKING:
 MOST_PUBLISHED = 4  # published figures in one row of the summary; the task's section lists all
 SAMPLE_BYTES = 3_000_000
 MOST_ROWS, MOST_UNFAIR, MOST_RESULTS = 14, 5, 3  # rows and reasons of the first screen, and of a task's heading
+MIN_STEPS = 2  # numbers of fast steps from which a grid is shown
 MIDDLE = 100  # of the forest plot, in units of its drawing
 MOST_NAMED = 3  # models that the title names beside the first
 PARAMETER_KEYS = ("parameters", "model_num_parameters")
@@ -166,6 +171,7 @@ class TaskSection:
     versions: str
     tables: tuple[ScoreTable, ...]  # those of equal figures under several filters once
     effect: tuple[EffectTable, ...]
+    grid: Table | None  # of a sweep: a model's first figure by condition, shots and fast steps
     budget: tuple[dict[str, Any], ...]  # compute of rethinking and of its control, per run
     latents: tuple[dict[str, Any], ...]  # what latent inference did, per run
     layers: tuple[LayersView, ...]
@@ -486,6 +492,7 @@ def _section(told: Told, *, share_of_page: int, full: bool) -> TaskSection:
         versions=", ".join(dict.fromkeys(entry.run.tasks[name].version or "?" for entry in entries)),
         tables=folded(tables),
         effect=effect,
+        grid=grid_of(task),
         budget=budget_rows(name, entries),
         latents=tuple(latent_summary(label, own) for label, own in records.items()),
         layers=tuple(view for view in layers if view is not None),
@@ -513,6 +520,24 @@ def _section(told: Told, *, share_of_page: int, full: bool) -> TaskSection:
             full=full,
         ),
     )
+
+
+def grid_of(task: TaskTables) -> Table | None:
+    """Return a task's first figure of LTMs that ran under several settings; None without two numbers of fast steps."""
+    cells: dict[tuple[str, str, str], dict[int, Cell]] = {}
+    for entry in task.entries:
+        steps = mapping(entry.run.config.get("fit")).get("t_fast")
+        if entry.run.model_kind == "ltm" and isinstance(steps, int):
+            shots, condition = entry.run.tasks[task.name].n_shot, str(entry.run.config.get("condition") or UNTOLD)
+            row = (entry.run.model_name, condition, UNTOLD if shots is None else f"{shots:,}")
+            cells.setdefault(row, {})[steps] = value_cell(headline_of(task, entry.label)[1])
+    counts = sorted({steps for own in cells.values() for steps in own})
+    if len(counts) < MIN_STEPS:
+        return None
+    heads = (Column("Model"), Column("Condition"), Column("Shots", numeric=True))
+    columns = (*heads, *(Column(f"{steps:,} fast steps", numeric=True) for steps in counts))
+    rows = tuple((*map(Cell, row), *(own.get(steps, Cell(UNTOLD)) for steps in counts)) for row, own in cells.items())
+    return Table(headline_of(task, task.lead)[0], columns, rows)
 
 
 def folded(tables: Sequence[ScoreTable]) -> tuple[ScoreTable, ...]:

@@ -293,11 +293,12 @@ def published_for(task: str) -> tuple[Published, ...]:
     last_word = "_last_word_" in words or "_lambada_openai_" in words
     sets = next((sets for key, sets in PUBLISHED_SETS.items() if f"_{key}_" in words), ())
     rows = json.loads((reports_dir() / "published.json").read_text(encoding="utf-8")) if sets else []
+    asked = set(sets) <= set(QUESTION_SETS)
     found = [
         _published_row(row)
         for row in rows
         if row["dataset"] in sets
-        and (row["dataset"] in QUESTION_SETS or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
+        and (asked or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
     ]
     order = list(dict.fromkeys((row.source, row.evidence) for row in found))
     return tuple(sorted(found, key=lambda row: order.index((row.source, row.evidence))))
