@@ -85,8 +85,10 @@ class Finding:
     @property
     def interval(self) -> str:
         """The 95 % interval of the difference."""
-        known = self.difference is not None and self.difference.known
-        return f"{self.shown(self.difference.low)} to {self.shown(self.difference.high)}" if known else UNTOLD
+        found = self.difference
+        if found is None or not found.known:
+            return UNTOLD
+        return f"{self.shown(found.low)} to {self.shown(found.high)}"
 
     @property
     def sentence(self) -> str:
@@ -283,8 +285,9 @@ def _reading(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None, o
     asked = ours["demonstrations"] if ours is not None else None
     if not ours or not asked or ours["dropped"] is None:
         return
-    known = theirs is not None and theirs["dropped"] is not None
-    read, other_read = asked - ours["dropped"], theirs["demonstrations"] - theirs["dropped"] if known else asked
+    read, other_read = asked - ours["dropped"], asked
+    if theirs is not None and theirs["dropped"] is not None:
+        other_read = theirs["demonstrations"] - theirs["dropped"]
     if other_read > read:
         own = "reads no demonstration" if read == 0 else f"reads {read:.3g} of {asked:.3g} demonstrations"
         told = f"all {asked:.3g}" if other_read == asked else f"{other_read:.3g} of them"
