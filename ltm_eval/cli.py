@@ -309,6 +309,8 @@ def run(**given: Any) -> int:
         print(printable(f"results: {path}"))
     if outcome.report is not None:
         print(printable(f"report: {outcome.report}"))
+    if outcome.findings:
+        print(f"\n{outcome.findings}")
     if outcome.failed:
         raise IncompleteError(outcome.failed)
     return 0
@@ -343,6 +345,12 @@ def sweep(**given: Any) -> int:
         )
     )
     print(table_grid(swept))
+    if len(swept.failed) < len(swept.done):
+        from ltm_eval.report import page
+
+        target = swept.summary.with_name("report.html")
+        page.write(page.render(page.build(*page.gather([swept.summary.parent]))), target)
+        print(printable(f"report: {target}"))
     print(f"sweep: {swept.summary}")
     check(swept)
     return 0

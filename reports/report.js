@@ -57,7 +57,8 @@
     });
   });
 
-  // Documents: filters, search, order
+  // Documents: filters, search, order, ten at a time
+  const TEN = 10;
   document.querySelectorAll(".tools").forEach(function (tools) {
     const list = tools.parentElement.querySelector(".samples:not(.worst)");
     const samples = Array.from(list.querySelectorAll(":scope > .sample"));
@@ -65,8 +66,10 @@
     const search = tools.querySelector("input[type=search]");
     const filters = Array.from(tools.querySelectorAll("button[data-show]"));
     const order = tools.querySelector("button[data-sort]");
+    const more = tools.parentElement.querySelector("button.more");
     const texts = new Map();
     let tag = "";
+    let room = TEN;
     function plain(text) {
       return text.toLowerCase().replace(/\s+/g, " ");
     }
@@ -76,22 +79,33 @@
     }
     function show() {
       const phrase = plain(search.value).trim();
-      let shown = 0;
-      samples.forEach(function (sample) {
+      let found = 0;
+      list.querySelectorAll(":scope > .sample").forEach(function (sample) {
         const tagged = !tag || sample.dataset.tags.split(" ").includes(tag);
         const keep = tagged && (!phrase || textOf(sample).includes(phrase));
-        sample.hidden = !keep;
-        shown += keep ? 1 : 0;
+        found += keep ? 1 : 0;
+        sample.hidden = !keep || found > room;
       });
-      count.textContent = tag || phrase ? shown + " of " + samples.length + " shown" : "";
+      const all = found <= room;
+      more.hidden = all;
+      count.textContent = tag || phrase || !all ? Math.min(found, room) + " of " + found + (tag || phrase ? " found" : "") + " shown" : "";
+    }
+    function anew() {
+      room = TEN;
+      show();
     }
     tools.hidden = false;
-    search.addEventListener("input", show);
+    search.addEventListener("input", anew);
+    more.addEventListener("click", function () {
+      room += TEN;
+      show();
+    });
+    show();
     filters.forEach(function (button) {
       button.addEventListener("click", function () {
         tag = button.dataset.show;
         filters.forEach(function (other) { other.setAttribute("aria-pressed", String(other === button)); });
-        show();
+        anew();
       });
     });
     if (order) {
@@ -102,6 +116,7 @@
           return Math.abs(Number(b.dataset.gap || 0)) - Math.abs(Number(a.dataset.gap || 0));
         });
         list.append(...ordered);
+        anew();
       });
     }
     tools.querySelector("button[data-open]").addEventListener("click", function (event) {
@@ -118,6 +133,7 @@
     if (!target) { return; }
     for (let above = target; above; above = above.parentElement) {
       if (above.tagName === "DETAILS") { above.open = true; }
+      if (above.classList.contains("sample")) { above.hidden = false; }
     }
     target.scrollIntoView();
   }

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scipy import stats
 
-from ltm_eval.report.page import build, render
+from ltm_eval.report.page import TaskSection, build, render
 from ltm_eval.report.samples import SAMPLES_PER_TASK, rerun_command
 from ltm_eval.results.diagnostics import attempts_lines, shots_lines, shots_pass_lines
 from ltm_eval.results.files import find_runs, read_run
-from ltm_eval.results.views import EffectTable, Figure, LinePoint, TaskSection
+from ltm_eval.results.views import EffectTable, Figure, LinePoint
 from ltm_eval.system.files import PACKAGE, reports_dir, write_jsonl_atomic
 from ltm_eval.system.machine import Meter, flops_per_token, sizes_of
 from tests.fake_runs import DATE, LATENT, TASK, write_run

@@ -29,7 +29,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
     def run(config: RunConfig) -> Any:
         asked.append(config)
-        return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="")
+        return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="", findings="")
 
     fake = SimpleNamespace(run=run)
     monkeypatch.setattr("ltm_eval.harness.evaluation.results_table", lambda path: f"table of {path}")

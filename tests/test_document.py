@@ -14,6 +14,7 @@ from hostile import HOSTILE, Structure, assert_inert
 
 from ltm_eval.report.tables import (
     RENDERERS,
+    Banner,
     Cell,
     Column,
     Document,
@@ -24,7 +25,6 @@ from ltm_eval.report.tables import (
     as_markdown,
     as_terminal,
 )
-from ltm_eval.results.views import Banner
 
 
 def document(word: str) -> Document:

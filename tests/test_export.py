@@ -83,7 +83,7 @@ def test_summary_puts_no_incomparable_figures_in_one_row(tmp_path: Path) -> None
     fill(tmp_path, shots=0)
     made = document(build(find_runs([tmp_path])))
     rows = [row for row in made.parts[0].tables[0].rows if row[0].text == TASK]
-    assert [row[1].note for row in rows] == ["only shots 2", "only shots 0"] * 2
+    assert [row[1].note for row in rows] == ["only shots 2", "only shots 0"]
     assert all(sum(cell.text != "–" for cell in row[3:]) == 1 for row in rows)
     task = next(part for part in made.parts if part.title.startswith(TASK))
     assert [table.title for table in task.tables][:2] == ["only shots 2", "only shots 0"]
@@ -95,7 +95,7 @@ def test_json_comes_back(tmp_path: Path) -> None:
     found = json.loads(RENDERERS["json"](document(data)), parse_constant=pytest.fail)
     assert (found["schema"], found["subject"]) == ("ltm_eval/report@1", data.subject)
     assert [model["label"] for model in found["models"]] == [model.label for model in data.models]
-    assert [verdict["text"] for verdict in found["verdicts"]] == [verdict.text for verdict in data.verdicts]
+    assert [verdict["text"] for verdict in found["verdicts"]] == [row.sentence for row in data.findings]
     assert len(found["figures"]) == len(figures(tmp_path))
 
 

@@ -14,7 +14,7 @@ from tests.hostile import Structure
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.results.views import ReportData
+    from ltm_eval.report.page import ReportData
 
 TASKS = {
     "odd_or_even": {

@@ -356,11 +356,12 @@ WORDS += ("'", "\u202e", "\n")
 @pytest.fixture
 def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`run` does nothing."""
-    outcome = SimpleNamespace(results=(), report=None, failed="")
+    outcome = SimpleNamespace(results=(), report=None, failed="", findings="")
     fake = SimpleNamespace(run=lambda config: outcome)
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
     monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
-    sweep = SimpleNamespace(run=lambda config: SimpleNamespace(results=("x",), report=None, failed=""), table=str)
+    swept = SimpleNamespace(results=("x",), report=None, failed="", findings="")
+    sweep = SimpleNamespace(run=lambda config: swept, table=str)
     fake.results_table = str
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.sweep", sweep)
     monkeypatch.setattr("ltm_eval.harness.sweep", sweep, raising=False)

@@ -15,7 +15,8 @@ from tests.fake_runs import DATE, write_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.results.views import GenerationSection, TaskSection
+    from ltm_eval.report.page import TaskSection
+    from ltm_eval.results.views import GenerationSection
 
 TASK = "ltm_mauve"
 CURVE = [[1.0, 0.0], [0.9, 0.5], [0.5, 0.9], [0.0, 1.0]]

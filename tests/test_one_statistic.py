@@ -182,7 +182,8 @@ def test_samples_that_are_not_the_results_give_no_interval(tmp_path: Path, chang
         assert "results and samples disagree" in row.note
     whole = [row for table in data.tasks[0].tables for row in table.rows if row.model == "a"]
     assert all(row.low is not None for row in whole)
-    assert data.verdicts == ()
+    assert {(row.word, row.gap) for row in data.findings} == {("Not comparable", "–")}
+    assert all("results and samples disagree" in row.why[0] for row in data.findings)
     listed = rows_of(results_index.document(results_index.index(tmp_path / "b"), base=tmp_path))
     assert listed and all(row["low"] == "" for row in listed)
     with pytest.raises(Exception, match="results and samples disagree"):
@@ -206,7 +207,7 @@ def test_answers_alone_are_no_score_of_999(tmp_path: Path) -> None:
     page = render(data)
     table = page.split('aria-label="Scores"')[1].split("</table>")[0]
     assert "999" not in table and "answers only; no score" in table
-    assert data.summary.rows == () and data.verdicts == ()
+    assert data.summary.rows == () and data.findings == ()
     assert any(banner.text.startswith(f"Answers only: {TASK}") for banner in data.banners)
     for name in ("md", "latex", "csv", "json"):
         assert "999" not in RENDERERS[name](document(data))

@@ -22,7 +22,8 @@ from ltm_eval.results.scores import published_for
 from ltm_eval.results.statistics import FROM_STDERR, STUDENT, mean_interval, ppl, rate_interval
 
 if TYPE_CHECKING:
-    from ltm_eval.results.views import PerplexityLine, PerplexitySection, ReportData
+    from ltm_eval.report.page import ReportData
+    from ltm_eval.results.views import PerplexityLine, PerplexitySection
 
 SNAPSHOT = Path(__file__).parent / "data" / "report" / "perplexity_data.json"
 RENEW = "RENEW_SNAPSHOTS" in os.environ
@@ -172,7 +173,9 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     assert line.bits_per_byte.low == pytest.approx(line.bits_per_byte.value * math.exp(-half))
     assert line.bits_per_byte.high == pytest.approx(line.bits_per_byte.value * math.exp(half))
     assert section.differences == ()
-    assert data_of(tmp_path).verdicts == ()
+    assert {(one.word, one.why) for one in data_of(tmp_path).findings} == {
+        ("Not comparable", ("no per-document figures to pair",))
+    }
 
 
 def test_samples_that_tell_another_figure_are_pointed_out(tmp_path: Path) -> None:
@@ -236,30 +239,31 @@ def test_difference_is_in_bits_per_byte_paired_by_document(tmp_path: Path) -> No
     assert first.p_value == pytest.approx(2 / 4096)
     assert first.caveat == "Bound against exact NLL: LTM better is certain, LTM worse is not."
     assert (second.ours, second.theirs, second.caveat) == ("causal", "exact", "")
-    (verdict,) = data_of(tmp_path).verdicts
-    assert verdict.text.startswith(
-        f"ltm-x is better than gpt2-x on ltm_ptb: bits per byte, bound minus exact: −{abs(gap):.3f}, 95 % interval −"
+    head, next_token = data_of(tmp_path).findings
+    assert head.sentence.startswith(
+        f"ltm-x is better than gpt2-x on ltm_ptb (bits per byte, bound minus exact): difference −{abs(gap):.3f}, "
+        "95 % interval −"
     )
-    assert first.caveat in verdict.text
-    assert "Next-token figures: better, bits per byte, causal minus exact: " in verdict.text
-    assert verdict.caveat == ""
+    assert (head.word, head.why, head.gap) == ("Better", (first.caveat,), f"−{abs(gap):.3f} bits per byte")
+    assert "(bits per byte, next token, causal minus exact)" in next_token.sentence
+    assert (next_token.word, next_token.why) == ("Better", ())
 
 
 def test_lower_is_better(tmp_path: Path) -> None:
     write_ppl_run(tmp_path, model="ltm-x", nats=lambda index: 60.0 + index, n=N, kind="ltm")
     write_ppl_run(tmp_path, model="gpt2-x", nats=of_gpt2, n=N)
-    (verdict,) = data_of(tmp_path).verdicts
-    assert verdict.kind == "unproven"
-    assert verdict.text.startswith("The bound of ltm-x is worse than the exact figure of gpt2-x on ltm_ptb: ")
-    assert "LTM worse is not" in verdict.text
+    row, _ = data_of(tmp_path).findings
+    assert (row.kind, row.word) == ("unproven", "Not proven")
+    assert row.sentence.startswith("The bound of ltm-x is worse than the exact figure of gpt2-x on ltm_ptb (")
+    assert "LTM worse is not" in row.why[0]
 
 
 def test_documents_of_one_run_only_are_left_out_and_counted(tmp_path: Path) -> None:
     write_ppl_run(tmp_path, model="ltm-x", nats=of_ltm, n=N, kind="ltm")
     write_ppl_run(tmp_path, model="gpt2-x", nats=of_gpt2, n=N - 2)
     data = data_of(tmp_path)
-    assert "10 documents" in data.verdicts[0].text
-    assert "2 documents were scored by one of the two only" in data.verdicts[0].caveat
+    assert "10 documents" in data.findings[0].sentence
+    assert "2 documents were scored by one of the two only" in data.findings[0].why[0]
 
 
 def test_a_single_document_has_no_interval(tmp_path: Path) -> None:
@@ -269,8 +273,8 @@ def test_a_single_document_has_no_interval(tmp_path: Path) -> None:
     figure = lines(section_of(tmp_path))["bound", "ltm-x"].bits_per_byte
     assert figure is not None
     assert (figure.low, figure.high, figure.interval) == (None, None, "")
-    assert data.verdicts[0].kind == "open"
-    assert "1 document." in data.verdicts[0].text
+    assert data.findings[0].kind == "open"
+    assert "1 document." in data.findings[0].sentence
     assert "∞" not in text_of(render(data))
 
 
@@ -336,7 +340,7 @@ def test_lm_evals_own_rolling_task_gives_an_ltm_bounds(tmp_path: Path) -> None:
     assert found.keys() == {("bound", "ltm-x"), ("exact", "gpt2-x")}
     assert found["bound", "ltm-x"].bound
     assert [row.bound for row in data.tasks[0].tables[0].rows] == [True, False]
-    assert data.verdicts[0].kind == "open"
+    assert data.findings[0].kind == "open"
 
 
 # Published figures
@@ -357,6 +361,9 @@ def test_published_figures_of_the_set_with_the_sign_where_they_are_bounds() -> N
         ("ltm_wikitext", {"WikiText", "WikiText-103"}),
         ("ltm_ag_news", {"AG News"}),
         ("ltm_lambada", {"LAMBADA"}),
+        ("ltm_svamp", {"SVAMP"}),
+        ("ltm_multiarith", {"MultiArith"}),
+        ("ltm_openwebtext", {"OpenWebText"}),
         ("ltm_ptbx", set()),
         ("sums", set()),
     ],

@@ -17,7 +17,6 @@ from fake_runs import AUDIT, TASK, write_ppl_run, write_run
 from hostile import HOSTILE, INVISIBLE, MARKUP, Structure, assert_inert
 
 from ltm_eval import __version__
-from ltm_eval.report.findings import shared_warnings
 from ltm_eval.report.page import build, document, render, write
 from ltm_eval.report.plots import shortened
 from ltm_eval.report.tables import RENDERERS
@@ -27,7 +26,8 @@ from ltm_eval.system.errors import MachineError, ResultsError
 from ltm_eval.system.text import cut, number, p_words, short, signed, signed_bits, visible
 
 if TYPE_CHECKING:
-    from ltm_eval.results.views import Figure, ReportData, TaskSection
+    from ltm_eval.report.page import ReportData, TaskSection
+    from ltm_eval.results.views import Figure
 
 DATA = Path(__file__).parent / "data" / "report"
 SNAPSHOT = DATA / "page_data.json"
@@ -117,11 +117,12 @@ def test_scores_and_paired_difference(tmp_path: Path) -> None:
     assert found.p_value == pytest.approx(2 / 1024)
     assert 0 < found.low < 0.25 < found.high
     assert found.verdict == "better"
-    (verdict,) = data.verdicts
-    assert verdict.text.startswith(
+    (row,) = data.findings
+    assert row.sentence.startswith(
         "ltm-x is better than gpt2-x on ltm_gsm8k (exact_match, strict-match): difference +25.0 percentage points, "
     )
-    assert verdict.caveat == ""
+    assert (row.word, row.gap, row.why) == ("Better", "+25.0 points", ())
+    assert row.ours is not None and row.theirs is not None and (row.ours.value, row.theirs.value) == (0.5, 0.25)
 
 
 def test_the_ltm_comes_first_whatever_the_order_of_the_files(tmp_path: Path) -> None:
@@ -135,9 +136,9 @@ def test_a_worse_model_is_called_worse_and_an_equal_one_is_not_told_apart(tmp_pa
     write_run(tmp_path, model="ltm-x", right=half_as_often, n=40, kind="ltm")
     write_run(tmp_path, model="better", right=right, n=40)
     write_run(tmp_path, model="equal", right=lambda index: index % 4 == 1, n=40)
-    verdicts = data_of(tmp_path).verdicts
-    assert [verdict.kind for verdict in verdicts] == ["worse", "open"]
-    assert "ltm-x and equal are not distinguishable" in verdicts[1].text
+    rows = data_of(tmp_path).findings
+    assert [(row.kind, row.word) for row in rows] == [("worse", "Worse"), ("open", "Not proven")]
+    assert "ltm-x and equal are not distinguishable" in rows[1].sentence
 
 
 def test_documents_are_paired_by_content_not_by_place(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_documents_only_one_model_saw_are_left_out_and_counted(tmp_path: Path) -
     row = baseline_row(data).difference
     assert row is not None
     assert (row.n, row.unpaired) == (30, 10)
-    assert "10 documents were scored by one of the two only" in data.verdicts[0].caveat
+    assert "10 documents were scored by one of the two only" in data.findings[0].why[0]
 
 
 def test_scores_carry_a_signature_of_the_declared_settings(tmp_path: Path) -> None:
@@ -170,8 +171,8 @@ def test_scores_carry_a_signature_of_the_declared_settings(tmp_path: Path) -> No
     }
     config |= {"tokenizer": {"name": "gpt2"}, "random_seed": 7, "versions": {"ltm_eval": "0.1.0"}}
     write_run(tmp_path, model="ltm-x", right=right, change={"config": config})
-    assert only(data_of(tmp_path)).tables[1].rows[0].signature == (
-        "exact_match|task:ltm_gsm8k@1.0|filter:flexible-extract|shots:2|condition:prompt|preset:bound|t_fast:16|tok:gpt2"
+    assert only(data_of(tmp_path)).figures[0].signature == (
+        "exact_match|task:ltm_gsm8k@1.0|filter:strict-match|shots:2|condition:prompt|preset:bound|t_fast:16|tok:gpt2"
         "|seed:7|v:0.1.0|lm_eval:0.4.13"
     )
 
@@ -191,7 +192,9 @@ def test_without_samples_the_standard_error_gives_the_interval(tmp_path: Path) -
     assert (row.low, row.high) == pytest.approx((wilson.low, wilson.high))
     assert (row.interval, row.difference, row.note) == (WILSON, None, "no per-document figures to pair")
     assert [banner.kind for banner in data.banners] == ["note"]
-    assert data.verdicts == ()
+    assert [(one.word, one.gap, one.why) for one in data.findings] == [
+        ("Not comparable", "–", ("no per-document figures to pair",))
+    ]
 
 
 def test_latents_are_summed_up(tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ def test_what_holds_of_several_models_is_said_once_with_their_names(tmp_path: Pa
     for start in ("Unfinished: a, b: ", "Mismatched prompts: c, d saw other prompts "):
         assert [text.startswith(start) for text in found].count(True) == 1, start
     data = data_of(tmp_path)
-    assert shared_warnings(data.models) == [("3 prompts were cut", ("a", "b", "c")), ("slow", ("c",))]
+    assert list(data.warnings) == [("3 prompts were cut", ("a", "b", "c")), ("slow", ("c",))]
     assert render(data).count("3 prompts were cut") == 1
     for model in ("a", "b"):
         write_ppl_run(tmp_path / "p", model=model, nats=lambda i: 30.0 + i, kind="ltm", extra=told)
@@ -305,7 +308,10 @@ def test_other_prompts_are_announced_wherever_the_pairs_are_used(tmp_path: Path)
     row = baseline_row(data).difference
     assert row is not None
     assert row.other_prompts == 40
-    assert data.verdicts[0].caveat == "Not like for like: the prompts differ in 40 of 40 documents."
+    assert (data.findings[0].word, data.findings[0].why) == (
+        "Not comparable",
+        ("the prompts differ in 40 of 40 documents",),
+    )
     found = alarms(tmp_path)
     assert found[0].startswith(
         "Mismatched prompts: gpt2-x saw other prompts than the first model in 40 of 40 documents"
@@ -313,15 +319,37 @@ def test_other_prompts_are_announced_wherever_the_pairs_are_used(tmp_path: Path)
     assert found[1].startswith("Different numbers of demonstrations for ltm_gsm8k: 1, 2.")
     page = render(data)
     assert page.count("answered another prompt than the one shown") == 40
-    # In the table of scores, under both filters; the summary keeps figures under other settings in rows of their own.
-    assert page.count("other prompts</span>") == 2
-    assert [row.only for row in data.summary.rows] == ["only shots 2", "only shots 1"] * 2
+    # In the table of scores, once for both filters, which agree; the summary keeps other settings in rows of their own.
+    assert page.count("other prompts</span>") == 1
+    assert [row.only for row in data.summary.rows] == ["only shots 2", "only shots 1"]
     assert "only shots 1" in page
 
 
 def test_other_task_versions_are_announced(tmp_path: Path) -> None:
     write_two(tmp_path, change={"versions": {TASK: 3.0}})
     assert alarms(tmp_path)[0].startswith("Different task versions for ltm_gsm8k: 1.0, 3.0.")
+
+
+def test_runs_under_several_steps_and_shots_make_a_grid(tmp_path: Path) -> None:
+    for steps, shots, every in ((4, 2, 2), (16, 2, 4), (16, 8, 5)):
+        config = {"model": "ltm", "model_args": {"pretrained": "m"}, "model_sha": "a" * 64, "condition": "demos"}
+        config |= {"fit": {"preset": "bound", "t_fast": steps}, "limit": None}
+        run = tmp_path / f"{steps}-{shots}"
+        write_run(
+            run,
+            model="m",
+            right=lambda i, k=every: i % k == 0,
+            n=40,
+            shots=shots,
+            kind="ltm",
+            change={"config": config},
+        )
+    grid = only(data_of(tmp_path)).grid
+    assert grid is not None
+    assert [column.name for column in grid.columns] == ["Model", "Condition", "Shots", "4 fast steps", "16 fast steps"]
+    rows = {tuple(cell.text for cell in row) for row in grid.rows}
+    assert rows == {("m", "demos", "2", "50.0 %", "25.0 %"), ("m", "demos", "8", "–", "20.0 %")}
+    assert all(row[4].note for row in grid.rows)
 
 
 # The page
@@ -360,7 +388,7 @@ def test_every_link_has_its_target_and_every_id_is_unique(tmp_path: Path) -> Non
     links = re.findall(r' href="#([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert set(links) <= set(ids)
-    assert {"verdict", "task-1"} < set(links)
+    assert {"findings", "task-1", "ran", "warnings"} < set(links)
 
 
 def test_same_results_same_bytes(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ltm_eval.report.page import build, render
-from ltm_eval.report.samples import Scored, level_words, scored_part, stored, stored_words, token_view
+from ltm_eval.report.samples import Scored, TokenView, level_words, scored_part, stored, stored_words, token_view
+from ltm_eval.report.samples import TokenRun as Run
 from ltm_eval.results.files import TokenRecord, find_runs, read_samples
 from ltm_eval.results.scores import Entry
-from ltm_eval.results.views import TokenRun as Run
-from ltm_eval.results.views import TokenView
 from ltm_eval.system.text import FIELD_BYTES, cut
 from tests.fake_runs import DATE, PPL_TASK, TASK, write_ppl_run, write_run
 from tests.hostile import HOSTILE, Structure
@@ -23,7 +22,7 @@ from tests.rich_runs import write_rich
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ltm_eval.results.views import SampleBrowser
+    from ltm_eval.report.samples import SampleBrowser
 
 TEXT = "one two\nthree"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ltm_eval.report.findings import _bits_relation, _bits_words, audit_line, run_banners
+from ltm_eval.report.findings import WORDS, Finding, audit_line, findings_text, run_banners
 from ltm_eval.results.files import Run, RunExtra, Score, TaskResult
 from ltm_eval.results.views import Difference
 from ltm_eval.system.records import AuditResult
@@ -104,35 +104,43 @@ def bits(ours: str, theirs: str, verdict: str, n: int = 5) -> Difference:
     return Difference(estimate, low, high, 0.01, n, n, verdict, ours=ours, theirs=theirs)
 
 
+def row(one: Difference) -> Finding:
+    return Finding(
+        "ltm_ptb", 1, "bits per byte", "a", "b", None, None, one, False, True, WORDS[one.verdict], None, ("x",)
+    )
+
+
 @pytest.mark.parametrize(
-    ("one", "words"),
+    ("one", "words", "word"),
     [
-        (bits("bound", "exact", "better"), "a is better than b"),
-        (
-            bits("bound", "exact", "unproven"),
-            "The bound of a is worse than the exact figure of b",
-        ),
-        (
-            bits("exact", "bound", "unproven"),
-            "The exact figure of a is better than the bound of b",
-        ),
-        (bits("exact", "bound", "worse"), "a is worse than b"),
-        (bits("exact", "exact", "open"), "a and b are not distinguishable"),
+        (bits("bound", "exact", "better"), "a is better than b on", "Better"),
+        (bits("bound", "exact", "unproven"), "The bound of a is worse than the exact figure of b on", "Not proven"),
+        (bits("exact", "bound", "unproven"), "The exact figure of a is better than the bound of b on", "Not proven"),
+        (bits("exact", "bound", "worse"), "a is worse than b on", "Worse"),
+        (bits("exact", "exact", "open"), "a and b are not distinguishable on", "Not proven"),
     ],
 )
-def test_a_bound_above_an_exact_figure_makes_no_model_worse(one: Difference, words: str) -> None:
-    assert _bits_relation(one, "a", "b") == words
+def test_a_bound_above_an_exact_figure_makes_no_model_worse(one: Difference, words: str, word: str) -> None:
+    assert row(one).sentence.startswith(words) and row(one).word == word
 
 
 def test_bits_in_words() -> None:
-    assert _bits_words(bits("bound", "exact", "better")) == (
-        "bits per byte, bound minus exact: −0.250, 95 % interval −0.500 to −0.125, p = 0.010, 5 documents"
+    assert row(bits("bound", "exact", "better")).sentence == (
+        "a is better than b on ltm_ptb (bits per byte, bound minus exact): difference −0.250, 95 % interval −0.500 to "
+        "−0.125, p = 0.010, 5 documents."
     )
-    assert "95 %" not in _bits_words(bits("bound", "exact", "open", n=1))
-    assert _bits_words(bits("bound", "exact", "open", n=1)).endswith(", 1 document")
+    single = row(bits("bound", "exact", "open", n=1))
+    assert "95 %" not in single.sentence and single.sentence.endswith(", 1 document.") and single.interval == "–"
 
 
 def test_a_corrected_p_value_is_said_to_be_one() -> None:
-    one = bits("bound", "exact", "better")
-    told = replace(one, p_holm=0.03)
-    assert "p = 0.010 (after Holm’s correction 0.030), 5 documents" in _bits_words(told)
+    told = row(replace(bits("bound", "exact", "better"), p_holm=0.03))
+    assert "p = 0.010 (after Holm’s correction 0.030), 5 documents" in told.sentence
+
+
+def test_the_rows_for_a_terminal() -> None:
+    lines = findings_text([row(bits("bound", "exact", "unproven"))], "8 shots").splitlines()
+    assert lines[0] == "8 shots" and lines[-1] == "! x."
+    assert lines[2].split("  ")[0] == "ltm_ptb" and lines[2].endswith("Not proven")
+    assert "+0.250 bits per byte" in lines[2] and "0.000 to +0.375" in lines[2]
+    assert findings_text([]) == ""

@@ -69,6 +69,7 @@ class Outcome:
     results: tuple[Path, ...]  # One `results_*.json` per model; none in a process that does not lead its job
     report: Path | None  # The HTML page
     failed: str = ""  # why the run is incomplete: a task with more failed documents than `max_failed` allows
+    findings: str = ""  # rows for a terminal: who is better, and by how much; empty if nothing is compared
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def run(
         if not current().leads:
             return Outcome((), None)
         page = write_page(results, output) if config.report else None
-        return Outcome(tuple(results), page, beyond_allowed([*results, *written[1:]], config))
+        failed = beyond_allowed([*results, *written[1:]], config)
+        return Outcome(tuple(results), page, failed, findings_of(results) if baselines else "")
 
 
 def check_combinations(tasks: Iterable[Any]) -> None:
@@ -457,6 +459,15 @@ def beyond_allowed(results: Sequence[Path], config: RunConfig) -> str:
                     f"figures in {path} leave them out. --max_failed {len(failures)} allows it"
                 )
     return ""
+
+
+def findings_of(results: Sequence[Path]) -> str:
+    """Return the rows of the page's first screen for these results alone."""
+    from ltm_eval.report.page import rows_of
+    from ltm_eval.results.columns import columns_of
+    from ltm_eval.results.files import find_runs
+
+    return rows_of(columns_of(find_runs(results)))
 
 
 def write_page(results: list[Path], output: Path) -> Path:

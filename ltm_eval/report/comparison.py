@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ltm_eval.report.findings import few_banners, run_banners
-from ltm_eval.report.tables import Cell, Column, Document, Part, Table
+from ltm_eval.report.findings import few_banners, findings, findings_text, read_task, run_banners, settings_line
+from ltm_eval.report.tables import Banner, Cell, Column, Document, Part, Table
 from ltm_eval.results.compare import BOUND_KINDS, RELEASED
+from ltm_eval.results.figures import compared_tasks
 from ltm_eval.results.scores import flat
-from ltm_eval.results.views import Banner
 from ltm_eval.system.text import number, p_value, percent, signed, signed_bits
 
 if TYPE_CHECKING:
@@ -68,7 +68,17 @@ def document(found: Comparisons) -> Document:
         records=tuple(_record(found, row) for row in found.rows),
         data=_data(found),
         glossary=GLOSSARY,
+        ending=_ending(found),
     )
+
+
+def _ending(found: Comparisons) -> str:
+    """Return the rows that the page of these runs begins with."""
+    named = list(zip(found.labels, found.runs, strict=True))
+    compared = {row.task for row in found.rows}
+    tasks = [read_task(task) for task in compared_tasks(named) if task.name in compared]
+    rows = findings(tasks, named)
+    return findings_text(rows, settings_line(tasks, named, rows))
 
 
 def _banners(found: Comparisons) -> tuple[Banner, ...]:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
+    from ltm_eval.report.tables import Banner
     from ltm_eval.results.files import Run
-    from ltm_eval.results.views import Banner
 
 AXES = {
     "step": "training step",

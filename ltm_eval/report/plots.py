@@ -35,9 +35,7 @@ if TYPE_CHECKING:
         DocumentBits,
         Line,
         Measure,
-        ReportData,
         StepCurve,
-        TaskSection,
     )
     from ltm_eval.results.views import Figure as Number
 
@@ -402,59 +400,6 @@ def reconstruction(measure: Measure) -> Figure:
 
 def _ends(low: float | None, high: float | None, value: float) -> tuple[float, float]:
     return (value if low is None else low, value if high is None else high)
-
-
-# All plots of a page
-
-PROBE_MEASURES = ("top1", "saved", "greedy", "prefix")  # NLL's texts differ more than its layers: the table shows it
-
-
-def page_plots(data: ReportData) -> dict[str, Figure]:
-    """Return every plot of a page by the name that its template knows it by."""
-    found: dict[str, Figure] = {}
-    for number, task in enumerate(data.tasks, 1):
-        found |= {f"{name}-{number}": plot for name, plot in _task_plots(task)}
-    for number, view in enumerate(data.probes, 1):
-        measures = [one for one in view.measures if one.key in PROBE_MEASURES]
-        found |= {f"probe-{number}-{measure.key}": reconstruction(measure) for measure in measures}
-    return found
-
-
-def _task_plots(task: TaskSection) -> Iterator[tuple[str, Figure]]:
-    rows = [row for table in task.tables if table.share for row in table.rows]
-    if shares := [row for row in rows if row.value is not None and 0 <= row.value <= 1]:
-        yield "bars", accuracy_bars(shares)
-    if curves := [one["curve"] for one in task.latents if one["curve"] is not None]:
-        yield "fit", fit_trajectory(curves)
-    if task.generation is not None and task.generation.curves:
-        yield "divergence", divergence_curves(task.generation.curves)
-    if task.attempts:
-        yield "attempts", bands(task.attempts, x="attempts k", y="pass@k, percent")
-    if task.shots:
-        yield "shots", bands(task.shots, x="demonstrations", y="percent correct")
-    k, lines = task.shots_pass
-    if lines:
-        yield "shots-pass", bands(lines, x="demonstrations", y=f"pass@{k}, percent")
-    if task.steps:
-        yield "steps", bound_over_steps(task.steps)
-    if task.draws:
-        yield "draws", bands(task.draws, x="noise draws", y="perplexity per token", scale=1, doubling=True)
-    if task.perplexity is not None:
-        if task.perplexity.stacks:
-            yield "parts", stacked_bars(task.perplexity.stacks)
-        if models := [one for one in task.perplexity.documents if len(one.bits) > 1]:
-            yield "spread", histogram(models)
-    yield from _compute_plots(task.compute)
-
-
-def _compute_plots(curves: Sequence[ComputeCurve]) -> Iterator[tuple[str, Figure]]:
-    shares, bounds = ([one for one in curves if one.points[0][2].share is share] for share in (True, False))
-    shares = [curve for curve in shares if curve.metric == shares[0].metric]  # a plot shows one quantity
-    for kind, same in (("share", shares), ("bound", bounds)):
-        if same:
-            yield f"steps-{kind}", compute_curves(same, flops=False)
-        if same and all(flops is not None for curve in same for _, flops, _ in curve.points):
-            yield f"flops-{kind}", compute_curves(same, flops=True)
 
 
 # In a page

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from ltm_eval.results.answers import INVALID, exact_match
 from ltm_eval.results.files import ANSWER, TARGET, TEXT
 from ltm_eval.results.tokens import Pieces, common_spans
-from ltm_eval.results.views import Answer, LargeSpan, SampleBrowser, SampleView, TokenRun, TokenSum, TokenView
 from ltm_eval.system.text import cut, number, percent, visible
 
 if TYPE_CHECKING:
@@ -46,6 +45,52 @@ LARGEST = 5
 LINE_END = "↵\n"  # shows a marked line end, which is too narrow for a colour
 
 Stored = dict[tuple[int, str, str], "TokenRecord"]  # by document, prompt and part
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """A stretch of text: a marked span, or all between two of them."""
+
+    text: str
+    # 0 is not marked; 1 to 3 a cost, or a difference in favour of the second model; negative one in favour of the first
+    level: int
+    nats: float | None  # difference or cost; None if nothing is marked
+
+
+@dataclass(frozen=True)
+class LargeSpan:
+    """One of the spans with the largest difference, or cost."""
+
+    text: str
+    nats: tuple[float, ...]
+    difference: float | None  # first minus second; None if there is one model
+
+
+@dataclass(frozen=True)
+class TokenSum:
+    """What a text cost under one model."""
+
+    label: str
+    series: int
+    nats: float  # sum over all tokens
+    kl_nats: float | None  # KL of the posterior, which is in no token; None without latents
+    draws: int
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """A text with its tokens marked."""
+
+    runs: tuple[TokenRun, ...]
+    rest: str  # what is said of the part that is not shown; empty if all is
+    spans: int
+    largest: tuple[LargeSpan, ...]
+    sums: tuple[TokenSum, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether differences are marked."""
+        return len(self.sums) > 1
 
 
 @dataclass(frozen=True)
@@ -184,6 +229,57 @@ def rerun_command(run: Run, task: str, doc_id: int | str) -> str:
 
 
 # The browser
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to one document."""
+
+    label: str
+    series: int
+    responses: tuple[str, ...]
+    verdicts: tuple[str, ...]  # right, wrong or empty for each of these
+    more: int
+    # filter, what it extracted, and right, wrong or empty if the metric is no yes or no
+    extracted: tuple[tuple[str, str, str], ...]
+    other_prompt: bool
+    bits_per_byte: float | None
+    bound: bool
+    facts: tuple[tuple[str, str], ...]  # what latent inference did, named; empty for other models
+    tokens: TokenView | None = None
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One document in the sample browser."""
+
+    doc_id: int
+    place: str
+    question: str
+    demonstrations: tuple[str, ...]
+    gold: str
+    worked: str  # the worked answer it was taken from; empty if there is none
+    answers: tuple[Answer, ...]
+    tags: tuple[str, ...]
+    gap: float | None  # bits per byte of the first model minus the second's; None for tasks that are answered
+    # the scored text, or the data set's answer, with its tokens marked, where their costs are stored
+    tokens: TokenView | None = None
+
+
+@dataclass(frozen=True)
+class SampleBrowser:
+    """Documents of one task to look through."""
+
+    samples: tuple[SampleView, ...]
+    documents: int
+    counts: tuple[tuple[str, int], ...]
+    shared: tuple[str, ...]
+    scored: bool
+    command: str  # scores one document again; DOCUMENT stands for its index. Empty if it is not known
+    # what marked tokens show (difference, cost), and the nats that the levels stand for, in words
+    marks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    marks_notes: tuple[str, ...] = ()
+
 
 SAMPLES_PER_TASK = 200
 RESPONSES_PER_SAMPLE = 4

@@ -34,7 +34,15 @@ from ltm_eval.system.text import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ltm_eval.results.views import Banner, Difference, Figure, Summary, SummaryRow
+    from ltm_eval.results.views import Difference, Figure, Published
+
+
+@dataclass(frozen=True)
+class Banner:
+    """Something a reader must know before any number."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class Document:
     records: tuple[Mapping[str, Any], ...]  # rows of the CSV: the same keys in each, numbers in full
     data: Mapping[str, Any]  # what the JSON holds beside `schema` and `version`
     glossary: tuple[tuple[str, str], ...] = ()  # in HTML alone
+    ending: str = ""  # after all else on a terminal, escaped already
     filtered: bool = False  # the page has a field that filters the rows of its tables
 
 
@@ -144,6 +153,7 @@ def as_terminal(document: Document) -> str:
             caption = [terminal(table.caption)] if table.caption else []
             lines = [*title, *terminal_table(table).splitlines(), *caption]
             blocks.append("\n".join(f"  {line}" for line in lines))
+    blocks += [document.ending] if document.ending else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -324,6 +334,42 @@ def write_all(renderers: Mapping[str, Callable[[], str]], places: Mapping[str, P
 
 
 # The summary
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One task and metric: every model's figure, the first model's differences, and what was published."""
+
+    task: str
+    number: int  # of the task on the page, from 1
+    metric: str
+    higher_is_better: bool | None
+    cells: tuple[Figure | None, ...]
+    gaps: tuple[Difference | None, ...]  # of all models but the first
+    published: tuple[Published, ...]
+    n: int | None
+    share: bool = False
+    bits: bool = False  # whether differences are in bits per byte, shown to three decimals
+    best: int | None = None  # position of the model that is better than every other one
+    only: str = ""  # settings that set these figures apart from those of another row
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table above all tasks."""
+
+    labels: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+
+    @property
+    def sources(self) -> tuple[Published, ...]:
+        """One published figure for each distinct source, in order of appearance: the notes below the table."""
+        found: dict[str, Published] = {}
+        for row in self.rows:
+            for one in row.published:
+                found.setdefault(one.source, one)
+        return tuple(found.values())
+
 
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 UNTOLD = "–"

@@ -38,6 +38,9 @@ AGREEMENT = 1e-6  # relative, or of shares: above this samples and results disag
 SHARES = ("exact_match", "acc", "pass@", "maj@", "rethink_", "independent_")
 PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("GSM8K",),
+    "svamp": ("SVAMP",),
+    "multiarith": ("MultiArith",),
+    "openwebtext": ("OpenWebText",),
     "ptb": ("PTB", "PTB validation"),
     "ltm_wikitext": ("WikiText", "WikiText-103"),
     "wikitext": ("WikiText-2", "WikiText-2 test raw", "WikiText-2/103 test"),
@@ -51,6 +54,7 @@ PUBLISHED_SETS: dict[str, tuple[str, ...]] = {
     "mauve": ("conditional WebText (50->50 tokens)", "WebText 50->50, 1000 refs x 5 generations"),
 }
 """Part of a task's name to the sets under which its figures were published; lm-eval's own wikitext is WikiText-2."""
+QUESTION_SETS = ("GSM8K", "SVAMP", "MultiArith")
 RELEASED_PROTOCOL = "the released evaluator’s protocol: compare with as_released; not a bound"
 ROLLING_METRICS = frozenset({"word_perplexity", "byte_perplexity"})
 """lm-eval's own figures of whole texts; an LTM's are bounds."""
@@ -300,11 +304,12 @@ def published_for(task: str) -> tuple[Published, ...]:
     last_word = "_last_word_" in words or "_lambada_openai_" in words
     sets = next((sets for key, sets in PUBLISHED_SETS.items() if f"_{key}_" in words), ())
     rows = json.loads((reports_dir() / "published.json").read_text(encoding="utf-8")) if sets else []
+    asked = set(sets) <= set(QUESTION_SETS)
     found = [
         _published_row(row)
         for row in rows
         if row["dataset"] in sets
-        and (sets == ("GSM8K",) or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
+        and (asked or row["metric"] == "MAUVE" or _same_quantity(row["metric"], last_word=last_word))
     ]
     order = list(dict.fromkeys((row.source, row.evidence) for row in found))
     return tuple(sorted(found, key=lambda row: order.index((row.source, row.evidence))))

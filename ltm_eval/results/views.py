@@ -136,41 +136,6 @@ class PerplexityRow:
 
 
 @dataclass(frozen=True)
-class SummaryRow:
-    """One task and metric: every model's figure, the first model's differences, and what was published."""
-
-    task: str
-    number: int  # of the task on the page, from 1
-    metric: str
-    higher_is_better: bool | None
-    cells: tuple[Figure | None, ...]
-    gaps: tuple[Difference | None, ...]  # of all models but the first
-    published: tuple[Published, ...]
-    n: int | None
-    share: bool = False
-    bits: bool = False  # whether differences are in bits per byte, shown to three decimals
-    best: int | None = None  # position of the model that is better than every other one
-    only: str = ""  # settings that set these figures apart from those of another row
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The table above all tasks."""
-
-    labels: tuple[str, ...]
-    rows: tuple[SummaryRow, ...]
-
-    @property
-    def sources(self) -> tuple[Published, ...]:
-        """One published figure for each distinct source, in order of appearance: the notes below the table."""
-        found: dict[str, Published] = {}
-        for row in self.rows:
-            for one in row.published:
-                found.setdefault(one.source, one)
-        return tuple(found.values())
-
-
-@dataclass(frozen=True)
 class Curve:
     """Median and 10-90 % band over fast steps."""
 
@@ -331,84 +296,6 @@ class ProbeView:
 
 
 @dataclass(frozen=True)
-class TokenRun:
-    """A stretch of text: a marked span, or all between two of them."""
-
-    text: str
-    # 0 is not marked; 1 to 3 a cost, or a difference in favour of the second model; negative one in favour of the first
-    level: int
-    nats: float | None  # difference or cost; None if nothing is marked
-
-
-@dataclass(frozen=True)
-class LargeSpan:
-    """One of the spans with the largest difference, or cost."""
-
-    text: str
-    nats: tuple[float, ...]
-    difference: float | None  # first minus second; None if there is one model
-
-
-@dataclass(frozen=True)
-class TokenSum:
-    """What a text cost under one model."""
-
-    label: str
-    series: int
-    nats: float  # sum over all tokens
-    kl_nats: float | None  # KL of the posterior, which is in no token; None without latents
-    draws: int
-
-
-@dataclass(frozen=True)
-class TokenView:
-    """A text with its tokens marked."""
-
-    runs: tuple[TokenRun, ...]
-    rest: str  # what is said of the part that is not shown; empty if all is
-    spans: int
-    largest: tuple[LargeSpan, ...]
-    sums: tuple[TokenSum, ...]
-
-    @property
-    def compares(self) -> bool:
-        """Whether differences are marked."""
-        return len(self.sums) > 1
-
-
-@dataclass(frozen=True)
-class Banner:
-    """Something a reader must know before any number."""
-
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What ran, for one run."""
-
-    label: str
-    kind: str
-    digest: str
-    parameters: int | None
-    step: int | None
-    sizes: str
-    sources: tuple[str, ...]
-    sample_data: bool
-    date: str
-    seconds: float | None
-    paths: tuple[str, ...]  # the results file, or those that were joined
-    command: str
-    warnings: tuple[str, ...]
-    audit: str  # the audit's verdict in one line; empty if none was made
-    audit_passed: bool
-    settings: tuple[tuple[str, str], ...]
-    data: tuple[tuple[str, str], ...]
-    provenance: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class PerplexitySection:
     """Everything about one perplexity set, beyond its published figures."""
 
@@ -452,15 +339,6 @@ class GenerationSection:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The one-sentence answer for a task and a baseline."""
-
-    kind: str
-    text: str
-    caveat: str  # why the comparison is not like for like; empty if it is
-
-
-@dataclass(frozen=True)
 class Published:
     """A published figure, not re-run."""
 
@@ -477,56 +355,6 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One model's answer to one document."""
-
-    label: str
-    series: int
-    responses: tuple[str, ...]
-    verdicts: tuple[str, ...]  # right, wrong or empty for each of these
-    more: int
-    # filter, what it extracted, and right, wrong or empty if the metric is no yes or no
-    extracted: tuple[tuple[str, str, str], ...]
-    other_prompt: bool
-    bits_per_byte: float | None
-    bound: bool
-    facts: tuple[tuple[str, str], ...]  # what latent inference did, named; empty for other models
-    tokens: TokenView | None = None
-
-
-@dataclass(frozen=True)
-class SampleView:
-    """One document in the sample browser."""
-
-    doc_id: int
-    place: str
-    question: str
-    demonstrations: tuple[str, ...]
-    gold: str
-    worked: str  # the worked answer it was taken from; empty if there is none
-    answers: tuple[Answer, ...]
-    tags: tuple[str, ...]
-    gap: float | None  # bits per byte of the first model minus the second's; None for tasks that are answered
-    # the scored text, or the data set's answer, with its tokens marked, where their costs are stored
-    tokens: TokenView | None = None
-
-
-@dataclass(frozen=True)
-class SampleBrowser:
-    """Documents of one task to look through."""
-
-    samples: tuple[SampleView, ...]
-    documents: int
-    counts: tuple[tuple[str, int], ...]
-    shared: tuple[str, ...]
-    scored: bool
-    command: str  # scores one document again; DOCUMENT stands for its index. Empty if it is not known
-    # what marked tokens show (difference, cost), and the nats that the levels stand for, in words
-    marks: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    marks_notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class EffectTable:
     """A figure under every condition, which stands for the model, and number of demonstrations."""
 
@@ -534,51 +362,6 @@ class EffectTable:
     metric: str
     filter: str
     rows: tuple[Figure, ...]  # with the difference from the cell that the note names
-
-
-@dataclass(frozen=True)
-class TaskSection:
-    """Everything about one task."""
-
-    name: str
-    lead: str  # the model that the others are subtracted from; empty if nothing is compared
-    versions: str
-    tables: tuple[ScoreTable, ...]
-    effect: tuple[EffectTable, ...]
-    budget: tuple[dict[str, Any], ...]  # compute of rethinking and of its control, per run
-    latents: tuple[dict[str, Any], ...]  # what latent inference did, per run
-    layers: tuple[LayersView, ...]
-    compute: tuple[ComputeCurve, ...]
-    published: tuple[Published, ...]
-    definition: tuple[tuple[str, str], ...]
-    perplexity: PerplexitySection | None
-    generation: GenerationSection | None
-    labels: tuple[str, ...]
-    answering: tuple[dict[str, Any], ...]  # how questions were answered, per run; empty for scored tasks
-    attempts: tuple[Line, ...]
-    shots: tuple[Line, ...]
-    shots_pass: tuple[int, tuple[Line, ...]]
-    steps: tuple[StepCurve, ...]  # of perplexity sets: nats per token over the fast steps
-    draws: tuple[Line, ...]
-    costs: tuple[dict[str, Any], ...]
-    figures: tuple[Figure, ...]  # of all tables, and the published ones
-    browser: SampleBrowser | None  # documents to look through; None without samples
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """The page, before layout."""
-
-    title: str
-    subject: str
-    banners: tuple[Banner, ...]  # warnings above everything else
-    verdicts: tuple[Verdict, ...]
-    summary: Summary
-    sizes: tuple[dict[str, Any], ...]
-    models: tuple[ModelCard, ...]
-    tasks: tuple[TaskSection, ...]
-    probes: tuple[ProbeView, ...]
-    version: str
 
 
 @dataclass(frozen=True)

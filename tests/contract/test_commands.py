@@ -78,6 +78,7 @@ def test_sweep(cli: Commands, tmp_path: Path) -> None:
     command = "sweep --task rules --limit 1 --t_fast 0,1 --shots 1 --gen_kwargs max_gen_toks=8 -q -o"
     words = [*command.split(), tmp_path]
     ended = cli.done(*words)
+    assert "Grid" in (tmp_path / "report.html").read_text("utf-8")
     content = json_of(tmp_path / "sweep.json")
     check("sweep", content, free=r"/cells/\d+/(seconds|results|fingerprint)", left_out=r"/notes|/cells/\d+/program")
     rows = [line.split() for line in ended.out.splitlines() if line.startswith("demo")]
