@@ -81,8 +81,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ltm_eval.model.decoder import LatentThoughtModel
+    from ltm_eval.report.page import ReportData
     from ltm_eval.report.tables import Document
-    from ltm_eval.results.views import ReportData
 
     Model = LatentThoughtModel | str | Path
 
