@@ -174,6 +174,8 @@ class _Joined(Job):
             self._store.set(FAILED, str(self.rank))
         except RuntimeError:  # whoever kept the store is gone
             return self._heartbeat.stands_in()
+        if self.rank == 0:  # the store ends with this process, maybe before the others have looked
+            self._heartbeat.stands_in()
         return first
 
     def close(self) -> None:

@@ -171,6 +171,8 @@ class Heartbeat:
                 self._watch.restart()
             looked = now
             if self._failed:
+                if self._rank == 0:  # the store ends with this process, maybe before the others have looked
+                    self.stands_in()
                 self._end("", tell=False)
                 return
             if self._broken or now - max(self._answered, woken) > self._silence:
