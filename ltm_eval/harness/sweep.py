@@ -62,6 +62,8 @@ from ltm_eval.system.text import aligned
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lm_eval.tasks import TaskManager
+
 
 def combinations(config: SweepConfig) -> list[Combination]:
     """Return what is run, each once, the reference with most few-shot examples first.
@@ -269,12 +271,15 @@ def run_grid(config: GridConfig) -> Swept:
         )
     if config.ray_address is not None and find_spec("ray") is None:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
-    manager = task_manager(config.base)
-    tasks = tuple(known_tasks(config.base.tasks, manager))
-    refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
-    with begun(config.base) as (_, output, _):
+
+    def known(base: RunConfig) -> tuple[TaskManager, tuple[str, ...], list[str]]:
+        manager = task_manager(base)
+        tasks = tuple(known_tasks(base.tasks, manager))
+        refuse_unread(task_metadata(base.metadata), manager, tasks, elsewhere=ELSEWHERE)
+        return manager, tasks, heeding(manager, tasks, base)
+
+    with begun(config.base, known) as (_, output, _, (manager, tasks, concerned)):
         base = replace(config.base, tasks=tasks, output_path=str(output))
-        concerned = heeding(manager, tasks, base)
         undecoded: dict[str, Any] = {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}
         cells = [
             Cell(

@@ -53,7 +53,7 @@ def probe(job: ProbeJob) -> Outcome:
         notes = ["demo model: made to try the program, its figures mean nothing"] if job.is_demo else []
     elif config.limit is not None:
         notes = [note for note in notes if "(limit)" not in note]  # a probe uses few texts
-    output = check_output(Path(job.output_path))
+    output = check_output(config)
     check_place(str(config.model))
     quiet_libraries()
     texts, source = _texts(job, config)
