@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+import typer.core
 
 from ltm_eval import __version__
 from ltm_eval.harness.options import (
@@ -40,20 +41,22 @@ from ltm_eval.runs.processes import abandon, current, may_tell
 from ltm_eval.system import files
 from ltm_eval.system.crash import check_address_space, crash_file, explained
 from ltm_eval.system.errors import (
+    Door,
     IncompleteError,
     LtmEvalError,
     ResultsError,
+    Together,
     UsageError,
     code_of,
     ends_with_command,
-    error_line,
     nearest,
     printable,
+    say,
     told,
 )
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL
 from ltm_eval.system.launch import quiet_torch
-from ltm_eval.system.options import help_of, names_of, option_of, read, split
+from ltm_eval.system.options import help_of, names_of, option_of, read, spelling, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from ltm_eval.report.tables import Document
 
 PROGRAM = "ltm-eval"
+PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the parser's usage errors
 WORSE = 7  # exit code of `compare --fail_if_worse`
 
 ENVIRONMENT = """[bold]Environment[/bold]
@@ -83,6 +87,7 @@ class Call:
     """The command line, for results files and error reports; set by `main`."""
 
     argv: tuple[str, ...] = ()
+    trying = Together()  # what is wrong with its options
 
     @classmethod
     def command(cls) -> tuple[str, ...]:
@@ -99,6 +104,47 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("-", "_"),
     },
 )
+
+
+class Checked(typer.core.TyperCommand):
+    """A command that names all options that cannot be used at once, and whose `--help` may leave some out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words, without options that are not known; raise all that is wrong together."""
+        left = list(args)
+        with Together() as Call.trying:
+            while True:
+                try:
+                    parsed: list[str] = super().parse_args(ctx, list(left))
+                    break
+                except PARSER_ERROR as error:
+                    Call.trying.found.append(UsageError(_usage_text(error)))
+                    unknown = str(getattr(error, "option_name", ""))
+                    words = [word for word in left if word.partition("=")[0].replace("-", "_") == f"__{unknown[2:]}"]
+                    if not words:
+                        break
+                    left.remove(words[0])
+                    ctx.allow_extra_args = True  # what may have been its value
+            if Call.trying.found and self.name == "run" and "RANK" not in os.environ:
+                Call.trying(_check_run, ctx.params)
+        return parsed
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the options that matter most, or all of them if `--help_all` asks."""
+        if any(option.name == "help_all" for option in self.params) and not ctx.meta.get("help_all"):
+            for option in self.params:
+                option.hidden = option.name not in MAIN  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def _check_run(given: Mapping[str, Any]) -> None:
+    """Check what else of a `run` can be known before model time."""
+    from ltm_eval.harness.run import check
+
+    check(run_config(given))
+
+
+command = partial(app.command, cls=Checked)
 
 
 def examples(*lines: str) -> str:
@@ -154,18 +200,21 @@ def filled(name: str, value: str | None) -> str | None:
 def flag(kind: type, name: str) -> Any:
     """Return typer's declaration of a field."""
     option = option_of(kind, name)
-    spelled = option.name or name
+    spelled = spelling(kind, name)
     longs = [one.removeprefix("--").split("/")[0] for one in option.flags if one.startswith("--")]
     variables = [PREFIX + one.upper() for one in longs] if option.environment else []
     VARIABLES.update(variables)
 
-    def parse(value: Any) -> Any:
-        if not isinstance(value, str):  # a default
-            return value
+    def convert(value: str) -> Any:
         filled(spelled, value)
         if option.reader is not None:
             return option.reader(value)
         return split(kind, name, value) if option.listed else read(kind, name, value)
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
+        return Call.trying(convert, value)
 
     plain = option.repeatable or isinstance(getattr(kind, name, None), bool)
     return typer.Option(
@@ -237,6 +286,24 @@ SWEEP: Fields = {
     "ray_address": (GridConfig, "ray_address"),
     "cell_cpus": (GridConfig, "cell_cpus"),
 }
+# Options that `run --help` and `sweep --help` show; `--help_all` shows the others too
+MAIN = (
+    *("model", "tasks", "num_fewshot", "baselines", "data", "limit", "condition", "t_fast", "rows", "output_path"),
+    "help_all",
+)
+
+
+def _print_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.meta["help_all"] = True
+        print(context.get_help())
+        raise typer.Exit
+
+
+HELP_ALL = (
+    Annotated[bool, typer.Option("--help_all", callback=_print_all, is_eager=True, help="Show all options and exit.")],
+    False,
+)
 VARIABLES.add("LTM_EVAL_LOG_SAMPLES")
 LOG_SAMPLES = (
     Annotated[
@@ -275,7 +342,7 @@ def run_config(given: Mapping[str, Any], **more: Any) -> RunConfig:
     return RunConfig(**values, command=Call.command())
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval run --task gsm8k --shots 8",
         "ltm-eval run --model ckpt_60000.pt --task gsm8k --shots 8 --baseline gpt2-large --data DIR -o results/",
@@ -284,7 +351,7 @@ def run_config(given: Mapping[str, Any], **more: Any) -> RunConfig:
         "ltm-eval run --task rules --condition all --shots 0,1,2,4,8",
     )
 )
-@takes(RUN, log_samples=LOG_SAMPLES)
+@takes(RUN, log_samples=LOG_SAMPLES, help_all=HELP_ALL)
 def run(**given: Any) -> int:
     """Evaluate a checkpoint, and baselines on the same documents; write results and a report.
 
@@ -316,13 +383,13 @@ def run(**given: Any) -> int:
     return 0
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval sweep --task rules --t_fast 0,16,64 --shots 0,8 --seed 1,2 --limit 40",
         "ltm-eval sweep --model a.pt,b.pt --task gsm8k --condition demos,other --data DIR --ray_address local",
     )
 )
-@takes(SWEEP, log_samples=LOG_SAMPLES)
+@takes(SWEEP, log_samples=LOG_SAMPLES, help_all=HELP_ALL)
 def sweep(**given: Any) -> int:
     """Run every combination of checkpoints, tasks, conditions, few-shot examples, fast steps and seeds.
 
@@ -361,7 +428,7 @@ def sweep(**given: Any) -> int:
 SHOWN = 60  # characters of a group's value on the terminal
 
 
-@app.command(epilog=examples("ltm-eval status results/"))
+@command(epilog=examples("ltm-eval status results/"))
 def status(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run: its --output_path.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
@@ -381,7 +448,7 @@ def status(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval rescore results/ --k 1,3", r"ltm-eval rescore results/ --filter 'last=(-?\d+)'"))
+@command(epilog=examples("ltm-eval rescore results/ --k 1,3", r"ltm-eval rescore results/ --filter 'last=(-?\d+)'"))
 def rescore(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or one of its results files.")],
     k: Annotated[
@@ -446,7 +513,7 @@ Output = Annotated[
 ]
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval report results/",
         "ltm-eval report ltm/results_a.json gpt2/results_b.json -o both.html",
@@ -513,7 +580,7 @@ def _write(document: Document, format_: str | None, output: str | None, *, stem:
             print(f"{document.kind}: {path.resolve()}")
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval compare results/ltm results/gpt2-large",
         "ltm-eval compare new/ old/ --task gsm8k --fail_if_worse",
@@ -562,7 +629,7 @@ def compare(  # noqa: PLR0913 - the signature is the declaration of the options
     return 0
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval history results/",
         "ltm-eval history runs/*/results -o history.html",
@@ -594,7 +661,7 @@ def history(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval index results/", "ltm-eval index results/ --format csv"))
+@command(epilog=examples("ltm-eval index results/", "ltm-eval index results/ --format csv"))
 def index(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder of results.")],
     *,
@@ -612,7 +679,7 @@ def index(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval view", "ltm-eval view results/ --port 8000"))
+@command(epilog=examples("ltm-eval view", "ltm-eval view results/ --port 8000"))
 def view(
     folder: Annotated[str, typer.Argument(metavar="[DIR]", help="A folder of results.")] = RunConfig.output_path,
     *,
@@ -661,7 +728,7 @@ PROBE: Fields = {
 }
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval probe",
         "ltm-eval probe --model ckpt_60000.pt --text story.txt --text poem.txt --output_path results/",
@@ -696,9 +763,7 @@ def probe(**given: Any) -> int:
     return 0
 
 
-@app.command(
-    epilog=examples("ltm-eval audit", "ltm-eval audit --model ckpt_60000.pt --preset released --json audit.json")
-)
+@command(epilog=examples("ltm-eval audit", "ltm-eval audit --model ckpt_60000.pt --preset released --json audit.json"))
 def audit(
     model: Annotated[
         str | None,
@@ -739,7 +804,7 @@ def audit(
     return 0
 
 
-@app.command(epilog=examples("ltm-eval convert ckpt_60000.pt ltm-large/ --tokenizer gpt2"))
+@command(epilog=examples("ltm-eval convert ckpt_60000.pt ltm-large/ --tokenizer gpt2"))
 def convert(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Released ckpt_*.pt, a folder or a hub id.")],
     target: Annotated[str, typer.Argument(metavar="DIR", help="New folder, or new file that ends in .pt.")],
@@ -755,7 +820,7 @@ def convert(
     return 0
 
 
-@app.command(
+@command(
     epilog=examples(
         "ltm-eval train --config ltm-demo --data DIR --output runs/ltm-demo",
         "torchrun --nproc-per-node 8 -m ltm_eval train --config big.yaml --data DIR --output runs/big",
@@ -793,7 +858,7 @@ def train(
     return 0
 
 
-@app.command(
+@command(
     epilog=examples("ltm-eval bench", "ltm-eval bench --size L --memory", "ltm-eval bench --released Latent-Thought-LM")
 )
 def bench(  # noqa: PLR0913 - the signature is the declaration of the options
@@ -859,7 +924,7 @@ CONDITION_TEXTS = {
 }
 
 
-@app.command(epilog=examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
+@command(epilog=examples("ltm-eval ls", "lm_eval --model ltm --include_path $(ltm-eval ls --path) ..."))
 def ls(
     path: Annotated[bool, typer.Option("--path", help="Print only the folder of task definitions.")] = False,
 ) -> int:
@@ -930,7 +995,7 @@ def _read_task(file: Path) -> dict[str, Any]:
     return {**_read_task(file.parent / base), **content} if isinstance(base, str) else content
 
 
-@app.command(epilog=examples("ltm-eval doctor"))
+@command(epilog=examples("ltm-eval doctor"))
 def doctor() -> int:
     """Check the environment (read-only): versions, devices, the plug-in into lm-eval, data and tokenizer files."""
     from ltm_eval.system.machine import findings
@@ -978,6 +1043,14 @@ def lm_eval(context: typer.Context) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command `args` (None: of this process) and return its exit code."""
+    Door.command = True
+    try:
+        return _main(args)
+    finally:
+        Door.command = False
+
+
+def _main(args: Sequence[str] | None) -> int:
     Call.argv = tuple(sys.argv[1:] if args is None else args)
     if args is None:
         ends_with_command()
@@ -1004,14 +1077,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return _exit_code(leaving)
     except Exception as error:  # noqa: BLE001 - the last line of defence; nothing is hidden, see `explained`
-        if isinstance(error, typer.BadParameter.__bases__[0]):  # the parser's usage errors
+        if isinstance(error, PARSER_ERROR):
             known: LtmEvalError = UsageError(_usage_text(error))
         else:
             known = explained(error, call=_call(), folder=_output_folder())
         if os.environ.get("LTM_EVAL_DEBUG") == "1":
             traceback.print_exception(error)
         if may_tell(known):
-            print(error_line(_placed(known)), file=sys.stderr)
+            say(_placed(known))
         abandon(known.exit_code)
         return known.exit_code
 

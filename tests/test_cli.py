@@ -31,7 +31,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         asked.append(config)
         return SimpleNamespace(results=(Path("r.json"),), report=Path("report.html"), failed="", findings="")
 
-    fake = SimpleNamespace(run=run)
+    fake = SimpleNamespace(run=run, check=lambda config: None)
     monkeypatch.setattr("ltm_eval.harness.evaluation.results_table", lambda path: f"table of {path}")
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
     monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
@@ -136,7 +136,7 @@ def test_environment_gives_options_and_the_command_line_wins(
         (["run", "--device", "gpu"], ["device", "cuda:N", "'gpu'"]),
         (["run", "--dtype", "float16"], ["dtype", "bfloat16", "'float16'", "Did you mean"]),
         (["run", "--condition", "demos,nothing"], ["condition must be one of"]),
-        (["run", "--task", ","], ["no task", "--task gsm8k"]),
+        (["run", "--task", ","], ["no task", "--tasks gsm8k"]),
         (["run", "--model", ""], ["model is empty"]),
         (["run", "--limit"], ["--limit"]),
         (["run", "gsm8k"], ["gsm8k"]),
@@ -160,7 +160,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_: RunConfig) -> Any:
         raise error
 
-    fake = SimpleNamespace(run=run)
+    fake = SimpleNamespace(run=run, check=lambda config: None)
     monkeypatch.setitem(sys.modules, "ltm_eval.harness.run", fake)
     monkeypatch.setattr("ltm_eval.harness.run", fake, raising=False)
 

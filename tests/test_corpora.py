@@ -149,7 +149,7 @@ def test_nowhere_names_every_place_and_what_to_put_there(tmp_path: Path, monkeyp
         str(tmp_path / "caches" / "hub"),
         "HF_HUB_OFFLINE is set",
         "put train.jsonl and test.jsonl",
-        "in DIR/gsm8k/ and name DIR by --data or LTM_EVAL_DATA_DIR, or take --data sample",
+        "in DIR/gsm8k/ and name it by data='DIR' or LTM_EVAL_DATA_DIR, or take data='sample'",
     ):
         assert part in str(caught.value)
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import ltm_eval
-from ltm_eval.system.errors import IncompleteError, RefusedError, UsageError, error_line
+from ltm_eval.cli import main
+from ltm_eval.harness.run import evaluate
+from ltm_eval.system.errors import IncompleteError, RefusedError, UsageError, error_line, spelt
 
 LONG = "/scratch/" + "a-user/" * 12 + "run"
 LIST = ", ".join(f"name_{i}: {i} instead of {i + 1}" for i in range(30))
@@ -72,3 +74,43 @@ def test_lines_without_a_remedy_are_cut_at_their_end() -> None:
     assert len(line) <= 300 and "cause" in line and line.endswith("…")
     short = UsageError("cause; remedy")
     assert error_line(short) == "ltm-eval: error[2]: cause; remedy"
+
+
+def test_a_long_command_to_type_is_whole_and_the_line_as_long_as_it_needs() -> None:
+    command = f"ltm-eval report {LONG}/{LONG}"
+    line = error_line(UsageError(f"{LIST}; type {command}"))
+    assert line.endswith(f"… type {command}") and line.startswith("ltm-eval: error[2]: name_0") and len(line) < 400
+
+
+def test_what_is_wrong_is_said_together_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "--t_fast", "x", "--shot", "3", "--limit", "0", "--task", "gsm9k", "--model", "no/such/model.pt"]
+    assert main([*words, "-o", "out/a/b"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error[" in line]
+    assert [line[:20] for line in lines] == ["ltm-eval: error[2]: "] * 3 + [
+        "ltm-eval: error[3]: ",
+        "ltm-eval: error[2]: ",
+    ]
+    for line, part in zip(
+        lines, ("--shot. Did", "--t_fast must", "--limit must", "no/such/model.pt", "gsm9k"), strict=True
+    ):
+        assert part in line
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    assert main(["run", "--task", "gsm9k", "-o", "kept"]) == 2 and (tmp_path / "kept").is_dir()
+    assert main(["run", "--task", "gsm9k", "-o", "kept/new"]) == 2 and not list((tmp_path / "kept").iterdir())
+
+
+def test_options_are_spelt_as_the_caller_spells_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", "--shots", "99"]) == 2
+    assert "]: --shots must be" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="^shots must be"):
+        evaluate("demo", tasks="gsm8k", shots=99)
+    assert (spelt("t_fast"), spelt("data", "my dir")) == ("t_fast", "data='my dir'")
+    monkeypatch.setattr("ltm_eval.system.errors.hosted_by_lm_eval", lambda: True)
+    told = ("--model_args t_fast", "--num_fewshot", "--metadata data=DIR", "--limit 3")
+    assert (spelt("t_fast"), spelt("shots"), spelt("data", "DIR"), spelt("limit", 3)) == told

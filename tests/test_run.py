@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,18 @@ def test_the_closing_page_is_the_one_that_report_makes_of_the_folder(folder: Pat
     assert (tmp_path / "again.html").read_bytes() == page
 
 
-def test_the_closing_page_is_of_this_run_if_others_lie_beside_it(
+def test_the_closing_page_shows_the_folder_s_earlier_runs_too_and_says_so(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(config(folder, tmp_path, limit=2, report=True))
-    assert "other run" not in capsys.readouterr().err
+    assert "earlier run" not in capsys.readouterr().err
     outcome = run(config(folder, tmp_path, report=True, limit=2, seed=5))
     assert outcome.report is not None
     page = outcome.report.read_text(encoding="utf-8")
-    assert "Incomplete: " not in page and "· seed" not in page
-    assert f"'ltm-eval report {tmp_path}' shows 1 other run of this folder beside it" in capsys.readouterr().err
-    assert main(["report", str(tmp_path)]) == 0
-    page = outcome.report.read_text(encoding="utf-8")
+    assert f"the page {tmp_path / 'report.html'} shows 1 earlier run of this folder too" in capsys.readouterr().err
     assert "· seed 1234" in page and "· seed 5" in page
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
 def test_shots_beyond_the_context_and_the_compute_of_training_are_recorded(
@@ -415,7 +415,8 @@ def test_one_rule_of_progress_and_of_data_for_both_kinds_of_model(
     )  # fmt: skip
     told = capfd.readouterr().err
     assert "Running" not in told and "%|" not in told and "\r" not in told, told
-    assert (told.count("bounding: 2/2"), told.count("scoring: 2/2")) == (int(not quiet), int(not quiet)), told
+    assert (told.count("1/2 ptb: 2/2 documents"), told.count("2/2 ptb: 2/2 documents")) == (not quiet, not quiet), told
+    assert told.count(", all done in about ") == 2 * (not quiet), told
     assert told.count("not the official file") == 1, told
 
 
@@ -447,3 +448,21 @@ def test_named_documents_are_said_and_must_be_there(folder: Path, tmp_path: Path
         run(config(folder, tmp_path / "none", limit=None, documents=(99_999,)))
     with pytest.raises(UsageError, match="limit and documents exclude each other"):
         config(folder, tmp_path, documents=(1,))
+
+
+def test_a_long_start_says_what_each_row_costs_and_the_end_which_were_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "--model", str(folder), "--task", "ptb", "--data", "sample", "--limit", "1", "--t_fast", "1"]
+    words += ["-q", "--no_report"]
+    assert main([*words, "-o", str(tmp_path / "short")]) == 0
+    said = capsys.readouterr()
+    assert "shares of the work" not in said.err
+    assert "ltm_ptb: as_released and iwae and causal were not computed" in said.out and "--rows all" in said.out
+    monkeypatch.setattr("ltm_eval.harness.run.LONG", {"cpu": 0.0, "cuda": 0.0})
+    assert main([*words, "--rows", "all", "-o", str(tmp_path / "long")]) == 0
+    said = capsys.readouterr()
+    assert "not computed" not in said.out
+    (line,) = [line for line in said.err.splitlines() if "shares of the work" in line]
+    shares = {name: int(share) for name, share in re.findall(r"(\w+) (\d+) %", line)}
+    assert set(shares) == {"bound", "prior", "iwae", "as_released", "causal"} and 98 <= sum(shares.values()) <= 102

@@ -50,7 +50,7 @@ def test_options_are_fields_of_a_run() -> None:
     assert known - RUN.keys() == {"command"} and RUN.keys() <= known
     assert RUN.keys() - SWEEP.keys() == {"baselines", "report"}
     for command, names in (("run", RUN), ("sweep", SWEEP)):
-        assert parameters(command).keys() - {"help", "log_samples"} == names.keys()
+        assert parameters(command).keys() - {"help", "help_all", "log_samples"} == names.keys()
 
 
 def test_the_three_commands_tell_the_same_of_an_option() -> None:
@@ -227,7 +227,7 @@ def test_every_option_says_what_it_changes(
     assert len(changes) == 1 or NOTHING not in changes
     assert bool(recorded) == (ANSWERS in changes)
     monkeypatch.setattr("ltm_eval.harness.ltm.compile_layers", lambda model: None)  # its import warns
-    base = RunConfig(model=str(folder), t_fast=2)
+    base = RunConfig(model=str(folder), t_fast=2, rows="all")  # so that options of the causal row act
     assert set(recorded) <= kept_under(base).keys()
     value = OTHERS[name]
     if value is None:

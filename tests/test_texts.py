@@ -137,7 +137,8 @@ def test_nowhere_says_what_to_put_where(tmp_path: Path, name: str, monkeypatch: 
     with pytest.raises(DataError) as caught:
         load_texts(name)
     message = str(caught.value)
-    assert message.startswith(f"no {TEXT_SETS[name].split} split of {name}: {TEXT_SETS[name].advice} and name DIR by")
+    assert message.startswith(f"no {TEXT_SETS[name].split} split of {name}: looked in ")
+    assert "LTM_EVAL_DATA_DIR" in message.rpartition("; ")[2] and TEXT_SETS[name].advice in message
     assert f"DIR/{name}/" in message
     assert "LTM_EVAL_DATA_DIR (not set)" in message
     assert "hub" in message
@@ -275,7 +276,7 @@ def test_a_file_that_no_folder_holds_is_no_reason_to_take_the_hubs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
 ) -> None:
     monkeypatch.setenv("LTM_EVAL_DATA_DIR", str(tmp_path))
-    with pytest.raises(DataError, match="'mine.csv' of ag_news is looked for in the folder of --data"):
+    with pytest.raises(DataError, match="'mine.csv' of ag_news: looked in .*from the folder of data='DIR'"):
         load_texts("ag_news", data=data, file="mine.csv")
 
 

@@ -34,7 +34,7 @@ from ltm_eval.data.metadata import dataset_of, reads
 from ltm_eval.data.sets import documents, load_texts, text_set
 from ltm_eval.data.sources import PLACE, SAMPLE, place_of
 from ltm_eval.model.tokenizer import END_OF_TEXT, Tokenizer, load_gpt2, load_tokenizer
-from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError
+from ltm_eval.system.errors import DataError, MachineError, TokenizerError, UsageError, spelt
 from ltm_eval.system.files import DEMO_MODEL, demo_model_dir
 from ltm_eval.system.options import names_of, options, read
 
@@ -182,8 +182,8 @@ def block_tokenizer(spec: str) -> Tokenizer:
         except MachineError as error:
             raise MachineError(
                 "blocks are counted in GPT-2 tokens, and its vocabulary is neither in tiktoken's cache nor could it be "
-                'downloaded; set TIKTOKEN_CACHE_DIR, or pass --metadata \'{"block_tokenizer": "demo"}\' (other blocks '
-                "than the published ones)"
+                "downloaded; set TIKTOKEN_CACHE_DIR, or, for other blocks than the published ones, pass "
+                + spelt("metadata", '{"block_tokenizer": "demo"}')
             ) from error
     if spec == DEMO_MODEL:
         return replace(load_tokenizer(str(demo_model_dir())), name=DEMO_MODEL)

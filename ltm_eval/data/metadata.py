@@ -9,7 +9,7 @@ import sys
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ltm_eval.system.errors import UsageError, hosted_by_lm_eval, nearest
+from ltm_eval.system.errors import UsageError, hosted_by_lm_eval, nearest, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -116,11 +116,11 @@ def refuse_unread(
     names, silent = read_by(manager, specs, given)
     for key in given:
         if key in elsewhere:
-            raise UsageError(f"metadata: {key!r} is a command-line option; give it as --{key}")
+            raise UsageError(f"{spelt('metadata')}: {key!r} is an option of its own; give it as {spelt(key)}")
         if key in names:
             continue
         known = sorted(names - set(elsewhere))
-        words = f"metadata: no task of this run reads {key!r}.{nearest(key, known)}"
+        words = f"{spelt('metadata')}: no task of this run reads {key!r}.{nearest(key, known)}"
         if not silent:
             raise UsageError(f"{words} Read are {', '.join(known) or 'none'}")
         log.warning("%s Whether %s does is not known", words, ", ".join(silent[:3]))
@@ -144,7 +144,7 @@ def check_host_metadata(manager: Any, specs: Sequence[Any]) -> None:
     for key in merged if names and not silent else ():
         close = [name for name in names if SequenceMatcher(None, str(key), name).ratio() >= CLOSE]
         if key not in names and close:
-            raise UsageError(f"metadata: no task of this run reads {key!r}.{nearest(key, close)}")
+            raise UsageError(f"{spelt('metadata')}: no task of this run reads {key!r}.{nearest(key, close)}")
 
 
 def told_on_command_line() -> dict[str, Any]:
@@ -190,6 +190,6 @@ def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise UsageError(f"metadata: {key!r} is given twice; give it once")
+            raise UsageError(f"{spelt('metadata')}: {key!r} is given twice; give it once")
         found[key] = value
     return found

@@ -27,7 +27,7 @@ from ltm_eval.data.readers import (
 )
 from ltm_eval.results.answers import has_gold_number
 from ltm_eval.results.official import NOT_OFFICIAL
-from ltm_eval.system.errors import DataError, MachineError, UsageError, shown
+from ltm_eval.system.errors import DataError, MachineError, UsageError, shown, spelt
 from ltm_eval.system.files import sample_data_dir, steady
 from ltm_eval.system.hub import why_unserved
 
@@ -197,7 +197,7 @@ def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) 
         if inside and (found := _in_folder(spec, splits, sample_data_dir(), file=file, looked=looked)):
             return found
         raise _no_sample(spec, splits, file=file)
-    named, folder = ("--data", data) if data not in {"auto", "hub"} else (DATA_DIR_VARIABLE, "")
+    named, folder = (spelt("data"), data) if data not in {"auto", "hub"} else (DATA_DIR_VARIABLE, "")
     if data == "auto":
         folder = os.environ.get(DATA_DIR_VARIABLE, "")
     if folder:
@@ -212,8 +212,8 @@ def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) 
     if data in {"auto", "hub"}:
         if file is not None:
             raise DataError(
-                f"file {file!r} of {spec.name} is looked for in the folder of --data or {DATA_DIR_VARIABLE}, never on "
-                f"the hub; looked in {', '.join(looked) or 'no folder'}"
+                f"file {file!r} of {spec.name}: looked in {', '.join(looked) or 'no folder'}; it is never taken from "
+                f"the hub, but from the folder of {spelt('data', 'DIR')} or {DATA_DIR_VARIABLE}"
             )
         own = data == "auto" and spec.bundled
         if found := (
@@ -222,10 +222,10 @@ def _find(spec: DataSet, splits: Sequence[str], *, data: str, file: str | None) 
             else _on_hub(spec, splits, looked)
         ):
             return found
-    sample = ", or take --data sample" if (sample_data_dir() / spec.name).is_dir() else ""
+    sample = f", or take {spelt('data', 'sample')}" if (sample_data_dir() / spec.name).is_dir() else ""
     raise DataError(
-        f"no {' and '.join(splits)} split of {spec.name}: {spec.advice} and name DIR by --data or {DATA_DIR_VARIABLE}"
-        f"{sample}; looked in {', '.join(looked)}"
+        f"no {' and '.join(splits)} split of {spec.name}: looked in {', '.join(looked)}; {spec.advice} and name it by "
+        f"{spelt('data', 'DIR')} or {DATA_DIR_VARIABLE}{sample}"
     )
 
 
@@ -303,7 +303,7 @@ def _on_hub(spec: DataSet, splits: Sequence[str], looked: list[str]) -> Found | 
 
 def _no_sample(spec: DataSet, splits: Sequence[str], *, file: str | None) -> DataError:
     """Return the error for a split or file that the bundled samples lack."""
-    remedy = f"{spec.advice} and name DIR by --data"
+    remedy = f"{spec.advice} and name it by {spelt('data', 'DIR')}"
     if not (sample_data_dir() / spec.name).is_dir():
         return DataError(f"there is no bundled sample of {spec.name} in {sample_data_dir()}; {remedy}")
     if file is not None:

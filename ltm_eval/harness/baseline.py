@@ -308,7 +308,7 @@ class JournaledHF(HFLM):  # type: ignore[misc]  # transformers has no types
                 asked[place] = replace(asked[place], batch=number)
         work = self.worklist.open(kind, asked)
         todo = set(work.todo)
-        bar = self.progress(len(todo), label)
+        bar = self.progress(len(todo), f"{asked[0].task if asked else ''}: {label}")
         for chunk in chunks:
             own = [place for place in chunk if place in todo]
             if not own:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ltm_eval.inference.options import EACH
 from ltm_eval.inference.windows import Document, Window
-from ltm_eval.system.errors import UsageError
+from ltm_eval.system.errors import UsageError, spelt
 from ltm_eval.tasks.prompts import OTHER, Prompt, draw, split_prompt
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def _demonstrations(prompt: Prompt, condition: str, *, seed: int, others: str | 
         return prompt.demonstrations
     if others is None:
         raise UsageError(
-            "condition other needs the demonstrations of another question, which tasks of ltm_eval draw when they are "
-            'told of it: --metadata \'{"condition": "other"}\' beside lm-eval\'s --model_args'
+            f"{spelt('condition', 'other')} needs the demonstrations of another question, which tasks of ltm_eval "
+            'draw when they are told of it: --metadata \'{"condition": "other"}\' beside lm-eval\'s --model_args'
         )
     return split_prompt(others).demonstrations
 
@@ -144,13 +144,15 @@ def shuffled(prompt: Prompt, *, seed: int) -> tuple[str, ...]:
     if not prompt.demonstrations:
         return ()
     if len(prompt.demonstrations) < 2:
-        raise UsageError("condition shuffled needs at least 2 demonstrations to exchange answers, got 1; ask for more")
+        raise UsageError(
+            f"{spelt('condition', 'shuffled')} needs at least 2 demonstrations to exchange answers, got 1; ask for more"
+        )
     cue = prompt.question.rstrip().rpartition("\n")[2]
     parts = [demonstration.partition(f"\n{cue}") for demonstration in prompt.demonstrations]
     if not cue or not all(found for _, found, _ in parts):
         raise UsageError(
-            f"condition shuffled: a demonstration lacks the line {cue!r} that ends the question, so its answer cannot "
-            "be found; use a task whose prompts have that form"
+            f"{spelt('condition', 'shuffled')}: a demonstration lacks the line {cue!r} that ends the question, so its "
+            "answer cannot be found; use a task whose prompts have that form"
         )
     sources = _cycle(len(parts), seed=seed, demonstrations=prompt.demonstrations)
     return tuple(

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.harness.loading import chosen_documents, data_caveats, data_facts, is_sample
 from ltm_eval.harness.options import QUESTIONS, RunConfig, changing
+from ltm_eval.inference.bounds import OPTIONAL_ROWS
 from ltm_eval.inference.draws import RollingScore
 from ltm_eval.model.tokenizer import Tokenizer
 from ltm_eval.results.files import SCHEMA, SIDECARS, LatentRecord, find_runs, fits_of, read_samples, shots_words
 from ltm_eval.results.signature import signatures_of
 from ltm_eval.runs import session as resume
 from ltm_eval.runs.processes import Job, current
-from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable
+from ltm_eval.system.errors import IncompleteError, UsageError, masked, masked_all, printable, spelt
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, short_name, write_jsonl_atomic
 from ltm_eval.system.machine import MEMORY, Meter, TaskCost, flops_of, provenance, sizes_of, together, version
 from ltm_eval.tasks.perplexity import FIELDS, TextScore, floors_of
@@ -507,7 +508,9 @@ def allowed(limit: str, documents: int) -> int:
         return int(text)
     share = re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,6})?|100)%", text)
     if share is None:
-        raise UsageError(f"max_failed must be a number of documents or a share such as 1%, got {text[:40]!r}")
+        raise UsageError(
+            f"{spelt('max_failed')} must be a number of documents or a share such as 1%, got {text[:40]!r}"
+        )
     return math.floor(documents * float(share[1]) / 100)
 
 
@@ -755,7 +758,18 @@ def results_table(path: Path) -> str:
     if isinstance(told, dict) and any("_per_token" in key for own in content["results"].values() for key in own):
         told = f"{told.get('name')} {str(told.get('sha256') or '')[:8]}".strip()
         lines.append(f"per token: of this model's own tokens ({told}); only figures of the same tokens compare")
+    lines += rows_left_out(content) if content["ltm_eval"]["settings"]["rows"] == RunConfig.rows else []
     return "\n".join(map(printable, [head, *make_table(content).splitlines(), *lines]))
+
+
+def rows_left_out(content: Mapping[str, Any]) -> list[str]:
+    """Return which rows of the perplexities in a results file were not computed."""
+    rows = content["config"].get("rows")
+    tasks = [name for name, own in content["results"].items() if any(key.startswith("ppl_per_token_b") for key in own)]
+    if not isinstance(rows, dict) or not tasks:
+        return []
+    lacking = " and ".join(name for name in OPTIONAL_ROWS if not rows.get(name))
+    return [f"{', '.join(tasks)}: {lacking} were not computed; causal is the row to set beside a GPT-2: --rows all"]
 
 
 def _interval_lines(task: str, block: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from ltm_eval.inference.options import AUTO
 from ltm_eval.results.official import unofficial
 from ltm_eval.runs.processes import current
 from ltm_eval.system import files, progress
-from ltm_eval.system.errors import InputError, UsageError, nearest, printable
+from ltm_eval.system.errors import InputError, UsageError, nearest, printable, spelt
 from ltm_eval.system.machine import training_compute
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def task_manager(config: RunConfig) -> TaskManager:
     for name in options.keys() & {"data" if key == "data_dir" else key for key in told}:
         other = told.get(name, told.get("data_dir"))
         if str(other) != str(options[name]):
-            raise UsageError(f"{name} is {options[name]!r}, and {other!r} by --metadata; give it once, as --{name}")
+            raise UsageError(
+                f"{spelt(name)} is {options[name]!r}, and {other!r} by {spelt('metadata')}; give it once, "
+                f"as {spelt(name)}"
+            )
     metadata = {"data": config.data, **told, "condition": config.condition, **options}
     return TaskManager(include_defaults=False, include_path=str(files.tasks_dir()), metadata=metadata)
 
@@ -165,8 +168,9 @@ def heeding(manager: TaskManager, names: Sequence[str], config: RunConfig) -> li
     idle = [name for name, given in asked.items() if given]
     if idle and not told:
         raise UsageError(
-            f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect because none of the tasks "
-            f"({', '.join(names)}) generates text; remove {'it' if len(idle) == 1 else 'them'}, or add a task that does"
+            f"{' and '.join(map(spelt, idle))} {'has' if len(idle) == 1 else 'have'} no effect because none of "
+            f"the tasks ({', '.join(names)}) generates text; "
+            f"remove {'it' if len(idle) == 1 else 'them'}, or add a task that does"
         )
     sampled = bool(config.n > 1 or config.rethink)
     if sampled:
@@ -186,8 +190,8 @@ def _check_shots(task: Any) -> None:
     pool = len(list(task.fewshot_docs() or [])) if shots else 0
     if shots > pool:
         raise UsageError(
-            f"shots: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked for; ask "
-            "for fewer"
+            f"{spelt('shots')}: task {task.task_name} has {pool} training examples, {shots} demonstrations were asked "
+            "for; ask for fewer"
         )
     document = next(iter(task.test_docs() or []), None)
     if shots and document is not None and hasattr(task, "show"):
@@ -205,7 +209,9 @@ def chosen_documents(config: RunConfig, task: Any) -> dict[str, list[int]] | Non
     count = len(task.eval_docs)
     absent = [one for one in config.documents if not 0 <= one < count]
     if absent:
-        raise UsageError(f"documents: task {task.task_name} has documents 0 to {count - 1}, {absent[0]} was asked for")
+        raise UsageError(
+            f"{spelt('documents')}: task {task.task_name} has documents 0 to {count - 1}, {absent[0]} was asked for"
+        )
     # lm-eval 0.4.13 goes through the documents in their own order and takes the n-th name of this list for the n-th.
     return {task.task_name: sorted(config.documents)}
 

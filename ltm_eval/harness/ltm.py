@@ -48,7 +48,7 @@ from ltm_eval.results.tokens import pieces_of_bytes
 from ltm_eval.runs.processes import join
 from ltm_eval.runs.worklist import Answer, Request, Worklist, first_documents, is_by_token, numbered
 from ltm_eval.system.device import resolve_device, resolve_dtype
-from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving
+from ltm_eval.system.errors import DataError, IncompleteError, LtmEvalError, UsageError, leave, leaving, spelt
 from ltm_eval.system.hub import agree_on
 from ltm_eval.system.machine import program
 from ltm_eval.system.progress import Bar, Progress, silent
@@ -250,7 +250,7 @@ class LTM(TemplateLM):
         left = [planned[place] for place in work.todo]
         fits = self._fits([one for one in left if not one.config.rethink])
         generating = Generating(fits, self.encoding, self._recorder, batch_size=self.batch_size)
-        bar = self.progress(sum(one.texts for one in left), "generating")
+        bar = self.progress(sum(one.texts for one in left), _label(requests, "generating"))
         for one, answer, tokens in generating.answered(left):
             work.done(one.index, answer)
             bar.advance(one.texts, tokens)
@@ -274,7 +274,7 @@ class LTM(TemplateLM):
         work = self.worklist.open("loglikelihood", planned)
         left = [planned[index] for index in work.todo]
         fits, recorder = self._fits(left), self._recorder
-        bar = self.progress(len(left), "scoring")
+        bar = self.progress(len(left), _label(requests, "scoring"))
         for one, own in fits.of(left):
             nats, greedy = score(self.model, one, own, seed=self.seed)
             odd = f"its log-likelihood is {nats}" if math.isnan(nats) or nats == math.inf else ""
@@ -304,7 +304,7 @@ class LTM(TemplateLM):
         wanted = first_documents(requests, self.token_nll)
         asked = [Request(instance=request, by_token=is_by_token(request, 0, wanted)) for request in requests]
         work = self.worklist.open("loglikelihood_rolling", asked)
-        bar = self.progress(len(work.todo), "bounding")
+        bar = self.progress(len(work.todo), _label(requests, "bounding"))
         left = [texts[place] for place in work.todo]
         for done in score_texts(
             self.model,
@@ -355,7 +355,7 @@ class LTM(TemplateLM):
         if self.failures and not self.keeps_failures:
             raise IncompleteError(
                 f"{len(self.failures)} request(s) could not be answered: {self.failures[0].task}, "
-                f"{listed(self.failures)}. Lower lr, or use `ltm-eval run --max_failed N`"
+                f"{listed(self.failures)}. Lower {spelt('lr')}, or use `ltm-eval run --max_failed N`"
             )
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
@@ -434,8 +434,8 @@ class LTM(TemplateLM):
                 words = ", ".join(f"{name}={value}" for name, value in unused.items())
                 more = "" if "temperature" in unused else ",temperature=1"
                 print(
-                    f"ltm-eval: task {task} decodes greedily, which does not use {words}; to sample, add --gen_kwargs "
-                    f"do_sample=true{more}",
+                    f"ltm-eval: task {task} decodes greedily, which does not use {words}; to sample, add "
+                    f"{spelt('gen_kwargs', f'do_sample=true{more}')}",
                     file=sys.stderr,
                 )
             if unused:
@@ -445,8 +445,8 @@ class LTM(TemplateLM):
         """Reject `rethink` if no task supports it."""
         if self.rethink and not any(request.config.rethink for request in requests):
             raise UsageError(
-                f"rethink={self.rethink} needs a task that asks for its candidates: those of ltm_eval do, told by "
-                "--model_args or --metadata"
+                f"{spelt('rethink', self.rethink)} needs a task that asks for its candidates: those of ltm_eval do, "
+                "told by --model_args or --metadata"
             )
 
     @property
@@ -482,6 +482,11 @@ class LTM(TemplateLM):
         self.token_records.extend(replace(one, **own) for one in answer.tokens)
 
 
+def _label(requests: Sequence[Instance], doing: str) -> str:
+    """Name the tasks of a call, for its progress."""
+    return f"{', '.join(dict.fromkeys(str(one.task_name) for one in requests))}: {doing}"
+
+
 def _refuse_cached_requests() -> None:
     """Refuse prompts from lm-eval's request cache, also of tasks that are not ours; only its stack frame tells.
 
@@ -512,8 +517,8 @@ def _tokenizer_of(live: LatentThoughtModel, tokenizer: str | None) -> Tokenizer:
     found = load_tokenizer(tokenizer) if tokenizer is not None else live.tokenizer
     if not isinstance(found, Tokenizer):
         raise UsageError(
-            "this model names no tokenizer, which its checkpoint would: pass tokenizer='gpt2', or tokenizer=FILE of "
-            "mergeable ranks"
+            f"this model names no tokenizer, which its checkpoint would: pass {spelt('tokenizer', 'gpt2')}, or a FILE "
+            "of mergeable ranks"
         )
     check_fits(found, live.config.vocab_size)
     return found

@@ -30,7 +30,7 @@ from ltm_eval.inference.options import (
     fit_config,
 )
 from ltm_eval.system import options as fields_of
-from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.system.errors import UsageError, nearest, spelt
 from ltm_eval.system.options import (
     ANSWERS,
     NOTHING,
@@ -58,7 +58,7 @@ Index = Annotated[int, Field(ge=0, lt=MOST)]
 
 def _device(name: str) -> str:
     if not DEVICES.fullmatch(name):
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+        raise UsageError(f"{spelt('device')} must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return name
 
 
@@ -69,7 +69,7 @@ def _json_text(option: str, value: Any) -> Any:
     try:
         return json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{option} must hold plain values only, as JSON does ({error})") from error
+        raise UsageError(f"{spelt(option)} must hold plain values only, as JSON does ({error})") from error
 
 
 @options()
@@ -144,11 +144,11 @@ class ModelOptions:
     rows: Annotated[
         str,
         Field(
-            description="Rows of a perplexity beside the bound and its parts: as_released, iwae, prior, causal, "
-            "joined by +."
+            description="Rows of a perplexity: the bound and its parts, and of as_released, iwae, prior and causal "
+            "those named, joined by +. The default is cheap; 'all' takes twice as long or more."
         ),
         Option("--rows", metavar="all|bound|NAME+...", panel=LATENTS, changes=ANSWERS, recorded="rows"),
-    ] = "all"
+    ] = "bound+prior"
     causal_chunk: Annotated[
         int,
         Field(
@@ -429,9 +429,9 @@ class RunConfig(ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.tasks:
-            raise UsageError("no task named; give --task, for example --task gsm8k")
+            raise UsageError(f"no task named; give {spelt('tasks')}, for example {spelt('tasks', 'gsm8k')}")
         if self.limit is not None and self.documents:
-            raise UsageError("limit and documents exclude each other; give one of them")
+            raise UsageError(f"{spelt('limit')} and {spelt('documents')} exclude each other; give one of them")
         if self.n > 1 and self.k and max(self.k) > self.n:
             raise UsageError(f"pass@{max(self.k)} needs at least {max(self.k)} samples per question, n is {self.n}")
 

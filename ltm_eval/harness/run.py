@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ltm_eval.harness.answering import SCORE_DRAWS
 from ltm_eval.harness.evaluation import (
     Failure,
     Subject,
@@ -30,7 +32,7 @@ from ltm_eval.harness.evaluation import (
     listed,
     show_notes,
 )
-from ltm_eval.harness.loading import tasks_of, training_metadata
+from ltm_eval.harness.loading import known_tasks, task_manager, tasks_of, training_metadata
 from ltm_eval.harness.options import ModelOptions, RunConfig
 from ltm_eval.runs.journal import Journal
 from ltm_eval.runs.processes import current, join
@@ -42,9 +44,11 @@ from ltm_eval.system.errors import (
     DataError,
     MachineError,
     ResultsError,
+    Together,
     UsageError,
     printable,
     shown,
+    spelt,
     stopping,
 )
 from ltm_eval.system.files import DEMO_BASELINE, DEMO_MODEL, cause, check_regular, check_target, holding, remedy
@@ -107,30 +111,30 @@ def run(
     Raises:
         LtmEvalError: something cannot be used; nothing that was finished is lost.
     """
-    with begun(config) as (config, output, notes):  # noqa: PLR1704 - from here on, the settled one
-        cells = [replace(config, condition=one.condition, num_fewshot=one.shots) for one in combinations] or [config]
-        folders = ["", *(one.folder for one in combinations[1:])]
-        tasks = [tasks_of(cell) for cell in cells]
-        check_combinations(chain(*tasks) if combinations else ())
+    with begun(config, partial(loaded, combinations), baselines_of) as start:
+        config, output, notes, cells, baselines = start  # the settled options from here on
+        model, folders = ltm_subject(config), ["", *(one.folder for one in combinations[1:])]
         if current().leads:
-            say_if_short(tasks[0], cells[0], output, runs=len(cells))
-        model, *baselines = [ltm_subject(cells[0]), *map(baseline_subject, config.baselines)]
+            say_if_short(cells[0][0], cells[0][1], output, runs=len(cells))
         places = [*(folder_of(model, output, name) for name in folders), *(folder_of(one, output) for one in baselines)]
         check_program(places, fresh=config.fresh)
         lm: Any = construct(model, config)
-        show_notes(notes)
+        show_notes([*notes, *costs_of_rows(lm, *cells[0])])
+        lm.progress = forecast = Forecast(lm, cells, baselines=len(baselines), world=current().world)
         written: list[Path] = []
-        for index, (cell, folder) in enumerate(zip(cells, folders, strict=True)):
+        for index, ((cell, tasks), folder) in enumerate(zip(cells, folders, strict=True)):
             if combinations and not config.quiet:
                 print(f"ltm-eval: {combinations[index].words} ({index + 1} of {len(cells)})", file=sys.stderr)
             lm.condition = cell.condition
-            written.append(evaluate_subject(ltm_subject(cell), lm, tasks[index], cell, output, notes, cell=folder))
+            written.append(evaluate_subject(ltm_subject(cell), lm, tasks, cell, output, notes, cell=folder))
             if current().leads:
                 finished(written)
-        del lm  # before a baseline takes its memory
+        del lm, forecast.lm  # before a baseline takes their memory
         results = written[:1]
         for one in baselines:
-            results.append(evaluate_subject(one, construct(one, config), tasks[0], cells[0], output, notes))
+            other: Any = construct(one, config)
+            other.progress = forecast
+            results.append(evaluate_subject(one, other, cells[0][1], cells[0][0], output, notes))
         if not current().leads:
             return Outcome((), None)
         page = write_page(results, output) if config.report else None
@@ -148,44 +152,75 @@ def check_combinations(tasks: Iterable[Any]) -> None:
             )
 
 
-@contextmanager
-def begun(config: RunConfig) -> Iterator[tuple[RunConfig, Path, list[str]]]:
-    """Settle the options and hold the output folder, for all processes of a job, which wait for one another at the end.
+def check(config: RunConfig) -> None:
+    """Raise what is wrong with tasks' names, model, baselines and output folder, whatever the other options are."""
+    with begun(config, lambda settled: known_tasks(settled.tasks, task_manager(settled)), baselines_of):
+        pass
 
-    Yields:
-        The options as settled, the output folder, and the warnings to print with every output.
+
+def loaded(combinations: Sequence[Combination], config: RunConfig) -> list[tuple[RunConfig, list[Any]]]:
+    """Return the options and tasks of every combination; those of `config` if there are none.
 
     Raises:
-        UsageError: an option cannot be used.
+        LtmEvalError: as `tasks_of`, or a task asks for no answers that combinations could be compared by.
+    """
+    cells = [replace(config, condition=one.condition, num_fewshot=one.shots) for one in combinations] or [config]
+    found = [(cell, tasks_of(cell)) for cell in cells]
+    check_combinations(chain(*(tasks for _, tasks in found)) if combinations else ())
+    return found
+
+
+@contextmanager
+def begun(config: RunConfig, *checks: Callable[[RunConfig], Any]) -> Iterator[tuple[Any, ...]]:
+    """Settle the options and hold the output folder, for all processes of a job, which wait for one another at the end.
+
+    Args:
+        config: the options.
+        checks: what else of the settled options is looked at; all that is wrong is raised together.
+
+    Yields:
+        The options as settled, the output folder, warnings to print with every output, and what each check returned.
+
+    Raises:
+        LtmEvalError: something cannot be used.
         RefusedError: another command works there, or the processes differ in program or options.
     """
     from ltm_eval.model.checkpoint import check_place
 
     job = join()
     config, notes = settle(config if job.leads else replace(config, quiet=True))
-    allowed(config.max_failed, 1)
     target = Path(config.output_path)
-    for spec in (str(config.model), *config.baselines):
-        place = Path(spec)
-        holds = place.is_dir() and place.resolve() in (target.resolve(), *target.resolve().parents)
-        if holds and (place / "config.json").is_file():
-            raise UsageError(f"output_path {target}: lies inside the model {spec}; name a folder elsewhere")
-    output = check_output(target)
-    if config.report:
-        check_target(output / "report.html", b"<!DOCTYPE html>")
+    made = [folder for folder in (target, *target.absolute().parents) if not folder.exists()]
     log = logging.getLogger("ltm_eval")
     level = log.level
-    with stopping(), holding(output) if job.leads else nullcontext():
-        if not job.leads:
-            log.setLevel(logging.ERROR)  # the leading process logs the same warnings
-        try:
+    if not job.leads:
+        log.setLevel(logging.ERROR)  # the leading process logs the same warnings
+    try:
+        quiet_libraries()
+        with stopping():
             job.agree(program())
-            check_place(str(config.model))
-            quiet_libraries()
-            yield config, output, notes
-            job.wait()
-        finally:
-            log.setLevel(level)
+            with Together() as trying:
+                trying(allowed, config.max_failed, 1)
+                trying(check_place, str(config.model))
+                output = trying(check_output, config)
+                found = [trying(check, config) for check in checks]
+            assert output is not None
+            with holding(output) if job.leads else nullcontext():
+                yield config, output, notes, *found
+                job.wait()
+    finally:
+        log.setLevel(level)
+        if job.leads:
+            drop_empty(made)
+
+
+def drop_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, as long as nothing but a lock that nobody holds lies in them."""
+    with suppress(OSError):
+        for folder in folders:
+            if {file.name for file in folder.iterdir()} <= {files.NAME}:
+                (folder / files.NAME).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def kept(
@@ -246,15 +281,21 @@ NEEDED_BYTES = 50 * 2**20  # free on the disk of the output folder
 NAME_ROOM = 350  # bytes of a path that folders of models and conditions and file names below the output folder may take
 
 
-def check_output(folder: Path) -> Path:
+def check_output(config: RunConfig) -> Path:
     """Create the output folder and try to write there.
 
     Raises:
-        UsageError: the path exists and is no folder, or is too long for files below it.
+        UsageError: the path exists and is no folder, lies inside a model, or is too long for files below it.
         MachineError: it cannot be written, or the disk is nearly full.
     """
+    folder = Path(config.output_path)
+    named = f"{spelt('output_path')} {folder}"
+    for spec in (str(config.model), *config.baselines):
+        inside = Path(spec).is_dir() and Path(spec).resolve() in (folder.resolve(), *folder.resolve().parents)
+        if inside and (Path(spec) / "config.json").is_file():
+            raise UsageError(f"{named}: lies inside the model {spec}; name a folder elsewhere")
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output_path {folder}: exists and is not a folder; name another")
+        raise UsageError(f"{named}: exists and is not a folder; name another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".ltm_eval-{os.getpid()}-{uuid4().hex}.tmp"
@@ -263,8 +304,8 @@ def check_output(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise MachineError(
-            f"output_path {folder}: cannot be written ({cause(error, folder)}); {remedy(error, folder)}, or choose "
-            "another with --output_path"
+            f"{named}: cannot be written ({cause(error, folder)}); {remedy(error, folder)}, or choose "
+            f"another with {spelt('output_path')}"
         ) from error
     try:
         free, longest = shutil.disk_usage(folder).free, os.pathconf(folder, "PC_PATH_MAX")
@@ -273,14 +314,15 @@ def check_output(folder: Path) -> Path:
     length = len(os.fsencode(folder.resolve()))
     if length + NAME_ROOM > longest:
         raise UsageError(
-            f"output_path …{str(folder)[-60:]}: {length} bytes long, which leaves too little of the {longest} that a "
-            "path may have for files below it; name a shorter one"
+            f"{spelt('output_path')} …{str(folder)[-60:]}: {length} bytes long, which leaves too little of the "
+            f"{longest} that a path may have for files below it; name a shorter one"
         )
     if free < NEEDED_BYTES:
         raise MachineError(
-            f"output_path {folder}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; "
-            "free some space"
+            f"{named}: only {free // 2**20} MiB are free, at least {NEEDED_BYTES // 2**20} are needed; free some space"
         )
+    if config.report:
+        check_target(folder / "report.html", b"<!DOCTYPE html>")
     return folder.resolve()
 
 
@@ -300,6 +342,32 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What a task asks of one model, as far as it is known before the start."""
+
+    documents: int
+    letters: float  # of a document, mean
+    prompt: float  # letters of a prompt, mean
+    new_tokens: int  # maximum of an answer
+    answers: int  # to a document
+
+    @classmethod
+    def of(cls, task: Any, config: RunConfig) -> Demand:
+        """Look at the first documents of a task."""
+        documents = len(config.documents) or min(len(task.eval_docs), config.limit or len(task.eval_docs))
+        letters = fmean([len(json.dumps(doc, default=str)) for doc in islice(task.eval_docs, 64)] or [0])
+        new_tokens, answers = 0, 1
+        if task.OUTPUT_TYPE == "generate_until":
+            new_tokens = generation_config(dict(task.config.generation_kwargs or {})).max_new_tokens
+            several = getattr(task, "repeats", None), getattr(task, "rethinking", None)
+            answers = int(task.config.repeats or 1) + sum(int(one.answers) for one in several if one)
+        elif task.OUTPUT_TYPE == "multiple_choice":
+            answers = next((len(task.doc_to_choice(doc)) for doc in islice(task.eval_docs, 1)), 1)
+        shots = int(task.config.num_fewshot or 0)
+        return cls(documents, letters, 1.3 * letters * (1 + shots), new_tokens, answers)
+
+
 # Of an answer's journal and sidecar lines, a sample, a token of an answer, its NLL; measured on the bundled pair
 ANSWER_BYTES, SAMPLE_BYTES, TOKEN_BYTES, NLL_BYTES = 2_100, 1_000, 5, 10
 FIXED_BYTES, PAGE_BYTES = 2**20, 20 * 2**20  # results, manifest, the page without samples; at most with its samples
@@ -307,22 +375,17 @@ FIXED_BYTES, PAGE_BYTES = 2**20, 20 * 2**20  # results, manifest, the page witho
 
 def estimated_bytes(task: Any, config: RunConfig) -> int:
     """Return about how many bytes one model leaves for a task, if every answer is as long as it may become."""
-    documents = len(config.documents) or min(len(task.eval_docs), config.limit or len(task.eval_docs))
-    size = fmean([len(json.dumps(doc, default=str)) for doc in islice(task.eval_docs, 64)] or [0])
-    prompt, text, answers, rows = 1.3 * size * (1 + int(task.config.num_fewshot or 0)), 0, 1, 1
-    if task.OUTPUT_TYPE == "generate_until":
-        text = TOKEN_BYTES * generation_config(dict(task.config.generation_kwargs or {})).max_new_tokens
-        several = getattr(task, "repeats", None), getattr(task, "rethinking", None)
-        answers = int(task.config.repeats or 1) + sum(int(one.answers) for one in several if one)
-        rows = max(1, len(task.config.filter_list or ()))
-    elif task.OUTPUT_TYPE == "multiple_choice":
-        answers = next((len(task.doc_to_choice(doc)) for doc in islice(task.eval_docs, 1)), 1)
-    by_token = min(documents, config.token_nll) * 2 * (450 + NLL_BYTES * (text or size))
-    each = answers * (ANSWER_BYTES + text) + rows * (SAMPLE_BYTES + 2 * size + prompt + answers * text)
-    return int(by_token + documents * each)
+    asked, text = Demand.of(task, config), 0
+    if asked.new_tokens:
+        text = TOKEN_BYTES * asked.new_tokens
+    rows = max(1, len(task.config.filter_list or ())) if task.OUTPUT_TYPE == "generate_until" else 1
+    by_token = min(asked.documents, config.token_nll) * 2 * (450 + NLL_BYTES * (text or asked.letters))
+    each: float = asked.answers * (ANSWER_BYTES + text)
+    each += rows * (SAMPLE_BYTES + 2 * asked.letters + asked.prompt + asked.answers * text)
+    return int(by_token + asked.documents * each)
 
 
-def say_if_short(tasks: Sequence[Any], config: RunConfig, output: Path, *, runs: int = 1) -> None:
+def say_if_short(config: RunConfig, tasks: Sequence[Any], output: Path, *, runs: int = 1) -> None:
     """Say on standard error if the disk may not hold what `runs` such runs will leave beside what is there already."""
     per_model, models = sum(estimated_bytes(task, config) for task in tasks), 1 + len(config.baselines)
     needed = runs * (models * (per_model + FIXED_BYTES) + min(PAGE_BYTES, models * per_model))
@@ -333,10 +396,97 @@ def say_if_short(tasks: Sequence[Any], config: RunConfig, output: Path, *, runs:
     if free < needed:
         words = [f"{one / 1e9:.1f} GB" if one >= 1e9 else f"{one / 1e6:.0f} MB" for one in (needed, free)]
         print(
-            f"ltm-eval: output_path {output}: the run may need {words[0]}, {words[1]} are free; a full disk ends it "
+            f"ltm-eval: --output_path {output}: the run may need {words[0]}, {words[1]} are free; a full disk ends it "
             "with code 4, and the same command goes on from there",
             file=sys.stderr,
         )
+
+
+LETTERS_PER_TOKEN = 4
+GRADIENT = 2  # passes without a gradient that one with the gradient of z costs
+LONG = {"cpu": 2e13, "cuda": 2e15}  # operations of which the costs of rows are told beforehand: some minutes
+
+
+def passes_of(lm: Any, task: Any, config: RunConfig) -> dict[str, float]:
+    """Return about how often a token passes through the LTM for a task, by row; without a gradient counts as one."""
+    asked, fit = Demand.of(task, config), config.fitting
+    step = GRADIENT * fit.draws
+    if task.OUTPUT_TYPE != "loglikelihood_rolling":
+        read = asked.prompt / LETTERS_PER_TOKEN
+        scored = 1 if asked.new_tokens else SCORE_DRAWS + 1
+        each = read * step * fit.t_fast + asked.answers * (scored * read + asked.new_tokens)
+        return {"": asked.documents * each}
+    tokens = max(1.0, asked.letters / LETTERS_PER_TOKEN)
+    rows, reach = lm.rows, min(tokens, lm.max_length)
+    found: dict[str, float] = {"bound": step * fit.t_fast + rows.draws, "prior": rows.prior, "iwae": rows.iwae}
+    if rows.as_released and fit.noise != "fixed":
+        found["as_released"] = GRADIENT * fit.t_fast
+    if rows.causal:  # every chunk is scored after a fit to what stands before it, as far as the context reaches
+        refits = reach * (1 - reach / (2 * tokens)) / rows.causal.chunk
+        found["causal"] = refits * (step * rows.causal.t_fast + 1) + 1
+    return {name: asked.documents * tokens * passes for name, passes in found.items() if passes}
+
+
+def costs_of_rows(lm: Any, config: RunConfig, tasks: Sequence[Any]) -> list[str]:
+    """Return what share of a long task's work each row of a perplexity is."""
+    found = []
+    for task in tasks if current().leads else ():
+        rows = passes_of(lm, task, config)
+        operations = 2 * sum(rows.values()) * lm.get_model_info()["model_num_parameters"]
+        if len(rows) > 1 and operations > LONG.get(lm.device.type, LONG["cuda"]):
+            shares = (
+                f"{name} {100 * one / sum(rows.values()):.0f} %"
+                for name, one in sorted(rows.items(), key=lambda row: -row[1])
+            )
+            found.append(f"{task.task_name}: the rows' shares of the work are about {', '.join(shares)} (--rows)")
+    return found
+
+
+class Forecast:
+    """Progress of a command, called as `LTM.progress` is: which of its tasks is at work, and when all may be done.
+
+    A task that has begun is as fast as it was so far; each later one as fast, by passes of tokens, as its model was, or
+    else the model before it.
+    """
+
+    def __init__(self, lm: Any, cells: Sequence[tuple[RunConfig, list[Any]]], *, baselines: int, world: int) -> None:
+        """Estimate the work of the tasks of an LTM in all cells, and of baselines in the first, for each process."""
+        self.lm, self.quiet, self._at = lm, cells[0][0].quiet, -1
+        self._stages = [
+            (0, task.task_name, sum(passes_of(lm, task, config).values()) / world, Demand.of(task, config))
+            for config, tasks in cells
+            for task in tasks
+        ]
+        for model in range(1, baselines + 1):
+            for task in cells[0][1]:
+                asked = Demand.of(task, cells[0][0])
+                read = (asked.prompt if asked.new_tokens else asked.letters) / LETTERS_PER_TOKEN
+                passes = asked.documents * asked.answers * (read + asked.new_tokens) / world
+                self._stages.append((model, task.task_name, passes, asked))
+        self._spent: dict[int, tuple[float, float]] = {}  # seconds and passes by model
+
+    def __call__(self, total: int, label: str) -> progress.Progress:
+        """Begin the call of a model for the task that the label begins with."""
+        task = label.partition(":")[0]
+        ahead = [i for i in range(self._at + 1, len(self._stages)) if self._stages[i][1] == task]
+        self._at = ahead[0] if ahead else self._at
+        model, name, passes, asked = self._stages[self._at]
+        each, begun = passes / max(1, asked.documents * asked.answers), time.monotonic()
+        seconds, before = self._spent.get(model, (0.0, 0.0))
+
+        def left(done: int) -> float:
+            spent = time.monotonic() - begun
+            self._spent[model] = seconds + spent, before + done * each
+            later = 0.0
+            for other, _, passes, _ in self._stages[self._at + 1 :]:
+                known = self._spent.get(other, self._spent[model])
+                later += passes * known[0] / max(1.0, known[1])
+            return spent / max(1, done) * (total - done) + later
+
+        if self.quiet:
+            return progress.silent(total, label)
+        words = f"{self._at + 1}/{len(self._stages)} {name.removeprefix('ltm_')}"
+        return progress.for_terminal()(total, words, left)
 
 
 LAYERS, MOST_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers"), 10_000
@@ -353,6 +503,17 @@ def ltm_subject(config: RunConfig) -> Subject:
     """Return the checkpoint of a run."""
     arguments = {"pretrained": str(config.model), **ltm_arguments(config)}
     return Subject(str(config.model), "ltm", arguments, training_metadata(config.metadata))
+
+
+def baselines_of(config: RunConfig) -> list[Subject]:
+    """Return the baselines of a run.
+
+    Raises:
+        LtmEvalError: as `baseline_subject`, of all that cannot be used.
+    """
+    with Together() as trying:
+        found = [trying(baseline_subject, spec) for spec in config.baselines]
+    return [one for one in found if one is not None]
 
 
 def baseline_subject(spec: str) -> Subject:
@@ -426,7 +587,6 @@ def construct(subject: Subject, config: RunConfig) -> LM:
         lm = LTM(**subject.arguments)
         lm.keeps_failures = True
         lm.token_nll = config.token_nll
-        lm.progress = progress.silent if config.quiet else progress.for_terminal()
         return lm
     from ltm_eval.harness.baseline import JournaledHF, transformers_errors
     from ltm_eval.system.device import resolve_device
@@ -443,7 +603,6 @@ def construct(subject: Subject, config: RunConfig) -> LM:
             batch_size=config.batch_size if config.batch_size != "auto" or device != "cpu" else 8,
             device=device,
             seed=config.seed,
-            progress=progress.silent if config.quiet else progress.for_terminal(),
             token_nll=config.token_nll,
         )
 
@@ -471,12 +630,8 @@ def findings_of(results: Sequence[Path]) -> str:
 
 
 def write_page(results: list[Path], output: Path) -> Path:
-    """Write the page of the columns that hold these results, and of the folder's probes.
-
-    `report FOLDER` makes the same where no others lie.
-    """
+    """Write the page of all runs and probes of the output folder, as `report FOLDER` does."""
     from ltm_eval.report import page as report
-    from ltm_eval.results.columns import columns_of
 
     page = output / "report.html"
     try:
@@ -484,14 +639,10 @@ def write_page(results: list[Path], output: Path) -> Path:
     except ResultsError as unreadable:
         print(printable(f"ltm-eval: the page shows this run alone: {unreadable}"), file=sys.stderr)
         runs, probes = report.gather(results)
-    columns = columns_of(runs)
-    wanted = {path.resolve() for path in results}
-    shown = [column for column in columns if wanted & {part.path.resolve() for part in column.parts or (column,)}]
-    if others := len(columns) - len(shown):
-        words = f"{others} other run{'s' if others > 1 else ''} of this folder"
-        print(printable(f"ltm-eval: 'ltm-eval report {output}' shows {words} beside it"), file=sys.stderr)
-    own = [part for column in shown for part in column.parts or (column,)]
-    report.write(report.render(report.build(own, probes)), page)
+    if others := len({run.path.resolve() for run in runs} - {path.resolve() for path in results}):
+        words = f"{others} earlier run{'s' if others > 1 else ''} of this folder"
+        print(printable(f"ltm-eval: the page {page} shows {words} too"), file=sys.stderr)
+    report.write(report.render(report.build(runs, probes)), page)
     return page
 
 

@@ -63,6 +63,8 @@ from ltm_eval.system.text import aligned
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lm_eval.tasks import TaskManager
+
 
 def combinations(config: SweepConfig) -> list[Combination]:
     """Return what is run, each once, the reference with most few-shot examples first.
@@ -273,18 +275,21 @@ def run_grid(config: GridConfig) -> Swept:
         )
     if config.ray_address is not None and find_spec("ray") is None:
         raise MachineError("--ray_address needs Ray: pip install 'ltm-eval[ray]'")
-    for model in filter(None, config.models):
-        check_place(model)
-    manager = task_manager(config.base)
-    tasks = tuple(known_tasks(config.base.tasks, manager))
-    refuse_unread(task_metadata(config.base.metadata), manager, tasks, elsewhere=ELSEWHERE)
-    if len(config.models) > 1 and training_metadata(config.base.metadata):
-        raise UsageError(
-            "metadata: training is of one model, this sweep has several; give each its training_compute.json"
-        )
-    with begun(config.base) as (_, output, _):
+
+    def known(base: RunConfig) -> tuple[TaskManager, tuple[str, ...], list[str]]:
+        for model in filter(None, config.models):
+            check_place(model)
+        manager = task_manager(base)
+        tasks = tuple(known_tasks(base.tasks, manager))
+        refuse_unread(task_metadata(base.metadata), manager, tasks, elsewhere=ELSEWHERE)
+        if len(config.models) > 1 and training_metadata(base.metadata):
+            raise UsageError(
+                "metadata: training is of one model, this sweep has several; give each its training_compute.json"
+            )
+        return manager, tasks, heeding(manager, tasks, base)
+
+    with begun(config.base, known) as (_, output, _, (manager, tasks, concerned)):
         base = replace(config.base, tasks=tasks, output_path=str(output))
-        concerned = heeding(manager, tasks, base)
         undecoded: dict[str, Any] = {"gen_kwargs": None, "n": 1, "k": (), "rethink": 0}
         cells = [
             Cell(

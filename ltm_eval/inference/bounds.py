@@ -33,7 +33,7 @@ from ltm_eval.inference.posterior import fit_documents
 from ltm_eval.inference.windows import Document, Posterior, Window
 from ltm_eval.model.elbo import IGNORED, kl_nats
 from ltm_eval.system.device import finish
-from ltm_eval.system.errors import UsageError, nearest
+from ltm_eval.system.errors import UsageError, nearest, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -238,7 +238,9 @@ def row_options(rows: str, *, chunk: int, t_fast: int) -> RowOptions:
     names = set(OPTIONAL_ROWS) if rows == ALL_ROWS else set(rows.split("+")) - {"bound"}
     for name in sorted(names - set(OPTIONAL_ROWS)):
         known = (ALL_ROWS, "bound", *OPTIONAL_ROWS)
-        raise UsageError(f"rows must be names of {', '.join(known)} joined by +, got {name!r}.{nearest(name, known)}")
+        raise UsageError(
+            f"{spelt('rows')} must be names of {', '.join(known)} joined by +, got {name!r}.{nearest(name, known)}"
+        )
     return RowOptions(
         iwae=DRAWS_OF_MIXTURES if "iwae" in names else 0,
         prior=DRAWS_OF_MIXTURES if "prior" in names else 0,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, FiniteFloat
 
-from ltm_eval.system.errors import UsageError, check_choice, nearest, shown
+from ltm_eval.system.errors import UsageError, check_choice, nearest, shown, spelt
 from ltm_eval.system.options import Many, Option, names_of, options
 
 Preset = Literal["released", "published", "bound", "natural"]
@@ -140,11 +140,11 @@ def fit_changes(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, Mapping):
-        raise UsageError(f"fit must be a JSON object such as {FIT_EXAMPLE}, got {str(given)[:80]!r}")
+        raise UsageError(f"{spelt('fit')} must be a JSON object such as {FIT_EXAMPLE}, got {str(given)[:80]!r}")
     for name, value in found.items():
-        check_choice("option of fit", name, FIT_OPTIONS)
+        check_choice(f"option of {spelt('fit')}", name, FIT_OPTIONS)
         if value is None:
-            raise UsageError(f"fit: {name} is null; give a value or remove it")
+            raise UsageError(f"{spelt('fit')}: {name} is null; give a value or remove it")
     return dict(found)
 
 
@@ -153,7 +153,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise UsageError(f"fit names {shown(twice)} twice; give it once")
+        raise UsageError(f"{spelt('fit')} names {shown(twice)} twice; give it once")
     return found
 
 
@@ -163,7 +163,7 @@ def fit_config(preset: str = "bound", **changes: Any) -> FitConfig:
     Raises:
         UsageError: the preset or an option is unknown, or a value is out of range.
     """
-    check_choice("preset", preset, tuple(PRESETS))
+    check_choice(spelt("preset"), preset, tuple(PRESETS))
     base = PRESETS[preset]
     known = names_of(FitConfig)
     for name in changes:

@@ -34,6 +34,7 @@ from ltm_eval.system.errors import (
     UsageError,
     naming_arguments,
     shown,
+    spelt,
 )
 from ltm_eval.system.files import (
     DEMO_MODEL,
@@ -143,10 +144,10 @@ def load(source: str | Path, *, revision: str | None = None, device: str = "cpu"
     """
     place = existing_device(device)
     if revision is not None and not isinstance(revision, str):
-        raise UsageError(f"revision must be a commit, tag or branch, got {shown(revision)}")
+        raise UsageError(f"{spelt('revision')} must be a commit, tag or branch, got {shown(revision)}")
     check_place(source)
     if revision is not None and (str(source) == DEMO_MODEL or Path(source).exists()):
-        raise UsageError(f"revision applies to hub checkpoints, and {source} is local; remove it")
+        raise UsageError(f"{spelt('revision')} applies to hub checkpoints, and {source} is local; remove it")
     checkpoint = read(source, revision=revision)
     with torch.inference_mode(mode=False):
         model = build(checkpoint).to(place)

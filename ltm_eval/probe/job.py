@@ -33,6 +33,7 @@ from ltm_eval.probe.files import (
     ranges_of,
     read_probe,
 )
+from ltm_eval.system import progress
 from ltm_eval.system.errors import DataError, MachineError, UsageError
 from ltm_eval.system.files import read_regular, unused_date, write_json_atomic
 from ltm_eval.system.launch import read_launch
@@ -73,6 +74,7 @@ def probe(job: ProbeJob) -> Outcome:
         decoding = _decoding(job.probe)
         texts, source = _texts(job, config)
         lm: Any = construct(ltm_subject(config), config)
+        lm.progress = progress.silent if config.quiet else progress.for_terminal()
         folder = output / folder_name(str(config.model))
         n_layers, fit = lm.model.config.n_layers, job.probe.fitting
         encoded = [encode(text, lm.encoding, job.probe, context=lm.max_length) for text in texts]

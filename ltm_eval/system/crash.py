@@ -11,7 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
-from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError, printable
+from ltm_eval.system.errors import LtmEvalError, MachineError, UsageError, printable, spelt
 from ltm_eval.system.files import cause, remedy
 
 NO_MEMORY = re.compile(
@@ -74,7 +74,7 @@ def _shortage(error: Exception) -> str | None:
     if lacking or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "out of memory; raise the limit (ulimit -v), or free some"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
-        return "out of memory; free some, or try a smaller --batch_size"
+        return f"out of memory; free some, or try a smaller {spelt('batch_size')}"
     return None
 
 

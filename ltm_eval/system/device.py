@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltm_eval.system.errors import MachineError, UsageError, shown
+from ltm_eval.system.errors import MachineError, UsageError, shown, spelt
 from ltm_eval.system.launch import read_launch
 
 # messages of the driver, other backends, and libraries with their own allocators
@@ -59,7 +59,7 @@ def resolve_device(name: str | None) -> torch.device:
         if launch.local_rank >= count:
             raise MachineError(
                 f"local rank {launch.local_rank} needs cuda:{launch.local_rank}, but this machine has {count} GPU; "
-                f"start at most {count} processes a machine, or pass --device cpu"
+                f"start at most {count} processes a machine, or pass {spelt('device', 'cpu')}"
             )
         return torch.device(f"cuda:{launch.local_rank}")
     return existing_device(name)
@@ -82,11 +82,12 @@ def existing_device(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(str(name))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
+        raise UsageError(f"{spelt('device')} must be auto, cpu, cuda, cuda:N or mps, got {shown(name)}") from error
     wanted = str(device) if device.index else "cuda:0" if device.type == "cuda" else device.type
     if wanted not in found:
         raise MachineError(
-            f"device {name} is not available; found {', '.join(found)}. Pass --device {found[-1]}, or auto"
+            f"{spelt('device', name)} is not available; found {', '.join(found)}. "
+            f"Pass {spelt('device', found[-1])}, or auto"
         )
     return device
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -39,6 +40,7 @@ LINE_LIMIT = 300
 SHOWN_LIMIT = 80
 SHORTEST_SECRET = 8
 CAUSE_LENGTH = 120  # characters of a line's beginning that its last sentences leave it, where they can
+SHORTEST_CAUSE, LONGEST_REMEDY = 90, 400
 # Words of so many characters, and how many stay of their beginning and end.
 _LONG_WORDS = ((re.compile(r"\S{80,}"), 20, 40), (re.compile(r"\S{48,}"), 12, 32))
 _SENTENCE_END = re.compile(r"[;.?] ")
@@ -51,6 +53,10 @@ class LtmEvalError(Exception):
     """Base class: every error a caller of this package can expect."""
 
     exit_code = 1
+    also: tuple[LtmEvalError, ...] = ()  # further errors that were found together with it
+
+    def __str__(self) -> str:
+        return "; also: ".join(map(Exception.__str__, (self, *self.also)))
 
 
 class UsageError(LtmEvalError):
@@ -157,21 +163,61 @@ def shown(value: object) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Return the single line, at most 300 characters, that stands for `error` on stderr.
+    """Return the single line that stands for `error` on stderr: 300 characters, or more if what to do needs them.
 
     Long paths are cut in the middle, then the text before the last sentences: these say what to do, and stay whole.
     """
     code = error.exit_code if isinstance(error, LtmEvalError) else 1
-    line = f"ltm-eval: error[{code}]: {printable(str(error) or type(error).__name__)}"
+    line = f"ltm-eval: error[{code}]: {printable(Exception.__str__(error) or type(error).__name__)}"
+    ends = [len(line) - found.end() for found in _SENTENCE_END.finditer(line)]  # characters after each
+    wide = next((left for left in ends if left <= LINE_LIMIT - CAUSE_LENGTH), 0)
+    # the last sentence alone may be longer; a list of names is no remedy, and its end is cut
+    remedy = line[len(line) - max(wide, min((left for left in ends if left <= LONGEST_REMEDY), default=0)) :]
+    cause = line.removesuffix(remedy)
     for long_word, first, last in _LONG_WORDS:
-        if len(line) > LINE_LIMIT:
-            line = long_word.sub(lambda word: f"{word[0][:first]}…{word[0][-last:]}", line)  # noqa: B023 - called at once
-    if len(line) <= LINE_LIMIT:
-        return line
-    most = LINE_LIMIT - CAUSE_LENGTH
-    starts = (found.end() for found in _SENTENCE_END.finditer(line) if len(line) - found.end() <= most)
-    remedy = line[next(starts, len(line)) :]  # nothing if the last sentence is a long list, whose end is cut
-    return f"{line[: LINE_LIMIT - 2 - len(remedy)]}… {remedy}".strip()
+        if len(cause) + len(remedy) > LINE_LIMIT:
+            cause = long_word.sub(lambda word: f"{word[0][:first]}…{word[0][-last:]}", cause)  # noqa: B023 - called at once
+    room = max(LINE_LIMIT - len(remedy), SHORTEST_CAUSE)
+    return cause + remedy if len(cause) <= room else f"{cause[: room - 2]}… {remedy}".strip()
+
+
+def say(error: LtmEvalError) -> None:
+    """Print an error, and those found together with it, on stderr: one line each."""
+    for one in (error, *error.also):
+        print(error_line(one), file=sys.stderr)
+
+
+class Together:
+    """Checks that do not depend on one another: the first error is raised at the end of the block, with the others.
+
+    with Together() as trying:
+        tasks = trying(tasks_of, config)  # None if it failed
+        trying(check_place, model)
+    """
+
+    def __init__(self) -> None:
+        self.found: list[LtmEvalError] = []
+
+    def __call__(self, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R | None:
+        """Call a function and keep its error."""
+        try:
+            return function(*args, **named)
+        except LtmEvalError as error:
+            self.found.append(error)
+            return None
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, LtmEvalError):
+            return
+        found = [part for one in (*self.found, *filter(None, [error])) for part in (one, *one.also)]
+        for part in found:
+            part.also = ()
+        for first, *others in [{str(part): part for part in found}.values()] if found else ():
+            first.also = tuple(others)
+            raise first
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -192,6 +238,29 @@ def naming_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **options)
 
     return checked
+
+
+class Door:
+    """Whether our command line is the caller, which `cli.main` says; lm-eval's is recognised, the rest is Python."""
+
+    command = False
+
+
+# Options that lm-eval's command has itself; the rest is the model's
+_OF_LM_EVAL = ("batch_size", "device", "gen_kwargs", "limit", "metadata", "num_fewshot", "output_path", "tasks")
+
+
+def spelt(name: str, value: object = None) -> str:
+    """Return an option, with a value, as the caller spells it: `--t_fast 8`, `t_fast=8`, `--model_args t_fast=8`."""
+    if hosted_by_lm_eval():
+        name = {"shots": "num_fewshot"}.get(name, name)
+        if name == "data":  # a task option there
+            return "--metadata data" + ("" if value is None else f"={value}")
+        if name not in _OF_LM_EVAL:
+            return f"--model_args {name}" + ("" if value is None else f"={value}")
+    elif not Door.command:
+        return name if value is None else f"{name}={value!r}"
+    return f"--{name}" if value is None else f"--{name} {shlex.quote(str(value))}"
 
 
 def hosted_by_lm_eval() -> bool:
@@ -217,7 +286,7 @@ def leave(error: LtmEvalError) -> NoReturn:
     if not hosted_by_lm_eval():
         raise error
     if may_tell(error):
-        print(error_line(error), file=sys.stderr)
+        say(error)
     raise SystemExit(error.exit_code)
 
 

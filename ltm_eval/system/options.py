@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import dataclass_transform
 
-from ltm_eval.system.errors import LtmEvalError, UsageError, nearest, shown
+from ltm_eval.system.errors import LtmEvalError, UsageError, nearest, shown, spelt
 
 T = TypeVar("T")
 UNTOLD = 2**31  # bounds from there on only keep numbers from overflowing, messages leave them out
@@ -127,6 +127,12 @@ def help_of(cls: type, name: str) -> str:
     return next((one.description for one in _extras(cls, name) if getattr(one, "description", None)), "")
 
 
+def spelling(cls: type, name: str) -> str:
+    """Return a field as the caller spells it; one that is no option of a command by its name."""
+    option = option_of(cls, name)
+    return spelt(option.name or name) if option.flags else option.name or name
+
+
 def names_of(cls: Any) -> tuple[str, ...]:
     """Return the names of the fields."""
     return tuple(field.name for field in fields(cls))
@@ -180,7 +186,7 @@ def read(cls: type, name: str, value: Any, *, spelled: str = "", item: bool = Fa
         inside = bool(loc) and isinstance(loc[0], int)
         given = found.errors()[0]["input"] if inside else value
         kind = kind_at(cls, (name, 0) if item or inside else (name,))
-        told = spelled or option_of(cls, name).name or name
+        told = spelled or spelling(cls, name)
         raise UsageError(_must_be(told, kind, given, optional=value is None)) from None
 
 
@@ -197,7 +203,7 @@ def complaint(cls: type, found: ValidationError) -> str:
     name = names_of(cls)[place] if isinstance(place, int) else place
     if first["type"] == "unexpected_keyword_argument":
         return f"unknown option {name!r}.{nearest(name, names_of(cls))}"
-    spelled = option_of(cls, name).name or name
+    spelled = spelling(cls, name)
     if first["type"] == "missing":
         return f"{spelled} is missing"
     path = (name, 0) if inside and isinstance(inside[0], int) else (name,)

@@ -18,6 +18,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ltm_eval.system.text import duration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -75,11 +77,14 @@ class Progress:
     Args:
         total: number of documents.
         label: name of the work.
+        left: seconds until all work of the command is done, after so many documents; None tells of this work alone.
         quiet: print nothing.
     """
 
-    def __init__(self, total: int, label: str, *, quiet: bool = False) -> None:
-        self._total, self._label, self._quiet = total, label, quiet
+    def __init__(
+        self, total: int, label: str, left: Callable[[int], float] | None = None, *, quiet: bool = False
+    ) -> None:
+        self._total, self._label, self._left, self._quiet = total, label, left, quiet
         self._begun = self._said = time.monotonic()
         self._documents = self._tokens = 0
 
@@ -90,9 +95,7 @@ class Progress:
         now = time.monotonic()
         if not self._quiet and (now - self._said >= LINE_SECONDS or self._documents == self._total):
             self._said = now
-            left = (now - self._begun) / max(1, self._documents) * (self._total - self._documents)
-            done = f"{self._documents}/{self._total} documents"
-            parts = filter(None, (done, self._speed, f"{left:.0f} s left"))
+            parts = filter(None, (f"{self._documents}/{self._total} documents", self._speed, self._until))
             print(f"{self._label}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -103,19 +106,29 @@ class Progress:
         seconds = max(1e-9, time.monotonic() - self._begun)
         return f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens else ""
 
+    @property
+    def _until(self) -> str:
+        if self._left is not None:
+            return f"all done in about {duration(self._left(self._documents))}"
+        each = (time.monotonic() - self._begun) / max(1, self._documents)
+        return f"{each * (self._total - self._documents):.0f} s left"
+
 
 class Bar(Progress):
     """Progress as a tqdm bar, as in lm-eval's command."""
 
-    def __init__(self, total: int, label: str) -> None:
+    def __init__(self, total: int, label: str, left: Callable[[int], float] | None = None) -> None:
         from tqdm.auto import tqdm
 
-        super().__init__(total, label, quiet=True)
+        super().__init__(total, label, left, quiet=True)
         self._bar: Any = tqdm(total=total, desc=label)
 
     def advance(self, documents: int, tokens: int) -> None:
         super().advance(documents, tokens)
-        self._bar.set_postfix_str(self._speed, refresh=False)
+        told = (
+            (self._speed, self._until) if self._left is not None else (self._speed,)
+        )  # tqdm tells of this work itself
+        self._bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
         self._bar.update(documents)
 
     def close(self) -> None:
@@ -127,7 +140,7 @@ def silent(total: int, label: str) -> Progress:
     return Progress(total, label, quiet=True)
 
 
-def for_terminal() -> Callable[[int, str], Progress]:
+def for_terminal() -> type[Progress]:
     """Return a bar if stderr is a terminal, else a plain line every few seconds."""
     return Bar if sys.stderr.isatty() else Progress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ltm_eval.inference.options import GenerationConfig
-from ltm_eval.system.errors import UsageError, nearest, shown
+from ltm_eval.system.errors import UsageError, nearest, shown, spelt
 from ltm_eval.system.options import read
 from ltm_eval.tasks.samples import IDLE, SAMPLING
 
@@ -93,11 +93,11 @@ def generation_changes(text: str | None) -> dict[str, Any]:
         if not name and not equals:
             continue
         if not equals:
-            raise UsageError(f"gen_kwargs must be name=value joined by commas, got {shown(part)}")
+            raise UsageError(f"{spelt('gen_kwargs')} must be name=value joined by commas, got {shown(part)}")
         if name not in {*_KNOWN, *NEW_TOKENS} - {"rethink"}:  # set by --rethink
             raise UsageError(f"generation option {shown(name)} is not known.{nearest(name, _KNOWN)}")
         if name in found:
-            raise UsageError(f"gen_kwargs names {name} twice; give it once")
+            raise UsageError(f"{spelt('gen_kwargs')} names {name} twice; give it once")
         found[name] = handle_arg_string(value)
     if one_spelling(found).get(NEW_TOKENS[0]) == 0:
         raise UsageError(f"{NEW_TOKENS[0]} must be at least 1, got 0: all answers would be empty")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltm_eval.data.readers import file_sha256
-from ltm_eval.system.errors import DataError, MachineError, UsageError
+from ltm_eval.system.errors import DataError, MachineError, UsageError, spelt
 from ltm_eval.system.files import atomic, cache_dir, digest
 from ltm_eval.system.hub import why_unserved
 from ltm_eval.system.machine import version
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Features = NDArray[np.float32]  # (texts, D)
 
-OPTION = '--metadata \'{"mauve_feature_model": "FOLDER"}\''
+OPTION = '{"mauve_feature_model": "FOLDER"}'
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
@@ -65,7 +65,9 @@ def locate(name: str) -> FeatureModel:
     if path.is_dir():
         return FeatureModel(name, path, _folder_digest(path), _most_tokens(path))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise DataError(f"feature model {name}: no such folder; give a folder or a hub id with {OPTION}")
+        raise DataError(
+            f"feature model {name}: no such folder; give a folder or a hub id with {spelt('metadata', OPTION)}"
+        )
     folder = _on_hub(name)
     return FeatureModel(name, folder, f"hub:{name}@{folder.name}", _most_tokens(folder))
 
@@ -114,7 +116,7 @@ def _on_hub(name: str) -> Path:
         return found
     raise MachineError(
         f"feature model {name}: not in {constants.HF_HUB_CACHE} and not available from the hub ({reason}); "
-        f"give a folder with {OPTION}"
+        f"give a folder with {spelt('metadata', OPTION)}"
     )
 
 
@@ -237,7 +239,7 @@ class Featuriser:
             if self.batch_size == 1:
                 raise MachineError(
                     f"not enough memory for one text under feature model {self.model.name}; use a smaller one or "
-                    'another device by --metadata \'{"mauve_feature_device": "cpu"}\''
+                    "another device by " + spelt("metadata", '{"mauve_feature_device": "cpu"}')
                 ) from error
             torch.cuda.empty_cache()
             self.batch_size //= 2

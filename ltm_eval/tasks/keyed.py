@@ -22,7 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from ltm_eval.data.metadata import described
 from ltm_eval.results.official import NOT_OFFICIAL_FILES
-from ltm_eval.system.errors import UsageError, leaving
+from ltm_eval.system.errors import UsageError, leaving, spelt
 from ltm_eval.tasks.arguments import changed_decoding, one_spelling
 from ltm_eval.tasks.prompts import OTHER, _canonical, draw
 from ltm_eval.tasks.samples import (
@@ -82,7 +82,9 @@ class KeyedSampler(ContextSampler):  # type: ignore[misc]
             own = str(self.document[EPISODE])
             fitting = [name for name, rows in self._episodes.items() if name != own and len(rows) >= max(n, 1)]
             if not fitting:
-                raise UsageError(f"condition other: no episode except {own!r} has {n} training rows; lower num_fewshot")
+                raise UsageError(
+                    f"condition other: no episode except {own!r} has {n} training rows; lower {spelt('shots')}"
+                )
             rows = self._episodes[fitting[self._draw(len(fitting), 1, "episode")[0]]]
             return [rows[i] for i in self._draw(len(rows), n, "other")]
         taken = sorted({*self._same.get(_canonical(self.document), []), *self._own_rows(n)})

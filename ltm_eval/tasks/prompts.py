@@ -13,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ltm_eval.results.answers import DELIMITER
-from ltm_eval.system.errors import UsageError, check_choice
+from ltm_eval.system.errors import UsageError, check_choice, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def conditions_of(text: str) -> tuple[str, ...]:
     if ALL_CONDITIONS in names:
         return CONDITION_ORDER
     for name in names or (text,):
-        check_choice("condition", name, (*CONDITIONS, ALL_CONDITIONS))
+        check_choice(spelt("condition"), name, (*CONDITIONS, ALL_CONDITIONS))
     return names
 
 
@@ -93,7 +93,7 @@ def draw(
     """
     if not 0 <= n <= pool_size:
         raise UsageError(
-            f"num_fewshot must be between 0 and the {pool_size} available training examples, got {n}; "
+            f"{spelt('shots')} must be between 0 and the {pool_size} available training examples, got {n}; "
             "lower it or provide more training examples"
         )
     key = hashlib.sha256(f"{seed}\n{_canonical(document)}{purpose}".encode()).digest()

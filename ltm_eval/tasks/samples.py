@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm_eval.results.answers import INVALID, gold_number, vote_key
 from ltm_eval.results.statistics import interval_of, pass_at_k
-from ltm_eval.system.errors import UsageError
+from ltm_eval.system.errors import UsageError, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,7 +129,8 @@ def repeats_of(metadata: Mapping[str, Any]) -> Repeats | None:
     count = _whole_numbers("n", n)[0] if n is not None else ks[-1]
     if ks and ks[-1] > count:
         raise UsageError(
-            f"pass@{ks[-1]} needs at least {ks[-1]} samples per question, got n = {count}; raise n or lower k"
+            f"pass@{ks[-1]} needs at least {ks[-1]} samples per question, got n = {count}; "
+            f"raise {spelt('n')} or lower {spelt('k')}"
         )
     return Repeats(count, ks or tuple(k for k in DEFAULT_K if k <= count)) if count > 1 else None
 

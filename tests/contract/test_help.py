@@ -42,7 +42,7 @@ def test_options(cli: Commands) -> None:
     found = {"": options_of(text)}
     for name in commands:
         if name != "lm-eval":  # its help is lm-eval's own
-            help_text = cli.done(name, "--help").out
+            help_text = cli.done(name, "--help_all" if name in ("run", "sweep") else "--help").out
             found[name] = options_of(help_text)
             assert f"ltm-eval {name}" in help_text.splitlines()[1] + help_text.splitlines()[0]
             assert "--help" in found[name]
@@ -55,6 +55,15 @@ def test_hyphens_and_the_short_help(cli: Commands) -> None:
     assert cli.done("report", "-h").out == cli.done("report", "--help").out
     assert cli.done("run", "--help").out == cli.done("run", "-h").out
     assert cli.run().out == cli.done("--help").out
+
+
+MAIN = "model tasks num_fewshot baseline data limit condition t_fast rows output_path help_all help"
+
+
+def test_the_help_of_run_shows_ten_options_and_says_how_to_see_all(cli: Commands) -> None:
+    rows = rows_of(cli.done("run", "--help").out)
+    shown = [re.match(r"--(\w+)", row) for row in rows]
+    assert {name[1] for name in shown if name} == set(MAIN.split())
 
 
 def test_version(cli: Commands) -> None:
