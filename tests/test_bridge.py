@@ -223,7 +223,7 @@ def test_lm_evals_command_ends_on_an_option_that_no_task_reads(
         loaded(monkeypatch, words, ["ltm_ptb"], data="sample", pretrained="x")
     assert end.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith("ltm-eval: error[2]: metadata: ") and said in told
+    assert told.startswith("ltm-eval: error[2]: --metadata: ") and said in told
 
 
 def test_an_option_that_one_of_the_tasks_reads_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

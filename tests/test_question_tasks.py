@@ -380,7 +380,9 @@ def test_missing_data_ends_lm_evals_own_command_with_one_line(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("ltm-eval: error[3]: no train and test split of gsm8k: put")
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("ltm-eval: error[3]: no train and test split of gsm8k: looked in ") and "put train" in line
+    assert "in DIR/gsm8k/ and name it by --metadata data=DIR or LTM_EVAL_DATA_DIR" in line
 
 
 def test_every_shipped_task_is_indexed() -> None:
@@ -466,10 +468,10 @@ def test_demonstrations_are_gsm8ks(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["svamp", "multiarith"])
 def test_missing_sets_say_what_to_put_where(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=rf"put .*\.json \(.*github.* in DIR/{name}/ .*looked in .*{name} \("):
+    with pytest.raises(DataError, match=rf"looked in .*{name} \(.*; put .*\.json \(.*github.* in DIR/{name}/ "):
         load(tmp_path, TASKS[name])
     monkeypatch.delenv("LTM_EVAL_DATA_DIR", raising=False)
-    with pytest.raises(DataError, match=rf"no test split of {name}: put .*\.json .*github.*not set"):
+    with pytest.raises(DataError, match=rf"no test split of {name}: .*not set.*; put .*\.json .*github"):
         load("auto", TASKS[name])
 
 
