@@ -768,7 +768,7 @@ def rows_left_out(content: Mapping[str, Any]) -> list[str]:
     tasks = [name for name, own in content["results"].items() if any(key.startswith("ppl_per_token_b") for key in own)]
     if not isinstance(rows, dict) or not tasks:
         return []
-    lacking = " and ".join(name for name in OPTIONAL_ROWS if not rows.get(name))
+    lacking = ", ".join(name for name in OPTIONAL_ROWS if not rows.get(name))
     return [f"{', '.join(tasks)}: {lacking} were not computed; causal is the row to set beside a GPT-2: --rows all"]
 
 
