@@ -709,7 +709,7 @@ def test_seeds_of_a_task_reach_the_global_generators_of_a_call_alone(
         (lambda model, ids: ltm_eval.fit(model, ids, ids, seed=2**70), "seed must be .* to 4294967295"),
         (lambda model, ids: ltm_eval.evaluate(model, tasks=[]), r"give tasks, for example tasks=\['gsm8k'\]"),
         (lambda model, ids: ltm_eval.evaluate(model, tasks=" ,"), r"give tasks, for example tasks=\['gsm8k'\]"),
-        (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device cpu:1 is not available"),
+        (lambda model, ids: ltm_eval.load("demo", device="cpu:1"), "device='cpu:1' is not available"),
         (lambda model, ids: ltm_eval.fit(model, ids.to_sparse(), ids, t_fast=1), "tokens must be a dense tensor"),
         (lambda model, ids: ltm_eval.fit(model, ids, ids.to("meta"), t_fast=1), "targets must be a dense tensor"),
         (

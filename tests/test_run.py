@@ -458,7 +458,7 @@ def test_a_long_start_says_what_each_row_costs_and_the_end_which_were_left_out(
     assert main([*words, "-o", str(tmp_path / "short")]) == 0
     said = capsys.readouterr()
     assert "shares of the work" not in said.err
-    assert "ltm_ptb: as_released and iwae and causal were not computed" in said.out and "--rows all" in said.out
+    assert "ltm_ptb: as_released, iwae, causal were not computed" in said.out and "--rows all" in said.out
     monkeypatch.setattr("ltm_eval.harness.run.LONG", {"cpu": 0.0, "cuda": 0.0})
     assert main([*words, "--rows", "all", "-o", str(tmp_path / "long")]) == 0
     said = capsys.readouterr()
