@@ -10,7 +10,6 @@ import pytest
 
 import ltm_eval
 from ltm_eval.cli import main
-from ltm_eval.harness.run import evaluate
 from ltm_eval.system.errors import IncompleteError, RefusedError, UsageError, error_line, spelt
 
 LONG = "/scratch/" + "a-user/" * 12 + "run"
@@ -109,7 +108,7 @@ def test_options_are_spelt_as_the_caller_spells_them(
     assert main(["run", "--shots", "99"]) == 2
     assert "]: --shots must be" in capsys.readouterr().err
     with pytest.raises(UsageError, match="^shots must be"):
-        evaluate("demo", tasks="gsm8k", shots=99)
+        ltm_eval.evaluate("demo", tasks="gsm8k", shots=99)
     assert (spelt("t_fast"), spelt("data", "my dir")) == ("t_fast", "data='my dir'")
     monkeypatch.setattr("ltm_eval.system.errors.hosted_by_lm_eval", lambda: True)
     told = ("--model_args t_fast", "--num_fewshot", "--metadata data=DIR", "--limit 3")
