@@ -174,7 +174,7 @@ def test_opcodes_of_released_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for how in COSTLY:
         assert not tried(lambda: read(costly(path, how)), CheckpointError)  # noqa: B023 - called at once
         largest = max(largest, path.stat().st_size)
-    for content in opcode_mutants(pickle, round(20 * SCALE)):
+    for content in opcode_mutants(pickle, round(60 * SCALE)):
         path.write_bytes(repacked(whole, content))
         largest = max(largest, path.stat().st_size)
         tried(lambda: read(path), CheckpointError)

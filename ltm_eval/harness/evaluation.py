@@ -49,7 +49,7 @@ BOOTSTRAP_ITERS = 100_000  # lm-eval's default; 0 would leave out standard error
 AUDIT_BLOCKS = 2
 LISTED = 3  # failed documents that a message names
 RECORDED = ("records", "answer_records", "token_records")  # a model's lists of what goes to the sidecars
-# of our block
+# keys of our block of a results file that hold a value for each task
 BY_TASK = ("failed", "mean_fast_steps", "sampled", "content_free", "rethink_budget", "floors", "cost", "shots")
 NOTICED = 0.01  # share of prompts beyond the context above which they are mentioned
 

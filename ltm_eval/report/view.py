@@ -11,7 +11,7 @@ import json
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 from ltm_eval.report import comparison, page
@@ -23,11 +23,12 @@ from ltm_eval.results.files import read_run, result_files
 from ltm_eval.system.errors import LtmEvalError, MachineError, ResultsError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ltm_eval.report.index import Index, Listed
 
+R = TypeVar("R")
 HOST = "127.0.0.1"
 HEADERS = {
     "Cache-Control": "no-store",
@@ -82,6 +83,18 @@ class Viewer(HTTPServer):
         return {one.run.path.relative_to(self.folder).as_posix(): one for one in found.runs} if found else {}
 
 
+class _AbsentError(Exception):
+    """There is no such page, or no such run."""
+
+
+def _named(known: Mapping[str, R], asked: Mapping[str, list[str]], key: str) -> R:
+    """Return what a request names under `key`, which must be one of those known."""
+    name = asked.get(key, [""])[0]
+    if name not in known:
+        raise _AbsentError
+    return known[name]
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Viewer
     server_version, sys_version = "ltm-eval", ""
@@ -96,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = parse_qs(address.query)
         try:
             kind, text = self._answer(address.path, asked)
-        except LookupError:
+        except _AbsentError:
             self._send(HTTPStatus.NOT_FOUND, "text/html", _error_page("There is no such page or run here.", []))
         except LtmEvalError as error:
             command = ["ltm-eval compare", *asked.get("run", [])] if address.path == "/compare" else []
@@ -110,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return kind and text of the answer.
 
         Raises:
-            LookupError: there is no such page, or no such run.
+            _AbsentError: there is no such page, or no such run.
             LtmEvalError: the page cannot be made.
         """
         if path == "/":
@@ -119,24 +132,22 @@ class _Handler(BaseHTTPRequestHandler):
             return "application/json", json.dumps(self.server.progress(self.server.folder))
         runs = self.server.runs()
         if path == "/run":
-            name = (asked.get("run") or [""])[0]
-            data = page.build([read_run(runs[name].run.path)])
+            data = page.build([read_run(_named(runs, asked, "run").run.path)])
             return "text/html", page.render(data)
         if path == "/page":
             known = {
                 place.relative_to(self.server.folder).as_posix(): place for one in runs.values() for place in one.pages
             }
-            name = (asked.get("file") or [""])[0]
-            return "text/html", known[name].read_text("utf-8")
+            return "text/html", _named(known, asked, "file").read_text("utf-8")
         if path == "/compare":
-            chosen = [str(runs[name].run.path) for name in asked.get("run", [])]
+            chosen = [str(_named(runs, {"run": [name]}, "run").run.path) for name in asked.get("run", [])]
             if len(chosen) < 2:
                 raise UsageError(
                     f"two or more runs are needed for a comparison, got {len(chosen)}; tick them in the list"
                 )
             mismatch = asked.get("allow_mismatch") == ["1"]
             return "text/html", as_html(comparison.document(compare_paths(chosen, allow_mismatch=mismatch)))
-        raise LookupError(path)
+        raise _AbsentError
 
     def _send(self, status: HTTPStatus, kind: str, text: str) -> None:
         body = text.encode("utf-8", "replace")
